@@ -1,0 +1,2 @@
+//! The packet process of a Cairn node.
+fn main() {}

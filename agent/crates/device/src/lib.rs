@@ -1,0 +1,1 @@
+//! TAP, UDP, clock and entropy: all system calls and all unsafe.

@@ -1,0 +1,2 @@
+//! The protocol and the switch, without I/O, without a clock.
+#![forbid(unsafe_code)]

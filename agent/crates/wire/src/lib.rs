@@ -1,0 +1,2 @@
+//! Octets and views: the formats on the wire, without allocation and without unsafe.
+#![forbid(unsafe_code)]

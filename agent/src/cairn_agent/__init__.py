@@ -1,0 +1,1 @@
+"""The Cairn agent: joins a host to vSubnets and keeps it there."""

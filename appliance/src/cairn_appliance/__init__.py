@@ -1,0 +1,1 @@
+"""The Cairn appliance: enrolment, mapping service and operations API."""
