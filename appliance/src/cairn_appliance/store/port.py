@@ -1,0 +1,133 @@
+"""What the services ask of a store, and what it promises.
+
+Two implementations, one contract suite (tests/contract): `etcd.EtcdStore` and
+`memory.MemoryStore`. Keys are text, values octets. Every write is a transaction that
+compares revisions; there is no unconditional read-modify-write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class StoreError(Exception):
+    """The root of everything that a store raises."""
+
+
+class Conflict(StoreError):
+    """A compared key was written by someone else since it was read."""
+
+
+class Unavailable(StoreError):
+    """No quorum or no answer within the bound; a write may or may not have happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One key with its value; `revision` is that of its last write, `created` of its first."""
+
+    key: str
+    value: bytes
+    revision: int
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The items under a prefix, in key order, as they were at `revision`."""
+
+    revision: int
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """The key must be at this revision for the transaction to happen; 0: must not exist."""
+
+    key: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write a key; with a lease it goes when the lease goes."""
+
+    key: str
+    value: bytes
+    lease: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete a key; nothing happens where there is none."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """All items under the prefix at `revision`: comes first, and again after any doubt."""
+
+    revision: int
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What changed, in order; all of one revision or more, never part of a revision."""
+
+    revision: int
+    puts_and_deletes: tuple[Item | Delete, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Everything up to `revision` has been delivered, and the link is alive."""
+
+    revision: int
+
+
+class Lease(Protocol):
+    """A lease kept alive by the store until closed or lost."""
+
+    @property
+    def id(self) -> int:
+        """The number to give to `Put`."""
+
+    @property
+    def is_lost(self) -> bool:
+        """True once it could not be renewed in time: stop acting first, then take a new one."""
+
+    async def close(self) -> None:
+        """Revoke it; its keys go at once."""
+
+
+class Store(Protocol):
+    """Keys with revisions. Every call ends within ten seconds, by Unavailable if need be."""
+
+    async def get(self, key: str) -> Item | None:
+        """Return the item as a linearizable read."""
+
+    async def list(self, prefix: str) -> Listing:
+        """Return all items under the prefix at one revision (linearizable)."""
+
+    async def commit(self, compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> int:
+        """Do all writes at one revision and return it, if every compare holds.
+
+        Raises Conflict if one does not, Unavailable if it can't be known in time; then
+        the caller reads again and looks whether its write is there.
+        """
+
+    def follow(self, prefix: str) -> AsyncIterator[Reset | Events | Progress]:
+        """Yield a Reset, then what changes, none left out; a Reset again after any doubt.
+
+        Goes on for ever through failures of members; the caller ends it by closing.
+        """
+
+    async def lease(self, ttl_s: int) -> Lease:
+        """Return a new lease that is kept alive in the background."""
+
+    async def close(self) -> None:
+        """End all background work."""
