@@ -1,0 +1,41 @@
+# `make demo` and `make test` are all a newcomer needs; each sets up what it uses.
+SHELL := /bin/bash
+UV := build/tools/uv/bin/uv
+RUN := $(UV) run --no-sync
+CARGO := CARGO_TARGET_DIR=$(CURDIR)/build/cargo cargo
+MANIFEST := --manifest-path agent/Cargo.toml
+FUZZ_SECONDS ?= 600
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check test lab bench fuzz proofs clean
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## install and build what is missing (apt, uv, cargo, etcd)
+	@tools/setup
+
+demo: setup  ## two clouds and an office on one vSubnet, proof by proof (ARGS=--once ends by itself)
+	@$(RUN) python -m tests.demo $(ARGS)
+
+check: setup  ## formats, lints, types and import directions
+	@tools/check
+
+test: setup  ## everything under 20 minutes on 2 cores
+	@tools/test
+
+lab: setup  ## end-to-end tests only (ARGS: pytest arguments)
+	@$(RUN) pytest tests/integration $(ARGS)
+
+bench: setup  ## what can be measured so far: sealing, replay window, FDB
+	@tools/bench $(ARGS)
+
+fuzz: setup  ## every fuzz target for FUZZ_SECONDS (default 600)
+	@agent/fuzz/run all $(FUZZ_SECONDS)
+
+proofs:  ## the proofs under build/proofs as a table
+	@$(RUN) python tools/proofs.py
+
+clean:  ## remove everything that was built
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
