@@ -1,0 +1,1 @@
+"""The HTTP edge: types in, types out; no rule lives here."""

@@ -1,0 +1,1 @@
+"""What the appliance does: each module is one task, over the store."""
