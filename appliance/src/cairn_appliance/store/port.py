@@ -3,13 +3,20 @@
 Two implementations, one contract suite (tests/contract): `etcd.EtcdStore` and
 `memory.MemoryStore`. Keys are text, values octets. Every write is a transaction that
 compares revisions; there is no unconditional read-modify-write.
+
+A write that ends in Unavailable may have happened. So a caller makes it repeatable: it
+compares revisions and puts an operation ID of its own into the value; when it reads again
+and finds its own ID, the write is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+MAX_WRITES = 128  # compares or writes in one transaction: etcd's --max-txn-ops default
+MAX_TRANSACTION_OCTETS = 1_000_000  # keys and values; etcd's limit is 1.5 MiB with framing
 
 
 class StoreError(Exception):
@@ -20,8 +27,16 @@ class Conflict(StoreError):
     """A compared key was written by someone else since it was read."""
 
 
+class LeaseLost(StoreError):
+    """A put names a lease that is gone; stop acting on it, then take a new one."""
+
+
 class Unavailable(StoreError):
     """No quorum or no answer within the bound; a write may or may not have happened."""
+
+
+class Full(Unavailable):
+    """The store's quota is used up: reads and deletes work, puts don't until it is freed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +132,17 @@ class Store(Protocol):
         """Do all writes at one revision and return it, if every compare holds.
 
         Raises Conflict if one does not, Unavailable if it can't be known in time; then
-        the caller reads again and looks whether its write is there.
+        the caller reads again and looks whether its write is there. Raises LeaseLost, and
+        ValueError for a transaction past the limits or that writes a key twice. Deleting
+        nothing but missing keys changes nothing and returns the revision of now.
         """
 
-    def follow(self, prefix: str) -> AsyncIterator[Reset | Events | Progress]:
+    def follow(self, prefix: str) -> AsyncGenerator[Reset | Events | Progress, None]:
         """Yield a Reset, then what changes, none left out; a Reset again after any doubt.
 
-        Goes on for ever through failures of members; the caller ends it by closing.
+        Goes on for ever through failures of members; the caller ends it by closing
+        (`contextlib.aclosing`). While it is healthy something comes every few seconds, at
+        least Progress; silence for longer than ten seconds means: what you have is stale.
         """
 
     async def lease(self, ttl_s: int) -> Lease:
@@ -131,3 +150,17 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """End all background work."""
+
+
+def check_transaction(compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> None:
+    """Raise ValueError for what no store accepts, before anything is sent."""
+    if max(len(compares), len(writes)) > MAX_WRITES:
+        raise ValueError(f"a transaction has at most {MAX_WRITES} compares and writes")
+    keys = [write.key for write in writes]
+    if len(set(keys)) != len(keys):
+        raise ValueError("a transaction writes each key once")
+    if not all(keys):
+        raise ValueError("a key has at least one character")
+    octets = sum(len(w.key) + len(w.value) for w in writes if isinstance(w, Put))
+    if octets > MAX_TRANSACTION_OCTETS:
+        raise ValueError(f"a transaction has at most {MAX_TRANSACTION_OCTETS} octets, not {octets}")

@@ -1,0 +1,192 @@
+"""Where each object lies in the store.
+
+Everything is below one versioned prefix. What netmaps are made of lies together below
+`MAP`, so that one `follow(MAP)` gives a replica all of it in one order. What only guards
+an invariant (a name, an address, a VNI is taken) is a key of its own: creating it in the
+same transaction as the object is what makes it unique, at any number of replicas.
+
+    /cairn/1/cluster/info                         id, incarnation, public keys
+    /cairn/1/cluster/secrets/<name>               sealed under the KEK
+    /cairn/1/map/sites/<site>                     Site
+    /cairn/1/map/vsubnets/<vsubnet>               VSubnet
+    /cairn/1/map/psks/<vsubnet>                   sealed epochs of a vSubnet
+    /cairn/1/map/nodes/<node>                     Node: identity, approval, public keys
+    /cairn/1/map/registrations/<node>             endpoints, facts, generation: changes often
+    /cairn/1/map/members/<vsubnet>/<node>         Member
+    /cairn/1/names/<kind>/<folded name>           ID of the object that has the name
+    /cairn/1/vnis/<6 hex digits>                  ID of the vSubnet
+    /cairn/1/addresses/<vsubnet>/ip/<address>     holder, or quarantined until
+    /cairn/1/addresses/<vsubnet>/mac/<address>    holder
+    /cairn/1/tokens/<token>                       enrolment token: hash, uses, limits
+    /cairn/1/users/<user>                         operator
+    /cairn/1/sessions/<hash of the secret>        operator's session
+    /cairn/1/events/<event>                       IDs sort by time
+    /cairn/1/presence/<replica>/<batch>           under the replica's lease
+    /cairn/1/replicas/<replica>                   under the replica's lease
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import unicodedata
+from typing import Literal
+from urllib.parse import quote
+
+NameKind = Literal["site", "vsubnet", "node", "user", "token"]
+
+ROOT = "/cairn/1/"
+CLUSTER_INFO = ROOT + "cluster/info"
+CLUSTER_SECRETS = ROOT + "cluster/secrets/"
+MAP = ROOT + "map/"
+SITES = MAP + "sites/"
+VSUBNETS = MAP + "vsubnets/"
+PSKS = MAP + "psks/"
+NODES = MAP + "nodes/"
+REGISTRATIONS = MAP + "registrations/"
+MEMBERS = MAP + "members/"
+NAMES = ROOT + "names/"
+VNIS = ROOT + "vnis/"
+ADDRESSES = ROOT + "addresses/"
+TOKENS = ROOT + "tokens/"
+USERS = ROOT + "users/"
+SESSIONS = ROOT + "sessions/"
+EVENTS = ROOT + "events/"
+PRESENCE = ROOT + "presence/"
+REPLICAS = ROOT + "replicas/"
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+def cluster_secret(name: str) -> str:
+    """Return the key of a sealed secret of the cluster, for example `ca_key`."""
+    return CLUSTER_SECRETS + _id(name)
+
+
+def site(site_id: str) -> str:
+    """Return the key of a site."""
+    return SITES + _id(site_id)
+
+
+def vsubnet(vsubnet_id: str) -> str:
+    """Return the key of a vSubnet."""
+    return VSUBNETS + _id(vsubnet_id)
+
+
+def psks(vsubnet_id: str) -> str:
+    """Return the key of a vSubnet's sealed PSK epochs."""
+    return PSKS + _id(vsubnet_id)
+
+
+def node(node_id: str) -> str:
+    """Return the key of a node."""
+    return NODES + _id(node_id)
+
+
+def registration(node_id: str) -> str:
+    """Return the key of what a node last registered."""
+    return REGISTRATIONS + _id(node_id)
+
+
+def member(vsubnet_id: str, node_id: str) -> str:
+    """Return the key of a node's attachment to a vSubnet."""
+    return members_of(vsubnet_id) + _id(node_id)
+
+
+def members_of(vsubnet_id: str) -> str:
+    """Return the prefix of all members of a vSubnet."""
+    return f"{MEMBERS}{_id(vsubnet_id)}/"
+
+
+def name(kind: NameKind, text: str) -> str:
+    """Return the key that makes a name unique among its kind, whatever its case.
+
+    NFKC and case folding, so that two names that look alike are the same name.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold().strip()
+    if not folded:
+        raise ValueError("a name has at least one visible character")
+    return f"{NAMES}{kind}/{quote(folded, safe='')}"
+
+
+def vni(number: int) -> str:
+    """Return the key that makes a VNI unique; 24 bits, not zero."""
+    if not 0 < number < 1 << 24:
+        raise ValueError(f"a VNI is 1 to 16777215, not {number}")
+    return f"{VNIS}{number:06x}"
+
+
+def addresses_of(vsubnet_id: str) -> str:
+    """Return the prefix of all IP and MAC addresses that a vSubnet has given out."""
+    return f"{ADDRESSES}{_id(vsubnet_id)}/"
+
+
+def ips_of(vsubnet_id: str) -> str:
+    """Return the prefix of all IP addresses that a vSubnet has given out."""
+    return addresses_of(vsubnet_id) + "ip/"
+
+
+def macs_of(vsubnet_id: str) -> str:
+    """Return the prefix of all MAC addresses that a vSubnet has given out."""
+    return addresses_of(vsubnet_id) + "mac/"
+
+
+def ip(vsubnet_id: str, address: str) -> str:
+    """Return the key that makes an IP address (no prefix length) unique in its vSubnet."""
+    return ips_of(vsubnet_id) + str(ipaddress.ip_address(address))
+
+
+def mac(vsubnet_id: str, address: str) -> str:
+    """Return the key that makes a MAC address unique in its vSubnet."""
+    lower = address.lower()
+    if not _MAC.fullmatch(lower):
+        raise ValueError(f"not a MAC address: {address!r}")
+    return macs_of(vsubnet_id) + lower
+
+
+def token(token_id: str) -> str:
+    """Return the key of an enrolment token."""
+    return TOKENS + _id(token_id)
+
+
+def user(user_id: str) -> str:
+    """Return the key of an operator."""
+    return USERS + _id(user_id)
+
+
+def session(secret_hash: str) -> str:
+    """Return the key of an operator's session, by the hash of its secret."""
+    return SESSIONS + _id(secret_hash)
+
+
+def event(event_id: str) -> str:
+    """Return the key of an event; event IDs sort by time."""
+    return EVENTS + _id(event_id)
+
+
+def presence_of(replica_id: str) -> str:
+    """Return the prefix of the presence that one replica has written."""
+    return f"{PRESENCE}{_id(replica_id)}/"
+
+
+def presence(replica_id: str, batch: str) -> str:
+    """Return the key of one batch of presence."""
+    return presence_of(replica_id) + _id(batch)
+
+
+def replica(replica_id: str) -> str:
+    """Return the key of a running replica of the appliance."""
+    return REPLICAS + _id(replica_id)
+
+
+def last_part(key: str) -> str:
+    """Return what follows the last slash: the ID, for keys that end in one."""
+    return key.rpartition("/")[2]
+
+
+def _id(text: str) -> str:
+    """Refuse what could leave its own place in the tree."""
+    if not _ID.fullmatch(text):
+        raise ValueError(f"not an ID: {text!r}")
+    return text
