@@ -1,2 +1,4 @@
 //! The protocol and the switch, without I/O, without a clock.
 #![forbid(unsafe_code)]
+
+pub mod switch;
