@@ -20,6 +20,8 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/tokens/<token>                       enrolment token: hash, uses, limits
     /cairn/1/users/<user>                         operator
     /cairn/1/sessions/<hash of the secret>        operator's session
+    /cairn/1/login-failures/<user>                wrong passwords of late
+    /cairn/1/idempotency/<hash>                   answer to a POST, sealed under its Idempotency-Key
     /cairn/1/events/<event>                       IDs sort by time
     /cairn/1/presence/<replica>/<batch>           under the replica's lease
     /cairn/1/replicas/<replica>                   under the replica's lease
@@ -51,6 +53,8 @@ ADDRESSES = ROOT + "addresses/"
 TOKENS = ROOT + "tokens/"
 USERS = ROOT + "users/"
 SESSIONS = ROOT + "sessions/"
+LOGIN_FAILURES = ROOT + "login-failures/"
+IDEMPOTENCY = ROOT + "idempotency/"
 EVENTS = ROOT + "events/"
 PRESENCE = ROOT + "presence/"
 REPLICAS = ROOT + "replicas/"
@@ -158,6 +162,16 @@ def user(user_id: str) -> str:
 def session(secret_hash: str) -> str:
     """Return the key of an operator's session, by the hash of its secret."""
     return SESSIONS + _id(secret_hash)
+
+
+def login_failures(user_id: str) -> str:
+    """Return the key of an operator's wrong passwords of late."""
+    return LOGIN_FAILURES + _id(user_id)
+
+
+def idempotency(key_hash: str) -> str:
+    """Return the key of the answer to a POST, by the hash of who sent it with which key."""
+    return IDEMPOTENCY + _id(key_hash)
 
 
 def event(event_id: str) -> str:

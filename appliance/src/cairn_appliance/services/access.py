@@ -1,0 +1,311 @@
+"""Users, passwords and sessions.
+
+Passwords are kept as argon2id, session tokens as SHA-256: the store alone opens nothing.
+A guess is counted before it is checked, so that guesses made at once count all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ipaddress
+import logging
+import math
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import argon2
+
+from cairn_appliance.domain.access import (
+    ATTEMPTS_PER_ADDRESS,
+    ATTEMPTS_WINDOW,
+    FAILURES_ALLOWED,
+    FAILURES_WINDOW,
+    SESSION_TOUCH,
+    Principal,
+    Role,
+    Session,
+    User,
+    checked_password,
+    checked_user_name,
+    is_user_name,
+    recent,
+    wait_needed,
+)
+from cairn_appliance.domain.errors import AlreadyExists, NotAuthenticated, TooMany
+from cairn_appliance.store import keys
+from cairn_appliance.store.codec import Codec
+from cairn_appliance.store.port import Compare, Conflict, Delete, Item, Put, Store
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], datetime]
+
+SESSION_TOKEN_PREFIX = "cs1_"
+_SESSION_TOKEN_OCTETS = 32
+# Each takes 64 MiB and a core for about 0.1 s: more at once would starve the agents' API.
+_HASHES_AT_ONCE = 2
+_HASHES_WAITING = 16
+_ADDRESSES_REMEMBERED = 10_000
+_TRIES = 20
+# No 0, 1, i, l, o: a person may have to type it from a screen.
+_PASSWORD_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
+# Of a random password nobody has: an unknown user takes as long as a wrong password.
+_NOBODY = (
+    "$argon2id$v=19$m=65536,t=3,p=1$fRPKXBZJpUKh2yvPFqYcsw$"
+    "Pny8ztUKzadqS8QvSxbjYqclD6YJU/bZDVMoYPv0HfA"
+)
+
+_hasher = argon2.PasswordHasher(time_cost=3, memory_cost=65_536, parallelism=1)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSession:
+    """A new session with its token, which is told only once."""
+
+    token: str
+    principal: Principal
+
+
+@dataclass(frozen=True, slots=True)
+class _Failures:
+    at: tuple[datetime, ...] = ()
+
+
+_users = Codec(User)
+_sessions = Codec(Session)
+_failures = Codec(_Failures)
+
+
+def utc_now() -> datetime:
+    """Return the time of the wall clock."""
+    return datetime.now(UTC)
+
+
+def new_password() -> str:
+    """Return a random password of 99 bits, made to be typed."""
+    parts = ("".join(secrets.choice(_PASSWORD_ALPHABET) for _ in range(5)) for _ in range(4))
+    return "-".join(parts)
+
+
+def hash_password(password: str) -> str:
+    """Return the argon2id string (64 MiB, 3 passes, 1 lane); takes about 0.1 s."""
+    return _hasher.hash(password)
+
+
+async def create_user(
+    store: Store, name: str, password: str, role: Role, *, now: Clock = utc_now
+) -> User:
+    """Create a user; raise AlreadyExists where there is one of that name."""
+    checked_user_name(name)
+    password_hash = await asyncio.to_thread(hash_password, checked_password(password))
+    user = User(name, role, password_hash, now())
+    key = keys.user(name)
+    try:
+        await store.commit([Compare(key, 0)], [Put(key, _users.encode(user))])
+    except Conflict as error:
+        raise AlreadyExists(f"there is a user {name!r} already") from error
+    log.info("user created user=%s role=%s", name, role)
+    return user
+
+
+class Access:
+    """Logs in and out, and tells who is asking."""
+
+    def __init__(self, store: Store, *, now: Clock = utc_now) -> None:
+        self._store = store
+        self._now = now
+        self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
+        self._waiting = 0
+        self._addresses = _Attempts(ATTEMPTS_PER_ADDRESS, ATTEMPTS_WINDOW)
+        # Names of nobody are counted here: the store must not grow by guesses.
+        self._strangers = _Attempts(FAILURES_ALLOWED, FAILURES_WINDOW)
+
+    async def login(self, name: str, password: str, address: str) -> OpenedSession:
+        """Open a session; raise NotAuthenticated, or TooMany after too many guesses."""
+        self._limit_address(address)
+        user = await self._user(name)
+        if user is None:
+            self._limit_stranger(name)
+        else:
+            await self._count_failure(name)
+        if not await self._verify(user.password_hash if user else _NOBODY, password) or not user:
+            log.warning("login refused user=%s address=%s", name if user else "?", address)
+            raise NotAuthenticated(
+                "the name or the password is wrong",
+                remedy="check both; after 5 wrong passwords the account waits 15 minutes",
+                code="wrong_login",
+            )
+        opened = await self._open(user)
+        log.info("login user=%s role=%s address=%s", name, user.role, address)
+        return opened
+
+    async def authenticate(self, token: str) -> Principal:
+        """Return who holds the token; raise NotAuthenticated if it opens nothing (any more)."""
+        key = _session_key(token)
+        item = await self._store.get(key)
+        if item is None:
+            raise _no_session("this session is unknown or has ended")
+        session = _sessions.decode(item)
+        now = self._now()
+        user = await self._user(session.user)
+        if user is None or now >= session.ends_at:
+            await self._drop(item)
+            raise _no_session("the session has ended")
+        if now - session.seen_at >= SESSION_TOUCH:
+            session = replace(session, seen_at=now)
+            await self._touch(item, session)
+        return Principal(user.name, user.role, session)
+
+    async def logout(self, token: str) -> None:
+        """End the session; nothing happens where there is none."""
+        item = await self._store.get(_session_key(token))
+        if item is not None:
+            await self._drop(item)
+
+    async def sweep(self) -> int:
+        """Forget sessions that have ended and failures that no longer count; return how many."""
+        now = self._now()
+        swept = 0
+        for item in (await self._store.list(keys.SESSIONS)).items:
+            if now >= _sessions.decode(item).ends_at:
+                swept += await self._drop(item)
+        for item in (await self._store.list(keys.LOGIN_FAILURES)).items:
+            at = _failures.decode(item).at
+            if not recent(at, now=now, window=FAILURES_WINDOW):
+                swept += await self._drop(item)
+        return swept
+
+    def _limit_address(self, address: str) -> None:
+        wait = self._addresses.add(_network(address), self._now())
+        if wait:
+            raise _too_many("too many logins from this address", wait, "rate_limited")
+
+    def _limit_stranger(self, name: str) -> None:
+        wait = self._strangers.add(name, self._now())
+        if wait:
+            raise _locked(wait)
+
+    async def _count_failure(self, name: str) -> None:
+        """Count a failure in advance; ends because each conflict is a guess counted too."""
+        key = keys.login_failures(name)
+        for _ in range(_TRIES):
+            now = self._now()
+            item = await self._store.get(key)
+            failures = _failures.decode(item) if item else _Failures()
+            at = recent(failures.at, now=now, window=FAILURES_WINDOW)
+            if len(at) >= FAILURES_ALLOWED:
+                raise _locked(wait_needed(at, now=now, window=FAILURES_WINDOW))
+            value = _failures.encode(_Failures((*at, now)))
+            try:
+                await self._store.commit([_unchanged(key, item)], [Put(key, value)])
+            except Conflict:
+                continue
+            return
+        raise _too_many("too many logins at once", timedelta(seconds=1), "rate_limited")
+
+    async def _verify(self, password_hash: str, password: str) -> bool:
+        if self._waiting >= _HASHES_WAITING:
+            raise _too_many("too many logins at once", timedelta(seconds=1), "rate_limited")
+        self._waiting += 1
+        try:
+            async with self._hashing:
+                return await asyncio.to_thread(partial(_is_right, password_hash, password))
+        finally:
+            self._waiting -= 1
+
+    async def _open(self, user: User) -> OpenedSession:
+        """Write the session, and forget the failures with it."""
+        token = SESSION_TOKEN_PREFIX + secrets.token_urlsafe(_SESSION_TOKEN_OCTETS)
+        now = self._now()
+        session = Session(user.name, now, now)
+        key = _session_key(token)
+        forget = Delete(keys.login_failures(user.name))
+        await self._store.commit([Compare(key, 0)], [Put(key, _sessions.encode(session)), forget])
+        return OpenedSession(token, Principal(user.name, user.role, session))
+
+    async def _touch(self, item: Item, session: Session) -> None:
+        try:
+            await self._store.commit(
+                [Compare(item.key, item.revision)],
+                [Put(item.key, _sessions.encode(session))],
+            )
+        except Conflict:  # another request of the session did it, or ended it
+            log.debug("session touched meanwhile user=%s", session.user)
+
+    async def _drop(self, item: Item) -> bool:
+        try:
+            await self._store.commit([Compare(item.key, item.revision)], [Delete(item.key)])
+        except Conflict:  # someone was faster, or it is in use again
+            return False
+        return True
+
+    async def _user(self, name: str) -> User | None:
+        if not is_user_name(name):
+            return None
+        item = await self._store.get(keys.user(name))
+        return None if item is None else _users.decode(item)
+
+
+class _Attempts:
+    """Counts attempts by key in memory, for the last `window`; forgets the oldest keys."""
+
+    def __init__(self, allowed: int, window: timedelta) -> None:
+        self._allowed = allowed
+        self._window = window
+        self._at: OrderedDict[str, tuple[datetime, ...]] = OrderedDict()
+
+    def add(self, key: str, now: datetime) -> timedelta:
+        """Count one and return 0, or return how long to wait."""
+        at = recent(self._at.pop(key, ()), now=now, window=self._window)
+        if len(at) >= self._allowed:
+            self._at[key] = at
+            return wait_needed(at, now=now, window=self._window)
+        self._at[key] = (*at, now)
+        while len(self._at) > _ADDRESSES_REMEMBERED:
+            self._at.popitem(last=False)
+        return timedelta(0)
+
+
+def _is_right(password_hash: str, password: str) -> bool:
+    try:
+        return _hasher.verify(password_hash, password)
+    except argon2.exceptions.VerifyMismatchError:
+        return False
+
+
+def _session_key(token: str) -> str:
+    return keys.session(hashlib.sha256(token.encode()).hexdigest())
+
+
+def _unchanged(key: str, item: Item | None) -> Compare:
+    return Compare(key, item.revision if item else 0)
+
+
+def _network(address: str) -> str:
+    """Return what one person has: an IPv4 address, or an IPv6 /64."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)
+
+
+def _no_session(cause: str) -> NotAuthenticated:
+    return NotAuthenticated(cause, remedy="log in again: cairn login", code="session_ended")
+
+
+def _locked(wait: timedelta) -> TooMany:
+    return _too_many("the account is locked after too many wrong passwords", wait, "account_locked")
+
+
+def _too_many(cause: str, wait: timedelta, code: str) -> TooMany:
+    seconds = max(1, math.ceil(wait.total_seconds()))
+    spoken = f"{seconds} seconds" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
+    return TooMany(cause, remedy=f"try again in {spoken}", code=code, retry_after_s=seconds)
