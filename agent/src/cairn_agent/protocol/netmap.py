@@ -180,3 +180,63 @@ def signed_octets(
 ) -> bytes:
     """Return what the map key signs (Ed25519); `key` is the node ID or the VNI in decimal."""
     return SIGNATURE_CONTEXT + encode(_Signed(cluster_id, incarnation, kind, key, revision, digest))
+
+
+class ReceivedNode(msgspec.Struct, frozen=True, tag="node"):
+    """A NodeUpdate as a receiver must read it: the signed part as the octets that came.
+
+    A newer appliance may write fields that this agent doesn't know; the digest is over the
+    octets, so they are kept as they are and decoded beside it.
+    """
+
+    document: msgspec.Raw
+    revision: int
+    signature: str
+
+
+class ReceivedVSubnet(msgspec.Struct, frozen=True, tag="vsubnet"):
+    """A VSubnetUpdate as a receiver must read it (see ReceivedNode)."""
+
+    vni: int
+    revision: int
+    full: bool
+    header: msgspec.Raw
+    set: list[msgspec.Raw]
+    remove: list[str]
+    digest: str
+    signature: str
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """A line of a type that this version doesn't know; it is skipped."""
+
+    type: str
+
+
+ReceivedMessage = (
+    Reset | ReceivedNode | ReceivedVSubnet | Gone | InSync | Removed | GoAway | Unknown
+)
+_KNOWN = frozenset({"reset", "node", "vsubnet", "gone", "in_sync", "removed", "go_away"})
+_type_decoder = msgspec.json.Decoder(Unknown)
+_received_decoder: msgspec.json.Decoder[
+    Reset | ReceivedNode | ReceivedVSubnet | Gone | InSync | Removed | GoAway
+] = msgspec.json.Decoder(Reset | ReceivedNode | ReceivedVSubnet | Gone | InSync | Removed | GoAway)
+
+
+def decode_received(line: bytes) -> ReceivedMessage:
+    """Return the message of one line with its signed octets kept; raise msgspec.MsgspecError."""
+    kind = _type_decoder.decode(line)
+    return _received_decoder.decode(line) if kind.type in _KNOWN else kind
+
+
+def octets_digest(octets: bytes) -> bytes:
+    """Return the 32-octet SHA-256 of a member or document as it came."""
+    return hashlib.sha256(octets).digest()
+
+
+def received_vsubnet_digest(header: bytes, members: Iterable[tuple[str, bytes]]) -> str:
+    """Return `vsubnet_digest` of a header as it came."""
+    result = hashlib.sha256(header)
+    for _, digest in sorted(members):
+        result.update(digest)
+    return result.hexdigest()

@@ -1,0 +1,219 @@
+"""Netmap, identity and host facts -> what the data plane and the host should be."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from cairn_agent.netmap.held import HeldVSubnet, Netmap
+from cairn_agent.netmap.trust import is_trusted
+from cairn_agent.protocol.netmap import Member, Psk
+
+TAP_PREFIX = "cairn"
+
+
+class PeerState(msgspec.Struct, frozen=True):
+    """A peer as the data plane must know it (docs/protocol.md 2.1)."""
+
+    id: str
+    name: str
+    public_key: str
+    role: str
+    macs: list[str]
+    ips: list[str]
+    endpoints: list[str]
+    warm: bool
+
+
+class SwitchPolicy(msgspec.Struct, frozen=True):
+    """The part of a vSubnet's policy that the data plane enforces."""
+
+    bum_pps: int
+    bum_burst: int
+    ageing_s: int
+
+
+class VSubnetState(msgspec.Struct, frozen=True):
+    """A vSubnet as the data plane must know it."""
+
+    vni: int
+    suite: int
+    tap: str
+    mtu: int
+    psks: list[Psk]
+    role: str
+    macs: list[str]
+    ips: list[str]
+    policy: SwitchPolicy
+    peers: list[PeerState]
+
+
+class NodeKey(msgspec.Struct, frozen=True):
+    """The node and its X25519 private key."""
+
+    id: str
+    private_key: str
+
+    def __repr__(self) -> str:
+        return f"NodeKey(id={self.id!r}, ...)"
+
+
+class DataPlaneState(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The whole desired state of the data plane."""
+
+    cluster_id: str
+    node: NodeKey
+    port: int
+    revision: int
+    behind_nat: bool
+    vsubnets: list[VSubnetState]
+    timers: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A TAP as the host should have it."""
+
+    name: str
+    vni: int
+    mac: str
+    mtu: int  # octets of the inner IP packet
+    addresses: tuple[str, ...]  # with prefix length
+    is_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """All that follows from a netmap; `problems` are sentences for people, by VNI."""
+
+    taps: tuple[Tap, ...]
+    state: DataPlaneState
+    problems: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What of the node itself goes into the desired state."""
+
+    node_id: str
+    data_key: str
+    cluster_id: str
+    port: int
+    behind_nat: bool = False
+    timers: Mapping[str, int] | None = None
+    offline_trust_s: int | None = None  # test setting, overrides every policy
+
+
+def nothing(own: Own) -> Desired:
+    """Return the desired state of a node that takes part in no vSubnet."""
+    return Desired((), _state(own, 0, []), {})
+
+
+def desired(netmap: Netmap, own: Own, *, warm: frozenset[str], offline_s: float) -> Desired:
+    """Return what the host and the data plane should be; always the same for the same input.
+
+    A vSubnet whose offline trust has ended keeps its TAP, which goes down, and has no sessions.
+    """
+    taps: list[Tap] = []
+    states: list[VSubnetState] = []
+    problems: dict[int, str] = {}
+    for vni, vsubnet in netmap.vsubnets.items():
+        held = vsubnet.members.get(own.node_id)
+        me = held.member if held else None
+        if me is None or not me.macs:
+            problems[vni] = "the netmap doesn't say which MAC address this node has here yet"
+            continue
+        trusted = is_trusted(vsubnet.header, offline_s, own.offline_trust_s)
+        taps.append(_tap(vsubnet, me, is_up=trusted))
+        if trusted:
+            states.append(_vsubnet_state(vsubnet, me, warm))
+        else:
+            problems[vni] = "no appliance has answered for longer than this vSubnet allows"
+    return Desired(tuple(taps), _state(own, netmap.revision, states), problems)
+
+
+def tap_name(vni: int) -> str:
+    """Return the name of a vSubnet's TAP; at most 13 characters."""
+    return f"{TAP_PREFIX}{vni}"
+
+
+def link_local(mac: str) -> str:
+    """Return the IPv6 link-local address of a MAC address (RFC 4291 appendix A)."""
+    octets = bytes.fromhex(mac.replace(":", ""))
+    interface = bytes([octets[0] ^ 0x02]) + octets[1:3] + b"\xff\xfe" + octets[3:]
+    return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + interface))
+
+
+def _state(own: Own, revision: int, vsubnets: list[VSubnetState]) -> DataPlaneState:
+    return DataPlaneState(
+        cluster_id=own.cluster_id,
+        node=NodeKey(own.node_id, own.data_key),
+        port=own.port,
+        revision=revision,
+        behind_nat=own.behind_nat,
+        vsubnets=vsubnets,
+        timers=own.timers or None,
+    )
+
+
+def _tap(vsubnet: HeldVSubnet, me: Member, *, is_up: bool) -> Tap:
+    header = vsubnet.header
+    addresses = (*me.ips, f"{link_local(me.macs[0])}/64")
+    return Tap(tap_name(header.vni), header.vni, me.macs[0], header.mtu, addresses, is_up)
+
+
+def _vsubnet_state(vsubnet: HeldVSubnet, me: Member, warm: frozenset[str]) -> VSubnetState:
+    header = vsubnet.header
+    policy = header.policy
+    return VSubnetState(
+        vni=header.vni,
+        suite=header.suite,
+        tap=tap_name(header.vni),
+        mtu=header.mtu,
+        psks=header.psks,
+        role=me.role,
+        macs=me.macs,
+        ips=_plain_addresses(me),
+        policy=SwitchPolicy(policy.bum_pps, policy.bum_burst, policy.ageing_s),
+        peers=[
+            _peer_state(member, is_warm=member.node_id in warm)
+            for member in vsubnet.readable()
+            if member.node_id != me.node_id and _has_key(member)
+        ],
+    )
+
+
+def _peer_state(member: Member, *, is_warm: bool) -> PeerState:
+    return PeerState(
+        id=member.node_id,
+        name=member.name,
+        public_key=member.public_key,
+        role=member.role,
+        macs=member.macs,
+        ips=_plain_addresses(member),
+        endpoints=member.endpoints,
+        warm=is_warm,
+    )
+
+
+def _plain_addresses(member: Member) -> list[str]:
+    """Return the member's addresses without prefix length, the link-local ones included.
+
+    Every host speaks from its link-local address in neighbour discovery, so it belongs to
+    what the receivers' source check allows.
+    """
+    own = [address.partition("/")[0] for address in member.ips]
+    return own + [local for local in map(link_local, member.macs) if local not in own]
+
+
+def _has_key(member: Member) -> bool:
+    """Return whether the public key is one: a single bad entry must not block all others."""
+    try:
+        return len(base64.b64decode(member.public_key, validate=True)) == 32
+    except (binascii.Error, ValueError):
+        return False

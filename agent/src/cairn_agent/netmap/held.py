@@ -1,0 +1,350 @@
+"""The agent's copy of the netmap: what was received, verified and is held.
+
+Theory of operation. `NetmapCopy.apply` takes the stream's messages in order and returns a
+new `Netmap` whenever there is one to use. A netmap is a frozen value and always whole:
+
+- after `reset` a draft is built beside the last good netmap and replaces it at `in_sync`;
+- without `reset`, each update changes the held netmap and is usable at once: a delta names
+  every member that changed since the revision the agent asked from, so applying one twice,
+  or on top of a part of it, gives the same result;
+- each document's digest is computed over the octets that came and checked with its
+  signature before it is used; within an incarnation no document goes back to a lower
+  revision, also not after `gone`.
+
+Whatever breaks a rule raises NetmapRefused and changes nothing: the caller reports it,
+drops the stream and asks for a full set.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Final, Literal, TypeVar
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from cairn_agent.protocol import netmap as wire
+
+_T = TypeVar("_T")
+
+MAX_OCTETS: Final = 64 * 1024 * 1024  # of one netmap, and of one line
+
+
+class NetmapRefused(Exception):
+    """A message that breaks a rule; the last good netmap stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldMember:
+    """One member as it came; `member` is None where this version can't read it."""
+
+    octets: bytes
+    digest: bytes
+    member: wire.Member | None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldVSubnet:
+    """One vSubnet, whole and verified."""
+
+    octets: bytes  # of the header
+    header: wire.VSubnetHeader
+    members: Mapping[str, HeldMember]  # by node ID
+    revision: int
+    digest: str
+    signature: str
+
+    def readable(self) -> Iterator[wire.Member]:
+        """Yield the members that this version can read, by node ID."""
+        for _, held in sorted(self.members.items()):
+            if held.member is not None:
+                yield held.member
+
+
+@dataclass(frozen=True, slots=True)
+class HeldNode:
+    """The node's own document, verified."""
+
+    octets: bytes
+    document: wire.NodeDocument
+    revision: int
+    digest: str
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class Netmap:
+    """What the node must know, true at `revision`."""
+
+    cluster_id: str
+    incarnation: int
+    revision: int = 0
+    node: HeldNode | None = None
+    held: Mapping[int, HeldVSubnet] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def vsubnets(self) -> dict[int, HeldVSubnet]:
+        """The vSubnets of which the node is a member, by VNI."""
+        if self.node is None:
+            return {}
+        return {v: self.held[v] for v in sorted(set(self.node.document.vnis)) if v in self.held}
+
+    def digests(self) -> dict[str, str]:
+        """Return the digest of each document, as an acknowledgement carries them."""
+        node = {"node": self.node.digest} if self.node else {}
+        return node | {str(vni): vsubnet.digest for vni, vsubnet in self.vsubnets.items()}
+
+
+class NetmapCopy:
+    """The netmap of one node in one cluster, kept by the rules above."""
+
+    def __init__(self, *, cluster_id: str, node_id: str, map_key: str) -> None:
+        self._cluster_id = cluster_id
+        self._node_id = node_id
+        self._map_key = Ed25519PublicKey.from_public_bytes(base64.b64decode(map_key))
+        self._current: Netmap | None = None
+        self._draft: Netmap | None = None
+        self._floors: dict[tuple[int, str], int] = {}  # (incarnation, document) -> revision
+
+    @property
+    def current(self) -> Netmap | None:
+        """The last good netmap."""
+        return self._current
+
+    def position(self) -> tuple[int, int]:
+        """Return incarnation and revision to resume from; zeros ask for a full set."""
+        if self._current is None:
+            return 0, 0
+        return self._current.incarnation, self._current.revision
+
+    def stream_ended(self) -> None:
+        """Forget a draft that was not completed."""
+        self._draft = None
+
+    def apply(self, message: wire.ReceivedMessage) -> Netmap | None:
+        """Apply one message and return the netmap to use from now on, None if it is the same.
+
+        `removed`, `go_away` and unknown messages are the caller's and change nothing here.
+        Raises NetmapRefused.
+        """
+        match message:
+            case wire.Reset():
+                self._draft = self._begin(message)
+            case wire.ReceivedNode():
+                return self._updated(self._with_node(self._base(), message))
+            case wire.ReceivedVSubnet():
+                return self._updated(self._with_vsubnet(self._base(), message))
+            case wire.Gone():
+                return self._updated(_without(self._base(), message.vni))
+            case wire.InSync():
+                return self._synced(message.revision)
+            case _:
+                pass
+        return None
+
+    def _begin(self, reset: wire.Reset) -> Netmap:
+        if reset.cluster_id != self._cluster_id:
+            raise NetmapRefused(f"the set is of another cluster, {reset.cluster_id}")
+        if self._current is not None and reset.incarnation < self._current.incarnation:
+            raise NetmapRefused(
+                f"incarnation {reset.incarnation} is older than {self._current.incarnation}"
+            )
+        return Netmap(cluster_id=reset.cluster_id, incarnation=reset.incarnation)
+
+    def _base(self) -> Netmap:
+        base = self._draft or self._current
+        if base is None:
+            raise NetmapRefused("an update came before a full set")
+        return base
+
+    def _updated(self, netmap: Netmap) -> Netmap | None:
+        """Keep the draft or publish the change."""
+        if self._draft is not None:
+            self._draft = netmap
+            return None
+        if netmap is self._current:
+            return None
+        self._current = netmap
+        return netmap
+
+    def _synced(self, revision: int) -> Netmap | None:
+        base, current = self._base(), self._current
+        if current and base.incarnation == current.incarnation and revision < current.revision:
+            raise NetmapRefused(f"revision {revision} is older than {current.revision}")
+        if base is current and revision == current.revision:
+            return None
+        if base.node is None:
+            raise NetmapRefused("the set has no document about this node")
+        self._draft = None
+        self._current = replace(base, revision=revision)
+        return self._current
+
+    def _with_node(self, base: Netmap, update: wire.ReceivedNode) -> Netmap:
+        octets = bytes(update.document)
+        digest = wire.octets_digest(octets).hex()
+        if _is_repeated(base.node, update.revision, digest):
+            return base
+        self._verify(base, "node", self._node_id, update.revision, digest, update.signature)
+        document = _decoded(octets, wire.NodeDocument)
+        if document.node_id != self._node_id:
+            raise NetmapRefused(f"the document is about another node, {document.node_id}")
+        node = HeldNode(octets, document, update.revision, digest, update.signature)
+        return _sized(replace(base, node=node))
+
+    def _with_vsubnet(self, base: Netmap, update: wire.ReceivedVSubnet) -> Netmap:
+        before = base.held.get(update.vni)
+        if _is_repeated(before, update.revision, update.digest):
+            return base
+        if before is None and not update.full:
+            raise NetmapRefused(f"a change of vSubnet {update.vni} came before the whole of it")
+        octets = bytes(update.header)
+        members = _members({} if before is None or update.full else before.members, update)
+        digests = ((node_id, held.digest) for node_id, held in members.items())
+        if wire.received_vsubnet_digest(octets, digests) != update.digest:
+            raise NetmapRefused(f"vSubnet {update.vni} doesn't have the digest that it should")
+        key = str(update.vni)
+        self._verify(base, "vsubnet", key, update.revision, update.digest, update.signature)
+        header = _decoded(octets, wire.VSubnetHeader)
+        if header.vni != update.vni:
+            raise NetmapRefused(f"vSubnet {update.vni} has the header of {header.vni}")
+        vsubnet = HeldVSubnet(
+            octets, header, members, update.revision, update.digest, update.signature
+        )
+        return _sized(replace(base, held={**base.held, update.vni: vsubnet}))
+
+    def _verify(
+        self,
+        base: Netmap,
+        kind: Literal["node", "vsubnet"],
+        key: str,
+        revision: int,
+        digest: str,
+        signature: str,
+    ) -> None:
+        """Check signature and floor, and raise the floor."""
+        floor_key = (base.incarnation, f"{kind} {key}")
+        floor = self._floors.get(floor_key, 0)
+        if revision < floor:
+            raise NetmapRefused(f"{kind} {key} at revision {revision} is older than {floor}")
+        signed = wire.signed_octets(
+            cluster_id=base.cluster_id,
+            incarnation=base.incarnation,
+            kind=kind,
+            key=key,
+            revision=revision,
+            digest=digest,
+        )
+        try:
+            self._map_key.verify(base64.b64decode(signature, validate=True), signed)
+        except (InvalidSignature, binascii.Error, ValueError) as error:
+            raise NetmapRefused(f"{kind} {key} isn't signed by the cluster's map key") from error
+        self._floors[floor_key] = revision
+
+
+def dump(netmap: Netmap) -> bytes:
+    """Return the netmap as the stream that would send it, for the disk."""
+    lines = [wire.encode(wire.Reset(netmap.cluster_id, netmap.incarnation))]
+    if netmap.node is not None:
+        node = netmap.node
+        lines.append(
+            wire.encode(wire.ReceivedNode(msgspec.Raw(node.octets), node.revision, node.signature))
+        )
+    lines += [wire.encode(_full_update(vni, held)) for vni, held in sorted(netmap.held.items())]
+    lines.append(wire.encode(wire.InSync(netmap.revision)))
+    return b"\n".join(lines) + b"\n"
+
+
+def load(copy: NetmapCopy, octets: bytes) -> Netmap:
+    """Apply what `dump` wrote, with every check of a received set; raise NetmapRefused."""
+    try:
+        for line in octets.splitlines():
+            copy.apply(wire.decode_received(line))
+    except msgspec.MsgspecError as error:
+        raise NetmapRefused(f"the kept netmap can't be read: {error}") from error
+    finally:
+        copy.stream_ended()
+    if copy.current is None:
+        raise NetmapRefused("the kept netmap is cut short")
+    return copy.current
+
+
+def _full_update(vni: int, held: HeldVSubnet) -> wire.ReceivedVSubnet:
+    return wire.ReceivedVSubnet(
+        vni=vni,
+        revision=held.revision,
+        full=True,
+        header=msgspec.Raw(held.octets),
+        set=[msgspec.Raw(member.octets) for _, member in sorted(held.members.items())],
+        remove=[],
+        digest=held.digest,
+        signature=held.signature,
+    )
+
+
+class _NodeIdOnly(msgspec.Struct):
+    node_id: str
+
+
+_member_id = msgspec.json.Decoder(_NodeIdOnly)
+_member = msgspec.json.Decoder(wire.Member)
+
+
+def _members(
+    before: Mapping[str, HeldMember], update: wire.ReceivedVSubnet
+) -> dict[str, HeldMember]:
+    members = dict(before)
+    for node_id in update.remove:
+        members.pop(node_id, None)
+    for raw in update.set:
+        octets = bytes(raw)
+        try:
+            node_id = _member_id.decode(octets).node_id
+        except msgspec.MsgspecError as error:
+            raise NetmapRefused(f"a member of vSubnet {update.vni} has no node ID") from error
+        members[node_id] = HeldMember(octets, wire.octets_digest(octets), _readable(octets))
+    return members
+
+
+def _readable(octets: bytes) -> wire.Member | None:
+    """Return the member, None for one that only a newer version understands."""
+    try:
+        return _member.decode(octets)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _without(base: Netmap, vni: int) -> Netmap:
+    if vni not in base.held:
+        return base
+    return replace(base, held={v: held for v, held in base.held.items() if v != vni})
+
+
+def _is_repeated(held: HeldNode | HeldVSubnet | None, revision: int, digest: str) -> bool:
+    """Return whether exactly this was applied before; raise where a revision changed content."""
+    if held is None or held.revision != revision:
+        return False
+    if held.digest != digest:
+        raise NetmapRefused(f"revision {revision} came twice with different content")
+    return True
+
+
+def _sized(netmap: Netmap) -> Netmap:
+    size = sum(
+        len(vsubnet.octets) + sum(len(m.octets) for m in vsubnet.members.values())
+        for vsubnet in netmap.held.values()
+    )
+    if size > MAX_OCTETS:
+        raise NetmapRefused(f"the netmap has {size} octets, more than {MAX_OCTETS}")
+    return netmap
+
+
+def _decoded(octets: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(octets, type=kind)
+    except msgspec.MsgspecError as error:
+        raise NetmapRefused(f"a document can't be read: {error}") from error
