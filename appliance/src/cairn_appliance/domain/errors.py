@@ -1,79 +1,134 @@
-"""What a caller can be told: each with a cause, a remedy and a stable code.
+"""What can be refused or go wrong, each with its code, cause and remedy.
 
-The root is `CairnError`; the classes below it say whose fault it is, `code` says what
-exactly, for programs. `api/errors.py` gives each class its HTTP status.
+`api/errors.py` gives every class its HTTP status; the commands print cause and remedy.
 """
 
 from __future__ import annotations
 
 
 class CairnError(Exception):
-    """The root of everything the appliance raises for its callers."""
+    """The root; `code` is for machines, `cause` and `remedy` are sentences for people."""
 
-    code = "internal"
+    code = "internal_error"
+    remedy = "look into the appliance's log and report this"
 
-    def __init__(self, cause: str, *, remedy: str = "", code: str = "") -> None:
+    def __init__(self, cause: str, remedy: str | None = None, *, code: str | None = None) -> None:
         super().__init__(cause)
         self.cause = cause
-        self.remedy = remedy
-        self.code = code or type(self).code
+        if remedy is not None:
+            self.remedy = remedy
+        if code is not None:
+            self.code = code
 
 
-class InvalidInput(CairnError):
-    """The request makes no sense as it stands."""
+class Invalid(CairnError):
+    """What was asked for can't be."""
 
-    code = "invalid_input"
+    code = "invalid"
+    remedy = "correct the value and ask again"
 
 
 class NotFound(CairnError):
-    """There is no such object."""
+    """There is no such thing."""
 
     code = "not_found"
+    remedy = "list what there is and ask again"
 
 
 class Ambiguous(CairnError):
-    """A name or prefix fits more than one object."""
+    """A name fits more than one thing."""
 
     code = "ambiguous"
+    remedy = "use the ID instead of the name"
 
 
-class AlreadyExists(CairnError):
-    """The name or address is taken."""
+class Clash(CairnError):
+    """It contradicts what there is already."""
 
-    code = "already_exists"
-
-
-class InUse(CairnError):
-    """Something else still depends on the object."""
-
-    code = "in_use"
+    code = "conflict"
+    remedy = "look at what is there, and choose another value"
 
 
-class ChangedMeanwhile(CairnError):
-    """The object is not the one that the caller has seen (If-Match)."""
+class Changed(Clash):
+    """It was changed by someone else since it was read (If-Match)."""
 
     code = "changed_meanwhile"
+    remedy = "read it again and repeat the change if it is still wanted"
 
 
-class NotAuthenticated(CairnError):
-    """Nobody knows yet who is asking."""
+class NoAddressLeft(Clash):
+    """The vSubnet's prefix has no free address."""
 
-    code = "not_authenticated"
+    code = "no_address_left"
+    remedy = "delete members that are gone, or make a vSubnet with a larger prefix"
+
+
+class DuplicateNode(Clash):
+    """Two machines show the same identity (control-plane.md, Generation)."""
+
+    code = "duplicate_node"
+    remedy = (
+        "this machine looks like a copy of another; run `cairn-agent leave` here and join "
+        "again with a new token"
+    )
 
 
 class Refused(CairnError):
-    """Known, understood, and not permitted."""
+    """The one who asks may not."""
 
     code = "refused"
+    remedy = "ask someone who may"
+
+
+class TokenRefused(Refused):
+    """The enrolment token is not accepted; the code says why, as far as may be told."""
+
+    code = "token_refused"
+    remedy = "make a new token with `cairn token create`"
+
+
+class NodeRemoved(Refused):
+    """The node was removed or rejected, or it left."""
+
+    code = "node_removed"
+    remedy = "run `cairn-agent leave` on the node and join again with a new token"
+
+
+class CertificateRequired(Refused):
+    """No client certificate that counts here came with the request."""
+
+    code = "certificate_required"
+    remedy = "connect with the certificate that enrolment gave to this node"
+
+
+class NotSignedIn(CairnError):
+    """The operations API does not know who is asking."""
+
+    code = "not_signed_in"
+    remedy = "sign in with `cairn login`"
 
 
 class TooMany(CairnError):
-    """A limit of rate or number is reached; `retry_after_s` says for how long, if known."""
+    """Too many requests in too short a time."""
 
-    code = "too_many"
+    code = "too_many_requests"
+    remedy = "wait a minute and try again"
 
     def __init__(
-        self, cause: str, *, remedy: str = "", code: str = "", retry_after_s: int = 0
+        self,
+        cause: str,
+        remedy: str | None = None,
+        *,
+        code: str | None = None,
+        retry_after_s: float = 60.0,
     ) -> None:
-        super().__init__(cause, remedy=remedy, code=code)
+        super().__init__(cause, remedy, code=code)
         self.retry_after_s = retry_after_s
+
+
+class Unavailable(CairnError):
+    """The store has no quorum, or too many change the same thing at once."""
+
+    code = "unavailable"
+    remedy = "try again in a few seconds; if it lasts, look at `cairn status`"
+    retry_after_s = 2.0

@@ -1,0 +1,78 @@
+"""Nodes: hosts with an agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cairn_appliance.domain.generation import Generation
+from cairn_appliance.domain.identity import Facts
+
+
+class NodeState(StrEnum):
+    """Pending nodes wait for an operator; removed ones stay on record, to be refused."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host with an agent, identified by `id` and never by an address."""
+
+    id: str  # UUID, made by the node
+    name: str
+    state: NodeState
+    data_public_key: str  # base64 of 32 octets (X25519)
+    control_key: str  # hex SHA-256 of the certificate key's SubjectPublicKeyInfo
+    created_at: float  # seconds since 1970
+    site: str = ""  # name
+    labels: dict[str, str] = field(default_factory=dict)
+    token: str = ""  # ID of the token it enrolled with
+    wanted: tuple[str, ...] = ()  # IDs of the vSubnets it becomes a member of when approved
+    removed_at: float = 0.0
+    removed_why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a node last said of itself, and its registration counter."""
+
+    node: str
+    generation: Generation = Generation()
+    sessions_since: int = 0  # generation at which peers had to forget their sessions with it
+    facts: Facts = Facts()
+    endpoints: tuple[str, ...] = ()  # its own underlay addresses, "192.0.2.7:8002"
+    seen_address: str = ""  # the address the appliance saw it come from, without port
+    agent_version: str = ""
+    dataplane_version: str = ""
+    offloads: dict[str, str] = field(default_factory=dict)
+    registered_at: float = 0.0  # 0: enrolled, never registered
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Where peers may try to reach it: its own addresses, then the one that was seen.
+
+        Behind a 1:1 NAT (most clouds) the seen address is the public one, at the same port.
+        """
+        if not self.seen_address or not self.endpoints:
+            return self.endpoints
+        port = self.endpoints[0].rpartition(":")[2]
+        host = f"[{self.seen_address}]" if ":" in self.seen_address else self.seen_address
+        seen = f"{host}:{port}"
+        return self.endpoints if seen in self.endpoints else (*self.endpoints, seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What a replica knows of a node's link; from memory, not from a write per heartbeat."""
+
+    node: str
+    replica: str
+    connected: bool
+    since: float  # connected, or not connected, since then
+    last_seen: float  # its last request or acknowledgement
+    loaded_revision: int = 0
+    digests: dict[str, str] = field(default_factory=dict)  # "node" and VNIs -> loaded digest
+    refused: str = ""  # why the newest netmap is not loaded
