@@ -40,9 +40,9 @@ class Registration:
     """What a node last said of itself, and its registration counter."""
 
     node: str
-    generation: Generation = Generation()
+    generation: Generation = field(default_factory=Generation)
     sessions_since: int = 0  # generation at which peers had to forget their sessions with it
-    facts: Facts = Facts()
+    facts: Facts = field(default_factory=Facts)
     endpoints: tuple[str, ...] = ()  # its own underlay addresses, "192.0.2.7:8002"
     seen_address: str = ""  # the address the appliance saw it come from, without port
     agent_version: str = ""
