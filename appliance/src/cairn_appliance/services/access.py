@@ -15,35 +15,40 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from functools import partial
+from time import time
 
 import argon2
 
 from cairn_appliance.domain.access import (
     ATTEMPTS_PER_ADDRESS,
-    ATTEMPTS_WINDOW,
+    ATTEMPTS_WINDOW_S,
     FAILURES_ALLOWED,
-    FAILURES_WINDOW,
-    SESSION_TOUCH,
+    FAILURES_WINDOW_S,
+    SESSION_TOUCH_S,
+    AccountLocked,
     Principal,
     Role,
     Session,
+    SessionEnded,
+    TooManyLogins,
     User,
-    checked_password,
-    checked_user_name,
+    UserExists,
+    WrongLogin,
+    check_password,
+    check_user_name,
     is_user_name,
     recent,
-    wait_needed,
+    wait_s,
 )
-from cairn_appliance.domain.errors import AlreadyExists, NotAuthenticated, TooMany
+from cairn_appliance.domain.errors import TooMany
 from cairn_appliance.store import keys
 from cairn_appliance.store.codec import Codec
 from cairn_appliance.store.port import Compare, Conflict, Delete, Item, Put, Store
 
 log = logging.getLogger(__name__)
 
-Clock = Callable[[], datetime]
+Clock = Callable[[], float]  # seconds since 1970
 
 SESSION_TOKEN_PREFIX = "cs1_"
 _SESSION_TOKEN_OCTETS = 32
@@ -73,17 +78,12 @@ class OpenedSession:
 
 @dataclass(frozen=True, slots=True)
 class _Failures:
-    at: tuple[datetime, ...] = ()
+    at: tuple[float, ...] = ()
 
 
 _users = Codec(User)
 _sessions = Codec(Session)
 _failures = Codec(_Failures)
-
-
-def utc_now() -> datetime:
-    """Return the time of the wall clock."""
-    return datetime.now(UTC)
 
 
 def new_password() -> str:
@@ -98,17 +98,17 @@ def hash_password(password: str) -> str:
 
 
 async def create_user(
-    store: Store, name: str, password: str, role: Role, *, now: Clock = utc_now
+    store: Store, name: str, password: str, role: Role, *, now: Clock = time
 ) -> User:
-    """Create a user; raise AlreadyExists where there is one of that name."""
-    checked_user_name(name)
-    password_hash = await asyncio.to_thread(hash_password, checked_password(password))
+    """Create a user; raise UserExists where there is one of that name."""
+    check_user_name(name)
+    password_hash = await asyncio.to_thread(hash_password, check_password(password))
     user = User(name, role, password_hash, now())
     key = keys.user(name)
     try:
         await store.commit([Compare(key, 0)], [Put(key, _users.encode(user))])
     except Conflict as error:
-        raise AlreadyExists(f"there is a user {name!r} already") from error
+        raise UserExists(f"there is a user {name!r} already") from error
     log.info("user created user=%s role=%s", name, role)
     return user
 
@@ -116,17 +116,17 @@ async def create_user(
 class Access:
     """Logs in and out, and tells who is asking."""
 
-    def __init__(self, store: Store, *, now: Clock = utc_now) -> None:
+    def __init__(self, store: Store, *, now: Clock = time) -> None:
         self._store = store
         self._now = now
         self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
         self._waiting = 0
-        self._addresses = _Attempts(ATTEMPTS_PER_ADDRESS, ATTEMPTS_WINDOW)
+        self._addresses = _Attempts(ATTEMPTS_PER_ADDRESS, ATTEMPTS_WINDOW_S)
         # Names of nobody are counted here: the store must not grow by guesses.
-        self._strangers = _Attempts(FAILURES_ALLOWED, FAILURES_WINDOW)
+        self._strangers = _Attempts(FAILURES_ALLOWED, FAILURES_WINDOW_S)
 
     async def login(self, name: str, password: str, address: str) -> OpenedSession:
-        """Open a session; raise NotAuthenticated, or TooMany after too many guesses."""
+        """Open a session; raise WrongLogin, or TooMany after too many guesses."""
         self._limit_address(address)
         user = await self._user(name)
         if user is None:
@@ -135,28 +135,24 @@ class Access:
             await self._count_failure(name)
         if not await self._verify(user.password_hash if user else _NOBODY, password) or not user:
             log.warning("login refused user=%s address=%s", name if user else "?", address)
-            raise NotAuthenticated(
-                "the name or the password is wrong",
-                remedy="check both; after 5 wrong passwords the account waits 15 minutes",
-                code="wrong_login",
-            )
+            raise WrongLogin("the name or the password is wrong")
         opened = await self._open(user)
         log.info("login user=%s role=%s address=%s", name, user.role, address)
         return opened
 
     async def authenticate(self, token: str) -> Principal:
-        """Return who holds the token; raise NotAuthenticated if it opens nothing (any more)."""
+        """Return who holds the token; raise SessionEnded if it opens nothing (any more)."""
         key = _session_key(token)
         item = await self._store.get(key)
         if item is None:
-            raise _no_session("this session is unknown or has ended")
+            raise SessionEnded("the session is unknown or has ended")
         session = _sessions.decode(item)
         now = self._now()
         user = await self._user(session.user)
         if user is None or now >= session.ends_at:
             await self._drop(item)
-            raise _no_session("the session has ended")
-        if now - session.seen_at >= SESSION_TOUCH:
+            raise SessionEnded("the session has ended")
+        if now - session.seen_at >= SESSION_TOUCH_S:
             session = replace(session, seen_at=now)
             await self._touch(item, session)
         return Principal(user.name, user.role, session)
@@ -176,14 +172,14 @@ class Access:
                 swept += await self._drop(item)
         for item in (await self._store.list(keys.LOGIN_FAILURES)).items:
             at = _failures.decode(item).at
-            if not recent(at, now=now, window=FAILURES_WINDOW):
+            if not recent(at, now=now, window_s=FAILURES_WINDOW_S):
                 swept += await self._drop(item)
         return swept
 
     def _limit_address(self, address: str) -> None:
         wait = self._addresses.add(_network(address), self._now())
         if wait:
-            raise _too_many("too many logins from this address", wait, "rate_limited")
+            raise _later(TooManyLogins("too many logins from this address", retry_after_s=wait))
 
     def _limit_stranger(self, name: str) -> None:
         wait = self._strangers.add(name, self._now())
@@ -197,20 +193,20 @@ class Access:
             now = self._now()
             item = await self._store.get(key)
             failures = _failures.decode(item) if item else _Failures()
-            at = recent(failures.at, now=now, window=FAILURES_WINDOW)
+            at = recent(failures.at, now=now, window_s=FAILURES_WINDOW_S)
             if len(at) >= FAILURES_ALLOWED:
-                raise _locked(wait_needed(at, now=now, window=FAILURES_WINDOW))
+                raise _locked(wait_s(at, now=now, window_s=FAILURES_WINDOW_S))
             value = _failures.encode(_Failures((*at, now)))
             try:
                 await self._store.commit([_unchanged(key, item)], [Put(key, value)])
             except Conflict:
                 continue
             return
-        raise _too_many("too many logins at once", timedelta(seconds=1), "rate_limited")
+        raise _later(TooManyLogins("too many logins at once", retry_after_s=1.0))
 
     async def _verify(self, password_hash: str, password: str) -> bool:
         if self._waiting >= _HASHES_WAITING:
-            raise _too_many("too many logins at once", timedelta(seconds=1), "rate_limited")
+            raise _later(TooManyLogins("too many logins at once", retry_after_s=1.0))
         self._waiting += 1
         try:
             async with self._hashing:
@@ -252,23 +248,23 @@ class Access:
 
 
 class _Attempts:
-    """Counts attempts by key in memory, for the last `window`; forgets the oldest keys."""
+    """Counts attempts by key in memory, for the last `window_s`; forgets the oldest keys."""
 
-    def __init__(self, allowed: int, window: timedelta) -> None:
+    def __init__(self, allowed: int, window_s: float) -> None:
         self._allowed = allowed
-        self._window = window
-        self._at: OrderedDict[str, tuple[datetime, ...]] = OrderedDict()
+        self._window_s = window_s
+        self._at: OrderedDict[str, tuple[float, ...]] = OrderedDict()
 
-    def add(self, key: str, now: datetime) -> timedelta:
-        """Count one and return 0, or return how long to wait."""
-        at = recent(self._at.pop(key, ()), now=now, window=self._window)
+    def add(self, key: str, now: float) -> float:
+        """Count one and return 0, or return how many seconds to wait."""
+        at = recent(self._at.pop(key, ()), now=now, window_s=self._window_s)
         if len(at) >= self._allowed:
             self._at[key] = at
-            return wait_needed(at, now=now, window=self._window)
+            return wait_s(at, now=now, window_s=self._window_s)
         self._at[key] = (*at, now)
         while len(self._at) > _ADDRESSES_REMEMBERED:
             self._at.popitem(last=False)
-        return timedelta(0)
+        return 0.0
 
 
 def _is_right(password_hash: str, password: str) -> bool:
@@ -297,15 +293,15 @@ def _network(address: str) -> str:
     return str(parsed)
 
 
-def _no_session(cause: str) -> NotAuthenticated:
-    return NotAuthenticated(cause, remedy="log in again: cairn login", code="session_ended")
+def _locked(wait: float) -> TooMany:
+    return _later(
+        AccountLocked("the account is locked after too many wrong passwords", retry_after_s=wait)
+    )
 
 
-def _locked(wait: timedelta) -> TooMany:
-    return _too_many("the account is locked after too many wrong passwords", wait, "account_locked")
-
-
-def _too_many(cause: str, wait: timedelta, code: str) -> TooMany:
-    seconds = max(1, math.ceil(wait.total_seconds()))
+def _later(error: TooMany) -> TooMany:
+    """Say in the remedy how long to wait."""
+    seconds = max(1, math.ceil(error.retry_after_s))
     spoken = f"{seconds} seconds" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
-    return TooMany(cause, remedy=f"try again in {spoken}", code=code, retry_after_s=seconds)
+    error.remedy = f"try again in {spoken}"
+    return error
