@@ -1,0 +1,350 @@
+"""Makes a new cluster's keys and files, and loads them again.
+
+Everything is made in a draft directory beside the data directory, which takes its place by
+one rename at the end: an `init` that is interrupted leaves nothing that looks like a cluster.
+
+    settings.toml              for people to edit
+    member.json                cluster ID and name of this etcd member
+    kek                        opens what is sealed in the store; 0600, never in etcd
+    pki/ca.pem                 the cluster's authority (its key is sealed in the store)
+    pki/api.pem, api-key.pem   what both APIs show; api.pem ends in the authority
+    pki/etcd-*.pem             etcd's own authority, server, peer and client certificates
+    pki/etcd-ca-key.sealed     sealed under the KEK: renews the above before etcd runs
+    etcd/, etcd.log            etcd's data directory, 0700
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import ipaddress
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+
+from cairn_appliance import settings as settings_file
+from cairn_appliance.cluster.errors import LocalStateUnusable
+from cairn_appliance.cluster.files import PUBLIC, cannot, read_whole, sync_directory, write_whole
+from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.pki.authority import Authority, KeyPair, Purpose, is_past_half_life
+from cairn_appliance.pki.errors import PkiError
+from cairn_appliance.pki.map_key import MapKey
+from cairn_appliance.pki.sealing import Sealer, new_kek
+from cairn_appliance.settings import Settings
+from cairn_appliance.store import keys
+from cairn_appliance.store.codec import Codec
+from cairn_appliance.store.port import Compare, Put, Store
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+FIRST_MEMBER = "m1"
+
+_SECRET_CA = keys.cluster_secret("ca")
+_SECRET_MAP_KEY = keys.cluster_secret("map_key")
+_LOCK_NAME = ".lock"
+_ETCD_PURPOSES: dict[str, Purpose] = {
+    "etcd-server": "peer",  # etcd dials its own server with this one: client usage is wanted too
+    "etcd-peer": "peer",
+    "etcd-client": "client",
+}
+
+cluster_codec = Codec(Cluster)
+
+
+class _MemberFile(msgspec.Struct, frozen=True):
+    cluster_id: str
+    name: str
+    v: int = 1
+
+
+class _SealedPair(msgspec.Struct, frozen=True):
+    certificate: str
+    private_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """What one appliance has on its own disk."""
+
+    data_dir: Path
+    cluster_id: str
+    member: str
+    settings: Settings
+    sealer: Sealer
+
+    @property
+    def etcd_dir(self) -> Path:
+        """etcd's data directory."""
+        return self.data_dir / "etcd"
+
+    @property
+    def etcd_log(self) -> Path:
+        """etcd's log file."""
+        return self.data_dir / "etcd.log"
+
+    @property
+    def etcd_endpoint(self) -> str:
+        """host:port of the embedded etcd."""
+        return f"127.0.0.1:{self.settings.etcd_client_port}"
+
+    def pki(self, name: str) -> Path:
+        """Return the path of a file below pki/."""
+        return self.data_dir / "pki" / name
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """The cluster's keys, opened; in memory only."""
+
+    authority: Authority
+    map_key: MapKey
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A new cluster, not in any store yet."""
+
+    local: Local
+    secrets: Secrets
+    cluster: Cluster
+
+    def first_transaction(self) -> tuple[list[Compare], list[Put]]:
+        """Return what puts the cluster into an empty store, its secrets sealed."""
+        seal = self.local.sealer.seal
+        authority = self.secrets.authority
+        pair = _SealedPair(authority.certificate.decode(), authority.private_key.decode())
+        map_key = self.secrets.map_key.to_octets()
+        writes = [
+            Put(keys.CLUSTER_INFO, cluster_codec.encode(self.cluster)),
+            Put(_SECRET_CA, seal(_SECRET_CA, msgspec.json.encode(pair))),
+            Put(_SECRET_MAP_KEY, seal(_SECRET_MAP_KEY, map_key)),
+        ]
+        return [Compare(write.key, 0) for write in writes], writes
+
+
+class Draft:
+    """A data directory in the making."""
+
+    def __init__(self, path: Path, data_dir: Path) -> None:
+        self.path = path
+        self._data_dir = data_dir
+
+    def publish(self) -> None:
+        """Make the draft the data directory, at once and durably; raise LocalStateUnusable."""
+        try:
+            (self.path / _LOCK_NAME).unlink()
+            for directory, _, _ in os.walk(self.path):
+                sync_directory(Path(directory))
+            self.path.rename(self._data_dir)  # replaces an empty directory, nothing else
+            sync_directory(self._data_dir.parent)
+        except OSError as error:
+            raise cannot("create", self._data_dir, error) from error
+
+
+@contextlib.contextmanager
+def drafting(data_dir: Path) -> Iterator[Draft]:
+    """Yield a draft of a new data directory; without `publish` nothing stays behind.
+
+    Raises LocalStateUnusable where the data directory has something in it already.
+    """
+    data_dir = data_dir.absolute()
+    check_unused(data_dir)
+    try:
+        data_dir.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_drafts(data_dir)
+        path = Path(tempfile.mkdtemp(prefix=_draft_prefix(data_dir), dir=data_dir.parent))
+        lock = _locked(path / _LOCK_NAME)
+    except OSError as error:
+        raise cannot("create", data_dir, error) from error
+    try:
+        yield Draft(path, data_dir)
+    finally:
+        os.close(lock)
+        shutil.rmtree(path, ignore_errors=True)  # gone already where it was published
+
+
+def check_unused(data_dir: Path) -> None:
+    """Raise LocalStateUnusable unless a cluster can be made there."""
+    try:
+        is_used = data_dir.exists() and any(data_dir.iterdir())
+    except OSError as error:
+        raise cannot("use", data_dir, error) from error
+    if is_used:
+        raise LocalStateUnusable(
+            f"{data_dir} is in use already",
+            remedy="run `cairn-appliance run` with it, or choose another --data-dir",
+        )
+
+
+def create(directory: Path, settings: Settings, now: datetime) -> Created:
+    """Make the keys, certificates and files of a new cluster in a draft's directory."""
+    settings_file.check(settings)
+    kek = new_kek()
+    cluster_id = str(uuid.UUID(bytes=os.getrandom(16), version=4))
+    local = Local(directory, cluster_id, FIRST_MEMBER, settings, Sealer(kek))
+    authority = Authority.create(f"Cairn cluster {cluster_id}", now)
+    etcd_authority = Authority.create(f"Cairn etcd {cluster_id}", now)
+
+    for path in (directory / "pki", local.etcd_dir):
+        path.mkdir(mode=0o700)
+    write_whole(directory / "kek", kek)
+    member = msgspec.json.encode(_MemberFile(cluster_id, FIRST_MEMBER))
+    write_whole(directory / "member.json", member, PUBLIC)
+    write_whole(
+        directory / settings_file.FILE_NAME, settings_file.to_toml(settings).encode(), PUBLIC
+    )
+    write_whole(local.pki("ca.pem"), authority.certificate, PUBLIC)
+    _write_api_pair(local, authority, now)
+    write_whole(local.pki("etcd-ca.pem"), etcd_authority.certificate, PUBLIC)
+    sealed = local.sealer.seal("etcd-ca-key", etcd_authority.private_key)
+    write_whole(local.pki("etcd-ca-key.sealed"), sealed)
+    _write_etcd_pairs(local, etcd_authority, now)
+
+    cluster = Cluster(
+        id=cluster_id,
+        incarnation=1,
+        appliances=settings.appliances(),
+        heartbeat_s=settings.heartbeat_s,
+    )
+    return Created(local, Secrets(authority, MapKey.create()), cluster)
+
+
+def load(data_dir: Path) -> Local:
+    """Return what `create` left there; raise SettingsError or LocalStateUnusable."""
+    data_dir = data_dir.absolute()
+    settings = settings_file.read(data_dir)
+    path = data_dir / "member.json"
+    try:
+        member = msgspec.json.decode(read_whole(path), type=_MemberFile)
+    except msgspec.MsgspecError as error:
+        raise _corrupt(path, str(error)) from error
+    path = data_dir / "kek"
+    try:
+        sealer = Sealer(read_whole(path))
+    except PkiError as error:
+        raise _corrupt(path, str(error)) from error
+    return Local(data_dir, member.cluster_id, member.name, settings, sealer)
+
+
+async def load_secrets(store: Store, local: Local) -> Secrets:
+    """Return the cluster's keys from the store; raise LocalStateUnusable, StoreError."""
+    octets = {}
+    for key in (_SECRET_CA, _SECRET_MAP_KEY):
+        item = await store.get(key)
+        if item is None:
+            raise _corrupt(local.etcd_dir, f"the store has no {key}")
+        try:
+            octets[key] = local.sealer.open(key, item.value)
+        except PkiError as error:
+            raise _corrupt(local.data_dir / "kek", str(error)) from error
+    try:
+        pair = msgspec.json.decode(octets[_SECRET_CA], type=_SealedPair)
+        key_pair = KeyPair(pair.certificate.encode(), pair.private_key.encode())
+        return Secrets(Authority.load(key_pair), MapKey.from_octets(octets[_SECRET_MAP_KEY]))
+    except (msgspec.MsgspecError, PkiError) as error:
+        raise _corrupt(local.etcd_dir, f"the cluster's keys can't be read: {error}") from error
+
+
+def renew_api_certificate(local: Local, authority: Authority, now: datetime) -> bool:
+    """Renew what the APIs show past half of its life or when the addresses changed."""
+    pem = read_whole(local.pki("api.pem"))
+    try:
+        is_good = not is_past_half_life(pem, now) and _names(pem) == set(_api_names(local))
+    except ValueError:
+        is_good = False  # a broken certificate is replaced, too
+    if not is_good:
+        _write_api_pair(local, authority, now)
+    return not is_good
+
+
+def renew_etcd_certificates(local: Local, now: datetime) -> bool:
+    """Renew etcd's certificates past half of their life; etcd reads them at each handshake."""
+    if not any(_wants_renewal(local, name, now) for name in _ETCD_PURPOSES):
+        return False
+    sealed = local.pki("etcd-ca-key.sealed")
+    try:
+        key = local.sealer.open("etcd-ca-key", read_whole(sealed))
+        authority = Authority.load(KeyPair(read_whole(local.pki("etcd-ca.pem")), key))
+    except PkiError as error:
+        raise _corrupt(sealed, str(error)) from error
+    _write_etcd_pairs(local, authority, now)
+    return True
+
+
+def _wants_renewal(local: Local, name: str, now: datetime) -> bool:
+    try:
+        return is_past_half_life(read_whole(local.pki(f"{name}.pem")), now)
+    except ValueError:
+        return True
+
+
+def _write_api_pair(local: Local, authority: Authority, now: datetime) -> None:
+    pair = authority.issue_pair("cairn-appliance", "server", _api_names(local), now)
+    # The authority goes with it: an agent that has only the pin sees the chain end there.
+    chained = KeyPair(pair.certificate + authority.certificate, pair.private_key)
+    _write_pair(local, "api", chained)
+
+
+def _write_etcd_pairs(local: Local, authority: Authority, now: datetime) -> None:
+    for name, purpose in _ETCD_PURPOSES.items():
+        addresses = () if purpose == "client" else LOOPBACK
+        _write_pair(local, name, authority.issue_pair(name, purpose, addresses, now))
+
+
+def _write_pair(local: Local, name: str, pair: KeyPair) -> None:
+    write_whole(local.pki(f"{name}-key.pem"), pair.private_key)
+    write_whole(local.pki(f"{name}.pem"), pair.certificate, PUBLIC)
+
+
+def _api_names(local: Local) -> tuple[str, ...]:
+    return tuple(_canonical(host) for host in (*local.settings.hosts(), *LOOPBACK))
+
+
+def _canonical(host: str) -> str:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host
+
+
+def _names(pem: bytes) -> set[str]:
+    certificate = x509.load_pem_x509_certificate(pem)
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return set()
+    addresses = {str(address) for address in found.get_values_for_type(x509.IPAddress)}
+    return addresses | set(found.get_values_for_type(x509.DNSName))
+
+
+def _corrupt(path: Path, reason: str) -> LocalStateUnusable:
+    return LocalStateUnusable(f"{path} can't be used: {reason}", remedy="restore it from a backup")
+
+
+def _draft_prefix(data_dir: Path) -> str:
+    return f".{data_dir.name}.init-"
+
+
+def _locked(path: Path) -> int:
+    """Hold a lock for as long as the draft's process lives."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def _remove_left_drafts(data_dir: Path) -> None:
+    """Remove drafts whose process was killed; those of a living one are locked."""
+    for path in data_dir.parent.glob(f"{_draft_prefix(data_dir)}*"):
+        try:
+            lock = _locked(path / _LOCK_NAME)
+        except OSError:
+            continue
+        os.close(lock)
+        shutil.rmtree(path, ignore_errors=True)

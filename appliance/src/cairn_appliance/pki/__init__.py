@@ -1,0 +1,1 @@
+"""Keys and certificates, without I/O: authorities, sealing at rest, the map's signature."""

@@ -1,0 +1,133 @@
+"""The settings file of one appliance: `settings.toml` in its data directory.
+
+Written once by `init`; a person may edit it. What is shared by the cluster is in the store.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from cairn_appliance.domain.errors import CairnError
+
+FILE_NAME = "settings.toml"
+AGENT_PORT = 8002
+OPS_PORT = 8443
+
+_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+
+
+class SettingsError(CairnError):
+    """The settings can't be used."""
+
+    code = "settings"
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one appliance is told by its settings file."""
+
+    addresses: list[str]  # host or host:port at which agents reach this appliance
+    agent_port: int = AGENT_PORT  # TCP, all interfaces
+    ops_port: int = OPS_PORT  # TCP, all interfaces
+    heartbeat_s: float = 15.0
+    etcd_client_port: int = 2379  # these three on 127.0.0.1
+    etcd_peer_port: int = 2380
+    etcd_metrics_port: int = 2381
+
+    def appliances(self) -> tuple[str, ...]:
+        """Return the addresses as host:port, for tokens and netmaps."""
+        pairs = (split_address(address, self.agent_port) for address in self.addresses)
+        return tuple(join_address(host, port) for host, port in pairs)
+
+    def hosts(self) -> tuple[str, ...]:
+        """Return the addresses without port, for certificates."""
+        return tuple(split_address(address, self.agent_port)[0] for address in self.addresses)
+
+
+def split_address(text: str, default_port: int) -> tuple[str, int]:
+    """Return host and port of `192.0.2.1`, `192.0.2.1:9`, `2001:db8::1`, `[2001:db8::1]:9`
+    or `name:9`; raise SettingsError.
+    """
+    bracketed = re.fullmatch(r"\[([^\]]+)\](?::(\d{1,5}))?", text)
+    plain = re.fullmatch(r"([^:\[\]]+)(?::(\d{1,5}))?", text)
+    match = bracketed or plain
+    host = match[1] if match else text
+    port = int(match[2]) if match and match[2] else default_port
+    if not 0 < port < 65536 or not _is_host(host) or (bracketed and ":" not in host):
+        raise SettingsError(
+            f"{text!r} is not an address",
+            remedy="give HOST or HOST:PORT; an IPv6 address with a port goes in brackets",
+        )
+    return host, port
+
+
+def join_address(host: str, port: int) -> str:
+    """Return host:port, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def read(data_dir: Path) -> Settings:
+    """Return the settings of a data directory; raise SettingsError."""
+    path = data_dir / FILE_NAME
+    try:
+        fields = tomllib.loads(path.read_text("utf-8"))
+        settings = msgspec.convert(fields, Settings)
+    except FileNotFoundError as error:
+        raise SettingsError(
+            f"{data_dir} is not the data directory of an appliance: it has no {FILE_NAME}",
+            remedy="run `cairn-appliance init --data-dir DIR --address HOST` first",
+        ) from error
+    except OSError as error:
+        raise SettingsError(
+            f"{path} can't be read: {error.strerror}",
+            remedy="run as the user that owns the data directory, or correct its permissions",
+        ) from error
+    except (ValueError, msgspec.ValidationError) as error:
+        raise SettingsError(f"{path}: {error}", remedy=f"correct {path}") from error
+    check(settings)
+    return settings
+
+
+def check(settings: Settings) -> None:
+    """Raise SettingsError for values that can't work."""
+    if not settings.addresses:
+        raise SettingsError("no address is given", remedy="name at least one in `addresses`")
+    settings.appliances()
+    ports = dict(_ports(settings))
+    for name, port in ports.items():
+        if not 0 < port < 65536:
+            raise SettingsError(f"{name} = {port} is no port", remedy="use 1 to 65535")
+    if len(set(ports.values())) != len(ports):
+        raise SettingsError("two ports are the same", remedy="give each *_port its own")
+    if not 0.1 <= settings.heartbeat_s <= 3600:
+        raise SettingsError(
+            f"heartbeat_s = {settings.heartbeat_s} is out of range", remedy="use 0.1 to 3600"
+        )
+
+
+def to_toml(settings: Settings) -> str:
+    """Return the text of the file."""
+    lines = ["# Settings of this Cairn appliance; restart it after a change."]
+    for name, value in msgspec.structs.asdict(settings).items():
+        # A JSON string, number or list of strings is the same in TOML.
+        lines.append(f"{name} = {msgspec.json.encode(value).decode()}")
+    return "\n".join(lines) + "\n"
+
+
+def _ports(settings: Settings) -> Iterator[tuple[str, int]]:
+    for name, value in msgspec.structs.asdict(settings).items():
+        if name.endswith("_port"):
+            yield name, value
+
+
+def _is_host(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return bool(_HOST_NAME.fullmatch(host)) and not re.fullmatch(r"[0-9.]+", host)
+    return True
