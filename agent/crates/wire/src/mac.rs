@@ -103,3 +103,40 @@ impl FromStr for Mac {
         Ok(Self(octets))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_number_come_back_the_same() {
+        let mac = Mac([0x02, 0xab, 0, 0, 0x0f, 0xff]);
+        assert_eq!(mac.to_string(), "02:ab:00:00:0f:ff");
+        assert_eq!("02:AB:00:00:0f:ff".parse(), Ok(mac));
+        assert_eq!(Mac::from_bits(mac.to_bits()), mac);
+    }
+
+    #[test]
+    fn other_texts_are_refused() {
+        for text in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:01:02",
+            "2:0:0:0:0:1",
+            "02:00:00:00:00:+1",
+            "02-00-00-00-00-01",
+        ] {
+            assert_eq!(text.parse::<Mac>(), Err(NotAMac));
+        }
+    }
+
+    #[test]
+    fn kinds_are_told_by_the_first_octet() {
+        assert!(Mac([1, 0, 0x5e, 0, 0, 0xfb]).is_group());
+        assert!(Mac([2, 0, 0, 0, 0, 1]).is_local());
+        assert!(Mac::BROADCAST.is_group() && Mac::BROADCAST.is_broadcast());
+        assert!(!Mac::ZERO.is_station() && Mac([2, 0, 0, 0, 0, 1]).is_station());
+        assert!(Mac([1, 0x80, 0xc2, 0, 0, 0x0e]).is_bridge_local());
+        assert!(!Mac([1, 0x80, 0xc2, 0, 0, 0x10]).is_bridge_local());
+    }
+}

@@ -1,0 +1,132 @@
+//! The TLVs of CONTROL packets (docs/protocol.md 1.5).
+
+/// One TLV that this version knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tlv {
+    /// Says only that the sender is alive.
+    Keepalive,
+    /// Asks for a response from a path that is to be validated.
+    Challenge([u8; 8]),
+    /// The answer to a challenge.
+    Response([u8; 8]),
+    /// Asks for a reply: liveness and round-trip time.
+    Probe([u8; 8]),
+    /// The answer to a probe.
+    ProbeReply([u8; 8]),
+}
+
+/// The longest encoded TLV of this version.
+pub const MAX_TLV_LEN: usize = 10;
+
+impl Tlv {
+    /// Writes the TLV; returns the room used.
+    pub fn encode(self) -> ([u8; MAX_TLV_LEN], usize) {
+        let (kind, value) = match self {
+            Self::Keepalive => (1, None),
+            Self::Challenge(value) => (2, Some(value)),
+            Self::Response(value) => (3, Some(value)),
+            Self::Probe(value) => (4, Some(value)),
+            Self::ProbeReply(value) => (5, Some(value)),
+        };
+        let mut octets = [0; MAX_TLV_LEN];
+        octets[0] = kind;
+        let Some(value) = value else {
+            return (octets, 2);
+        };
+        octets[1] = 8;
+        octets[2..].copy_from_slice(&value);
+        (octets, MAX_TLV_LEN)
+    }
+}
+
+/// A TLV runs past the end of the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncated;
+
+/// Walks a list of TLVs; unknown types, and known ones of a foreign length, are skipped.
+#[derive(Clone, Copy, Debug)]
+pub struct Tlvs<'a>(&'a [u8]);
+
+impl<'a> Tlvs<'a> {
+    /// A walk over the plaintext of a CONTROL packet.
+    pub const fn new(octets: &'a [u8]) -> Self {
+        Self(octets)
+    }
+
+    fn step(&mut self) -> Result<Option<Tlv>, Truncated> {
+        let [kind, len, rest @ ..] = self.0 else {
+            return Err(Truncated);
+        };
+        let (value, rest) = rest.split_at_checked(usize::from(*len)).ok_or(Truncated)?;
+        self.0 = rest;
+        Ok(known(*kind, value))
+    }
+}
+
+fn known(kind: u8, value: &[u8]) -> Option<Tlv> {
+    match (kind, <[u8; 8]>::try_from(value)) {
+        (1, _) => Some(Tlv::Keepalive),
+        (2, Ok(value)) => Some(Tlv::Challenge(value)),
+        (3, Ok(value)) => Some(Tlv::Response(value)),
+        (4, Ok(value)) => Some(Tlv::Probe(value)),
+        (5, Ok(value)) => Some(Tlv::ProbeReply(value)),
+        _ => None,
+    }
+}
+
+impl Iterator for Tlvs<'_> {
+    type Item = Result<Tlv, Truncated>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.0.is_empty() {
+            match self.step() {
+                Ok(Some(tlv)) => return Some(Ok(tlv)),
+                Ok(None) => {}
+                Err(truncated) => {
+                    self.0 = &[];
+                    return Some(Err(truncated));
+                }
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_tlv_reads_back() {
+        let all = [
+            Tlv::Keepalive,
+            Tlv::Challenge([1; 8]),
+            Tlv::Response([2; 8]),
+            Tlv::Probe([3; 8]),
+            Tlv::ProbeReply([4; 8]),
+        ];
+        let mut list = Vec::new();
+        for tlv in all {
+            let (octets, len) = tlv.encode();
+            list.extend_from_slice(&octets[..len]);
+        }
+
+        let read: Result<Vec<Tlv>, _> = Tlvs::new(&list).collect();
+
+        assert_eq!(read, Ok(all.to_vec()));
+    }
+
+    #[test]
+    fn unknown_types_and_padding_are_skipped() {
+        let list = [0, 3, 9, 9, 9, 200, 0, 1, 0, 2, 1, 7];
+        let read: Result<Vec<Tlv>, _> = Tlvs::new(&list).collect();
+        assert_eq!(read, Ok(vec![Tlv::Keepalive]));
+    }
+
+    #[test]
+    fn a_tlv_past_the_end_ends_the_walk() {
+        for list in [&[4u8][..], &[4, 8, 1, 2], &[1, 0, 4, 1]] {
+            assert_eq!(Tlvs::new(list).last(), Some(Err(Truncated)));
+        }
+    }
+}
