@@ -1,0 +1,66 @@
+"""What this machine says of itself; each fact only where it exists."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+from cairn_agent.host.network import Network
+from cairn_agent.protocol.enrolment import Facts
+
+_CLOUD_IDS = (
+    Path("/run/cloud-init/.instance-id"),
+    Path("/var/lib/cloud/data/instance-id"),
+    Path("/sys/devices/virtual/dmi/id/board_asset_tag"),  # EC2 puts "i-..." here
+)
+
+
+def machine_facts(network: Network) -> Facts:
+    """Return the facts that tell one machine from another (control-plane: Identity)."""
+    return Facts(
+        dmi_uuid=_text(Path("/sys/class/dmi/id/product_uuid")).lower(),
+        machine_id=_text(Path("/etc/machine-id")),
+        cloud_instance_id=_cloud_instance_id(),
+        boot_id=_text(Path("/proc/sys/kernel/random/boot_id")),
+        root_disk_id=_root_disk_id(),
+        first_mac=network.first_mac(),
+    )
+
+
+def host_name() -> str:
+    """Return the machine's name, for people."""
+    return socket.gethostname().partition(".")[0] or "node"
+
+
+def boottime() -> float:
+    """Return CLOCK_BOOTTIME in seconds: goes on in suspend, and nobody can set it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _cloud_instance_id() -> str:
+    *files, asset_tag = _CLOUD_IDS
+    for path in files:
+        if found := _text(path):
+            return found
+    tag = _text(asset_tag)
+    return tag if tag.startswith("i-") else ""
+
+
+def _root_disk_id() -> str:
+    """Return the UUID of the root file system where udev names one."""
+    try:
+        device = Path("/").stat().st_dev
+        for link in sorted(Path("/dev/disk/by-uuid").iterdir()):
+            if link.stat().st_rdev == device:
+                return link.name
+    except OSError:
+        return ""
+    return ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()[:128]
+    except OSError:
+        return ""

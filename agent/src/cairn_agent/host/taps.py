@@ -1,0 +1,210 @@
+"""Makes the host's TAPs what they should be; touches only what the agent made.
+
+A TAP is persistent and has the virtio-net header and many queues: the data plane attaches
+to it by name, and both must agree on these flags. What tells ours apart is the alias,
+and for an address its origin (IFA_PROTO, kernel 5.18): addresses that a DHCP client or a
+person put there stay.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from cairn_agent.errors import AgentError, Environment
+from cairn_agent.host.network import OWN_MARK, Link, Network, read_network
+from cairn_agent.netmap.desired import Tap
+
+log = logging.getLogger(__name__)
+
+_ORIGIN: Final = 0xCA  # IFA_PROTO of the addresses that the agent sets
+_NO_DAD: Final = 0x02  # bindings make addresses unique; detection would cost the first seconds
+_GENERATE_NONE: Final = 1  # IN6_ADDR_GEN_MODE_NONE: the link-local address is set like the others
+_QUEUE_FRAMES: Final = 1000
+_TAP_FLAGS: Final = {
+    "no_pi": 1,
+    "one_queue": 0,
+    "vnet_hdr": 1,
+    "tun_excl": 1,
+    "multi_queue": 1,
+    "persist": 0,
+    "nofilter": 0,
+}
+
+
+async def reconcile(netlink: AsyncIPRoute, taps: Sequence[Tap]) -> list[str]:
+    """Make the desired TAPs exist and remove own ones that aren't desired.
+
+    Returns a sentence for each change; none where all was so already. Raises Environment
+    where the machine doesn't allow it; each TAP is tried before the first error is raised.
+    """
+    network = await read_network(netlink)
+    wanted = {tap.name for tap in taps}
+    changes: list[str] = []
+    errors: list[AgentError] = []
+    for name in sorted(network.own().keys() - wanted):
+        changes += await _remove(netlink, network.own()[name])
+    for tap in taps:
+        try:
+            changes += await _ensure(netlink, network, tap)
+        except NetlinkError as error:
+            errors.append(_environment(tap, error))
+        except OSError as error:
+            errors.append(_no_tun(tap, error))
+        except AgentError as error:
+            errors.append(error)
+    for change in changes:
+        log.info("host changed: %s", change)
+    if errors:
+        raise errors[0]
+    return changes
+
+
+async def _ensure(netlink: AsyncIPRoute, network: Network, tap: Tap) -> list[str]:
+    link = next((link for link in network.links if link.name == tap.name), None)
+    changes: list[str] = []
+    if link is None or not (link.is_own or _is_left_half_made(link)):
+        if link is not None:
+            raise Environment(
+                f"the interface {tap.name} exists, and the agent didn't make it",
+                f"remove or rename it (ip link delete {tap.name})",
+            )
+        await _create(netlink, tap)
+        changes.append(f"made {tap.name}")
+        network = await read_network(netlink)
+        link = next(link for link in network.links if link.name == tap.name)
+    changes += await _set_link(netlink, link, tap)
+    if tap.is_up:
+        changes += await _set_addresses(netlink, network, link, tap)
+    return changes
+
+
+def _is_left_half_made(link: Link) -> bool:
+    """Return whether a crash came between making a TAP and marking it."""
+    return link.kind == "tun" and not link.alias and not link.is_up
+
+
+async def _create(netlink: AsyncIPRoute, tap: Tap) -> None:
+    await netlink.link("add", ifname=tap.name, kind="tuntap", mode="tap", ifr=_TAP_FLAGS)
+
+
+async def _set_link(netlink: AsyncIPRoute, link: Link, tap: Tap) -> list[str]:
+    changes: list[str] = []
+    if not link.is_own:
+        await netlink.link(
+            "set",
+            index=link.index,
+            ifalias=f"{OWN_MARK} vSubnet {tap.vni}",
+            txqlen=_QUEUE_FRAMES,
+        )
+    if not link.is_up:
+        await _keep_ipv6_quiet(netlink, link, tap)
+    if link.mac.lower() != tap.mac.lower():
+        await netlink.link("set", index=link.index, address=tap.mac)
+        changes.append(f"set MAC {tap.mac} on {tap.name}")
+    if link.mtu != tap.mtu:
+        await netlink.link("set", index=link.index, mtu=tap.mtu)
+        changes.append(f"set MTU {tap.mtu} on {tap.name}")
+    if link.is_up != tap.is_up:
+        state = "up" if tap.is_up else "down"
+        await netlink.link("set", index=link.index, state=state)
+        changes.append(f"set {tap.name} {state}")
+    return changes
+
+
+async def _keep_ipv6_quiet(netlink: AsyncIPRoute, link: Link, tap: Tap) -> None:
+    """Let no address or route appear on the TAP that the netmap doesn't know of."""
+    mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _GENERATE_NONE)]}
+    try:
+        await netlink.link("set", index=link.index, IFLA_AF_SPEC={"attrs": [("AF_INET6", mode)]})
+        _ignore_router_advertisements(tap.name)
+    except (NetlinkError, OSError) as error:
+        log.warning("IPv6 of %s can't be configured error=%s", tap.name, error)
+
+
+def _ignore_router_advertisements(name: str) -> None:
+    accept = Path(f"/proc/sys/net/ipv6/conf/{name}/accept_ra")
+    if accept.exists():
+        accept.write_text("0")
+
+
+async def _set_addresses(
+    netlink: AsyncIPRoute, network: Network, link: Link, tap: Tap
+) -> list[str]:
+    wanted = {ipaddress.ip_interface(address) for address in tap.addresses}
+    present = {a.interface: a for a in network.addresses if a.index == link.index}
+    changes: list[str] = []
+    for interface in sorted(present.keys() - wanted, key=str):
+        if present[interface].origin == _ORIGIN:
+            await netlink.addr(
+                "del", index=link.index, address=str(interface.ip), prefixlen=_length(interface)
+            )
+            changes.append(f"removed {interface} from {tap.name}")
+    for interface in sorted(wanted - present.keys(), key=str):
+        if await _add_address(netlink, link.index, interface, tap):
+            changes.append(f"added {interface} to {tap.name}")
+    return changes
+
+
+async def _add_address(
+    netlink: AsyncIPRoute,
+    index: int,
+    interface: ipaddress.IPv4Interface | ipaddress.IPv6Interface,
+    tap: Tap,
+) -> bool:
+    extra = {"IFA_FLAGS": _NO_DAD} if interface.version == 6 else {}
+    try:
+        await netlink.addr(
+            "add",
+            index=index,
+            address=str(interface.ip),
+            prefixlen=_length(interface),
+            IFA_PROTO=_ORIGIN,
+            **extra,
+        )
+    except NetlinkError as error:
+        if error.code == errno.EEXIST:
+            return False
+        if interface.version == 6 and error.code in (errno.EACCES, errno.EOPNOTSUPP):
+            log.warning("IPv6 is switched off on this host: %s has no %s", tap.name, interface)
+            return False
+        raise
+    return True
+
+
+def _length(interface: ipaddress.IPv4Interface | ipaddress.IPv6Interface) -> int:
+    return interface.network.prefixlen
+
+
+async def _remove(netlink: AsyncIPRoute, link: Link) -> list[str]:
+    try:
+        await netlink.link("del", index=link.index)
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return []
+        raise Environment(f"{link.name} can't be removed: {error}", "run as root") from error
+    return [f"removed {link.name}"]
+
+
+def _environment(tap: Tap, error: NetlinkError) -> Environment:
+    if error.code in (errno.EPERM, errno.EACCES):
+        return Environment(f"making {tap.name} is not permitted", "run the agent as root")
+    return Environment(f"{tap.name} can't be configured: {error}", "look at `dmesg`, and retry")
+
+
+def _no_tun(tap: Tap, error: OSError) -> Environment:
+    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return Environment(
+            "/dev/net/tun is missing",
+            "load the module (modprobe tun), or give this container the device",
+        )
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return Environment(f"making {tap.name} is not permitted", "run the agent as root")
+    return Environment(f"{tap.name} can't be made: {error}", "look at `dmesg`, and retry")

@@ -1,0 +1,74 @@
+"""Tells when the underlay changed, by netlink; what happens on own TAPs is no news."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Final
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from cairn_agent.host.network import Network, read_network
+
+log = logging.getLogger(__name__)
+
+# RTMGRP_LINK, _IPV4_IFADDR, _IPV4_ROUTE, _IPV6_IFADDR, _IPV6_ROUTE (linux/rtnetlink.h)
+_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+_DEBOUNCE_S: Final = 0.1  # a DHCP renewal or an interface coming up is a burst of messages
+_REOPEN_S: Final = 1.0  # after the kernel dropped messages (ENOBUFS)
+
+
+async def underlay_changes(netlink: AsyncIPRoute) -> AsyncIterator[Network]:
+    """Yield the network now, and again after each change of addresses or routes below.
+
+    Ends only when the caller closes it.
+    """
+    network = await read_network(netlink)
+    yield network
+    while True:
+        async with AsyncIPRoute() as monitor:
+            await monitor.bind(groups=_GROUPS)
+            network = await read_network(netlink)
+            yield network  # what changed before the bind
+            with contextlib.suppress(NetlinkError, OSError):
+                async for changed in _changes(monitor, netlink, network):
+                    yield changed
+        log.warning("netlink watch was interrupted and is opened again")
+        await asyncio.sleep(_REOPEN_S)
+
+
+async def _changes(
+    monitor: AsyncIPRoute, netlink: AsyncIPRoute, network: Network
+) -> AsyncIterator[Network]:
+    while True:
+        touched = await _batch(monitor)
+        if touched <= network.overlay_indexes():
+            continue
+        touched |= await _settle(monitor)
+        before, network = network, await read_network(netlink)
+        if not touched <= before.overlay_indexes() | network.overlay_indexes():
+            yield network
+
+
+async def _batch(monitor: AsyncIPRoute) -> set[int]:
+    """Wait for messages; return the indexes of the interfaces they are about, 0: several."""
+    return {
+        int(message.get("index") or message.get_attr("RTA_OIF") or 0)
+        async for message in monitor.get()
+    }
+
+
+async def _settle(monitor: AsyncIPRoute) -> set[int]:
+    """Let the burst end; at most ten times the quiet interval, so that it can't be held up."""
+    touched: set[int] = set()
+    deadline = asyncio.get_running_loop().time() + 10 * _DEBOUNCE_S
+    while asyncio.get_running_loop().time() < deadline:
+        try:
+            async with asyncio.timeout(_DEBOUNCE_S):
+                touched |= await _batch(monitor)
+        except TimeoutError:
+            break
+    return touched
