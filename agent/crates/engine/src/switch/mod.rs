@@ -1,18 +1,14 @@
 //! One vSubnet's Ethernet switch, as this node sees it.
 //!
 //! Pure: frames and `now` in, verdicts out. Everything takes `&self`; nothing on the packet
-//! path locks or allocates. `now` is time since boot (CLOCK_BOOTTIME), from any epoch as long as
-//! it is the same for all calls.
+//! path locks or allocates. `now` never runs back between calls.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
 use cairn_wire::Mac;
 
-/// A peer within one vSubnet. Small, dense numbers; an index means the same node for the life
-/// of a switch and of those rebuilt from it, until a rebuild leaves the peer out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerIndex(pub u16);
+use crate::{PeerId, Time};
 
 /// What a member's attachment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +67,7 @@ pub struct Config {
     /// This node's own attachment.
     pub local: Member,
     /// The other members.
-    pub peers: Vec<(PeerIndex, Member)>,
+    pub peers: Vec<(PeerId, Member)>,
     /// What is enforced.
     pub policy: Policy,
     /// Any secret number: keys the hash of learned addresses, so that nobody can aim at a bucket.
@@ -82,9 +78,9 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Egress<'a> {
     /// To one peer.
-    Unicast(PeerIndex),
+    Unicast(PeerId),
     /// A copy to each of these; never empty.
-    Flood(&'a [PeerIndex]),
+    Flood(&'a [PeerId]),
 }
 
 /// A frame from a peer that may go to the TAP.
@@ -123,7 +119,7 @@ pub enum Learning {
     /// Not known before (or aged out).
     New,
     /// Moved here from this peer.
-    Moved(PeerIndex),
+    Moved(PeerId),
     /// Known already.
     Known,
     /// Bound by the netmap, or the peer may not bridge: nothing learned.
@@ -136,7 +132,7 @@ pub struct Learned {
     /// The address.
     pub mac: Mac,
     /// Behind which peer.
-    pub peer: PeerIndex,
+    pub peer: PeerId,
     /// Since its last frame.
     pub age: Duration,
 }
@@ -145,7 +141,7 @@ pub struct Learned {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spoofing {
     /// Who.
-    pub peer: PeerIndex,
+    pub peer: PeerId,
     /// The source address (or claimed sender address) of the last such frame.
     pub mac: Mac,
     /// Such frames since the peer is known.
@@ -176,7 +172,7 @@ impl Switch {
     /// Decides where a frame that the TAP gave goes.
     ///
     /// `frame` starts at the destination address; a superframe's first octets will do.
-    pub fn egress(&self, _frame: &[u8], _now: Duration) -> Result<Egress<'_>, Refused> {
+    pub fn egress(&self, _frame: &[u8], _now: Time) -> Result<Egress<'_>, Refused> {
         Err(Refused::Malformed)
     }
 
@@ -184,20 +180,20 @@ impl Switch {
     pub fn ingress(
         &self,
         _frame: &[u8],
-        _from: PeerIndex,
-        _now: Duration,
+        _from: PeerId,
+        _now: Time,
     ) -> Result<Accepted, Refused> {
         Err(Refused::Malformed)
     }
 
     /// Learns an address that [`Switch::ingress`] asked for. One caller at a time.
-    pub fn learn(&self, _mac: Mac, _peer: PeerIndex, _now: Duration) -> Learning {
+    pub fn learn(&self, _mac: Mac, _peer: PeerId, _now: Time) -> Learning {
         Learning::Refused
     }
 
     /// The learned addresses that have not aged out.
     #[must_use]
-    pub fn learned(&self, _now: Duration) -> Vec<Learned> {
+    pub fn learned(&self, _now: Time) -> Vec<Learned> {
         Vec::new()
     }
 
