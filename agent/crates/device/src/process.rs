@@ -1,0 +1,88 @@
+//! What the process does for the secrets in its memory (rule 13).
+
+use std::io;
+
+use crate::call::check;
+
+/// What protects the memory, and what doesn't and why.
+#[derive(Debug, Default)]
+pub struct Hardening {
+    /// Protections that could not be had; each a cause with its remedy.
+    pub missing: Vec<String>,
+}
+
+/// Makes the process non-dumpable, forbids core files and locks its memory.
+///
+/// Memory is locked as it is touched (`MCL_ONFAULT`), so that large buffers cost
+/// no more than what is used of them.
+pub fn harden() -> Hardening {
+    let mut hardening = Hardening::default();
+    let mut note = |result: io::Result<()>, text: &str| {
+        if let Err(error) = result {
+            hardening.missing.push(format!("{text}: {error}"));
+        }
+    };
+    use_one_arena();
+    note(forbid_dumps(), "the process may be dumped");
+    note(forbid_core_files(), "core files may be written");
+    note(lock_memory(), "memory is not locked and may reach swap");
+    hardening
+}
+
+/// Every further malloc arena reserves 64 MiB; the packet threads allocate nothing.
+fn use_one_arena() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer; called before a second thread exists.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+fn forbid_dumps() -> io::Result<()> {
+    // SAFETY: PR_SET_DUMPABLE takes a number.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) })?;
+    Ok(())
+}
+
+fn forbid_core_files() -> io::Result<()> {
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `none` outlives the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) })?;
+    Ok(())
+}
+
+/// Locks memory, present and future.
+///
+/// Under a limit, locking what comes would make allocations fail later on and end
+/// the process; then nothing is locked.
+fn lock_memory() -> io::Result<()> {
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: `unlimited` outlives the call. Only a privileged process succeeds.
+    let raised = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } == 0;
+    if !raised && memory_lock_limit()? != libc::RLIM_INFINITY {
+        return Err(io::Error::other(
+            "RLIMIT_MEMLOCK is too low; set LimitMEMLOCK=infinity in the unit",
+        ));
+    }
+    // SAFETY: takes flags only.
+    check(unsafe {
+        libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT as libc::c_int)
+    })?;
+    Ok(())
+}
+
+fn memory_lock_limit() -> io::Result<libc::rlim_t> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` outlives the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) })?;
+    Ok(limit.rlim_cur)
+}

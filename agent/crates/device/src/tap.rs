@@ -1,0 +1,464 @@
+//! The frame seam: queues of a TAP device.
+//!
+//! The agent makes the device, persistent, and owns its name, addresses and
+//! state; here it is only attached to. Frames carry the virtio-net header from
+//! the start, so that offloads are a matter of switching them on.
+
+use std::ffi::c_ulong;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use thiserror::Error;
+
+use crate::batch::{Batch, FRAME_OCTETS, Room};
+use crate::call::{check, check_length, retry};
+
+/// What the virtio-net header says of a frame (virtio 1.2 §5.1.6, legacy layout, host order).
+///
+/// All zero is a plain frame with complete checksums.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VnetHeader {
+    /// `VIRTIO_NET_HDR_F_*`.
+    pub flags: u8,
+    /// `VIRTIO_NET_HDR_GSO_*`.
+    pub gso_type: u8,
+    /// Length of all headers; a hint.
+    pub hdr_len: u16,
+    /// Payload of each segment of a superframe.
+    pub gso_size: u16,
+    /// Where the checksum starts, if it is partial.
+    pub csum_start: u16,
+    /// Where the checksum is stored, from `csum_start`.
+    pub csum_offset: u16,
+}
+
+/// Length of [`VnetHeader`] on the descriptor. Twelve would add `num_buffers` for nothing.
+const VNET_OCTETS: usize = 10;
+
+impl VnetHeader {
+    /// Whether the frame is whole as it stands: no superframe, no partial checksum.
+    pub fn is_plain(self) -> bool {
+        self == Self::default()
+    }
+
+    fn parse(octets: [u8; VNET_OCTETS]) -> Self {
+        let half = |at: usize| u16::from_ne_bytes([octets[at], octets[at + 1]]);
+        Self {
+            flags: octets[0],
+            gso_type: octets[1],
+            hdr_len: half(2),
+            gso_size: half(4),
+            csum_start: half(6),
+            csum_offset: half(8),
+        }
+    }
+
+    fn octets(self) -> [u8; VNET_OCTETS] {
+        let mut octets = [0; VNET_OCTETS];
+        octets[0] = self.flags;
+        octets[1] = self.gso_type;
+        octets[2..4].copy_from_slice(&self.hdr_len.to_ne_bytes());
+        octets[4..6].copy_from_slice(&self.gso_size.to_ne_bytes());
+        octets[6..8].copy_from_slice(&self.csum_start.to_ne_bytes());
+        octets[8..10].copy_from_slice(&self.csum_offset.to_ne_bytes());
+        octets
+    }
+}
+
+/// Frames read from a queue, each with its header.
+pub type FrameBatch = Batch<VnetHeader>;
+
+/// Makes buffers for `frames` frames, each with room for a header and a tag.
+pub fn frame_batch(frames: usize, before: usize, after: usize) -> FrameBatch {
+    Batch::new(
+        frames,
+        Room {
+            before,
+            content: FRAME_OCTETS,
+            after,
+        },
+    )
+}
+
+/// A frame to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct OutgoingFrame<'a> {
+    /// Zero for a plain frame.
+    pub header: VnetHeader,
+    /// The frame from its destination address on.
+    pub octets: &'a [u8],
+}
+
+/// What became of the frames of a write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Taken by the kernel.
+    pub frames: u64,
+    /// Refused because the device is down or its queue is full.
+    pub unavailable: u64,
+    /// Refused as malformed, or for another reason.
+    pub refused: u64,
+}
+
+impl Written {
+    fn count(&mut self, result: &io::Result<usize>) {
+        match result.as_ref().map_err(io::Error::raw_os_error) {
+            Ok(_) => self.frames += 1,
+            // EIO: the device is down, also in the moment after it was made.
+            Err(Some(libc::EIO | libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM)) => {
+                self.unavailable += 1;
+            }
+            Err(_) => self.refused += 1,
+        }
+    }
+}
+
+/// One queue of frames between the host and us. Reads and writes never block.
+pub trait TapQueue: Send + Sync {
+    /// Appends the frames that wait to `batch`, until it is full or none is left.
+    ///
+    /// # Errors
+    /// The queue is gone (its device was deleted). Frames read before stay in the batch.
+    fn read(&self, batch: &mut FrameBatch) -> io::Result<()>;
+
+    /// Writes frames in order; one that is refused doesn't keep the next ones back.
+    fn write(&self, frames: &[OutgoingFrame<'_>]) -> Written;
+
+    /// The descriptor that is readable while frames wait.
+    fn readiness(&self) -> BorrowedFd<'_>;
+}
+
+/// Why a TAP can't be used; the text names cause and remedy.
+#[derive(Debug, Error)]
+pub enum TapError {
+    /// The kernel's device node is missing.
+    #[error(
+        "/dev/net/tun can't be opened ({0}); load the tun module (modprobe tun) \
+         or give this container the device"
+    )]
+    NoTunDevice(io::Error),
+    /// No device of this name.
+    #[error("there is no TAP {0}; the agent makes it: restart cairn-agent and look at its log")]
+    Missing(String),
+    /// The name is not one that a device can have.
+    #[error("{0:?} can't be the name of a device; use 1 to 15 letters, digits, - or _")]
+    BadName(String),
+    /// We may not attach.
+    #[error(
+        "attaching to the TAP {0} is not permitted; run as root or as the user that owns the device"
+    )]
+    NotPermitted(String),
+    /// Another process has its only queue.
+    #[error("the TAP {0} is in use by another process; stop it (ss and lsof /dev/net/tun show it)")]
+    Busy(String),
+    /// The device exists and is something else.
+    #[error(
+        "{0} is not a TAP with the virtio-net header ({1}); delete it, the agent makes it anew"
+    )]
+    WrongKind(String, String),
+    /// Any other answer of the kernel.
+    #[error("the TAP {name} can't be set up: {call}: {source}")]
+    Call {
+        /// Name of the device.
+        name: String,
+        /// What was tried.
+        call: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// A queue of a real TAP device.
+#[derive(Debug)]
+pub struct Tap {
+    queue: OwnedFd,
+    name: String,
+}
+
+const KIND: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+
+impl Tap {
+    /// Attaches to the persistent TAP `name`, with all offloads off.
+    ///
+    /// Never makes a device: the kernel would on attaching to a name that isn't
+    /// there, so what was attached to must be persistent already.
+    pub fn attach(name: &str) -> Result<Self, TapError> {
+        let request = interface_request(name)?;
+        if !exists(name) {
+            return Err(TapError::Missing(name.to_owned()));
+        }
+        let queue = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open("/dev/net/tun")
+            .map_err(TapError::NoTunDevice)?;
+        set_interface(&queue, request, name)?;
+        let tap = Self {
+            queue: queue.into(),
+            name: name.to_owned(),
+        };
+        tap.check_kind()?;
+        tap.set_plain()?;
+        Ok(tap)
+    }
+
+    /// Takes over a queue that another process attached.
+    pub fn from_descriptor(queue: OwnedFd) -> Result<Self, TapError> {
+        let mut tap = Self {
+            queue,
+            name: String::from("handed over"),
+        };
+        let request = tap.interface()?;
+        tap.name = name_of(&request);
+        tap.check_kind()?;
+        tap.set_plain()?;
+        Ok(tap)
+    }
+
+    /// Name of the device when it was attached to.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn error(&self, call: &'static str) -> impl FnOnce(io::Error) -> TapError {
+        let name = self.name.clone();
+        move |source| TapError::Call { name, call, source }
+    }
+
+    fn interface(&self) -> Result<libc::ifreq, TapError> {
+        // SAFETY: ifreq is plain data, all zero is a valid value of it.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        // SAFETY: TUNGETIFF writes one ifreq; `request` outlives the call.
+        check(unsafe { libc::ioctl(self.queue.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })
+            .map_err(self.error("TUNGETIFF"))?;
+        Ok(request)
+    }
+
+    /// Reads back what was attached to: a wrong opener would shift every frame
+    /// by the header, silently.
+    fn check_kind(&self) -> Result<(), TapError> {
+        let request = self.interface()?;
+        // SAFETY: TUNGETIFF filled in the flags.
+        let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
+        if flags & libc::IFF_PERSIST == 0 {
+            return Err(TapError::Missing(self.name.clone()));
+        }
+        if flags & KIND != KIND {
+            return Err(TapError::WrongKind(
+                self.name.clone(),
+                format!("flags {flags:#x}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Sets header length and offloads: a persistent device keeps those of its last user.
+    fn set_plain(&self) -> Result<(), TapError> {
+        let length = VNET_OCTETS as libc::c_int;
+        // SAFETY: TUNSETVNETHDRSZ reads one int; `length` outlives the call.
+        check(unsafe {
+            libc::ioctl(
+                self.queue.as_raw_fd(),
+                libc::TUNSETVNETHDRSZ,
+                &raw const length,
+            )
+        })
+        .map_err(self.error("TUNSETVNETHDRSZ"))?;
+        let offloads: c_ulong = 0;
+        // SAFETY: TUNSETOFFLOAD takes its argument by value.
+        check(unsafe { libc::ioctl(self.queue.as_raw_fd(), libc::TUNSETOFFLOAD, offloads) })
+            .map_err(self.error("TUNSETOFFLOAD"))?;
+        Ok(())
+    }
+
+    fn read_one(&self, area: &mut [u8]) -> io::Result<(usize, VnetHeader)> {
+        let mut header = [0u8; VNET_OCTETS];
+        let parts = [
+            libc::iovec {
+                iov_base: header.as_mut_ptr().cast(),
+                iov_len: header.len(),
+            },
+            libc::iovec {
+                iov_base: area.as_mut_ptr().cast(),
+                iov_len: area.len(),
+            },
+        ];
+        let length = retry(|| {
+            // SAFETY: both parts describe memory that is borrowed mutably for the call.
+            check_length(unsafe { libc::readv(self.queue.as_raw_fd(), parts.as_ptr(), 2) })
+        })?;
+        Ok((
+            length.saturating_sub(VNET_OCTETS),
+            VnetHeader::parse(header),
+        ))
+    }
+
+    fn write_one(&self, frame: &OutgoingFrame<'_>) -> io::Result<usize> {
+        let header = frame.header.octets();
+        let parts = [
+            libc::iovec {
+                iov_base: header.as_ptr().cast_mut().cast(),
+                iov_len: header.len(),
+            },
+            libc::iovec {
+                iov_base: frame.octets.as_ptr().cast_mut().cast(),
+                iov_len: frame.octets.len(),
+            },
+        ];
+        retry(|| {
+            // SAFETY: both parts describe memory that is borrowed for the call, and
+            // writev only reads it.
+            check_length(unsafe { libc::writev(self.queue.as_raw_fd(), parts.as_ptr(), 2) })
+        })
+    }
+}
+
+impl TapQueue for Tap {
+    fn read(&self, batch: &mut FrameBatch) -> io::Result<()> {
+        while !batch.is_full() {
+            match self.read_one(batch.area(batch.len())) {
+                Ok((length, header)) => batch.fill(length, header),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, frames: &[OutgoingFrame<'_>]) -> Written {
+        let mut written = Written::default();
+        for frame in frames {
+            written.count(&self.write_one(frame));
+        }
+        written
+    }
+
+    fn readiness(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+}
+
+fn interface_request(name: &str) -> Result<libc::ifreq, TapError> {
+    let usable =
+        |octet: u8| octet.is_ascii_graphic() && octet != b'/' && octet != b':' && octet != b'%';
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ || !name.bytes().all(usable) {
+        return Err(TapError::BadName(name.to_owned()));
+    }
+    // SAFETY: ifreq is plain data, all zero is a valid value of it.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
+}
+
+fn name_of(request: &libc::ifreq) -> String {
+    let octets = request
+        .ifr_name
+        .iter()
+        .map(|&octet| octet as u8)
+        .take_while(|&octet| octet != 0);
+    String::from_utf8_lossy(&octets.collect::<Vec<u8>>()).into_owned()
+}
+
+fn exists(name: &str) -> bool {
+    let Ok(name) = std::ffi::CString::new(name) else {
+        return false;
+    };
+    // SAFETY: `name` ends in a zero octet and outlives the call.
+    unsafe { libc::if_nametoindex(name.as_ptr()) != 0 }
+}
+
+/// Attaches with as many queues as the device was made with: its kind can't be
+/// asked for before, and the wrong one is EINVAL.
+fn set_interface(queue: &File, request: libc::ifreq, name: &str) -> Result<(), TapError> {
+    let mut last = None;
+    for flags in [KIND | libc::IFF_MULTI_QUEUE, KIND] {
+        let mut request = request;
+        request.ifr_ifru.ifru_flags = flags as libc::c_short;
+        // SAFETY: TUNSETIFF reads and writes one ifreq; `request` outlives the call.
+        let result =
+            check(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETIFF, &raw mut request) });
+        match result {
+            Ok(_) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => last = Some(error),
+            Err(error) => return Err(attach_error(name, error)),
+        }
+    }
+    let cause = last.map_or_else(String::new, |error| error.to_string());
+    Err(TapError::WrongKind(name.to_owned(), cause))
+}
+
+fn attach_error(name: &str, error: io::Error) -> TapError {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => TapError::NotPermitted(name.to_owned()),
+        Some(libc::EBUSY) => TapError::Busy(name.to_owned()),
+        _ => TapError::Call {
+            name: name.to_owned(),
+            call: "TUNSETIFF",
+            source: error,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_header_survives_its_octets() {
+        let header = VnetHeader {
+            flags: 1,
+            gso_type: 4,
+            hdr_len: 66,
+            gso_size: 1380,
+            csum_start: 34,
+            csum_offset: 16,
+        };
+        assert_eq!(VnetHeader::parse(header.octets()), header);
+        assert!(!header.is_plain());
+        assert!(VnetHeader::parse([0; VNET_OCTETS]).is_plain());
+    }
+
+    #[test]
+    fn a_name_that_no_device_can_have_is_refused() {
+        for name in ["", "sixteen-letters-", "a b", "a/b", "\u{e9}"] {
+            assert!(
+                matches!(Tap::attach(name), Err(TapError::BadName(_))),
+                "{name:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_missing_device_is_reported_and_not_made() {
+        let error = Tap::attach("cairn-none").unwrap_err();
+        assert!(matches!(error, TapError::Missing(_)), "{error}");
+        assert!(!exists("cairn-none"));
+    }
+
+    #[test]
+    fn what_is_refused_is_counted_by_its_reason() {
+        let mut written = Written::default();
+        written.count(&Ok(60));
+        written.count(&Err(io::Error::from_raw_os_error(libc::EIO)));
+        written.count(&Err(io::Error::from_raw_os_error(libc::EINVAL)));
+        assert_eq!(
+            written,
+            Written {
+                frames: 1,
+                unavailable: 1,
+                refused: 1
+            }
+        );
+    }
+}
