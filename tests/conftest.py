@@ -1,0 +1,110 @@
+"""Which kinds of test can run here; the others are skipped with a plain reason.
+
+The last lines of a run say which kinds did not run and why, also into build/not-run.txt
+for `make test`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_RUN = ROOT / "build" / "not-run.txt"
+_KINDS = {
+    "root": "network namespaces",
+    "tun": "real TAP devices",
+    "etcd": "a real etcd",
+    "faketime": "programs with a wrong clock",
+}
+_missing = pytest.StashKey[dict[str, str]]()
+_skipped = pytest.StashKey[dict[str, int]]()
+REPORTS = pytest.StashKey[dict[str, pytest.TestReport]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Look once what this machine lacks."""
+    config.stash[_missing] = {
+        kind: reason for kind in _KINDS if (reason := _what_is_missing(kind)) is not None
+    }
+    config.stash[_skipped] = {}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip each test whose marker names something that is missing."""
+    for item in items:
+        for kind, reason in config.stash[_missing].items():
+            if item.get_closest_marker(kind) is not None:
+                item.add_marker(pytest.mark.skip(reason=f"{_KINDS[kind]}: {reason}"))
+                count = config.stash[_skipped]
+                count[kind] = count.get(kind, 0) + 1
+                break
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Say at the very end what did not run."""
+    lines = [
+        f"NOT RUN: {count} tests with {_KINDS[kind]}: {config.stash[_missing][kind]}"
+        for kind, count in config.stash.get(_skipped, {}).items()
+    ]
+    NOT_RUN.parent.mkdir(parents=True, exist_ok=True)
+    NOT_RUN.write_text("".join(line + "\n" for line in lines))
+    for line in lines:
+        print(line)
+
+
+def _what_is_missing(kind: str) -> str | None:
+    """Return why tests of this kind can't run, or None if they can."""
+    if kind == "root":
+        return _no_namespaces()
+    if kind == "tun":
+        return _no_namespaces() or _no_tun()
+    if kind == "etcd":
+        return _no_etcd()
+    return None if shutil.which("faketime") else "the Debian package faketime is missing"
+
+
+def _no_namespaces() -> str | None:
+    if os.geteuid() != 0:
+        return "not root"
+    lacking = [tool for tool in ("unshare", "nsenter", "ip", "nft", "tcpdump") if not _found(tool)]
+    if lacking:
+        return f"commands missing: {', '.join(lacking)} (make setup installs them)"
+    tried = subprocess.run(["unshare", "-n", "true"], capture_output=True, text=True, check=False)
+    return None if tried.returncode == 0 else f"no network namespaces: {tried.stderr.strip()}"
+
+
+def _no_tun() -> str | None:
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/net/tun: {error.strerror}"
+    return None
+
+
+def _no_etcd() -> str | None:
+    given = os.environ.get("CAIRN_ETCD")
+    places = [Path(given)] if given else []
+    places.append(ROOT / "build" / "tools" / "etcd" / "etcd")
+    if any(place.exists() for place in places) or _found("etcd"):
+        return None
+    return "no etcd under build/tools/etcd or on PATH (make setup gets it)"
+
+
+def _found(tool: str) -> bool:
+    return shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Leave each phase's report on the item, so that a lab knows that its test failed."""
+    report = yield
+    item.stash.setdefault(REPORTS, {})[report.when] = report
+    return report
