@@ -32,6 +32,8 @@ class Supervisor:
         status = 0
         while not self._stopping:
             self._child = subprocess.Popen(self._argv)
+            if self._stopping:  # the signal came while the program was being started
+                self._child.terminate()
             status = self._child.wait()
             print(f"supervise: the program ended with {status}", file=sys.stderr, flush=True)
             if not self._stopping:
