@@ -1,0 +1,73 @@
+"""Enrolment: the token shown once, to the right appliance, by a new identity."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import Final
+
+from cairn_agent.control.backoff import Backoff
+from cairn_agent.control.replica import Busy, Replica
+from cairn_agent.control.tls import pinned_authority, server_context
+from cairn_agent.errors import Unreachable
+from cairn_agent.identity import Identity, Keys, certificate_request, data_public_key
+from cairn_agent.protocol.enrolment import EnrolAnswer, EnrolRequest, Facts
+from cairn_agent.protocol.token import Token
+
+log = logging.getLogger(__name__)
+
+_BOUND_S: Final = 20.0
+
+
+async def enrol(token: Token, keys: Keys, *, name: str, facts: Facts, version: str) -> Identity:
+    """Enrol at one of the token's appliances and return the identity that came of it.
+
+    Tries them in turn for up to 20 s; an answer that says no ends it at once. The same
+    node ID and keys are shown each time, so that an answer that was lost uses up nothing.
+    """
+    request = EnrolRequest(
+        token_id=token.id,
+        token_secret=token.secret,
+        node_id=keys.node_id,
+        name=name,
+        certificate_request=certificate_request(keys),
+        data_public_key=data_public_key(keys),
+        facts=facts,
+        agent_version=version,
+    )
+    addresses = random.SystemRandom().sample(token.appliances, len(token.appliances))
+    backoff = Backoff(first_s=1.0, max_s=4.0)
+    deadline = asyncio.get_running_loop().time() + _BOUND_S
+    while True:
+        for address in addresses:
+            try:
+                return _identity(token, keys, name, await _enrol_at(address, token.pin, request))
+            except Unreachable as error:
+                last = error
+                log.debug("no enrolment at appliance=%s: %s", address, error.cause)
+        wait_s = backoff.next_s(last.retry_after_s if isinstance(last, Busy) else 0.0)
+        if asyncio.get_running_loop().time() + wait_s > deadline:
+            raise last
+        await asyncio.sleep(wait_s)
+
+
+async def _enrol_at(address: str, pin: str, request: EnrolRequest) -> EnrolAnswer:
+    authority = await pinned_authority(address, pin)
+    async with Replica(address, server_context(authority)) as replica:
+        return await replica.enrol(request)
+
+
+def _identity(token: Token, keys: Keys, name: str, answer: EnrolAnswer) -> Identity:
+    return Identity(
+        keys=keys,
+        name=name,
+        state=answer.state,
+        cluster_id=answer.cluster_id,
+        pin=token.pin,
+        certificate=answer.certificate,
+        ca=answer.ca,
+        map_key=answer.map_key,
+        appliances=answer.appliances or token.appliances,
+        generation=answer.generation,
+    )

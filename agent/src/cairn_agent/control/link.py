@@ -1,0 +1,276 @@
+"""The link to the appliances: registers, follows the netmap, acknowledges, renews.
+
+Theory of operation. `Link.run` holds a session with one replica at a time: a registration,
+then, side by side, the netmap stream and whatever the node has to say (a registration when
+its endpoints changed, an acknowledgement when the data plane loaded something, a renewal
+at half the certificate's life). When anything breaks, both end, and after a jittered wait
+the next replica has its turn; the stream resumes from the revision that is held.
+
+It never ends by itself, except by Barred: the appliances said that this node is no longer
+one of theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+import msgspec
+from cryptography import x509
+
+from cairn_agent.control.backoff import Backoff
+from cairn_agent.control.replica import Busy, Replica
+from cairn_agent.control.tls import node_context
+from cairn_agent.errors import AgentError, Refused, Unreachable
+from cairn_agent.identity import Identity, certificate_request
+from cairn_agent.netmap.held import NetmapCopy, NetmapRefused
+from cairn_agent.protocol import enrolment
+from cairn_agent.protocol import netmap as wire
+
+log = logging.getLogger(__name__)
+
+_BARRING_CODES: Final = frozenset({"node_removed", "duplicate_node", "node_rejected"})
+_FIRST_HEARTBEAT_S: Final = 15.0
+_MISSED_HEARTBEATS: Final = 2.5
+_LEAVE_BOUND_S: Final = 10.0
+
+
+class Barred(Exception):
+    """The appliances removed or refused this node; it must not come back by itself."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.remedy = remedy
+
+
+class Node(Protocol):
+    """What the link asks of the agent, and tells it."""
+
+    def identity(self) -> Identity:
+        """Return the newest identity."""
+
+    def registration(self) -> enrolment.RegisterRequest:
+        """Return what to register now."""
+
+    def registered(self, answer: enrolment.RegisterAnswer) -> None:
+        """Keep what the appliance answered."""
+
+    def renewed(self, answer: enrolment.RenewAnswer) -> None:
+        """Keep the new certificate."""
+
+    def netmap_changed(self) -> None:
+        """There is a new netmap in the copy."""
+
+    def heard(self) -> None:
+        """An appliance said that the held netmap is the newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """How the link is, for people; times are of the running loop, in seconds."""
+
+    is_up: bool = False
+    appliance: str = ""
+    since: float = 0.0
+    error: str = ""
+    remedy: str = ""
+    skew_s: float | None = None
+    appliances: tuple[str, ...] = field(default=())
+
+
+class Link:
+    """The agent's link to whichever appliance answers."""
+
+    def __init__(self, node: Node, copy: NetmapCopy) -> None:
+        self._node = node
+        self._copy = copy
+        self._backoff = Backoff()
+        self._wants_registration = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._say = asyncio.Event()
+        self._ack: enrolment.AckRequest | None = None
+        self._resync = False
+        self._heartbeat_s = _FIRST_HEARTBEAT_S
+        self._turn = random.SystemRandom().randrange(1 << 16)
+        self.state = LinkState()
+
+    def register_soon(self) -> None:
+        """Register again, at once if there is a session; end a wait for the next try."""
+        self._wants_registration.set()
+        self._say.set()
+        self._backoff.reset()
+        self._hurry.set()
+
+    def acknowledge(self, ack: enrolment.AckRequest) -> None:
+        """Tell the appliances what is loaded; only the newest is sent."""
+        self._ack = ack
+        self._say.set()
+
+    async def run(self) -> None:
+        """Keep the link until cancelled; raise Barred."""
+        while True:
+            address = self._next_replica()
+            try:
+                await self._session(address)
+            except (AgentError, NetmapRefused) as error:
+                wait_s = self._after(address, error)
+            self._hurry.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._hurry.wait()
+
+    async def leave(self, reason: str) -> None:
+        """Tell an appliance that the node leaves; raise Unreachable or Refused."""
+        error: AgentError = Unreachable("no appliance is known", "use --force")
+        async with asyncio.timeout(_LEAVE_BOUND_S):
+            for address in self._replicas():
+                try:
+                    async with self._replica(address) as replica:
+                        await replica.leave(enrolment.LeaveRequest(reason))
+                        return
+                except Unreachable as failure:
+                    error = failure
+        raise error
+
+    def _after(self, address: str, error: AgentError | NetmapRefused) -> float:
+        """Note why a session ended and return how long to wait; raise Barred."""
+        self._copy.stream_ended()
+        loop = asyncio.get_running_loop()
+        if isinstance(error, NetmapRefused):
+            error = Refused(f"the netmap of {address} was refused: {error}", "", "netmap_refused")
+        if isinstance(error, Refused) and error.code in _BARRING_CODES:
+            raise Barred(error.cause, error.remedy)
+        if self.state.is_up or error.cause != self.state.error:
+            log.warning("no link to appliance=%s: %s", address, error.cause)
+        self.state = replace(
+            self.state, is_up=False, since=loop.time(), error=error.cause, remedy=error.remedy
+        )
+        return self._backoff.next_s(error.retry_after_s if isinstance(error, Busy) else 0.0)
+
+    def _replicas(self) -> list[str]:
+        return list(dict.fromkeys(self._node.identity().appliances))
+
+    def _next_replica(self) -> str:
+        replicas = self._replicas()
+        self._turn += 1
+        return replicas[self._turn % len(replicas)]
+
+    def _replica(self, address: str) -> Replica:
+        return Replica(address, node_context(self._node.identity()))
+
+    async def _session(self, address: str) -> None:
+        """Register and follow until something breaks: never returns."""
+        async with self._replica(address) as replica:
+            await self._register(replica)
+            loop = asyncio.get_running_loop()
+            self.state = LinkState(
+                is_up=True, appliance=address, since=loop.time(), skew_s=replica.skew_s
+            )
+            log.info("link is up appliance=%s", address)
+            await _first_failure(self._follow(replica), self._speak(replica))
+
+    async def _register(self, replica: Replica) -> None:
+        self._wants_registration.clear()
+        answer = await replica.register(self._node.registration())
+        if 0.1 <= answer.heartbeat_s <= 300:
+            self._heartbeat_s = answer.heartbeat_s
+        self._node.registered(answer)
+
+    async def _follow(self, replica: Replica) -> None:
+        incarnation, revision = (0, 0) if self._resync else self._copy.position()
+        quiet_s = self._heartbeat_s * _MISSED_HEARTBEATS
+        lines = replica.netmap_lines(incarnation, revision, quiet_s)
+        async for message in _messages(lines):
+            match message:
+                case wire.Removed():
+                    raise Barred(
+                        message.reason or "the node was removed",
+                        "run `cairn-agent leave --force`, then join again with a new token",
+                    )
+                case wire.GoAway():
+                    raise Busy(
+                        f"{replica.address} shuts down", "", min(message.after_ms / 1000, 60.0)
+                    )
+                case _:
+                    await self._take(replica, message)
+
+    async def _take(self, replica: Replica, message: wire.ReceivedMessage) -> None:
+        try:
+            changed = self._copy.apply(message)
+        except NetmapRefused as refusal:
+            self._resync = True
+            await self._refuse(replica, str(refusal))
+            raise
+        if isinstance(message, wire.InSync):
+            self._resync = False
+            self._backoff.reset()
+            self._node.heard()
+        if changed is not None:
+            self._node.netmap_changed()
+
+    async def _refuse(self, replica: Replica, reason: str) -> None:
+        """Say why a netmap is not used; whether it arrives changes nothing."""
+        incarnation, revision = self._copy.position()
+        ack = enrolment.AckRequest(revision=revision, incarnation=incarnation, refused=reason)
+        with contextlib.suppress(AgentError):
+            await replica.ack(ack)
+
+    async def _speak(self, replica: Replica) -> None:
+        """Send what the node has to say, one thing after the other."""
+        while True:
+            self._say.clear()
+            if self._wants_registration.is_set():
+                await self._register(replica)
+            if self._ack is not None:
+                ack, self._ack = self._ack, None
+                await replica.ack(ack)
+            renew_in_s = _renewal_in_s(self._node.identity().certificate)
+            if renew_in_s <= 0:
+                await self._renew(replica)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(renew_in_s, 3600.0)):
+                    await self._say.wait()
+
+    async def _renew(self, replica: Replica) -> None:
+        request = enrolment.RenewRequest(certificate_request(self._node.identity().keys))
+        self._node.renewed(await replica.renew(request))
+        log.info("certificate renewed appliance=%s", replica.address)
+
+
+async def _messages(lines: AsyncIterator[bytes]) -> AsyncIterator[wire.ReceivedMessage]:
+    async for line in lines:
+        try:
+            message = wire.decode_received(line)
+        except msgspec.MsgspecError as error:
+            raise NetmapRefused(f"a line can't be read: {error}") from error
+        yield message
+
+
+async def _first_failure(*sides: object) -> None:
+    """Run the sides together; raise the first error of one, plainly, after ending the rest."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for side in sides:
+                tasks.create_task(side)  # type: ignore[arg-type]
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+def _renewal_in_s(certificate: str, *, spread: float = 0.1) -> float:
+    """Return the seconds until half life; up to a tenth of the life later, as the serial says.
+
+    By the wall clock: a certificate's dates are. The data plane knows of neither.
+    """
+    parsed = x509.load_pem_x509_certificate(certificate.encode())
+    begin, end = parsed.not_valid_before_utc, parsed.not_valid_after_utc
+    jitter = (parsed.serial_number % 1000) / 1000 * spread
+    due = begin + (end - begin) * (0.5 + jitter)
+    return (due - datetime.now(UTC)).total_seconds()

@@ -1,0 +1,180 @@
+"""One appliance's agent API: one request at a time, no retry."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import httpx
+import msgspec
+
+from cairn_agent.control.tls import CONNECT_TIMEOUT_S, connection_error
+from cairn_agent.entropy import stir_tls
+from cairn_agent.errors import Refused, Unreachable
+from cairn_agent.netmap.held import MAX_OCTETS
+from cairn_agent.protocol import enrolment as wire
+
+log = logging.getLogger(__name__)
+
+_ANSWER_TIMEOUT_S: Final = 15.0
+_MAX_ANSWER_OCTETS: Final = 1024 * 1024
+_BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_T = TypeVar("_T")
+
+
+class Busy(Unreachable):
+    """The appliance can't serve now; it may say when to come back."""
+
+    def __init__(self, cause: str, remedy: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(cause, remedy)
+        self.retry_after_s = retry_after_s
+
+
+class Replica:
+    """The agent API of one appliance; `skew_s` is how far its clock is ahead of ours."""
+
+    def __init__(self, address: str, context: ssl.SSLContext) -> None:
+        self.address = address
+        self.skew_s: float | None = None
+        timeout = httpx.Timeout(_ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        self._client = httpx.AsyncClient(
+            base_url=f"https://{address}/agent/v1",
+            verify=context,
+            trust_env=False,
+            timeout=timeout,
+            limits=httpx.Limits(max_connections=4, keepalive_expiry=30.0),
+            follow_redirects=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._client.aclose()
+
+    async def enrol(self, request: wire.EnrolRequest) -> wire.EnrolAnswer:
+        """Show the token and become known."""
+        return await self._post("enrol", request, wire.EnrolAnswer)
+
+    async def register(self, request: wire.RegisterRequest) -> wire.RegisterAnswer:
+        """Say what the node is and where it can be reached."""
+        return await self._post("register", request, wire.RegisterAnswer)
+
+    async def ack(self, request: wire.AckRequest) -> None:
+        """Say what the data plane has loaded."""
+        await self._send("ack", request)
+
+    async def renew(self, request: wire.RenewRequest) -> wire.RenewAnswer:
+        """Get a new certificate."""
+        return await self._post("renew", request, wire.RenewAnswer)
+
+    async def leave(self, request: wire.LeaveRequest) -> None:
+        """Leave for good."""
+        await self._send("leave", request)
+
+    async def netmap_lines(
+        self, incarnation: int, revision: int, quiet_s: float
+    ) -> AsyncIterator[bytes]:
+        """Yield the stream's lines; raise Unreachable where it ends or is quiet for too long."""
+        stir_tls()
+        timeout = httpx.Timeout(_ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=quiet_s)
+        query = {"incarnation": incarnation, "after": revision}
+        with self._explained():
+            async with self._client.stream(
+                "GET", "netmap", params=query, timeout=timeout
+            ) as response:
+                self._look_at_clock(response)
+                if response.status_code != 200:
+                    raise _problem(self.address, response, await _limited(response))
+                async for line in _lines(response.aiter_bytes()):
+                    yield line
+        raise Unreachable(f"{self.address} ended the netmap stream", "")
+
+    async def _post(self, path: str, body: msgspec.Struct, answer: type[_T]) -> _T:
+        octets = await self._send(path, body)
+        try:
+            return msgspec.json.decode(octets, type=answer)
+        except msgspec.MsgspecError as error:
+            raise Unreachable(
+                f"{self.address} answers what is no answer to {path}: {error}",
+                "check that the appliance has a version that fits this agent",
+            ) from error
+
+    async def _send(self, path: str, body: msgspec.Struct) -> bytes:
+        stir_tls()
+        headers = {"content-type": "application/json"}
+        with self._explained():
+            async with self._client.stream(
+                "POST", path, content=msgspec.json.encode(body), headers=headers
+            ) as response:
+                self._look_at_clock(response)
+                octets = await _limited(response)
+        if not response.is_success:
+            raise _problem(self.address, response, octets)
+        return octets
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            raise connection_error(self.address, TimeoutError()) from error
+        except httpx.TransportError as error:
+            raise connection_error(self.address, error) from error
+
+    def _look_at_clock(self, response: httpx.Response) -> None:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            served = parsedate_to_datetime(response.headers["date"]).timestamp()
+            self.skew_s = served - time.time()
+
+
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield whole lines without their end; raise Unreachable for one that is too long."""
+    kept = bytearray()
+    async for chunk in chunks:
+        searched = len(kept)
+        kept += chunk
+        begin = 0
+        while (end := kept.find(b"\n", max(begin, searched))) >= 0:
+            if end > begin:
+                yield bytes(kept[begin:end])
+            begin = end + 1
+        del kept[:begin]
+        if len(kept) > MAX_OCTETS:
+            raise Unreachable(f"the appliance sent a line over {MAX_OCTETS} octets", "")
+        await asyncio.sleep(0)
+
+
+async def _limited(response: httpx.Response) -> bytes:
+    octets = bytearray()
+    async for chunk in response.aiter_bytes():
+        octets += chunk
+        if len(octets) > _MAX_ANSWER_OCTETS:
+            raise Unreachable("the appliance sent an answer that is too long", "")
+    return bytes(octets)
+
+
+def _problem(address: str, response: httpx.Response, octets: bytes) -> Unreachable | Refused:
+    status = response.status_code
+    try:
+        problem = msgspec.json.decode(octets, type=wire.Problem)
+    except msgspec.MsgspecError:
+        problem = wire.Problem(title=f"HTTP {status}", status=status, code=f"http_{status}")
+    cause = problem.detail or problem.title
+    if status in _BUSY:
+        after = response.headers.get("retry-after", "")
+        wait_s = min(float(after), 300.0) if after.isdecimal() else 0.0
+        return Busy(f"{address}: {cause}", problem.remedy, wait_s)
+    return Refused(cause, problem.remedy, problem.code)

@@ -1,0 +1,152 @@
+"""TLS to an appliance: the cluster's CA and nothing else is trusted.
+
+No system trust store, no proxy or CA environment variable. Before the first secret is
+sent, the server's chain must contain the CA whose SHA-256 is the token's pin, and then a
+second handshake must verify against exactly that CA. The host name isn't compared: the
+CA signs server certificates for appliances only, and NAT may change how they are reached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import os
+import ssl
+from typing import Any, Final
+
+from cairn_agent.entropy import stir_tls
+from cairn_agent.errors import AgentError, BadInput, Environment, Refused, Unreachable
+from cairn_agent.identity import Identity
+
+CONNECT_TIMEOUT_S: Final = 5.0
+# X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+_CLOCK_ERRORS: Final = frozenset({9, 10})
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of "host:port" or "[v6]:port"; raise BadInput."""
+    host, colon, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise BadInput(f"{address!r} is not an appliance's address (host:port)", "make a new token")
+    return host, int(port)
+
+
+async def pinned_authority(address: str, pin: str) -> str:
+    """Return the PEM of the CA with this pin (hex SHA-256 of its DER) as the server shows it.
+
+    Nothing is sent but the handshake. Raises Refused where another CA signs there.
+    """
+    stir_tls()
+    host, port = split_address(address)
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, writer = await asyncio.open_connection(host, port, ssl=_blind_context())
+    except (OSError, TimeoutError) as error:
+        raise connection_error(address, error) from error
+    try:
+        chain = _shown_chain(writer.get_extra_info("ssl_object"))
+    finally:
+        writer.transport.abort()
+    for der in chain:
+        if hmac.compare_digest(hashlib.sha256(der).hexdigest(), pin):
+            return ssl.DER_cert_to_PEM_cert(der)
+    raise Refused(
+        f"the appliance at {address} is not the one that the token is for: "
+        "its certificate authority has another fingerprint",
+        "check the address, and make a new token on the right appliance",
+        code="foreign_pin",
+    )
+
+
+def server_context(ca: str) -> ssl.SSLContext:
+    """Return a context that trusts this CA (PEM) only."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.load_verify_locations(cadata=ca)
+    return context
+
+
+def node_context(identity: Identity) -> ssl.SSLContext:
+    """Return a context that also shows the node's certificate."""
+    context = server_context(identity.ca)
+    _load_certificate(context, identity.certificate + identity.keys.control_key)
+    return context
+
+
+def connection_error(address: str, error: BaseException) -> AgentError:
+    """Return what to tell a person about a connection that could not be made."""
+    cause = _tls_cause(error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        if cause.verify_code in _CLOCK_ERRORS:
+            return Environment(
+                f"the certificate of {address} isn't valid at the time of this machine's clock",
+                "set the clock (timedatectl, chronyc makestep) and try again",
+            )
+        return Refused(
+            f"the certificate of {address} is not signed by the cluster: {cause.verify_message}",
+            "check the address; if the cluster was set up anew, leave and join again",
+            code="foreign_ca",
+        )
+    if isinstance(cause, ssl.SSLError):
+        return Unreachable(
+            f"{address} doesn't speak TLS as an appliance does: {cause.reason or cause}",
+            "check the address and port; see whether a proxy is in between",
+        )
+    if isinstance(error, TimeoutError) or "timed out" in str(error):
+        return Unreachable(
+            f"the appliance at {address} gives no answer",
+            "check that a firewall or security group lets TCP to that port through",
+        )
+    return Unreachable(
+        f"the appliance at {address} can't be reached: {_reason(cause or error)}",
+        "check the address, the route, and that the appliance runs",
+    )
+
+
+def _tls_cause(error: BaseException | None) -> BaseException | None:
+    """Return the operating system's or TLS's error behind a library's."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError | OSError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _blind_context() -> ssl.SSLContext:
+    """Return a context that believes anybody; only for looking at what a server shows."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _shown_chain(connection: Any) -> list[bytes]:
+    """Return the DER certificates that the server sent.
+
+    Python 3.13 has this as a method; before, the object below it has.
+    """
+    if hasattr(connection, "get_unverified_chain"):
+        return list(connection.get_unverified_chain())
+    chain = connection._sslobj.get_unverified_chain() or ()
+    return [ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in chain]
+
+
+def _load_certificate(context: ssl.SSLContext, pem: str) -> None:
+    """Load certificate and key, which Python can only do from a file, from memory."""
+    descriptor = os.memfd_create("cairn-certificate", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(pem.encode())
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,264 @@
+"""Client of the data plane's control socket (docs/protocol.md section 2). Never a packet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from cairn_agent.errors import AgentError, Environment, Unreachable
+from cairn_agent.netmap.desired import DataPlaneState
+
+log = logging.getLogger(__name__)
+
+PROTOCOL: Final = 1
+_MAX_LINE_OCTETS: Final = 64 * 1024 * 1024
+_ANSWER_TIMEOUT_S: Final = 10.0
+_CONNECT_TIMEOUT_S: Final = 2.0
+_MAX_EVENTS: Final = 1024
+_T = TypeVar("_T")
+
+
+class DataPlaneRefused(AgentError):
+    """The data plane answered an operation with an error; `code` is its own."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"the data plane says: {message}", "look at its log, and report this")
+        self.code = code
+
+
+class Hello(msgspec.Struct, frozen=True):
+    """Who the data plane is."""
+
+    version: str
+    protocol: int
+    pid: int
+    instance: str
+    generation: int | None = None
+    offloads: dict[str, str] = {}
+    entropy: str = ""
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """The answer to `apply`."""
+
+    generation: int
+    changed: bool = False
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """The answer to `probe`."""
+
+    rtt_us: int
+    endpoint: str = ""
+
+
+class PeerStats(msgspec.Struct, frozen=True):
+    """One peer in one vSubnet."""
+
+    id: str
+    endpoint: str | None = None
+    session: str = "down"
+    path: str = ""
+    rtt_us: int | None = None
+    session_age_s: float | None = None
+    last_received_s: float | None = None
+    tx_octets: int = 0
+    rx_octets: int = 0
+    tx_frames: int = 0
+    rx_frames: int = 0
+    handshakes: int = 0
+    mtu: int | None = None
+
+
+class VSubnetStats(msgspec.Struct, frozen=True):
+    """One vSubnet."""
+
+    vni: int
+    tx_frames: int = 0
+    tx_octets: int = 0
+    rx_frames: int = 0
+    rx_octets: int = 0
+    drops: dict[str, int] = {}
+    peers: list[PeerStats] = []
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """The answer to `stats`."""
+
+    instance: str
+    uptime_s: float = 0.0
+    generation: int | None = None
+    counters: dict[str, int] = {}
+    drops: dict[str, int] = {}
+    vsubnets: list[VSubnetStats] = []
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened; fields beyond these are in `what`'s own documentation."""
+
+    event: str = ""
+    vni: int = 0
+    peer: str = ""
+    reason: str = ""
+    what: str = ""
+    mac: str = ""
+    count: int = 0
+    endpoint: str | None = None
+
+
+class _Line(msgspec.Struct, frozen=True):
+    id: int | None = None
+    ok: bool = True
+    error: _Error | None = None
+    events: list[Event] | None = None
+    lost: int = 0
+
+
+class _Error(msgspec.Struct, frozen=True):
+    code: str = ""
+    message: str = ""
+
+
+_line = msgspec.json.Decoder(_Line)
+
+
+class DataPlane:
+    """One connection to the data plane; made by `connected`."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._ids = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._closed = False
+        self.events: asyncio.Queue[Event] = asyncio.Queue(_MAX_EVENTS)
+        self.lost_events = 0
+
+    async def hello(self) -> Hello:
+        """Return who answers; raise Environment for a version that can't be spoken with."""
+        hello = await self._ask("hello", Hello)
+        if hello.protocol != PROTOCOL:
+            raise Environment(
+                f"the data plane speaks protocol {hello.protocol}, this agent {PROTOCOL}",
+                "install agent and data plane of the same version and restart both",
+            )
+        return hello
+
+    async def apply(self, generation: int, state: DataPlaneState) -> Applied:
+        """Make the data plane what `state` says; raise DataPlaneRefused, Unreachable."""
+        return await self._ask("apply", Applied, generation=generation, state=state)
+
+    async def stats(self) -> Stats:
+        """Return the counters of now."""
+        return await self._ask("stats", Stats)
+
+    async def probe(self, vni: int, peer: str, timeout_ms: int) -> Probe:
+        """Measure the way to a peer inside its session."""
+        return await self._ask(
+            "probe",
+            Probe,
+            wait_s=timeout_ms / 1000 + _ANSWER_TIMEOUT_S,
+            vni=vni,
+            peer=peer,
+            timeout_ms=timeout_ms,
+        )
+
+    async def subscribe(self) -> None:
+        """Begin to receive events."""
+        await self._ask("subscribe", Any)
+
+    async def underlay_changed(self) -> None:
+        """Say that addresses or routes of the underlay changed: try all paths now."""
+        await self._ask("underlay_changed", Any)
+
+    async def pump(self) -> None:
+        """Read answers and events until the connection ends; then raise Unreachable."""
+        try:
+            while line := await self._reader.readline():
+                self._dispatch(line)
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            raise self._lost(str(error)) from error
+        finally:
+            self._close()
+        raise self._lost("it closed the connection")
+
+    def _dispatch(self, octets: bytes) -> None:
+        line = _line.decode(octets)
+        if line.events is not None:
+            self.lost_events += line.lost
+            for event in line.events:
+                self._keep(event)
+        elif line.id is not None and (future := self._waiting.pop(line.id, None)):
+            if future.done():
+                return
+            if line.ok:
+                future.set_result(octets)
+            else:
+                error = line.error or _Error("unknown", "it gives no reason")
+                future.set_exception(DataPlaneRefused(error.code, error.message))
+
+    def _keep(self, event: Event) -> None:
+        if self.events.full():
+            self.events.get_nowait()
+            self.lost_events += 1
+        self.events.put_nowait(event)
+
+    async def _ask(
+        self, op: str, answer: type[_T], *, wait_s: float = _ANSWER_TIMEOUT_S, **fields: object
+    ) -> _T:
+        if self._closed:
+            raise self._lost("the connection is closed")
+        number = next(self._ids)
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        request = {"id": number, "op": op, **fields}
+        try:
+            async with asyncio.timeout(wait_s):
+                self._writer.write(msgspec.json.encode(request) + b"\n")
+                await self._writer.drain()
+                octets = await future
+            return msgspec.json.decode(octets, type=answer)
+        except (OSError, TimeoutError) as error:
+            raise self._lost(f"no answer to {op}") from error
+        except msgspec.MsgspecError as error:
+            raise self._lost(f"an answer to {op} that can't be read: {error}") from error
+        finally:
+            self._waiting.pop(number, None)
+
+    def _close(self) -> None:
+        self._closed = True
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(self._lost("it closed the connection"))
+        self._waiting.clear()
+        self._writer.close()
+
+    def _lost(self, reason: str) -> Unreachable:
+        return Unreachable(
+            f"the data plane can't be spoken with: {reason}",
+            "check that cairn-dataplane runs (systemctl status cairn-dataplane)",
+        )
+
+
+@contextlib.asynccontextmanager
+async def connected(path: Path) -> AsyncIterator[DataPlane]:
+    """Connect to the data plane; raise Unreachable where it doesn't run."""
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            reader, writer = await asyncio.open_unix_connection(path, limit=_MAX_LINE_OCTETS)
+    except (OSError, TimeoutError) as error:
+        raise Unreachable(
+            f"the data plane doesn't answer at {path}: {error}",
+            "start it (systemctl start cairn-dataplane) and look at its log",
+        ) from error
+    try:
+        yield DataPlane(reader, writer)
+    finally:
+        writer.close()
