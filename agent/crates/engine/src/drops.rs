@@ -74,6 +74,8 @@ reasons! {
     SlowPathFull => "slow_path_full",
     /// The frame doesn't fit a datagram.
     FrameTooLong => "frame_too_long",
+    /// The switch refused the frame; `Switch::refusals` counts why.
+    RefusedBySwitch => "refused_by_switch",
     /// The peer is no longer a member.
     PeerRemoved => "peer_removed",
 }

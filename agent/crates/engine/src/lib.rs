@@ -1,16 +1,46 @@
 //! The protocol and the switch, without I/O, without a clock.
+//!
+//! One thread owns [`Core`]: handshakes, timers, the desired state. Fast-path threads own an
+//! [`Outbound`] (frames from a TAP to sealed datagrams) or an [`Inbound`] (datagrams to opened
+//! frames); they read the snapshot that `Core` publishes and tell it what they see by
+//! [`Message`]s, which the caller moves through a bounded queue.
 #![forbid(unsafe_code)]
 
+mod core;
 mod drops;
 mod entropy;
+mod event;
 mod ids;
+mod inbound;
+mod link;
+mod load;
+mod mac;
+mod message;
+mod outbound;
+mod replay;
+mod seal;
+mod session;
+mod shared;
 mod state;
+mod stats;
+pub mod switch;
 mod time;
 
+pub use crate::core::{Core, Transmit, UnknownPeer};
 pub use drops::{Dropped, Drops};
 pub use entropy::Entropy;
+pub use event::{DownReason, Event, Fact, ProbeOutcome};
 pub use ids::{NodeId, PeerId, Vni};
+pub use inbound::{Inbound, Reply, Verdict};
+pub use link::Link;
+pub use message::{Message, SlowPath};
+pub use outbound::{Outbound, Underlay};
+pub use replay::{ReplayWindow, Seen, WINDOW};
+pub use seal::{Kind, OpenKey, Salt, SealKey};
+pub use session::{Opened, Session};
 pub use state::{
-    Identity, PeerState, Policy, Psk, Role, Secret, State, StateError, Suite, Timers, VSubnetState,
+    Identity, PeerState, Policy, Psk, Secret, State, StateError, Suite, Timers, VSubnetState,
 };
+pub use stats::{LearnedStats, PeerStats, SessionState, Stats, VSubnetStats};
+pub use switch::Role;
 pub use time::Time;

@@ -4,9 +4,11 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use cairn_wire::Mac;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::ids::{NodeId, Vni};
+use crate::switch::Role;
 
 /// Everything that this node must know (docs/protocol.md 2.1).
 #[derive(Clone, Debug)]
@@ -82,15 +84,6 @@ pub enum Suite {
     P256 = 2,
 }
 
-/// What a member may do (architecture.md, glossary).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// Sends from its own MACs and IPs only.
-    Host,
-    /// Bridges a LAN: may send from what it learned there.
-    Gateway,
-}
-
 /// The epoch secret of a vSubnet.
 #[derive(Clone, Debug)]
 pub struct Psk {
@@ -137,7 +130,7 @@ pub struct VSubnetState {
     /// This node's role.
     pub role: Role,
     /// This node's MACs.
-    pub macs: Vec<[u8; 6]>,
+    pub macs: Vec<Mac>,
     /// This node's addresses.
     pub ips: Vec<IpAddr>,
     /// Limits.
@@ -158,7 +151,7 @@ pub struct PeerState {
     /// Its role.
     pub role: Role,
     /// Its MACs.
-    pub macs: Vec<[u8; 6]>,
+    pub macs: Vec<Mac>,
     /// Its addresses in the vSubnet.
     pub ips: Vec<IpAddr>,
     /// Where it may be reached.

@@ -364,7 +364,10 @@ mod tests {
             panic!("not parsed as INIT");
         };
 
-        assert_eq!((view.sender(), view.vni(), view.epoch(), view.suite()), (7, 9, 3, 1));
+        assert_eq!(
+            (view.sender(), view.vni(), view.epoch(), view.suite()),
+            (7, 9, 3, 1)
+        );
     }
 
     #[test]

@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod arp;
+pub mod control;
 pub mod error;
 pub mod ethernet;
+pub mod header;
 pub mod icmpv6;
 pub mod igmp;
 pub mod ipv4;

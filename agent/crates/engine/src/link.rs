@@ -1,0 +1,153 @@
+//! What the fast path knows of one peer: its session, its path, its counters.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+
+use crate::drops::Dropped;
+use crate::ids::{NodeId, PeerId, Vni};
+use crate::session::Session;
+use crate::time::Time;
+
+/// One peer in one vSubnet. Written by `Core`, but for the counters and flags.
+#[derive(Debug)]
+pub struct Link {
+    pub(crate) peer: PeerId,
+    pub(crate) vni: Vni,
+    pub(crate) node: NodeId,
+    /// The session to send on.
+    pub(crate) current: ArcSwapOption<Session>,
+    pub(crate) path: ArcSwapOption<Path>,
+    /// Frames that wait in `Core` or on the way to it.
+    pub(crate) queued: AtomicU32,
+    pub(crate) removed: AtomicBool,
+    /// `Core` watches that something comes back (rule 15); cleared by `Core`.
+    pub(crate) watched: AtomicBool,
+    /// `Core` sees to it that something goes back (keepalive); cleared by `Core`.
+    pub(crate) owing: AtomicBool,
+    /// `Core` was told of a new endpoint and hasn't dealt with it.
+    pub(crate) roaming: AtomicBool,
+    /// `Core` was told of spoofed frames and hasn't reported them.
+    pub(crate) spoofing: AtomicBool,
+    pub(crate) traffic: Traffic,
+}
+
+/// Counters and moments of one peer. Moments are nanoseconds since boot, 0: never.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    pub(crate) tx_frames: AtomicU64,
+    pub(crate) tx_octets: AtomicU64,
+    pub(crate) rx_frames: AtomicU64,
+    pub(crate) rx_octets: AtomicU64,
+    pub(crate) sent: AtomicU64,
+    pub(crate) sent_data: AtomicU64,
+    pub(crate) received: AtomicU64,
+    pub(crate) received_data: AtomicU64,
+}
+
+pub(crate) fn stamp(moment: &AtomicU64, now: Time) {
+    moment.store(now.as_nanos(), Ordering::Relaxed);
+}
+
+pub(crate) fn read(moment: &AtomicU64) -> Option<Time> {
+    let nanos = moment.load(Ordering::Relaxed);
+    (nanos > 0).then(|| Time::from_nanos(nanos))
+}
+
+/// Where a peer is reached, and how much may be sent there (rule 9).
+#[derive(Debug)]
+pub(crate) struct Path {
+    pub(crate) endpoint: SocketAddr,
+    pub(crate) validated: AtomicBool,
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+/// How many times the octets received from an endpoint may be sent to it before it is validated.
+const UNVALIDATED_FACTOR: u64 = 3;
+
+impl Path {
+    pub(crate) fn new(endpoint: SocketAddr, validated: bool, received: u64) -> Self {
+        Self {
+            endpoint,
+            validated: AtomicBool::new(validated),
+            received: AtomicU64::new(received),
+            sent: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts octets from an endpoint; needed only until it is validated.
+    pub(crate) fn note_received(&self, octets: usize) {
+        if !self.validated.load(Ordering::Relaxed) {
+            self.received.fetch_add(octets as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether `octets` may be sent; counts them if so.
+    pub(crate) fn admit(&self, octets: usize) -> Result<SocketAddr, Dropped> {
+        if self.validated.load(Ordering::Relaxed) {
+            return Ok(self.endpoint);
+        }
+        let octets = octets as u64;
+        let limit = self.received.load(Ordering::Relaxed) * UNVALIDATED_FACTOR;
+        let sent = self.sent.fetch_add(octets, Ordering::Relaxed) + octets;
+        if sent > limit {
+            self.sent.fetch_sub(octets, Ordering::Relaxed);
+            return Err(Dropped::PathUnvalidated);
+        }
+        Ok(self.endpoint)
+    }
+}
+
+impl Link {
+    pub(crate) fn new(peer: PeerId, vni: Vni, node: NodeId) -> Self {
+        Self {
+            peer,
+            vni,
+            node,
+            current: ArcSwapOption::empty(),
+            path: ArcSwapOption::empty(),
+            queued: AtomicU32::new(0),
+            removed: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
+            owing: AtomicBool::new(false),
+            roaming: AtomicBool::new(false),
+            spoofing: AtomicBool::new(false),
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// The session to send on, if there is one that is not past its time.
+    pub fn session(&self, now: Time) -> Option<Arc<Session>> {
+        let session = self.current.load_full()?;
+        session.is_usable(now).then_some(session)
+    }
+
+    /// The endpoint at which the peer is reached.
+    pub fn endpoint(&self) -> Option<SocketAddr> {
+        self.path.load().as_ref().map(|path| path.endpoint)
+    }
+
+    /// Counts a sent frame; true if `Core` must be told to watch for an answer.
+    pub(crate) fn note_sent_frame(&self, octets: usize, now: Time) -> bool {
+        self.traffic.tx_frames.fetch_add(1, Ordering::Relaxed);
+        self.traffic
+            .tx_octets
+            .fetch_add(octets as u64, Ordering::Relaxed);
+        stamp(&self.traffic.sent, now);
+        stamp(&self.traffic.sent_data, now);
+        !self.watched.load(Ordering::Relaxed) && !self.watched.swap(true, Ordering::AcqRel)
+    }
+
+    /// Counts a received frame; true if `Core` must be told to see to an answer.
+    pub(crate) fn note_received_frame(&self, octets: usize, now: Time) -> bool {
+        self.traffic.rx_frames.fetch_add(1, Ordering::Relaxed);
+        self.traffic
+            .rx_octets
+            .fetch_add(octets as u64, Ordering::Relaxed);
+        stamp(&self.traffic.received_data, now);
+        !self.owing.load(Ordering::Relaxed) && !self.owing.swap(true, Ordering::AcqRel)
+    }
+}

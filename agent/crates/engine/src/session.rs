@@ -1,0 +1,251 @@
+//! One sealed association: two keys, a counter, a window.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cairn_wire::header::{COUNTER_LIMIT, Sealed};
+
+use crate::drops::Dropped;
+use crate::link::Link;
+use crate::replay::{ReplayWindow, Seen};
+use crate::seal::{Kind, OpenKey, Salt, SealKey};
+use crate::time::Time;
+
+/// After so many messages a session is renewed (rule 6).
+pub const REKEY_AFTER_MESSAGES: u64 = 1 << 32;
+/// A session neither sends nor accepts counters from here on.
+pub const REJECT_AFTER_MESSAGES: u64 = COUNTER_LIMIT - (1 << 20);
+
+/// How many salts are kept to tell a clone from a replay.
+const SALTS: usize = 64;
+/// How many duplicates a second are opened to look for a clone.
+const LOOKS_PER_SECOND: u32 = 10;
+
+/// A session with a peer. `Core` makes and ends it; the fast path seals and opens on it.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) link: Arc<Link>,
+    pub(crate) local_index: u32,
+    pub(crate) remote_index: u32,
+    pub(crate) initiator: bool,
+    pub(crate) established: Time,
+    pub(crate) rekey_at: Time,
+    pub(crate) reject_at: Time,
+    seal: SealKey,
+    open: OpenKey,
+    next_counter: AtomicU64,
+    /// Rule 8 wants the update under the session's lock: with two receiving threads, a check and
+    /// a mark that are not one step would let a packet in twice. One thread opens a session's
+    /// packets in the common case, so the lock is free when it is taken (about 15 ns).
+    receive: Mutex<Receive>,
+    /// Whether the initiator has used it; only then a responder sends on it.
+    confirmed: AtomicBool,
+    ended: AtomicBool,
+    /// `Core` was told that a new session is due.
+    pub(crate) rekey_told: AtomicBool,
+}
+
+/// What makes a session.
+pub(crate) struct Keys<'a> {
+    pub(crate) seal: &'a [u8; 32],
+    pub(crate) open: &'a [u8; 32],
+    pub(crate) local_index: u32,
+    pub(crate) remote_index: u32,
+    pub(crate) initiator: bool,
+}
+
+/// When a session was made, and until when it serves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lifetime {
+    pub(crate) established: Time,
+    pub(crate) rekey_at: Time,
+    pub(crate) reject_at: Time,
+}
+
+#[derive(Debug)]
+struct Receive {
+    window: ReplayWindow,
+    /// The salts of the newest counters, at counter modulo `SALTS`; counter + 1, 0: none.
+    salts: [(u64, Salt); SALTS],
+    second: u64,
+    looks: u32,
+}
+
+/// An opened packet.
+#[derive(Debug)]
+pub struct Opened<'a> {
+    /// The plaintext.
+    pub plaintext: &'a mut [u8],
+    /// Whether its counter is the highest so far (rule 9).
+    pub newest: bool,
+}
+
+impl Session {
+    pub(crate) fn new(link: Arc<Link>, keys: &Keys<'_>, life: Lifetime) -> Self {
+        Self {
+            link,
+            local_index: keys.local_index,
+            remote_index: keys.remote_index,
+            initiator: keys.initiator,
+            established: life.established,
+            rekey_at: life.rekey_at,
+            reject_at: life.reject_at,
+            seal: SealKey::new(keys.seal),
+            open: OpenKey::new(keys.open),
+            next_counter: AtomicU64::new(0),
+            receive: Mutex::new(Receive {
+                window: ReplayWindow::default(),
+                salts: [(0, [0; 6]); SALTS],
+                second: 0,
+                looks: 0,
+            }),
+            confirmed: AtomicBool::new(keys.initiator),
+            ended: AtomicBool::new(false),
+            rekey_told: AtomicBool::new(false),
+        }
+    }
+
+    /// The peer.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Whether packets may be sealed and opened.
+    pub fn is_usable(&self, now: Time) -> bool {
+        now < self.reject_at && !self.ended.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.confirmed.load(Ordering::Acquire)
+    }
+
+    /// True for the one caller that confirms the session.
+    pub(crate) fn confirm(&self) -> bool {
+        !self.is_confirmed() && !self.confirmed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Ends the session for all threads at once.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// Allocates `n` consecutive counters and returns the first; `None` past the limit.
+    /// Call it when the plaintext is in the buffer, and draw the salt afterwards.
+    pub fn allocate(&self, n: u64) -> Option<u64> {
+        // A refused allocation isn't taken back: the session is over anyway, and 2^63 further
+        // refusals would be needed to wrap.
+        let first = self.next_counter.fetch_add(n, Ordering::Relaxed);
+        (first.saturating_add(n) <= REJECT_AFTER_MESSAGES).then_some(first)
+    }
+
+    /// Seals in place; see [`SealKey::seal_in_place`].
+    pub fn seal(&self, kind: Kind, salt: Salt, counter: u64, datagram: &mut [u8]) {
+        self.seal
+            .seal_in_place(kind, self.remote_index, salt, counter, datagram);
+    }
+
+    /// Whether this side should ask for a new session: its initiator first, the other side later.
+    pub(crate) fn is_rekey_due(&self, now: Time) -> bool {
+        let aged = if self.initiator {
+            now >= self.rekey_at
+        } else {
+            // A quarter of what is left: the initiator has had its chance, and time remains.
+            let left = self.reject_at.since(self.rekey_at);
+            now >= self.rekey_at + left / 4
+        };
+        aged || self.next_counter.load(Ordering::Relaxed) >= REKEY_AFTER_MESSAGES
+    }
+
+    /// True for the one caller that tells `Core` that a new session is due.
+    pub(crate) fn claim_rekey(&self, now: Time) -> bool {
+        self.is_rekey_due(now)
+            && !self.rekey_told.load(Ordering::Relaxed)
+            && !self.rekey_told.swap(true, Ordering::AcqRel)
+    }
+
+    /// Window check, open in place, window update (rule 8).
+    pub fn open<'a>(&self, datagram: &'a mut [u8], now: Time) -> Result<Opened<'a>, Dropped> {
+        let (counter, salt) = {
+            let view = match cairn_wire::header::Datagram::parse(datagram) {
+                Ok(
+                    cairn_wire::header::Datagram::Data(view)
+                    | cairn_wire::header::Datagram::Control(view),
+                ) => view,
+                _ => return Err(Dropped::MalformedDatagram),
+            };
+            counter_and_salt(&view)
+        };
+        if counter >= REJECT_AFTER_MESSAGES {
+            return Err(Dropped::SessionExpired);
+        }
+        let seen = self.lock().window.check(counter);
+        match seen {
+            Seen::Newest | Seen::Fresh => {}
+            Seen::TooOld => return Err(Dropped::TooOld),
+            Seen::Duplicate => return Err(self.judge_duplicate(counter, salt, datagram, now)),
+        }
+        let plaintext = self
+            .open
+            .open_in_place(datagram)
+            .ok_or(Dropped::NotAuthentic)?;
+        match self.lock().accept(counter, salt) {
+            Seen::Newest => Ok(Opened {
+                plaintext,
+                newest: true,
+            }),
+            Seen::Fresh => Ok(Opened {
+                plaintext,
+                newest: false,
+            }),
+            Seen::Duplicate => Err(Dropped::Replayed),
+            Seen::TooOld => Err(Dropped::TooOld),
+        }
+    }
+
+    /// A counter seen before: a replay, unless it is authentic under another salt.
+    fn judge_duplicate(&self, counter: u64, salt: Salt, datagram: &mut [u8], now: Time) -> Dropped {
+        if self.lock().may_look(counter, salt, now) && self.open.open_in_place(datagram).is_some() {
+            return Dropped::Cloned;
+        }
+        Dropped::Replayed
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Receive> {
+        // The window is consistent after each of its steps, so a poisoned lock is still good.
+        self.receive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn counter_and_salt(view: &Sealed<'_>) -> (u64, Salt) {
+    (view.counter(), view.salt())
+}
+
+impl Receive {
+    fn accept(&mut self, counter: u64, salt: Salt) -> Seen {
+        let seen = self.window.accept(counter);
+        if matches!(seen, Seen::Newest | Seen::Fresh) {
+            let entry = &mut self.salts[counter as usize % SALTS];
+            if entry.0 <= counter {
+                *entry = (counter + 1, salt);
+            }
+        }
+        seen
+    }
+
+    /// Whether a duplicate could prove a clone (its counter's salt is known and differs) and
+    /// there is budget to open it. Without the known salt nothing is proved: an old packet
+    /// replayed by anybody must not end the session.
+    fn may_look(&mut self, counter: u64, salt: Salt, now: Time) -> bool {
+        let (known, first_salt) = self.salts[counter as usize % SALTS];
+        if known != counter + 1 || first_salt == salt {
+            return false;
+        }
+        let second = now.as_nanos() / 1_000_000_000;
+        if self.second != second {
+            self.second = second;
+            self.looks = 0;
+        }
+        self.looks += 1;
+        self.looks <= LOOKS_PER_SECOND
+    }
+}
