@@ -1,0 +1,236 @@
+"""Which member of etcd is spoken to, and how a failed call is told apart.
+
+One endpoint is used for as long as it works; one that failed is left alone for a while.
+Every watch and lease has a connection of its own, so that big lists can't starve it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from cairn_appliance.store.port import Full, LeaseLost, StoreError, Unavailable
+
+Answer = TypeVar("Answer")
+Method = Callable[..., Awaitable[Any]]
+
+READ_S = 2.0  # one try of a read, and of connecting
+# One try of a write. It isn't tried again once it was sent, so it outlasts an election
+# (1 to 2 s) instead of leaving the caller in doubt.
+WRITE_S = 5.0
+TOTAL_S = 9.5  # all tries of a call; the port promises ten seconds
+BAD_S = 5.0  # an endpoint that failed is not chosen for so long, if there is another
+_BACKOFF_FIRST_S = 0.05
+_BACKOFF_LAST_S = 1.0
+_MESSAGE_MAX_OCTETS = 64 << 20
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.use_local_subchannel_pool", 1),  # otherwise channels share one connection
+    ("grpc.enable_http_proxy", 0),  # https_proxy in the environment is not meant for etcd
+    ("grpc.max_receive_message_length", _MESSAGE_MAX_OCTETS),
+    ("grpc.min_reconnect_backoff_ms", int(READ_S * 1000)),
+]
+REQUIRE_LEADER = (("hasleader", "true"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files of mutual TLS; read again for each connection, so that they can be renewed."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+class Compacted(StoreError):
+    """The revision asked for is no longer kept."""
+
+
+class NotConnected(Unavailable):
+    """The endpoint could not be reached: nothing was sent to it."""
+
+
+class Backoff:
+    """Waits between tries: doubling, jittered, bounded."""
+
+    def __init__(self) -> None:
+        self._next_s = _BACKOFF_FIRST_S
+
+    def reset(self) -> None:
+        """Begin again with the shortest wait."""
+        self._next_s = _BACKOFF_FIRST_S
+
+    async def wait(self) -> None:
+        """Sleep for 50 to 100 % of the current step."""
+        await asyncio.sleep(self._next_s * random.uniform(0.5, 1.0))
+        self._next_s = min(self._next_s * 2, _BACKOFF_LAST_S)
+
+
+class Endpoints:
+    """The members' addresses (host:port), and which of them failed of late."""
+
+    def __init__(self, addresses: Sequence[str], tls: Tls | None) -> None:
+        if not addresses:
+            raise ValueError("etcd has at least one endpoint")
+        self._addresses = list(addresses)
+        self._tls = tls
+        self._current = 0
+        self._bad_until: dict[str, float] = {}
+
+    def pick(self) -> str:
+        """Return the current one; past a failure the next one that is not bad."""
+        now = asyncio.get_running_loop().time()
+        for step in range(len(self._addresses)):
+            index = (self._current + step) % len(self._addresses)
+            if self._bad_until.get(self._addresses[index], 0.0) <= now:
+                self._current = index
+                return self._addresses[index]
+        return min(self._addresses, key=lambda address: self._bad_until[address])
+
+    def mark_bad(self, address: str) -> None:
+        """Leave it alone for a while."""
+        self._bad_until[address] = asyncio.get_running_loop().time() + BAD_S
+
+    def open(self, address: str) -> grpc.aio.Channel:
+        """Return a new connection; raise StoreError where the PEM files can't be read."""
+        if self._tls is None:
+            return grpc.aio.insecure_channel(address, options=_OPTIONS)
+        try:
+            credentials = grpc.ssl_channel_credentials(
+                self._tls.ca.read_bytes(),
+                self._tls.key.read_bytes(),
+                self._tls.certificate.read_bytes(),
+            )
+        except OSError as error:
+            raise StoreError(f"{error.filename} can't be read: {error.strerror}") from error
+        return grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+
+
+class Link:
+    """One connection to one endpoint."""
+
+    def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
+        self.address = address
+        self.channel = channel
+
+    async def ready(self, timeout_s: float) -> None:
+        """Return once it is connected; raise NotConnected at the first refusal."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                state = self.channel.get_state(try_to_connect=True)
+                while state is not grpc.ChannelConnectivity.READY:
+                    if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                        raise NotConnected(f"{self.address} refuses the connection")
+                    await self.channel.wait_for_state_change(state)
+                    state = self.channel.get_state(try_to_connect=True)
+        except TimeoutError as error:
+            raise NotConnected(f"{self.address} doesn't answer") from error
+
+
+class Caller:
+    """Makes single calls: bounded, on the endpoint that works."""
+
+    def __init__(self, endpoints: Endpoints, counters: Counter[str]) -> None:
+        self._endpoints = endpoints
+        self._counters = counters
+        self._link: Link | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def read(self, method: Callable[[grpc.aio.Channel], Method], request: object) -> Any:
+        """Call, again and elsewhere if need be; raise Unavailable after ten seconds."""
+        return await self._call(method, request, READ_S, is_repeatable=True)
+
+    async def write(self, method: Callable[[grpc.aio.Channel], Method], request: object) -> Any:
+        """Call; again only while nothing was sent, since a sent write may have happened."""
+        return await self._call(method, request, WRITE_S, is_repeatable=False)
+
+    async def close(self) -> None:
+        """Close the connection and those that are still being closed."""
+        if self._link is not None:
+            await self._link.channel.close(None)
+            self._link = None
+        await asyncio.gather(*self._closing)
+
+    async def _call(
+        self,
+        method: Callable[[grpc.aio.Channel], Method],
+        request: object,
+        try_s: float,
+        *,
+        is_repeatable: bool,
+    ) -> Any:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + TOTAL_S
+        backoff = Backoff()
+        while True:
+            link = self._current()
+            try:
+                await link.ready(min(READ_S, max(end - loop.time(), 0.01)))
+                timeout_s = min(try_s, max(end - loop.time(), 0.01))
+                return await bounded(method(link.channel)(request), timeout_s)
+            except Full:
+                raise
+            except Unavailable as error:
+                self._drop(link)
+                is_safe = is_repeatable or isinstance(error, NotConnected)
+                if not is_safe or loop.time() + _BACKOFF_LAST_S >= end:
+                    self._counters["unavailable"] += 1
+                    raise
+            await backoff.wait()
+
+    def _current(self) -> Link:
+        if self._link is None:
+            address = self._endpoints.pick()
+            self._link = Link(address, self._endpoints.open(address))
+        return self._link
+
+    def _drop(self, link: Link) -> None:
+        """Use another connection from now on; calls on this one may end by themselves."""
+        if self._link is not link:
+            return
+        self._link = None
+        self._counters["failover"] += 1
+        self._endpoints.mark_bad(link.address)
+        task = asyncio.create_task(link.channel.close(grace=WRITE_S), name="close etcd connection")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+async def bounded(call: Awaitable[Answer], timeout_s: float) -> Answer:
+    """Return the answer of a gRPC call; raise what its failure means."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await call
+    except TimeoutError as error:
+        raise Unavailable(f"no answer within {timeout_s:.1f} s") from error
+    except grpc.aio.AioRpcError as error:
+        raise meaning(error) from error
+
+
+def meaning(error: grpc.aio.AioRpcError) -> StoreError:
+    """Return the store's error for one of gRPC (texts are etcd's, api/v3rpc/rpctypes)."""
+    code, text = error.code(), error.details() or ""
+    if code is grpc.StatusCode.OUT_OF_RANGE and "compacted" in text:
+        return Compacted(text)
+    if code is grpc.StatusCode.NOT_FOUND and "lease not found" in text:
+        return LeaseLost(text)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "space exceeded" in text:
+        return Full(text)
+    if code in _FINAL:
+        return StoreError(f"{code.name}: {text}")
+    return Unavailable(f"{code.name}: {text}")
+
+
+_FINAL = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+}
