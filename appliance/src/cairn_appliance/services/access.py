@@ -13,10 +13,8 @@ import logging
 import math
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from time import time
 
 import argon2
 
@@ -42,13 +40,13 @@ from cairn_appliance.domain.access import (
     wait_s,
 )
 from cairn_appliance.domain.errors import TooMany
+from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.store import keys
 from cairn_appliance.store.codec import Codec
 from cairn_appliance.store.port import Compare, Conflict, Delete, Item, Put, Store
 
 log = logging.getLogger(__name__)
 
-Clock = Callable[[], float]  # seconds since 1970
 
 SESSION_TOKEN_PREFIX = "cs1_"
 _SESSION_TOKEN_OCTETS = 32
@@ -98,7 +96,7 @@ def hash_password(password: str) -> str:
 
 
 async def create_user(
-    store: Store, name: str, password: str, role: Role, *, now: Clock = time
+    store: Store, name: str, password: str, role: Role, *, now: Clock = wall_clock
 ) -> User:
     """Create a user; raise UserExists where there is one of that name."""
     check_user_name(name)
@@ -116,7 +114,7 @@ async def create_user(
 class Access:
     """Logs in and out, and tells who is asking."""
 
-    def __init__(self, store: Store, *, now: Clock = time) -> None:
+    def __init__(self, store: Store, *, now: Clock = wall_clock) -> None:
         self._store = store
         self._now = now
         self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)

@@ -1,0 +1,93 @@
+"""Builds the operations API: an ASGI application for TCP 8443."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import APIRouter, FastAPI
+
+import cairn_appliance
+from cairn_appliance.api import errors
+from cairn_appliance.api.ops_v1.context import Ops
+from cairn_appliance.api.ops_v1.gate import Gate
+from cairn_appliance.api.ops_v1.matrix import ROOT
+from cairn_appliance.api.ops_v1.models import ProblemBody
+from cairn_appliance.api.ops_v1.routes import (
+    events,
+    members,
+    nodes,
+    session,
+    sites,
+    status,
+    tokens,
+    vsubnets,
+)
+from cairn_appliance.services.access import Access
+from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.services.idempotency import Idempotency
+from cairn_appliance.services.services import Services
+from cairn_appliance.store.port import StoreError
+
+log = logging.getLogger(__name__)
+
+BODY_MAX_OCTETS = 1 << 20
+SWEEP_EVERY_S = 600.0
+_RESOURCES = (session, status, sites, vsubnets, members, tokens, nodes, events)
+_PROBLEM = {
+    "description": "An error: its code, its cause and what to do",
+    "model": ProblemBody,
+    "content": {errors.MEDIA_TYPE: {}},
+}
+
+
+def create_app(services: Services, *, ca: str, clock: Clock = wall_clock) -> FastAPI:
+    """Return the application; `ca` is the PEM of the cluster's CA.
+
+    Its lifespan sweeps what has expired in the store, so run it with lifespan on.
+    """
+    access = Access(services.store, now=clock)
+    ops = Ops(services, access, Idempotency(services.store, now=clock), ca, clock)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as tasks:
+            sweeping = tasks.create_task(_sweep(ops), name="sweep sessions and answers")
+            yield
+            sweeping.cancel()
+
+    app = FastAPI(
+        title="Cairn operations API",
+        version=cairn_appliance.__version__,
+        openapi_url=f"{ROOT}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        max_body_size=BODY_MAX_OCTETS,
+        lifespan=lifespan,
+    )
+    app.state.ops = ops
+    errors.install(app)
+    app.include_router(status.health)
+    app.include_router(_api())
+    app.add_middleware(Gate, access=access)
+    return app
+
+
+def _api() -> APIRouter:
+    api = APIRouter(prefix=ROOT, responses={"4XX": _PROBLEM, "5XX": _PROBLEM})
+    for resource in _RESOURCES:
+        api.include_router(resource.router)
+    return api
+
+
+async def _sweep(ops: Ops) -> None:
+    """Forget what has expired, for ever; replicas do so at different times."""
+    while True:
+        await asyncio.sleep(SWEEP_EVERY_S * random.uniform(0.8, 1.2))
+        with suppress(StoreError):  # it is tried again in ten minutes
+            swept = await ops.access.sweep() + await ops.idempotency.sweep()
+            log.info("swept sessions, failures and answers count=%d", swept)

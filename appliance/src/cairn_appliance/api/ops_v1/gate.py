@@ -1,0 +1,103 @@
+"""The one place where a request is let in: who asks, whether they may, for how long.
+
+It stands before the router, so that no body is read for someone who may not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cairn_appliance.api import errors
+from cairn_appliance.api.ops_v1 import matrix
+from cairn_appliance.domain.access import Principal, RoleTooLow
+from cairn_appliance.domain.errors import CairnError, NotSignedIn, Unavailable
+from cairn_appliance.services.access import Access
+from cairn_appliance.store.port import StoreError
+
+# A store call ends within 10 s; a request that needs several must end as well.
+ANSWER_WITHIN_S = 12.0
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Gate:
+    """ASGI middleware: authenticates, authorises by the matrix, bounds the time to answer."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or refuse it; lifespan passes through."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008})
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                deadline.reschedule(None)  # a stream may last
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S) as deadline:
+                refusal = await self._refusal(scope)
+                await (refusal or self._app)(scope, receive, send_guarded)
+        except TimeoutError:
+            if started:
+                raise
+            late = Unavailable("the answer takes too long")
+            await errors.answer_error(late)(scope, receive, send)
+
+    async def _refusal(self, scope: Scope) -> Response | None:
+        """Return the answer to a request that may not pass; else note who asks."""
+        listed, methods = matrix.find(scope["method"], scope["path"])
+        if listed is None and methods:
+            allow = {"Allow": ", ".join(sorted(methods))}
+            return errors.answer_http(405, f"{scope['method']} is not possible here", allow)
+        if listed is None:
+            return errors.answer_http(404, f"there is no {scope['path'][:200]}")
+        if listed.needed is matrix.PUBLIC:
+            return None
+        try:
+            principal = await self._access.authenticate(session_token(Headers(scope=scope)))
+            _check_role(principal, listed)
+        except (CairnError, StoreError) as error:
+            return errors.answer_error(error)
+        scope.setdefault("state", {})["principal"] = principal
+        return None
+
+
+def session_token(headers: Headers) -> str:
+    """Return the bearer token of a request; raise NotSignedIn."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise NotSignedIn("the request carries no session")
+    return token.strip()
+
+
+def _check_role(principal: Principal, listed: matrix.Listed) -> None:
+    if listed.needed is not None and not principal.role.includes(listed.needed):
+        raise RoleTooLow(
+            f"{principal.name} is {principal.role}, and this needs the role {listed.needed}",
+            "ask an administrator to do it or to raise the role",
+        )

@@ -1,0 +1,63 @@
+"""POST with an Idempotency-Key: done once, answered as often as it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cairn_appliance.api.ops_v1.context import Ops
+from cairn_appliance.domain.access import Principal
+from cairn_appliance.services.idempotency import Answer, Claim
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+_KEPT_HEADERS = ("etag", "location", "content-type")
+
+
+class IdempotentRoute(APIRoute):
+    """A route whose POSTs honour the Idempotency-Key header."""
+
+    def get_route_handler(self) -> Handler:
+        """Return the handler that looks for an earlier answer first."""
+        handler = super().get_route_handler()
+
+        async def once(request: Request) -> Response:
+            client_key = request.headers.get("idempotency-key")
+            if request.method != "POST" or client_key is None:
+                return await handler(request)
+            return await _once(handler, request, client_key)
+
+        return once
+
+
+async def _once(handler: Handler, request: Request, client_key: str) -> Response:
+    ops: Ops = request.app.state.ops
+    principal: Principal = request.state.principal
+    asked = f"{request.method} {request.url.path}?{request.url.query}\n".encode()
+    body = await request.body()
+    begun = await ops.idempotency.begin(principal.name, client_key, asked + body)
+    if isinstance(begun, Answer):
+        return _again(begun)
+    try:
+        response = await handler(request)
+    except BaseException:
+        # Cancelled or failed: the next one may try. Shielded, as we may be cancelled again.
+        await asyncio.shield(ops.idempotency.abandon(begun))
+        raise
+    await _keep(ops, begun, response)
+    return response
+
+
+async def _keep(ops: Ops, claim: Claim, response: Response) -> None:
+    headers = [(name, response.headers[name]) for name in _KEPT_HEADERS if name in response.headers]
+    answer = Answer(response.status_code, headers, bytes(response.body).decode())
+    await ops.idempotency.finish(claim, answer)
+
+
+def _again(answer: Answer) -> Response:
+    headers = {**dict(answer.headers), "Idempotency-Replayed": "true"}
+    return Response(answer.body, answer.status, headers)

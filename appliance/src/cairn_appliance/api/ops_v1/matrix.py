@@ -1,0 +1,75 @@
+"""Who may call what: the one table that the gate decides by.
+
+A route that is not listed here is answered to nobody; a test compares the table with the
+routes of the application, both ways.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.routing import compile_path
+
+from cairn_appliance.domain.access import Role
+
+ROOT: Final = "/api/v1"
+# No session is needed: what is answered is public, or opens the session.
+PUBLIC: Final = None
+
+MATRIX: Final[dict[tuple[str, str], Role | None]] = {
+    ("GET", "/healthz"): PUBLIC,
+    ("GET", "/readyz"): PUBLIC,
+    ("GET", f"{ROOT}/openapi.json"): PUBLIC,
+    ("GET", f"{ROOT}/ca"): PUBLIC,
+    ("POST", f"{ROOT}/login"): PUBLIC,
+    ("POST", f"{ROOT}/logout"): Role.VIEWER,
+    ("GET", f"{ROOT}/session"): Role.VIEWER,
+    ("GET", f"{ROOT}/status"): Role.VIEWER,
+    ("GET", f"{ROOT}/sites"): Role.VIEWER,
+    ("GET", f"{ROOT}/vsubnets"): Role.VIEWER,
+    ("POST", f"{ROOT}/vsubnets"): Role.OPERATOR,
+    ("GET", f"{ROOT}/vsubnets/{{vsubnet}}"): Role.VIEWER,
+    ("PATCH", f"{ROOT}/vsubnets/{{vsubnet}}"): Role.OPERATOR,
+    ("DELETE", f"{ROOT}/vsubnets/{{vsubnet}}"): Role.ADMIN,
+    ("GET", f"{ROOT}/vsubnets/{{vsubnet}}/members"): Role.VIEWER,
+    ("POST", f"{ROOT}/vsubnets/{{vsubnet}}/members"): Role.OPERATOR,
+    ("GET", f"{ROOT}/vsubnets/{{vsubnet}}/members/{{node}}"): Role.VIEWER,
+    ("PATCH", f"{ROOT}/vsubnets/{{vsubnet}}/members/{{node}}"): Role.OPERATOR,
+    ("DELETE", f"{ROOT}/vsubnets/{{vsubnet}}/members/{{node}}"): Role.OPERATOR,
+    ("GET", f"{ROOT}/members"): Role.VIEWER,
+    ("GET", f"{ROOT}/tokens"): Role.VIEWER,
+    ("POST", f"{ROOT}/tokens"): Role.OPERATOR,
+    ("GET", f"{ROOT}/tokens/{{token}}"): Role.VIEWER,
+    ("DELETE", f"{ROOT}/tokens/{{token}}"): Role.OPERATOR,
+    ("GET", f"{ROOT}/nodes"): Role.VIEWER,
+    ("GET", f"{ROOT}/nodes/{{node}}"): Role.VIEWER,
+    ("DELETE", f"{ROOT}/nodes/{{node}}"): Role.OPERATOR,
+    ("POST", f"{ROOT}/nodes/{{node}}/approve"): Role.OPERATOR,
+    ("POST", f"{ROOT}/nodes/{{node}}/reject"): Role.OPERATOR,
+    ("GET", f"{ROOT}/events"): Role.VIEWER,
+    ("GET", f"{ROOT}/events/stream"): Role.VIEWER,
+}
+
+_PATTERNS = tuple(
+    (compile_path(path)[0], method, path, needed) for (method, path), needed in MATRIX.items()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An entry of the table; `needed` None: anybody."""
+
+    path: str
+    needed: Role | None
+
+
+def find(method: str, path: str) -> tuple[Listed | None, frozenset[str]]:
+    """Return the entry for a request, and the methods that its path does have."""
+    methods: set[str] = set()
+    for pattern, known, template, needed in _PATTERNS:
+        if pattern.match(path):
+            if known == method:
+                return Listed(template, needed), frozenset()
+            methods.add(known)
+    return None, frozenset(methods)

@@ -1,0 +1,326 @@
+"""What the operations API takes and gives; no other module knows these types."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+T = TypeVar("T")
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=63)]
+Reference = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Text = Annotated[str, StringConstraints(max_length=200)]
+Labels = Annotated[dict[Name, Text], Field(max_length=32)]
+DAY_S = 86_400
+
+
+class Asked(BaseModel):
+    """A request: a field that we do not know is a mistake, not to be passed over."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Page(BaseModel, Generic[T]):
+    """A page of a list; `next` is the cursor of the next page, null on the last."""
+
+    items: list[T]
+    next: str | None = None
+
+
+class FieldProblem(BaseModel):
+    """One field that breaks the schema."""
+
+    field: str
+    message: str
+
+
+class ProblemBody(BaseModel):
+    """An error (RFC 9457): `code` is stable, `detail` is the cause, `remedy` what to do."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str = ""
+    remedy: str = ""
+    errors: list[FieldProblem] = []
+
+
+class Health(BaseModel):
+    """Alive, or ready."""
+
+    status: Literal["ok"] = "ok"
+
+
+class LoginAsked(Asked):
+    """Who logs in; the password is never logged or answered."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    password: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
+        json_schema_extra={"writeOnly": True}
+    )
+
+
+class SessionOut(BaseModel):
+    """A session: `ends_at` if it is not used again before."""
+
+    user: str
+    role: str
+    created_at: datetime
+    ends_at: datetime
+
+
+class LoginOut(SessionOut):
+    """A new session; `token` goes into `Authorization: Bearer` and is told only once."""
+
+    token: str
+
+
+class StoreOut(BaseModel):
+    """The store as this replica sees it now."""
+
+    healthy: bool
+    detail: str = ""
+    answered_in_ms: float | None = None
+
+
+class Counts(BaseModel):
+    """How many there are."""
+
+    vsubnets: int
+    members: int
+    tokens: int
+    nodes: int
+    nodes_connected: int
+    nodes_pending: int
+    nodes_refusing: int = Field(description="nodes that could not load their newest netmap")
+    sites: int
+
+
+class StatusOut(BaseModel):
+    """The appliance in one answer."""
+
+    version: str
+    cluster_id: str
+    incarnation: int
+    appliances: list[str]
+    at: datetime
+    store: StoreOut
+    counts: Counts | None = Field(description="null while the store gives no answer")
+
+
+class SiteOut(BaseModel):
+    """A site with how many nodes it has."""
+
+    name: str
+    description: str = ""
+    nodes: int
+    nodes_connected: int
+
+
+class PolicyModel(Asked):
+    """What the members of a vSubnet enforce."""
+
+    bum_pps: int = Field(200, ge=1, description="BUM frames per second and sending member")
+    bum_burst: int = Field(400, ge=1)
+    ageing_s: int = Field(300, ge=10, description="life of a learned address")
+    offline_trust_s: int = Field(30 * DAY_S, ge=0, description="0: unlimited, else 24 h or more")
+
+
+class PolicyPatch(Asked):
+    """What is to change of a policy."""
+
+    bum_pps: int | None = Field(None, ge=1)
+    bum_burst: int | None = Field(None, ge=1)
+    ageing_s: int | None = Field(None, ge=10)
+    offline_trust_s: int | None = Field(None, ge=0)
+
+
+class VSubnetAsked(Asked):
+    """A vSubnet to be."""
+
+    name: Name
+    prefixes: list[Text] = Field([], max_length=2, description="none: addresses are unmanaged")
+    reserved: list[Text] = Field([], max_length=64, description="10.7.0.10-10.7.0.20")
+    mtu: int = Field(1400, description="octets of the inner IP packet")
+    policy: PolicyModel = Field(default_factory=lambda: PolicyModel.model_validate({}))
+
+
+class VSubnetPatch(Asked):
+    """What is to change; what is left out stays."""
+
+    name: Name | None = None
+    prefixes: list[Text] | None = Field(None, max_length=2, description="while without members")
+    reserved: list[Text] | None = Field(None, max_length=64)
+    mtu: int | None = None
+    policy: PolicyPatch | None = None
+
+
+class VSubnetRef(BaseModel):
+    """Which vSubnet."""
+
+    id: str
+    name: str
+    vni: int
+
+
+class VSubnetOut(VSubnetRef):
+    """A virtual Ethernet segment."""
+
+    prefixes: list[str]
+    reserved: list[str]
+    mtu: int
+    suite: int
+    policy: PolicyModel
+    members: int
+    created_at: datetime
+
+
+class NodeRef(BaseModel):
+    """Which node."""
+
+    id: str
+    name: str
+
+
+class Attachment(BaseModel):
+    """A node's membership, seen from the node."""
+
+    vsubnet: VSubnetRef
+    mac: str
+    ips: list[str]
+    role: str
+
+
+class LinkOut(BaseModel):
+    """The node's link to the appliances, and what its data plane has loaded."""
+
+    connected: bool
+    since: datetime
+    last_seen: datetime
+    replica: str
+    loaded_revision: int
+    refused: str = Field(description="why the newest netmap is not loaded; empty: it is")
+
+
+class NodeOut(NodeRef):
+    """A host with an agent."""
+
+    state: str
+    site: str
+    labels: dict[str, str]
+    token: str = Field(description="ID of the token it enrolled with")
+    created_at: datetime
+    registered_at: datetime | None
+    generation: int
+    agent_version: str
+    dataplane_version: str
+    offloads: dict[str, str]
+    endpoints: list[str]
+    seen_address: str
+    machine: dict[str, str] = Field(description="what the machine says of itself")
+    link: LinkOut | None = Field(description="null: never seen")
+    members: list[Attachment]
+    wanted: list[VSubnetRef] = Field(description="vSubnets it gets when it is approved")
+    removed_at: datetime | None
+    removed_why: str
+
+
+class ReasonAsked(Asked):
+    """Why, for the events."""
+
+    reason: Text = ""
+
+
+class MemberAsked(Asked):
+    """A member to be; without `ips` one address of each prefix is allocated."""
+
+    node: Reference = Field(description="name or ID")
+    ips: list[Text] = Field([], max_length=16)
+    role: Literal["host", "gateway"] = "host"
+
+
+class MemberPatch(Asked):
+    """What is to change; what is left out stays."""
+
+    ips: list[Text] | None = Field(None, max_length=16)
+    role: Literal["host", "gateway"] | None = None
+
+
+class MemberOut(BaseModel):
+    """A node's attachment to a vSubnet."""
+
+    vsubnet: VSubnetRef
+    node: NodeRef
+    mac: str
+    ips: list[str]
+    role: str
+    created_at: datetime
+
+
+class TokenAsked(Asked):
+    """What a new node may join with."""
+
+    vsubnets: list[Reference] = Field([], max_length=64, description="names, IDs or VNIs")
+    max_uses: int = Field(1, ge=1, le=100_000)
+    life_s: float = Field(float(DAY_S), ge=1, le=366 * DAY_S, allow_inf_nan=False)
+    site: Annotated[str, StringConstraints(max_length=63)] = ""
+    labels: Labels = {}
+    needs_approval: bool = False
+
+
+class TokenOut(BaseModel):
+    """An enrolment token, without its secret."""
+
+    id: str
+    state: Literal["active", "expired", "used_up"]
+    vsubnets: list[VSubnetRef]
+    uses: int
+    max_uses: int
+    expires_at: datetime
+    site: str
+    labels: dict[str, str]
+    needs_approval: bool
+    created_at: datetime
+    created_by: str
+
+
+class TokenCreated(TokenOut):
+    """A new token; `token` is the pasteable string, which is told only once."""
+
+    token: str
+
+
+class ActorOut(BaseModel):
+    """Who did it."""
+
+    kind: str
+    name: str
+    address: str
+
+
+class EventOut(BaseModel):
+    """One thing that happened; `sequence` is the store's revision of the change."""
+
+    id: str
+    sequence: int
+    at: datetime
+    severity: str
+    kind: str
+    text: str
+    by: ActorOut
+    node: NodeRef | None
+    vsubnet: VSubnetRef | None
+    details: dict[str, str]
+
+
+def moment(seconds: float) -> datetime:
+    """Return seconds since 1970 as a time in UTC."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def moment_or_none(seconds: float) -> datetime | None:
+    """Return the same; None where it never was (0)."""
+    return moment(seconds) if seconds else None

@@ -1,0 +1,1 @@
+"""The routes of the operations API, one module per kind of object."""

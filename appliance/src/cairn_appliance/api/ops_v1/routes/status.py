@@ -1,0 +1,86 @@
+"""Is it all right: health, readiness, status, the cluster's CA."""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+
+from fastapi import APIRouter, Response
+from starlette.responses import PlainTextResponse
+
+import cairn_appliance
+from cairn_appliance.api.ops_v1.context import Ops, OpsDep
+from cairn_appliance.api.ops_v1.models import Counts, Health, StatusOut, StoreOut, moment
+from cairn_appliance.domain.errors import Unavailable
+from cairn_appliance.domain.node import NodeState
+from cairn_appliance.services.services import Services
+from cairn_appliance.services.sites import sites_of
+from cairn_appliance.store import keys
+from cairn_appliance.store.port import StoreError
+
+# Whoever asks whether it is ready wants to know it soon; a healthy store takes a few ms.
+STORE_WITHIN_S = 2.0
+
+health = APIRouter(tags=["health"])
+router = APIRouter(tags=["status"])
+
+
+@health.get("/healthz")
+async def healthz() -> Health:
+    """Alive: the process answers."""
+    return Health()
+
+
+@health.get("/readyz")
+async def readyz(ops: OpsDep) -> Health:
+    """Ready: the store has a quorum and answers; 503 if not."""
+    store = await _store_health(ops)
+    if not store.healthy:
+        raise Unavailable(store.detail)
+    return Health()
+
+
+@router.get("/ca", response_class=PlainTextResponse)
+async def ca(ops: OpsDep) -> Response:
+    """The certificate of the cluster's CA; a client compares its SHA-256 with its pin."""
+    return PlainTextResponse(ops.ca, media_type="application/x-pem-file")
+
+
+@router.get("/status")
+async def status(ops: OpsDep) -> StatusOut:
+    """Version, cluster, store and counts."""
+    cluster, store = ops.services.cluster, await _store_health(ops)
+    return StatusOut(
+        version=cairn_appliance.__version__,
+        cluster_id=cluster.id,
+        incarnation=cluster.incarnation,
+        appliances=list(cluster.appliances),
+        at=moment(ops.now()),
+        store=store,
+        counts=await _counts(ops.services) if store.healthy else None,
+    )
+
+
+async def _store_health(ops: Ops) -> StoreOut:
+    began = perf_counter()
+    try:
+        async with asyncio.timeout(STORE_WITHIN_S):
+            await ops.services.store.get(keys.CLUSTER_INFO)
+    except (StoreError, TimeoutError):
+        return StoreOut(healthy=False, detail=f"no answer within {STORE_WITHIN_S:.0f} s")
+    return StoreOut(healthy=True, answered_in_ms=round((perf_counter() - began) * 1000, 1))
+
+
+async def _counts(services: Services) -> Counts:
+    views = [each.value for each in await services.nodes.list()]
+    presences = [view.presence for view in views if view.presence is not None]
+    return Counts(
+        vsubnets=len(await services.vsubnets.list()),
+        members=len(await services.members.list()),
+        tokens=len(await services.tokens.list()),
+        nodes=len(views),
+        nodes_connected=sum(presence.connected for presence in presences),
+        nodes_pending=sum(view.node.state is NodeState.PENDING for view in views),
+        nodes_refusing=sum(bool(presence.refused) for presence in presences),
+        sites=len(await sites_of(services.store, views)),
+    )
