@@ -212,7 +212,7 @@ site = lab.site("cloud")
 host = site.host("a")
 host.start(["sh", "-c", "setsid sleep 4711 & sleep 4712"], restart=True)
 host.ip("tuntap add dev tap-orphan mode tap")
-lab.reach(site)
+lab.reach(host)
 print("up", lab.directory, flush=True)
 time.sleep(100)
 """
@@ -225,7 +225,7 @@ def test_nothing_outlives_a_lab_whose_owner_is_killed(number: signal.Signals) ->
     )
     assert owner.stdout is not None
     directory = Path(owner.stdout.readline().decode().split()[1])
-    before = {link for link in _links() if link.startswith("cairn-lab")}
+    before = {link for link in _links() if link == f"cairn{owner.pid}"}
 
     owner.send_signal(number)
     owner.wait(10)

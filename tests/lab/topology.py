@@ -1,7 +1,7 @@
 """Sites behind routers, joined by an internet: the underlay of a test or of the demo.
 
         host --- lan [router] wan --- (wire) --- [internet] --- ...
-                 172.20.N.0/24          198.51.100.4N/30
+                 198.18.N.0/24          198.51.100.4N/30
                  2001:db8:N::/64        2001:db8:ff:N::/64
 
 Machines are namespaces that die with the process that made them; nothing is ever made in
@@ -78,7 +78,7 @@ class Site:
         self.wire_machine: Machine | None = None
         self._lab = lab
         self._mtu = mtu
-        self.lan4 = ipaddress.IPv4Network(f"172.20.{number}.0/24") if "4" in families else None
+        self.lan4 = ipaddress.IPv4Network(f"198.18.{number}.0/24") if "4" in families else None
         self.lan6 = ipaddress.IPv6Network(f"2001:db8:{number}::/64") if "6" in families else None
         self._make_lan()
 
@@ -139,7 +139,7 @@ class Site:
         self.router.nft(self.firewall.ruleset())
 
     def drop(self, match: str) -> None:
-        """Drop what an nft expression matches, e.g. `ip daddr 172.20.1.11 udp dport 8002`."""
+        """Drop what an nft expression matches, e.g. `ip daddr 198.18.1.11 udp dport 8002`."""
         self.firewall.drops.append(match)
         self.router.nft(self.firewall.ruleset())
 
@@ -147,18 +147,6 @@ class Site:
         """Undo all cuts and drops."""
         self.firewall.drops.clear()
         self.router.nft(self.firewall.ruleset())
-
-    def flush_nat(self) -> None:
-        """Forget all NAT mappings, as a router that reboots does."""
-        # Removing the nat chains and the interface's address drops masqueraded flows.
-        address = self._lab.wan4(self.number)[1]
-        peer = self._lab.wan4(self.number)[0]
-        self.router.ip(
-            "link set wan down",
-            "link set wan up",
-            f"addr replace {address}/30 dev wan",
-            f"route replace default via {peer}",
-        )
 
     def impair(self, impairment: Impairment) -> None:
         """Put a wire between router and internet that delays, reorders, duplicates, loses."""
@@ -290,20 +278,28 @@ class Lab:
             where.run(["ethtool", "-K", device, *_NO_OFFLOADS], check=False)
         return machine
 
-    def reach(self, site: Site, *, number: int = 250) -> str:
-        """Give the machine that runs the lab a leg in a site's LAN; return its address.
+    def reach(self, host: Host) -> None:
+        """Let the machine that runs the lab reach one host, e.g. its web pages.
 
-        The leg is the only thing outside the lab's own namespaces; its other end lies in
-        the site's router, so that it goes with it.
+        The leg for it is the only thing outside the lab's own namespaces; its other end
+        lies in the site's router, so that it goes with it. Raises LabError where another
+        lab has such a leg to the same address.
         """
-        assert site.lan4 is not None
-        leg, address = f"cairn-lab{site.number}", str(site.lan4[number])
-        subprocess.run(["ip", "link", "del", leg], capture_output=True, check=False)
-        site.router.ip(f"link add reach type veth peer name {leg} netns {os.getpid()}")
-        site.router.ip("link set reach master lan up")
-        for command in (["addr", "add", f"{address}/24", "dev", leg], ["link", "set", leg, "up"]):
-            subprocess.run(["ip", *command], check=True, capture_output=True)
-        return address
+        assert host.site.lan4 is not None
+        leg, ours = f"cairn{os.getpid()}", str(host.site.lan4[250])
+        host.site.router.ip(
+            f"link add reach type veth peer name {leg} netns {os.getpid()}",
+            "link set reach master lan up",
+        )
+        # Single addresses: nothing else of the machine's routing is touched.
+        for command in (
+            f"addr add {ours}/32 dev {leg}",
+            f"link set {leg} up",
+            f"route add {host.v4}/32 dev {leg} src {ours}",
+        ):
+            done = subprocess.run(["ip", *command.split()], capture_output=True, text=True)
+            if done.returncode != 0:
+                raise LabError(f"no way to {host.v4} from here: {done.stderr.strip()}")
 
     def keep(self, name: str) -> Path:
         """Copy logs and captures to build/lab/NAME (replaced) and return that directory."""
