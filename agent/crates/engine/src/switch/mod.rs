@@ -1,14 +1,45 @@
 //! One vSubnet's Ethernet switch, as this node sees it.
 //!
 //! Pure: frames and `now` in, verdicts out. Everything takes `&self`; nothing on the packet
-//! path locks or allocates. `now` never runs back between calls.
+//! path locks or allocates. What the netmap binds is authoritative; addresses are learned
+//! behind gateways only, and never one that is bound.
+//!
+//! What the users of an Ethernet get:
+//! - A frame to a bound or learned address goes to that one member.
+//! - Broadcast and multicast go to every member.
+//! - A frame to an address nobody knows goes to the gateways: all stations of hosts are bound,
+//!   so that only a LAN can hold an unknown one. Without gateways it is refused, and counted.
+//! - The three kinds of copies share one budget per sending member, kept by the sender and,
+//!   because that might be hostile, again by each receiver.
+//! - A frame is never sent back to where it came from, nor passed on between peers.
+//! - Any EtherType, tagged or not, passes; checks look through two VLAN tags and SNAP.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cairn_wire::Mac;
+use cairn_wire::ethernet::Frame;
+use cairn_wire::{Error, Mac};
 
 use crate::{PeerId, Time};
+
+mod bindings;
+mod keyed;
+mod learned;
+mod policer;
+mod refused;
+mod sender;
+
+pub use refused::Refused;
+
+use bindings::{Bindings, Owner};
+use keyed::Keyed;
+use learned::{GatewayNumber, Inserted, LearnedTable};
+use policer::{Policer, Rate};
+use refused::Refusals;
+use sender::Sender;
 
 /// What a member's attachment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,18 +64,18 @@ pub struct Member {
 /// What the members of a vSubnet enforce.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Broadcast, unknown unicast and multicast frames per second and sending member.
+    /// Broadcast, unknown unicast and multicast frames per second and sending member; 0: none.
     pub bum_pps: u32,
-    /// How many of them may come at once.
+    /// How many of them may come at once; 0: none.
     pub bum_burst: u32,
     /// How long a learned address lives without a frame from it.
     pub ageing: Duration,
-    /// How many addresses are learned at most.
+    /// How many addresses are learned at most; rounded up to a multiple of 16.
     pub learned_cap: usize,
-    /// Whether a `Host` may answer as a DHCP server; then addresses come from there and IPs that
-    /// the netmap binds to nobody may be claimed by any member.
+    /// Whether a host may answer as a DHCP server. Then members' addresses come from there, the
+    /// netmap can't know them all, and a host may claim any that is bound to nobody.
     pub dhcp_server_from_hosts: bool,
-    /// Whether a `Host` may send IPv6 router advertisements and redirects.
+    /// Whether a host may send IPv6 router advertisements and redirects (RFC 6105).
     pub ra_from_hosts: bool,
 }
 
@@ -66,15 +97,17 @@ impl Default for Policy {
 pub struct Config {
     /// This node's own attachment.
     pub local: Member,
-    /// The other members.
+    /// The other members, each once.
     pub peers: Vec<(PeerId, Member)>,
     /// What is enforced.
     pub policy: Policy,
-    /// Any secret number: keys the hash of learned addresses, so that nobody can aim at a bucket.
+    /// Any secret number: keys the hashes of addresses, so that nobody can aim at a bucket.
     pub hash_seed: u64,
 }
 
 /// Where a frame from the TAP goes.
+///
+/// (A frame that this node answers from the bindings itself would be a third kind.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Egress<'a> {
     /// To one peer.
@@ -91,38 +124,17 @@ pub struct Accepted {
     pub learn: Option<Mac>,
 }
 
-/// Why a frame was not forwarded; each value has its own counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-#[repr(u8)]
-pub enum Refused {
-    /// Not a whole Ethernet frame, or an address no station can send from.
-    #[error("malformed")]
-    Malformed,
-}
-
-impl Refused {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 1] = [Self::Malformed];
-
-    /// The counter's name in `stats`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-        }
-    }
-}
-
 /// What became of an address that was to be learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Learning {
-    /// Not known before (or aged out).
+    /// Not known before, or aged out.
     New,
     /// Moved here from this peer.
     Moved(PeerId),
     /// Known already.
     Known,
-    /// Bound by the netmap, or the peer may not bridge: nothing learned.
+    /// Not learned: the netmap binds it, the peer is no gateway, or the table is full of
+    /// stations that talk.
     Refused,
 }
 
@@ -133,16 +145,16 @@ pub struct Learned {
     pub mac: Mac,
     /// Behind which peer.
     pub peer: PeerId,
-    /// Since its last frame.
+    /// Since its last frame; up to a second less than the truth is old.
     pub age: Duration,
 }
 
-/// How often a peer sent from addresses that are not its own.
+/// How often a peer sent from, or claimed, addresses that are not its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spoofing {
     /// Who.
     pub peer: PeerId,
-    /// The source address (or claimed sender address) of the last such frame.
+    /// The source address of the last such frame.
     pub mac: Mac,
     /// Such frames since the peer is known.
     pub count: u64,
@@ -152,59 +164,306 @@ pub struct Spoofing {
 /// counters that live on across [`Switch::rebuild`].
 #[derive(Debug)]
 pub struct Switch {
-    _config: Config,
+    local: Member,
+    peers: HashMap<PeerId, Peer, Keyed>,
+    policy: Policy,
+    bum_rate: Rate,
+    bindings: Bindings,
+    everybody: Box<[PeerId]>,
+    gateways: Box<[PeerId]>,
+    /// Whom a gateway's number in `learned` means.
+    numbers: Vec<Option<PeerId>>,
+    learned: Arc<LearnedTable>,
+    local_bum: Arc<Policer>,
+    refusals: Arc<Refusals>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    member: Member,
+    /// Only gateways are learned from.
+    number: Option<GatewayNumber>,
+    record: Arc<Record>,
+}
+
+/// What is kept of a peer for as long as it is a member.
+#[derive(Debug, Default)]
+struct Record {
+    bum: Policer,
+    spoofed: AtomicU64,
+    spoofed_mac: AtomicU64,
 }
 
 impl Switch {
     /// Builds a switch that has learned nothing.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { _config: config }
+        Self::build(config, None)
     }
 
-    /// Builds the switch of a newer config; learned addresses (of peers that stay), policers and
-    /// counters are shared with `self`, which readers may still use meanwhile.
+    /// Builds the switch of a newer config. What was learned behind peers that stay gateways,
+    /// policers and counters are shared with `self`, which readers may still use meanwhile.
+    /// For the caller of [`Switch::learn`].
     #[must_use]
     pub fn rebuild(&self, config: Config) -> Self {
-        Self { _config: config }
+        Self::build(config, Some(self))
     }
 
     /// Decides where a frame that the TAP gave goes.
     ///
-    /// `frame` starts at the destination address; a superframe's first octets will do.
-    pub fn egress(&self, _frame: &[u8], _now: Time) -> Result<Egress<'_>, Refused> {
-        Err(Refused::Malformed)
+    /// `octets` start at the destination address; a superframe's headers will do.
+    pub fn egress(&self, octets: &[u8], now: Time) -> Result<Egress<'_>, Refused> {
+        self.forward(octets, now)
+            .inspect_err(|reason| self.refusals.count(*reason))
     }
 
     /// Checks a frame that `from` sent, after it was opened (docs/protocol.md 1.4 rule 10).
-    pub fn ingress(
-        &self,
-        _frame: &[u8],
-        _from: PeerId,
-        _now: Time,
-    ) -> Result<Accepted, Refused> {
-        Err(Refused::Malformed)
+    pub fn ingress(&self, octets: &[u8], from: PeerId, now: Time) -> Result<Accepted, Refused> {
+        self.accept(octets, from, now)
+            .inspect_err(|reason| self.refusals.count(*reason))
     }
 
     /// Learns an address that [`Switch::ingress`] asked for. One caller at a time.
-    pub fn learn(&self, _mac: Mac, _peer: PeerId, _now: Time) -> Learning {
-        Learning::Refused
+    pub fn learn(&self, mac: Mac, peer: PeerId, now: Time) -> Learning {
+        let number = self.peers.get(&peer).and_then(|known| known.number);
+        let Some(number) = number.filter(|_| mac.is_station()) else {
+            return Learning::Refused;
+        };
+        if self.bindings.mac(mac).is_some() {
+            return Learning::Refused;
+        }
+        match self.learned.insert(mac, number, now, self.policy.ageing) {
+            Inserted::New => Learning::New,
+            Inserted::Known => Learning::Known,
+            Inserted::Full => Learning::Refused,
+            Inserted::Moved(from) => self.gateway(from).map_or(Learning::New, Learning::Moved),
+        }
     }
 
-    /// The learned addresses that have not aged out.
+    /// The learned addresses that have not aged out, in no order.
     #[must_use]
-    pub fn learned(&self, _now: Time) -> Vec<Learned> {
-        Vec::new()
+    pub fn learned(&self, now: Time) -> Vec<Learned> {
+        let entries = self.learned.entries(now, self.policy.ageing);
+        let of_peers = entries.filter_map(|entry| {
+            self.gateway(entry.gateway).map(|peer| Learned {
+                mac: entry.mac,
+                peer,
+                age: entry.age,
+            })
+        });
+        of_peers.collect()
+    }
+
+    /// Learned addresses that made room for others before their time.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.learned.evicted()
     }
 
     /// Frames refused so far, by reason; in the order of [`Refused::ALL`], zero ones too.
-    pub fn refusals(&self) -> impl Iterator<Item = (Refused, u64)> {
-        Refused::ALL.into_iter().map(|reason| (reason, 0))
+    pub fn refusals(&self) -> impl Iterator<Item = (Refused, u64)> + use<'_> {
+        Refused::ALL
+            .into_iter()
+            .map(|reason| (reason, self.refusals.get(reason)))
     }
 
-    /// The peers that sent from addresses not their own.
+    /// The peers that sent from, or claimed, addresses not their own; in no order.
     #[must_use]
     pub fn spoofing(&self) -> Vec<Spoofing> {
-        Vec::new()
+        let all = self.peers.iter().map(|(peer, known)| Spoofing {
+            peer: *peer,
+            mac: Mac::from_bits(known.record.spoofed_mac.load(Ordering::Relaxed)),
+            count: known.record.spoofed.load(Ordering::Relaxed),
+        });
+        all.filter(|spoofing| spoofing.count > 0).collect()
     }
+
+    fn build(config: Config, before: Option<&Self>) -> Self {
+        let hash = Keyed(config.hash_seed);
+        let bindings = Bindings::new(&config);
+        let numbers = number_gateways(&config.peers, before);
+        let mut switch = Self {
+            bum_rate: Rate::new(config.policy.bum_pps, config.policy.bum_burst),
+            bindings,
+            everybody: config.peers.iter().map(|(peer, _)| *peer).collect(),
+            gateways: gateways_of(&config.peers).collect(),
+            learned: Arc::new(LearnedTable::new(0, hash)),
+            local_bum: before.map_or_else(Arc::default, |old| Arc::clone(&old.local_bum)),
+            refusals: before.map_or_else(Arc::default, |old| Arc::clone(&old.refusals)),
+            peers: HashMap::with_hasher(hash),
+            local: config.local,
+            policy: config.policy,
+            numbers,
+        };
+        for (id, member) in config.peers {
+            let number = switch.numbers.iter().position(|known| *known == Some(id));
+            let record = before.and_then(|old| old.peers.get(&id));
+            let peer = Peer {
+                member,
+                number: number.and_then(|number| GatewayNumber::try_from(number).ok()),
+                record: record.map_or_else(Arc::default, |known| Arc::clone(&known.record)),
+            };
+            switch.peers.insert(id, peer);
+        }
+        switch.learned = switch.inherit_learned(hash, before);
+        switch
+    }
+
+    /// The table of before, or a new one of the right size with what was in it; without the
+    /// addresses that the netmap binds now and those behind peers that are gateways no longer.
+    fn inherit_learned(&self, hash: Keyed, before: Option<&Self>) -> Arc<LearnedTable> {
+        let cap = if self.gateways.is_empty() {
+            0
+        } else {
+            self.policy.learned_cap
+        };
+        let Some(old) = before else {
+            return Arc::new(LearnedTable::new(cap, hash));
+        };
+        old.learned.retain(|mac, number| {
+            self.gateway(number).is_some() && self.bindings.mac(mac).is_none()
+        });
+        if old.learned.has_cap(cap) {
+            return Arc::clone(&old.learned);
+        }
+        let table = LearnedTable::new(cap, hash);
+        old.learned.copy_to(&table);
+        Arc::new(table)
+    }
+
+    fn forward(&self, octets: &[u8], now: Time) -> Result<Egress<'_>, Refused> {
+        let frame = parse(octets)?;
+        self.sender(Owner::Local, &self.local).check(&frame)?;
+        if self.local.role == Role::Gateway {
+            // It talks on this side now; its old place would get what is meant for it.
+            self.learned.forget(frame.source());
+        }
+        let destination = frame.destination();
+        if destination.is_group() {
+            return self.flood(&self.everybody, Refused::NoPeer, now);
+        }
+        match self.bindings.mac(destination) {
+            Some(Owner::Peer(peer)) => return Ok(Egress::Unicast(peer)),
+            Some(Owner::Local) => return Err(Refused::SameSide),
+            None => {}
+        }
+        let number = self.learned.lookup(destination, now, self.policy.ageing);
+        match number.and_then(|number| self.gateway(number)) {
+            Some(peer) => Ok(Egress::Unicast(peer)),
+            None => self.flood(&self.gateways, Refused::UnknownDestination, now),
+        }
+    }
+
+    fn flood<'a>(
+        &self,
+        to: &'a [PeerId],
+        nobody: Refused,
+        now: Time,
+    ) -> Result<Egress<'a>, Refused> {
+        if to.is_empty() {
+            return Err(nobody);
+        }
+        if !self.local_bum.admit(self.bum_rate, now) {
+            return Err(Refused::StormLimit);
+        }
+        Ok(Egress::Flood(to))
+    }
+
+    fn accept(&self, octets: &[u8], from: PeerId, now: Time) -> Result<Accepted, Refused> {
+        let peer = self.peers.get(&from).ok_or(Refused::UnknownPeer)?;
+        let frame = parse(octets)?;
+        self.sender(Owner::Peer(from), &peer.member)
+            .check(&frame)
+            .inspect_err(|reason| peer.record.note(*reason, frame.source()))?;
+        if frame.destination().is_group() {
+            if !peer.record.bum.admit(self.bum_rate, now) {
+                return Err(Refused::StormLimit);
+            }
+        } else if !self.is_here(frame.destination()) {
+            return Err(Refused::NotHere);
+        }
+        Ok(Accepted {
+            learn: self.to_learn(frame.source(), peer, now),
+        })
+    }
+
+    /// Whether a unicast frame to `mac` may go to the TAP: to this node itself or, behind a
+    /// gateway, to any station that isn't a member.
+    fn is_here(&self, mac: Mac) -> bool {
+        match self.local.role {
+            Role::Host => self.local.macs.contains(&mac),
+            Role::Gateway => !matches!(self.bindings.mac(mac), Some(Owner::Peer(_))),
+        }
+    }
+
+    fn to_learn(&self, source: Mac, peer: &Peer, now: Time) -> Option<Mac> {
+        let number = peer.number?;
+        if peer.member.macs.contains(&source) || self.bindings.mac(source).is_some() {
+            return None;
+        }
+        let known = self.learned.touch(source, number, now, self.policy.ageing);
+        (!known).then_some(source)
+    }
+
+    fn gateway(&self, number: GatewayNumber) -> Option<PeerId> {
+        self.numbers.get(usize::from(number)).copied().flatten()
+    }
+
+    fn sender<'a>(&'a self, who: Owner, member: &'a Member) -> Sender<'a> {
+        Sender {
+            who,
+            member,
+            bindings: &self.bindings,
+            policy: &self.policy,
+        }
+    }
+}
+
+impl Record {
+    fn note(&self, reason: Refused, source: Mac) {
+        if reason.is_spoofing() {
+            self.spoofed.fetch_add(1, Ordering::Relaxed);
+            self.spoofed_mac.store(source.to_bits(), Ordering::Relaxed);
+        }
+    }
+}
+
+fn parse(octets: &[u8]) -> Result<Frame<'_>, Refused> {
+    let frame = Frame::parse(octets).map_err(|error| match error {
+        Error::TooDeep => Refused::Concealed,
+        Error::Truncated | Error::Invalid => Refused::Malformed,
+    })?;
+    if frame.destination().is_bridge_local() {
+        return Err(Refused::BridgeLocal);
+    }
+    Ok(frame)
+}
+
+fn gateways_of(peers: &[(PeerId, Member)]) -> impl Iterator<Item = PeerId> {
+    let gateways = peers
+        .iter()
+        .filter(|(_, member)| member.role == Role::Gateway);
+    gateways.map(|(peer, _)| *peer)
+}
+
+/// Gives each gateway a number: the one it had, or one that nobody had, for entries of the one
+/// who had it may be in the table until it is purged.
+fn number_gateways(peers: &[(PeerId, Member)], before: Option<&Switch>) -> Vec<Option<PeerId>> {
+    let old = before.map_or(&[][..], |switch| &switch.numbers);
+    let mut numbers = vec![None; old.len()];
+    let mut newcomers = Vec::new();
+    for peer in gateways_of(peers) {
+        match old.iter().position(|known| *known == Some(peer)) {
+            Some(number) => numbers[number] = Some(peer),
+            None => newcomers.push(peer),
+        }
+    }
+    let free = (0..).filter(|number| old.get(*number).copied().flatten().is_none());
+    for (peer, number) in newcomers.into_iter().zip(free) {
+        if number >= numbers.len() {
+            numbers.push(None);
+        }
+        numbers[number] = Some(peer);
+    }
+    numbers
 }
