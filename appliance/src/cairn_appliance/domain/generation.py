@@ -42,8 +42,8 @@ class Decision(Enum):
 
     @property
     def needs_new_sessions(self) -> bool:
-        """True where peers must forget the sessions they have with the node."""
-        return self in (Decision.MOVED, Decision.RESTORED)
+        """True where peers must forget the sessions they have with the node; a move keeps them."""
+        return self is Decision.RESTORED
 
 
 def decide(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cairn_appliance.domain.errors import Invalid
 
@@ -39,7 +39,8 @@ class VSubnet:
     reserved: tuple[str, ...] = ()  # "10.7.0.10-10.7.0.20": never allocated by itself
     mtu: int = 1400  # octets of the inner IP packet
     suite: int = 1
-    policy: Policy = Policy()
+    policy: Policy = field(default_factory=Policy)
+    closed: bool = False  # takes no members: it is being deleted or renumbered
 
     @property
     def networks(self) -> tuple[Prefix, ...]:

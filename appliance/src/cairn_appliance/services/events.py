@@ -1,23 +1,99 @@
-"""Events: written with the change they tell of, kept in bounded number."""
+"""Events: written with the change they tell of, kept in bounded number.
+
+There is no counter that all writers would fight for: an event is a key of its own, made in
+the transaction of the change, and its sequence is the revision of that transaction.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import secrets
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from dataclasses import replace
 
-from cairn_appliance.domain.event import Event
+from cairn_appliance.domain.event import Event, Severity
+from cairn_appliance.domain.identity import Actor
+from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.store import keys, records
+from cairn_appliance.store.port import Delete, Item, Progress, Put, Reset, Store
+
+KEPT = 10_000
+_PRUNED_AT_ONCE = 100
+
+
+class Journal:
+    """Makes events; a change that can't be recorded does not happen."""
+
+    def __init__(self, clock: Clock = wall_clock) -> None:
+        self._clock = clock
+
+    def entry(
+        self,
+        kind: str,
+        text: str,
+        by: Actor,
+        *,
+        severity: Severity = Severity.INFO,
+        node: str = "",
+        vsubnet: str = "",
+        **details: str,
+    ) -> Put:
+        """Return the write that belongs into the transaction of the change."""
+        now = self._clock()
+        # Sorts by time, so that the oldest can be found; the order of events is `sequence`.
+        event_id = f"{max(0, int(now * 1000)):014d}-{secrets.token_hex(6)}"
+        event = Event(event_id, kind, text, now, by, severity, node, vsubnet, details)
+        return Put(keys.event(event_id), records.events.encode(event))
 
 
 class Events:
     """What happened, in order."""
 
-    async def list(self, *, after: int = 0, limit: int = 100) -> list[Event]:
+    def __init__(self, store: Store, kept: int = KEPT) -> None:
+        self._store = store
+        self._kept = kept
+
+    async def list(self, *, after: int = 0, limit: int = 100) -> tuple[Event, ...]:
         """Return the oldest `limit` events with a sequence above `after`."""
-        raise NotImplementedError
+        events = _in_order((await self._store.list(keys.EVENTS)).items)
+        return tuple(event for event in events if event.sequence > after)[:limit]
 
-    async def latest(self, limit: int = 100) -> list[Event]:
+    async def latest(self, limit: int = 100) -> tuple[Event, ...]:
         """Return the newest events, oldest of them first."""
-        raise NotImplementedError
+        events = _in_order((await self._store.list(keys.EVENTS)).items)
+        return tuple(events[-limit:]) if limit > 0 else ()
 
-    def follow(self, after: int | None = None) -> AsyncGenerator[Event, None]:
+    async def follow(self, after: int | None = None) -> AsyncGenerator[Event, None]:
         """Yield events as they happen, those after `after` (None: from now on) first."""
-        raise NotImplementedError
+        async with aclosing(self._store.follow(keys.EVENTS)) as changes:
+            async for change in changes:
+                if isinstance(change, Progress):
+                    continue
+                if after is None:
+                    after = change.revision if isinstance(change, Reset) else change.revision - 1
+                items = (
+                    change.items
+                    if isinstance(change, Reset)
+                    else [item for item in change.puts_and_deletes if isinstance(item, Item)]
+                )
+                for event in _in_order(items):
+                    if event.sequence > after:
+                        yield event
+                after = max(after, change.revision)
+
+    async def prune(self) -> int:
+        """Delete the oldest events above the number kept; return how many."""
+        items = (await self._store.list(keys.EVENTS)).items
+        surplus = [Delete(item.key) for item in items[: max(0, len(items) - self._kept)]]
+        for start in range(0, len(surplus), _PRUNED_AT_ONCE):
+            await self._store.commit([], surplus[start : start + _PRUNED_AT_ONCE])
+        return len(surplus)
+
+
+def _in_order(items: Iterable[Item]) -> list[Event]:
+    found = [
+        replace(event, sequence=item.created)
+        for item in items
+        for event in records.events.decode_all([item], records.quarantine)
+    ]
+    return sorted(found, key=lambda event: (event.sequence, event.id))

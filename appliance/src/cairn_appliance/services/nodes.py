@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
-from cairn_appliance.domain.identity import Actor
+from cairn_appliance.domain.errors import CairnError, Changed, Clash, NotFound
+from cairn_appliance.domain.event import Severity
+from cairn_appliance.domain.identity import SYSTEM, Actor
 from cairn_appliance.domain.member import Member
 from cairn_appliance.domain.node import Node, NodeState, Presence, Registration
-from cairn_appliance.services.stored import Stored
+from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.services.commit import until_committed
+from cairn_appliance.services.directory import find_node
+from cairn_appliance.services.events import Journal
+from cairn_appliance.services.members import Members
+from cairn_appliance.services.presence import PresenceBoard
+from cairn_appliance.services.stored import Stored, read, read_all
+from cairn_appliance.store import keys, records
+from cairn_appliance.store.port import Compare, Put, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +36,100 @@ class NodeView:
 class Nodes:
     """All that operators do with nodes."""
 
-    async def list(self, state: NodeState | None = None) -> list[Stored[NodeView]]:
+    def __init__(
+        self,
+        store: Store,
+        members: Members,
+        presence: PresenceBoard,
+        journal: Journal,
+        clock: Clock = wall_clock,
+    ) -> None:
+        self._store = store
+        self._members = members
+        self._presence = presence
+        self._journal = journal
+        self._clock = clock
+
+    async def list(self, state: NodeState | None = None) -> tuple[Stored[NodeView], ...]:
         """Return nodes by name; removed ones only when asked for by their state."""
-        raise NotImplementedError
+        registered = await read_all(self._store, records.registrations, keys.REGISTRATIONS)
+        registrations = {stored.value.node: stored.value for stored in registered}
+        members = defaultdict(list)
+        for member in await self._members.list():
+            members[member.value.node].append(member.value)
+        views = [
+            Stored(
+                self._view(
+                    stored.value, registrations.get(stored.value.id), members[stored.value.id]
+                ),
+                stored.revision,
+            )
+            for stored in await read_all(self._store, records.nodes, keys.NODES)
+            if _is_asked_for(stored.value, state)
+        ]
+        return tuple(sorted(views, key=lambda view: (view.value.node.name, view.value.node.id)))
 
     async def get(self, reference: str) -> Stored[NodeView]:
         """Return the node with this ID, or this name if only one has it; NotFound, Ambiguous."""
-        raise NotImplementedError
+        stored = await find_node(self._store, reference)
+        node_id = stored.value.id
+        registration = await read(self._store, records.registrations, keys.registration(node_id))
+        members = [m.value for m in await self._members.list() if m.value.node == node_id]
+        view = self._view(stored.value, registration.value if registration else None, members)
+        return Stored(view, stored.revision)
 
     async def approve(
         self, reference: str, by: Actor, *, expected: int | None = None
     ) -> Stored[NodeView]:
         """Let a pending node in: it becomes a member of the vSubnets its token names."""
-        raise NotImplementedError
+
+        async def attempt() -> Node:
+            old = await find_node(self._store, reference)
+            _check_expected(old, expected)
+            if old.value.state is NodeState.APPROVED:
+                return old.value
+            if old.value.state is NodeState.REMOVED:
+                raise Clash(f"node {old.value.name} was removed; it has to join anew")
+            node = replace(old.value, state=NodeState.APPROVED)
+            await self._write(old, node, "node_approved", f"node {node.name} was approved", by)
+            return node
+
+        node = await until_committed(attempt)
+        await self.fulfil(node.id, by)
+        return await self.get(node.id)
+
+    async def fulfil(self, node_id: str, by: Actor = SYSTEM) -> None:
+        """Make an approved node a member of the vSubnets that it is still waiting for.
+
+        What can't be done now (no free address) stays on its list, is told by an event once,
+        and is tried again by `tidy`.
+        """
+        node = (await find_node(self._store, node_id)).value
+        if node.state is not NodeState.APPROVED:
+            return
+        for vsubnet_id in node.wanted:
+            try:
+                await self._members.attach(node_id, vsubnet_id, by)
+            except NotFound:
+                await until_committed(partial(self._strike_off, node_id, vsubnet_id))
+            except CairnError as error:
+                await self._tell_waiting(node, vsubnet_id, error, by)
 
     async def reject(self, reference: str, by: Actor, reason: str = "") -> None:
         """Turn a pending node away; it has to join anew. Raise NotFound, Clash (not pending)."""
-        raise NotImplementedError
+
+        async def attempt() -> None:
+            old = await find_node(self._store, reference)
+            if old.value.state is not NodeState.PENDING:
+                raise Clash(
+                    f"node {old.value.name} is {old.value.state}, not pending",
+                    "remove it instead (`cairn node delete`)",
+                    code="node_not_pending",
+                )
+            why = reason or "rejected by an operator"
+            await self._write_removed(old, "node_rejected", why, by)
+
+        await until_committed(attempt)
 
     async def remove(
         self,
@@ -50,5 +140,94 @@ class Nodes:
         revoke_now: bool = False,
         expected: int | None = None,
     ) -> None:
-        """Cut a node off: out of every netmap at once, addresses in quarantine for a day."""
-        raise NotImplementedError
+        """Cut a node off: out of every netmap at once, addresses in quarantine for a day.
+
+        The first transaction cuts it off; what follows (memberships, new epochs) is repeated
+        by `tidy` if it is cut short.
+        """
+
+        async def attempt() -> str:
+            old = await find_node(self._store, reference)
+            _check_expected(old, expected)
+            if old.value.state is not NodeState.REMOVED:
+                why = reason or "removed by an operator"
+                await self._write_removed(old, "node_removed", why, by)
+            return old.value.id
+
+        node_id = await until_committed(attempt)
+        await self._detach_all(node_id, await self._members.list(), by, revoke_now)
+
+    async def tidy(self) -> None:
+        """Finish what was cut short: memberships of removed nodes, and of waiting ones."""
+        members = await self._members.list()
+        for stored in await read_all(self._store, records.nodes, keys.NODES):
+            node = stored.value
+            if node.state is NodeState.REMOVED:
+                await self._detach_all(node.id, members, SYSTEM, revoke_now=False)
+            elif node.state is NodeState.APPROVED and node.wanted:
+                await self.fulfil(node.id)
+
+    async def _detach_all(
+        self, node_id: str, members: Sequence[Stored[Member]], by: Actor, revoke_now: bool
+    ) -> None:
+        for member in members:
+            if member.value.node == node_id:
+                await self._members.detach(member.value.vsubnet, node_id, by, revoke_now=revoke_now)
+
+    async def _strike_off(self, node_id: str, vsubnet_id: str) -> None:
+        old = await find_node(self._store, node_id)
+        wanted = tuple(each for each in old.value.wanted if each != vsubnet_id)
+        put = Put(keys.node(node_id), records.nodes.encode(replace(old.value, wanted=wanted)))
+        await self._store.commit([Compare(put.key, old.revision)], [put])
+
+    async def _tell_waiting(
+        self, node: Node, vsubnet_id: str, error: CairnError, by: Actor
+    ) -> None:
+        """Write an event, unless it was written already for this node and vSubnet."""
+        events = (await self._store.list(keys.EVENTS)).items
+        for event in records.events.decode_all(events, records.quarantine):
+            if (event.kind, event.node, event.vsubnet) == ("member_waiting", node.id, vsubnet_id):
+                return
+        text = f"node {node.name} could not become a member: {error.cause}"
+        entry = self._journal.entry(
+            "member_waiting",
+            text,
+            by,
+            severity=Severity.WARNING,
+            node=node.id,
+            vsubnet=vsubnet_id,
+            remedy=error.remedy,
+        )
+        await self._store.commit([], [entry])
+
+    async def _write_removed(self, old: Stored[Node], kind: str, why: str, by: Actor) -> None:
+        node = replace(
+            old.value,
+            state=NodeState.REMOVED,
+            wanted=(),
+            removed_at=self._clock(),
+            removed_why=why[:200],
+        )
+        verb = "rejected" if kind == "node_rejected" else "removed"
+        await self._write(old, node, kind, f"node {node.name} was {verb}: {node.removed_why}", by)
+
+    async def _write(self, old: Stored[Node], node: Node, kind: str, text: str, by: Actor) -> None:
+        key = keys.node(node.id)
+        entry = self._journal.entry(kind, text, by, node=node.id)
+        put = Put(key, records.nodes.encode(node))
+        await self._store.commit([Compare(key, old.revision)], [put, entry])
+
+    def _view(
+        self, node: Node, registration: Registration | None, members: Sequence[Member]
+    ) -> NodeView:
+        presence = self._presence.of(node.id)
+        return NodeView(node, registration or Registration(node.id), tuple(members), presence)
+
+
+def _is_asked_for(node: Node, state: NodeState | None) -> bool:
+    return node.state is state if state else node.state is not NodeState.REMOVED
+
+
+def _check_expected(stored: Stored[Node], expected: int | None) -> None:
+    if expected is not None and stored.revision != expected:
+        raise Changed(f"node {stored.value.name} was changed meanwhile")

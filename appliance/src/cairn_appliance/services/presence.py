@@ -1,13 +1,181 @@
-"""Presence: which nodes have a stream open, and what they have loaded."""
+"""Presence: which nodes have a stream open, and what they have loaded.
+
+Kept in memory by the replica that holds the stream. The other replicas are told in batches
+under the replica's lease: a change costs at most one write of its batch per interval, a
+heartbeat none, and a replica that dies takes its presence with it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import zlib
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
 from cairn_appliance.domain.node import Presence
+from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.store import keys
+from cairn_appliance.store.codec import Codec
+from cairn_appliance.store.port import (
+    Delete,
+    Events,
+    Item,
+    Lease,
+    LeaseLost,
+    Progress,
+    Put,
+    Reset,
+    Store,
+    StoreError,
+)
+from cairn_appliance.store.records import quarantine
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 5.0
+LEASE_S = 20
+_BATCHES = 64
+_GONE_KEPT_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    presences: tuple[Presence, ...]
+
+
+_batches = Codec(_Batch)
 
 
 class PresenceBoard:
-    """Kept per replica in memory, shared with the others in batches under a lease."""
+    """What this replica sees, and what the others have written."""
+
+    def __init__(self, store: Store, replica: str, clock: Clock = wall_clock) -> None:
+        self._store = store
+        self._replica = replica
+        self._clock = clock
+        self._mine: dict[str, Presence] = {}
+        self._streams: dict[str, int] = {}
+        self._others: dict[str, tuple[Presence, ...]] = {}  # by key of the batch
+        self._dirty: set[str] = set()
 
     def of(self, node: str) -> Presence | None:
         """Return the newest that any replica knows of the node's link."""
-        raise NotImplementedError
+        known = [self._mine[node]] if node in self._mine else []
+        for presences in self._others.values():
+            known += [presence for presence in presences if presence.node == node]
+        return max(known, key=lambda each: (each.connected, each.last_seen), default=None)
+
+    def is_connected(self, node: str) -> bool:
+        """True while a stream of the node is open at any replica."""
+        presence = self.of(node)
+        return presence is not None and presence.connected
+
+    def connected(self, node: str) -> None:
+        """A stream of the node was opened here."""
+        self._streams[node] = self._streams.get(node, 0) + 1
+        self._set(node, connected=True)
+
+    def disconnected(self, node: str) -> None:
+        """A stream of the node ended; there may be a newer one."""
+        left = self._streams.get(node, 1) - 1
+        if left > 0:
+            self._streams[node] = left
+            return
+        self._streams.pop(node, None)
+        self._set(node, connected=False)
+
+    def loaded(self, node: str, revision: int, digests: dict[str, str], refused: str) -> None:
+        """The node acknowledged what its data plane has loaded, or said why it has not."""
+        if refused:
+            self._set(node, refused=refused)
+        else:
+            self._set(node, loaded_revision=revision, digests=digests, refused="")
+
+    def seen(self, node: str) -> None:
+        """The node sent a request; not worth a write of its own."""
+        if node in self._mine:
+            self._mine[node] = replace(self._mine[node], last_seen=self._clock())
+
+    async def share(self) -> None:
+        """Write what changed, and read what the others write, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._write_batches(), name="write presence")
+            tasks.create_task(self._read_others(), name="read presence")
+
+    def _set(self, node: str, **changes: object) -> None:
+        now = self._clock()
+        old = self._mine.get(node) or Presence(node, self._replica, False, now, now)
+        new = replace(old, last_seen=now, **changes)  # type: ignore[arg-type]
+        if new.connected != old.connected:
+            new = replace(new, since=now)
+        self._mine[node] = new
+        self._dirty.add(_batch_of(node))
+
+    async def _write_batches(self) -> None:
+        lease: Lease | None = None
+        try:
+            while True:
+                await asyncio.sleep(INTERVAL_S)
+                try:
+                    if lease is None or lease.is_lost:
+                        lease = await self._store.lease(LEASE_S)
+                        self._dirty.update(_batch_of(node) for node in self._mine)
+                    await self._write_dirty(lease.id)
+                except LeaseLost:
+                    lease = None
+                except StoreError as error:
+                    log.warning("presence could not be written reason=%s", error)
+        finally:
+            if lease is not None:
+                await _close(lease)
+
+    async def _write_dirty(self, lease: int) -> None:
+        self._forget_gone()
+        while self._dirty:
+            batch = min(self._dirty)
+            mine = tuple(p for node, p in self._mine.items() if _batch_of(node) == batch)
+            value = _batches.encode(_Batch(mine))
+            await self._store.commit([], [Put(keys.presence(self._replica, batch), value, lease)])
+            self._dirty.discard(batch)
+
+    def _forget_gone(self) -> None:
+        before = self._clock() - _GONE_KEPT_S
+        gone = [n for n, p in self._mine.items() if not p.connected and p.last_seen < before]
+        for node in gone:
+            del self._mine[node]
+
+    async def _read_others(self) -> None:
+        own = keys.presence_of(self._replica)
+        async with aclosing(self._store.follow(keys.PRESENCE)) as changes:
+            async for change in changes:
+                match change:
+                    case Reset(items=items):
+                        self._others.clear()
+                        for item in items:
+                            self._take(item, own)
+                    case Events(puts_and_deletes=writes):
+                        for write in writes:
+                            if isinstance(write, Delete):
+                                self._others.pop(write.key, None)
+                            else:
+                                self._take(write, own)
+                    case Progress():
+                        pass
+
+    def _take(self, item: Item, own: str) -> None:
+        if item.key.startswith(own):
+            return
+        for batch in _batches.decode_all([item], quarantine):
+            self._others[item.key] = batch.presences
+
+
+def _batch_of(node: str) -> str:
+    return f"{zlib.crc32(node.encode()) % _BATCHES:02d}"
+
+
+async def _close(lease: Lease) -> None:
+    try:
+        await lease.close()
+    except StoreError as error:
+        log.info("lease was not closed, it will expire reason=%s", error)

@@ -1,0 +1,43 @@
+"""Finds nodes by what people call them."""
+
+from __future__ import annotations
+
+from cairn_appliance.domain.errors import Ambiguous, NodeRemoved, NotFound
+from cairn_appliance.domain.node import Node, NodeState
+from cairn_appliance.services.stored import Stored, read, read_all
+from cairn_appliance.store import keys, records
+from cairn_appliance.store.port import Store
+
+
+async def find_node(store: Store, reference: str) -> Stored[Node]:
+    """Return the node with this ID, or this name if only one has it; NotFound, Ambiguous.
+
+    A removed node is found by its ID alone: its name is free for others.
+    """
+    try:
+        found = await read(store, records.nodes, keys.node(reference))
+    except ValueError:
+        found = None
+    if found:
+        return found
+    named = [
+        stored
+        for stored in await read_all(store, records.nodes, keys.NODES)
+        if stored.value.name == reference and stored.value.state is not NodeState.REMOVED
+    ]
+    if len(named) > 1:
+        ids = ", ".join(stored.value.id for stored in named[:5])
+        raise Ambiguous(f"{len(named)} nodes are called {reference!r}: {ids}")
+    if not named:
+        raise NotFound(f"there is no node {reference[:80]!r}", "look at `cairn node list`")
+    return named[0]
+
+
+async def living_node(store: Store, node_id: str) -> Stored[Node]:
+    """Return the node that asks for itself; raise NodeRemoved if it is none any more."""
+    found = await read(store, records.nodes, keys.node(node_id))
+    if found is None:
+        raise NodeRemoved("this cluster does not know the node")
+    if found.value.state is NodeState.REMOVED:
+        raise NodeRemoved(f"the node was removed: {found.value.removed_why or 'no reason given'}")
+    return found

@@ -1,0 +1,267 @@
+"""Enrolment: a new node shows a token and gets its certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import logging
+import weakref
+from dataclasses import dataclass, replace
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.errors import Clash, Invalid, NodeRemoved, TokenRefused
+from cairn_appliance.domain.event import Severity
+from cairn_appliance.domain.identity import (
+    SYSTEM,
+    Actor,
+    ActorKind,
+    Facts,
+    checked_node_id,
+)
+from cairn_appliance.domain.node import Node, NodeState, Registration
+from cairn_appliance.domain.token import Token
+from cairn_appliance.pki.authority import Authority, checked_request, utc_now
+from cairn_appliance.pki.errors import RequestRefused
+from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.services.commit import until_committed
+from cairn_appliance.services.directory import living_node
+from cairn_appliance.services.events import Journal
+from cairn_appliance.services.nodes import Nodes
+from cairn_appliance.services.stored import Stored, read
+from cairn_appliance.store import keys, records
+from cairn_appliance.store.port import Compare, Put, Store
+
+log = logging.getLogger(__name__)
+
+_X25519_OCTETS = 32
+_NOBODY = Token("nobody", "0" * 64, 0.0, "", 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomer:
+    """What a node says when it joins."""
+
+    token_id: str
+    token_secret: str
+    node: str  # ID
+    name: str
+    certificate_request: str  # PEM
+    data_public_key: str  # base64 of 32 octets
+    facts: Facts
+    agent_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the node keeps."""
+
+    state: NodeState
+    certificate: str  # PEM
+    ca: str  # PEM bundle
+    generation: int
+
+
+class Enrolment:
+    """Lets new nodes in, and renews the certificates of those that are."""
+
+    def __init__(
+        self,
+        store: Store,
+        cluster: Cluster,
+        authority: Authority,
+        nodes: Nodes,
+        journal: Journal,
+        clock: Clock = wall_clock,
+    ) -> None:
+        self._store = store
+        self.cluster = cluster
+        self._authority = authority
+        self._nodes = nodes
+        self._journal = journal
+        self._clock = clock
+        # Within a replica the uses of one token queue up instead of racing each other.
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    async def enrol(self, newcomer: Newcomer, address: str) -> Credentials:
+        """Return the node's credentials; raise TokenRefused, NodeRemoved, Clash, Invalid.
+
+        The same node with the same keys and token gets the same answer again without a
+        further use of the token: an answer that was lost on the way costs nothing.
+        """
+        node = _checked(newcomer)
+        turn = self._turns.get(newcomer.token_id) or asyncio.Lock()
+        self._turns[newcomer.token_id] = turn
+        try:
+            async with turn:
+                stored = await until_committed(lambda: self._admit(node, newcomer, address))
+        except TokenRefused as error:
+            await self._tell_refused(newcomer, address, error)
+            raise
+        await self._nodes.fulfil(node.id)
+        log.info("node enrolled node=%s name=%s state=%s", node.id, node.name, stored.state)
+        registration = await self._registration(node.id)
+        certificate = self._issue(newcomer.certificate_request, node.id)
+        return Credentials(stored.state, certificate, self.ca, registration.generation.offered)
+
+    @property
+    def ca(self) -> str:
+        """The cluster's authorities, PEM."""
+        return self._authority.certificate.decode()
+
+    async def renew(self, node_id: str, certificate_request: str) -> str:
+        """Return a new certificate (PEM) for a node that has proved to be itself."""
+        control_key = _control_key(certificate_request, node_id)
+
+        async def attempt() -> None:
+            old = await living_node(self._store, node_id)
+            if old.value.control_key == control_key:
+                return
+            key = keys.node(node_id)
+            put = Put(key, records.nodes.encode(replace(old.value, control_key=control_key)))
+            text = f"node {old.value.name} has a new control key"
+            by = Actor(ActorKind.NODE, node_id)
+            entry = self._journal.entry("node_key_changed", text, by, node=node_id)
+            await self._store.commit([Compare(key, old.revision)], [put, entry])
+
+        await until_committed(attempt)
+        log.info("certificate renewed node=%s", node_id)
+        return self._issue(certificate_request, node_id)
+
+    async def _admit(self, node: Node, newcomer: Newcomer, address: str) -> Node:
+        token = await self._token(newcomer)
+        existing = await read(self._store, records.nodes, keys.node(node.id))
+        if existing:
+            return _same_or_refused(existing.value, node, token.value)
+        self._check_usable(token.value)
+        node = replace(_admitted(node, token.value), created_at=self._clock())
+        registration = Registration(
+            node.id, facts=newcomer.facts, agent_version=newcomer.agent_version[:64]
+        )
+        used = replace(token.value, uses=token.value.uses + 1)
+        token_key = keys.token(used.id)
+        puts = [
+            Put(keys.node(node.id), records.nodes.encode(node)),
+            Put(keys.registration(node.id), records.registrations.encode(registration)),
+        ]
+        compares = [Compare(token_key, token.revision), *(Compare(put.key, 0) for put in puts)]
+        entry = self._journal.entry(
+            "node_enrolled",
+            f"node {node.name} enrolled and is {node.state}",
+            Actor(ActorKind.NODE, node.id, address),
+            node=node.id,
+            token=used.id,
+            use=f"{used.uses} of {used.max_uses}",
+        )
+        await self._store.commit(
+            compares, [*puts, Put(token_key, records.tokens.encode(used)), entry]
+        )
+        return node
+
+    async def _token(self, newcomer: Newcomer) -> Stored[Token]:
+        """Return the token if the secret is right; unknown and wrong look the same."""
+        try:
+            found = await read(self._store, records.tokens, keys.token(newcomer.token_id))
+        except ValueError:
+            found = None
+        token = found.value if found else _NOBODY
+        if not token.matches(newcomer.token_secret) or found is None:
+            raise TokenRefused("the token is unknown here, was deleted, or its secret is wrong")
+        return found
+
+    def _check_usable(self, token: Token) -> None:
+        if self._clock() >= token.expires_at:
+            raise TokenRefused("the token has expired", code="token_expired")
+        if token.uses >= token.max_uses:
+            raise TokenRefused(
+                f"the token has been used up ({token.uses} of {token.max_uses})",
+                code="token_used_up",
+            )
+
+    async def _registration(self, node_id: str) -> Registration:
+        found = await read(self._store, records.registrations, keys.registration(node_id))
+        return found.value if found else Registration(node_id)
+
+    def _issue(self, certificate_request: str, node_id: str) -> str:
+        pem = certificate_request.encode()
+        return self._authority.issue_agent(pem, node_id, utc_now()).decode()
+
+    async def _tell_refused(self, newcomer: Newcomer, address: str, error: TokenRefused) -> None:
+        """Write an event; the name of a token that is none is not worth keeping."""
+        entry = self._journal.entry(
+            "token_refused",
+            f"a node was turned away: {error.cause}",
+            Actor(SYSTEM.kind, SYSTEM.name, address),
+            severity=Severity.WARNING,
+            token=newcomer.token_id[:32],
+            name=newcomer.name,
+            code=error.code,
+        )
+        await self._store.commit([], [entry])
+        log.warning("token refused address=%s code=%s", address, error.code)
+
+
+def _checked(newcomer: Newcomer) -> Node:
+    """Return the node as it asks to be; raise Invalid."""
+    node_id = checked_node_id(newcomer.node)
+    try:
+        octets = base64.b64decode(newcomer.data_public_key, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Invalid("the data public key is not base64", code="invalid_key") from error
+    if len(octets) != _X25519_OCTETS or not any(octets):
+        raise Invalid("the data public key is not one of X25519", code="invalid_key")
+    return Node(
+        id=node_id,
+        name=host_name(newcomer.name, node_id),
+        state=NodeState.PENDING,
+        data_public_key=base64.b64encode(octets).decode(),
+        control_key=_control_key(newcomer.certificate_request, node_id),
+        created_at=0.0,
+        token=newcomer.token_id,
+    )
+
+
+def host_name(name: str, node_id: str) -> str:
+    """Return what of a host name can be shown safely; it comes from outside."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name[:63])
+    return kept.strip("._-") or f"node-{node_id[:8]}"
+
+
+def _control_key(certificate_request: str, node_id: str) -> str:
+    """Return the hex SHA-256 of the request's public key; raise Invalid."""
+    try:
+        key = checked_request(certificate_request.encode(), node_id)
+    except RequestRefused as error:
+        raise Invalid(str(error), code="invalid_certificate_request") from error
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
+
+
+def _admitted(node: Node, token: Token) -> Node:
+    return replace(
+        node,
+        state=NodeState.PENDING if token.needs_approval else NodeState.APPROVED,
+        site=token.site,
+        labels=token.labels,
+        wanted=token.vsubnets,
+    )
+
+
+def _same_or_refused(existing: Node, node: Node, token: Token) -> Node:
+    """Return the node that is there if it is the same one asking again."""
+    if existing.state is NodeState.REMOVED:
+        raise NodeRemoved(f"the node was removed: {existing.removed_why or 'no reason given'}")
+    keys_match = (existing.data_public_key, existing.control_key) == (
+        node.data_public_key,
+        node.control_key,
+    )
+    if not keys_match or existing.token != token.id:
+        raise Clash(
+            "a node with this ID has enrolled already",
+            "run `cairn-agent leave` on this machine, then join again: it gets an ID of its own",
+            code="node_exists",
+        )
+    return existing

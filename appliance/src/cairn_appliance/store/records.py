@@ -1,0 +1,26 @@
+"""The codec of each domain value that lies in the store."""
+
+from __future__ import annotations
+
+from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.event import Event
+from cairn_appliance.domain.member import Claim, Member
+from cairn_appliance.domain.node import Node, Presence, Registration
+from cairn_appliance.domain.site import Site
+from cairn_appliance.domain.token import Token
+from cairn_appliance.domain.vsubnet import Psks, VSubnet
+from cairn_appliance.store.codec import Codec, Quarantine
+
+clusters = Codec(Cluster)
+events = Codec(Event)
+claims = Codec(Claim)
+members = Codec(Member)
+nodes = Codec(Node)
+presences = Codec(Presence)
+registrations = Codec(Registration)
+sites = Codec(Site)
+tokens = Codec(Token)
+psks = Codec(Psks)
+vsubnets = Codec(VSubnet)
+
+quarantine = Quarantine()  # what this replica could not read: an alarm
