@@ -1,0 +1,100 @@
+"""A real etcd for tests, that can be killed, paused and started again on its data."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cairn_appliance.cluster.etcd_binary import find_etcd
+from cairn_appliance.store.connection import Tls
+from cairn_appliance.store.etcd import EtcdStore
+
+_READY_S = 15
+
+
+class EtcdServer:
+    """One member of etcd on loopback, in a directory of its own."""
+
+    def __init__(self, directory: Path, *, tls: dict[str, Path] | None = None) -> None:
+        self.port, self.peer_port = free_port(), free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self._directory = directory
+        self._tls = tls
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, port: int | None = None) -> None:
+        """Start on the data there is; on another client port if one is given."""
+        port = port or self.port
+        scheme = "https" if self._tls else "http"
+        peer = f"http://127.0.0.1:{self.peer_port}"
+        command = [
+            str(find_etcd().path),
+            f"--name=t --data-dir={self._directory / 'data'} --log-level=warn",
+            f"--listen-client-urls={scheme}://127.0.0.1:{port}",
+            f"--advertise-client-urls={scheme}://127.0.0.1:{port}",
+            f"--listen-peer-urls={peer} --initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=t={peer} --unsafe-no-fsync",
+        ]
+        if self._tls:
+            command += [
+                f"--cert-file={self._tls['certificate']} --key-file={self._tls['key']}",
+                f"--trusted-ca-file={self._tls['ca']} --client-cert-auth",
+            ]
+        arguments = [word for part in command for word in part.split()]
+        with (self._directory / "etcd.log").open("ab") as log:
+            self._process = subprocess.Popen(arguments, stdout=log, stderr=log)
+        self._wait_until_listening(port)
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the process (SIGSTOP) inside the block."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
+
+    def _wait_until_listening(self, port: int) -> None:
+        assert self._process is not None
+        end = time.monotonic() + _READY_S
+        while time.monotonic() < end:
+            if self._process.poll() is not None:
+                break
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return
+            time.sleep(0.05)
+        self.kill()
+        raise AssertionError((self._directory / "etcd.log").read_text()[-2000:])
+
+
+@contextlib.asynccontextmanager
+async def client(*addresses: str, tls: Tls | None = None):  # type: ignore[no-untyped-def]
+    """Yield a store on these endpoints, closed at the end."""
+    store = EtcdStore(addresses, tls)
+    try:
+        yield store
+    finally:
+        await asyncio.wait_for(store.close(), 10)
+
+
+def free_port() -> int:
+    """Return a TCP port of loopback that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

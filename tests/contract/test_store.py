@@ -1,0 +1,317 @@
+"""What every store promises (store/port.py), held to by both of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from cairn_appliance.store.etcd import PAGE_KEYS
+from cairn_appliance.store.memory import MemoryStore
+from cairn_appliance.store.port import (
+    MAX_TRANSACTION_OCTETS,
+    MAX_WRITES,
+    Compare,
+    Conflict,
+    Delete,
+    Events,
+    Item,
+    LeaseLost,
+    Progress,
+    Put,
+    Reset,
+    Store,
+)
+
+from tests.contract.etcd_server import EtcdServer, client
+from tests.contract.follower import Follower, write_from_many
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["memory", pytest.param("etcd", marks=pytest.mark.etcd)])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    server: EtcdServer = request.getfixturevalue("etcd")
+    async with client(server.address) as etcd_store:
+        yield etcd_store
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"/test/{next(_numbers)}/"
+
+
+async def test_a_missing_key_is_none(store: Store, prefix: str) -> None:
+    assert await store.get(prefix + "a") is None
+
+
+async def test_an_item_tells_when_it_was_created_and_last_written(
+    store: Store, prefix: str
+) -> None:
+    first = await store.commit([Compare(prefix + "a", 0)], [Put(prefix + "a", b"1")])
+    second = await store.commit([Compare(prefix + "a", first)], [Put(prefix + "a", b"\x00\xff")])
+    assert second > first
+    assert await store.get(prefix + "a") == Item(prefix + "a", b"\x00\xff", second, first)
+
+
+async def test_a_key_can_be_created_only_once(store: Store, prefix: str) -> None:
+    await store.commit([Compare(prefix + "a", 0)], [Put(prefix + "a", b"mine")])
+    with pytest.raises(Conflict):
+        await store.commit(
+            [Compare(prefix + "a", 0)], [Put(prefix + "a", b"yours"), Put(prefix + "b", b"")]
+        )
+    listing = await store.list(prefix)
+    assert [(item.key, item.value) for item in listing.items] == [(prefix + "a", b"mine")]
+
+
+async def test_a_write_that_compares_an_old_revision_conflicts(store: Store, prefix: str) -> None:
+    key = prefix + "a"
+    old = await store.commit([], [Put(key, b"1")])
+    new = await store.commit([Compare(key, old)], [Put(key, b"2")])
+    with pytest.raises(Conflict):
+        await store.commit([Compare(key, old)], [Delete(key)])
+    await store.commit([Compare(key, new)], [Delete(key)])
+    assert await store.get(key) is None
+
+
+async def test_writers_that_compare_lose_no_increment(store: Store, prefix: str) -> None:
+    key = prefix + "counter"
+    await store.commit([], [Put(key, b"0")])
+
+    async def increment(times: int) -> None:
+        done = 0
+        while done < times:
+            item = await store.get(key)
+            assert item is not None
+            with contextlib.suppress(Conflict):
+                value = str(int(item.value) + 1).encode()
+                await store.commit([Compare(key, item.revision)], [Put(key, value)])
+                done += 1
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(6):
+            tasks.create_task(increment(15))
+    item = await store.get(key)
+    assert item is not None
+    assert item.value == b"90"
+
+
+async def test_of_many_who_create_the_same_key_exactly_one_succeeds(
+    store: Store, prefix: str
+) -> None:
+    async def create(name: bytes) -> bool:
+        try:
+            await store.commit([Compare(prefix + "ip", 0)], [Put(prefix + "ip", name)])
+        except Conflict:
+            return False
+        return True
+
+    created = await asyncio.gather(*(create(b"%d" % number) for number in range(50)))
+    assert sum(created) == 1
+
+
+async def test_a_listing_has_only_what_is_under_the_prefix_in_key_order(
+    store: Store, prefix: str
+) -> None:
+    names = ["b", "a", "a/1", "ab"]
+    await store.commit([], [Put(prefix + "x/" + name, b"") for name in names])
+    await store.commit([], [Put(prefix + "x0", b""), Put(prefix + "w", b"")])
+    listing = await store.list(prefix + "x/")
+    assert [item.key for item in listing.items] == sorted(prefix + "x/" + name for name in names)
+
+
+async def test_a_listing_of_many_pages_is_of_one_revision(store: Store, prefix: str) -> None:
+    """Two keys at both ends are always written alike; a listing that mixes revisions shows it."""
+    count = PAGE_KEYS * 2 + 300
+    keys = [f"{prefix}{number:05}" for number in range(count)]
+    for begin in range(0, count, MAX_WRITES):
+        await store.commit([], [Put(key, b"0") for key in keys[begin : begin + MAX_WRITES]])
+    ends = (keys[0], keys[-1])
+    is_done = False
+
+    async def rewrite() -> None:
+        for number in itertools.count(1):
+            if is_done:
+                return
+            await store.commit([], [Put(key, b"%d" % number) for key in ends])
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(rewrite())
+        revisions = []
+        for _ in range(10):
+            listing = await store.list(prefix)
+            assert len(listing.items) == count
+            assert listing.items[0].value == listing.items[-1].value
+            assert max(item.revision for item in listing.items) <= listing.revision
+            revisions.append(listing.revision)
+            await asyncio.sleep(0)
+        is_done = True
+    assert revisions == sorted(revisions)
+    assert revisions[-1] > revisions[0]  # the writer really wrote meanwhile
+
+
+async def test_deleting_what_is_not_there_changes_nothing(store: Store, prefix: str) -> None:
+    revision = await store.commit([], [Put(prefix + "a", b"")])
+    assert await store.commit([], [Delete(prefix + "b")]) == revision
+
+
+@pytest.mark.parametrize(
+    "writes",
+    [
+        pytest.param([Put("/k", b"1"), Put("/k", b"2")], id="one key put twice"),
+        pytest.param([Put("/k", b"1"), Delete("/k")], id="one key put and deleted"),
+        pytest.param([Put(f"/k{n}", b"") for n in range(MAX_WRITES + 1)], id="too many writes"),
+        pytest.param([Put("/k", bytes(MAX_TRANSACTION_OCTETS))], id="too many octets"),
+        pytest.param([Put("", b"")], id="no key"),
+    ],
+)
+async def test_a_transaction_that_can_never_work_is_a_value_error(
+    store: Store, writes: list[Put | Delete]
+) -> None:
+    with pytest.raises(ValueError, match=r"transaction|key"):
+        await store.commit([], writes)
+    assert await store.get("/k") is None
+
+
+async def test_the_largest_transaction_is_accepted(store: Store, prefix: str) -> None:
+    room = MAX_TRANSACTION_OCTETS // MAX_WRITES - len(prefix) - 3
+    writes = [Put(f"{prefix}{number:03}", bytes(room)) for number in range(MAX_WRITES)]
+    compares = [Compare(write.key, 0) for write in writes]
+    await store.commit(compares, writes)
+    assert len((await store.list(prefix)).items) == MAX_WRITES
+
+
+async def test_follow_begins_with_a_reset(store: Store, prefix: str) -> None:
+    revision = await store.commit([], [Put(prefix + "a", b"1")])
+    async with contextlib.aclosing(store.follow(prefix)) as messages:
+        first = await anext(messages)
+    assert first == Reset(first.revision, (Item(prefix + "a", b"1", revision, revision),))
+
+
+async def test_follow_tells_each_put_and_delete_in_order(store: Store, prefix: str) -> None:
+    async with Follower(store, prefix) as follower:
+        await follower.reset_count_is(1)
+        created = await store.commit([], [Put(prefix + "a", b"1")])
+        written = await store.commit([], [Put(prefix + "a", b"2"), Put(prefix + "b", b"")])
+        deleted = await store.commit([], [Delete(prefix + "a")])
+        await follower.has_revision(deleted)
+    assert follower.changes == [
+        (created, Item(prefix + "a", b"1", created, created)),
+        (written, Item(prefix + "a", b"2", written, created)),
+        (written, Item(prefix + "b", b"", written, written)),
+        (deleted, Delete(prefix + "a")),
+    ]
+
+
+async def test_followers_miss_no_event_of_concurrent_writers(store: Store, prefix: str) -> None:
+    async with Follower(store, prefix) as follower:
+        await follower.reset_count_is(1)
+        puts, deletes = await write_from_many(store, prefix, writers=5, writes=60)
+        await follower.has_revision(max(puts + deletes))
+        assert follower.items == {i.key: i for i in (await store.list(prefix)).items}
+    told_puts = [change.revision for _, change in follower.changes if isinstance(change, Item)]
+    assert told_puts == sorted(puts)
+    assert len(follower.changes) == len(puts) + len(deletes)
+    assert len(follower.reset_revisions) == 1
+
+
+async def test_a_follower_that_comes_late_has_the_same_copy(store: Store, prefix: str) -> None:
+    async with asyncio.TaskGroup() as tasks, Follower(store, prefix) as early:
+        writing = tasks.create_task(write_from_many(store, prefix, writers=3, writes=40))
+        await early.has_revision(1 + (await store.commit([], [Put(prefix + "x", b"")])))
+        async with Follower(store, prefix) as late:
+            puts, deletes = await writing
+            for follower in (early, late):
+                await follower.has_revision(max(puts + deletes))
+    assert early.items == late.items == {i.key: i for i in (await store.list(prefix)).items}
+
+
+async def test_a_transaction_arrives_whole(store: Store, prefix: str) -> None:
+    async with Follower(store, prefix) as follower:
+        await follower.reset_count_is(1)
+        keys = [f"{prefix}{number}" for number in range(40)]
+        for number in range(20):
+            last = await store.commit([], [Put(key, b"%d" % number) for key in keys])
+        await follower.has_revision(last)
+    for events in follower.events:
+        by_value: dict[bytes, int] = {}
+        for change in events.puts_and_deletes:
+            assert isinstance(change, Item)
+            by_value[change.value] = by_value.get(change.value, 0) + 1
+        assert set(by_value.values()) == {len(keys)}
+
+
+async def test_follow_sees_nothing_beside_its_prefix(store: Store, prefix: str) -> None:
+    async with Follower(store, prefix + "x/") as follower:
+        await follower.reset_count_is(1)
+        await store.commit([], [Put(prefix + "x0", b""), Put(prefix + "w", b"")])
+        last = await store.commit([], [Put(prefix + "x/a", b"")])
+        await follower.has_revision(last)
+    assert [change for _, change in follower.changes] == [Item(prefix + "x/a", b"", last, last)]
+
+
+async def test_a_quiet_follow_shows_that_it_is_alive(store: Store, prefix: str) -> None:
+    revision = await store.commit([], [Put(prefix + "a", b"")])
+    async with asyncio.timeout(5), contextlib.aclosing(store.follow(prefix)) as messages:
+        assert isinstance(await anext(messages), Reset)
+        message = await anext(messages)
+    assert isinstance(message, Progress)
+    assert message.revision >= revision
+
+
+async def test_events_are_never_older_than_progress(store: Store, prefix: str) -> None:
+    async with Follower(store, prefix) as follower:
+        last = 0
+        for number in range(4):
+            last = await store.commit([], [Put(f"{prefix}{number}", b"")])
+            await asyncio.sleep(1)
+        await follower.has_revision(last)
+    seen = 0
+    for message in follower.messages:
+        if isinstance(message, Events):
+            assert message.revision > seen
+        seen = max(seen, message.revision)
+
+
+async def test_keys_of_a_closed_lease_go_at_once(store: Store, prefix: str) -> None:
+    lease = await store.lease(30)
+    await store.commit([], [Put(prefix + "a", b"", lease.id), Put(prefix + "b", b"")])
+    assert not lease.is_lost
+    async with Follower(store, prefix) as follower:
+        await follower.reset_count_is(1)
+        await lease.close()
+        await follower.has_change(Delete(prefix + "a"))
+    assert lease.is_lost
+    assert [item.key for item in (await store.list(prefix)).items] == [prefix + "b"]
+
+
+async def test_a_put_under_a_closed_lease_is_refused(store: Store, prefix: str) -> None:
+    lease = await store.lease(30)
+    await lease.close()
+    with pytest.raises(LeaseLost):
+        await store.commit([], [Put(prefix + "a", b"", lease.id)])
+    assert await store.get(prefix + "a") is None
+
+
+async def test_closing_a_store_ends_its_background_work(store: Store, prefix: str) -> None:
+    before = asyncio.all_tasks()
+    await store.lease(30)
+    await store.get(prefix)
+    await store.close()
+    await asyncio.sleep(0)
+    assert {task for task in asyncio.all_tasks() - before if not task.done()} == set()
