@@ -140,6 +140,11 @@ class Machine:
         )
         self.run(["sh"], stdin=script)
 
+    def listens(self, protocol: str, port: int) -> bool:
+        """Say whether something listens on a "tcp" or "udp" port here."""
+        option = "-Hltn" if protocol == "tcp" else "-Hlun"
+        return bool(self.run(["ss", option, f"sport = :{port}"]).stdout.strip())
+
     def capture(self, interface: str, *, what: str = "", name: str = "") -> Capture:
         """Start tcpdump on `interface` (pcap filter `what`); it is running on return."""
         file = self.directory / f"{name or interface}-{len(self._captures)}.pcap"

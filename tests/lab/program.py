@@ -17,9 +17,9 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies, even by SIGKILL."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Ask the kernel for a signal to this process when its parent dies, even by SIGKILL."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, number)
 
 
 def children_of(pid: int) -> list[int]:

@@ -27,12 +27,15 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 self._child.send_signal(number)
 
+    def _is_stopping(self) -> bool:
+        return self._stopping
+
     def run(self) -> int:
         """Run until stopped; return the program's last exit status."""
         status = 0
         while not self._stopping:
             self._child = subprocess.Popen(self._argv)
-            if self._stopping:  # the signal came while the program was being started
+            if self._is_stopping():  # the signal came while the program was being started
                 self._child.terminate()
             status = self._child.wait()
             print(f"supervise: the program ended with {status}", file=sys.stderr, flush=True)
