@@ -1,23 +1,25 @@
-"""Enrolment: the token shown once, to the right appliance, by a new identity."""
+"""Enrolment by a token, and leaving: what a person asks for once."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from typing import Final
 
 from cairn_agent.control.backoff import Backoff
 from cairn_agent.control.replica import Busy, Replica
-from cairn_agent.control.tls import pinned_authority, server_context
-from cairn_agent.errors import Unreachable
+from cairn_agent.control.tls import node_context, pinned_authority, server_context
+from cairn_agent.errors import Refused, Unreachable
 from cairn_agent.identity import Identity, Keys, certificate_request, data_public_key
-from cairn_agent.protocol.enrolment import EnrolAnswer, EnrolRequest, Facts
+from cairn_agent.protocol.enrolment import EnrolAnswer, EnrolRequest, Facts, LeaveRequest
 from cairn_agent.protocol.token import Token
 
 log = logging.getLogger(__name__)
 
 _BOUND_S: Final = 20.0
+_LEAVE_BOUND_S: Final = 10.0
 
 
 async def enrol(token: Token, keys: Keys, *, name: str, facts: Facts, version: str) -> Identity:
@@ -50,6 +52,27 @@ async def enrol(token: Token, keys: Keys, *, name: str, facts: Facts, version: s
         if asyncio.get_running_loop().time() + wait_s > deadline:
             raise last
         await asyncio.sleep(wait_s)
+
+
+async def leave(identity: Identity, reason: str = "") -> None:
+    """Tell an appliance that the node leaves; raise Unreachable where none answers, Refused.
+
+    A node that the appliances don't know any more has left already.
+    """
+    last = Unreachable("no appliance is known", "give the node up with --force")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LEAVE_BOUND_S):
+            for address in identity.appliances:
+                try:
+                    async with Replica(address, node_context(identity)) as replica:
+                        return await replica.leave(LeaveRequest(reason))
+                except Unreachable as error:
+                    last = error
+                except Refused as error:
+                    if error.code == "node_removed":
+                        return None
+                    raise
+    raise last
 
 
 async def _enrol_at(address: str, pin: str, request: EnrolRequest) -> EnrolAnswer:

@@ -27,7 +27,7 @@ from cryptography import x509
 from cairn_agent.control.backoff import Backoff
 from cairn_agent.control.replica import Busy, Replica
 from cairn_agent.control.tls import node_context
-from cairn_agent.errors import AgentError, Refused, Unreachable
+from cairn_agent.errors import AgentError, Refused
 from cairn_agent.identity import Identity, certificate_request
 from cairn_agent.netmap.held import NetmapCopy, NetmapRefused
 from cairn_agent.protocol import enrolment
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 _BARRING_CODES: Final = frozenset({"node_removed", "duplicate_node", "node_rejected"})
 _FIRST_HEARTBEAT_S: Final = 15.0
 _MISSED_HEARTBEATS: Final = 2.5
-_LEAVE_BOUND_S: Final = 10.0
 
 
 class Barred(Exception):
@@ -125,19 +124,6 @@ class Link:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._hurry.wait()
-
-    async def leave(self, reason: str) -> None:
-        """Tell an appliance that the node leaves; raise Unreachable or Refused."""
-        error: AgentError = Unreachable("no appliance is known", "use --force")
-        async with asyncio.timeout(_LEAVE_BOUND_S):
-            for address in self._replicas():
-                try:
-                    async with self._replica(address) as replica:
-                        await replica.leave(enrolment.LeaveRequest(reason))
-                        return
-                except Unreachable as failure:
-                    error = failure
-        raise error
 
     def _after(self, address: str, error: AgentError | NetmapRefused) -> float:
         """Note why a session ended and return how long to wait; raise Barred."""

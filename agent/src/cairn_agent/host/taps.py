@@ -11,7 +11,8 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -39,32 +40,45 @@ _TAP_FLAGS: Final = {
 }
 
 
-async def reconcile(netlink: AsyncIPRoute, taps: Sequence[Tap]) -> list[str]:
-    """Make the desired TAPs exist and remove own ones that aren't desired.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was changed, as sentences, and which TAPs can't be had, by VNI."""
 
-    Returns a sentence for each change; none where all was so already. Raises Environment
-    where the machine doesn't allow it; each TAP is tried before the first error is raised.
-    """
+    changes: tuple[str, ...]
+    failed: Mapping[int, AgentError]
+
+
+async def ensure_taps(netlink: AsyncIPRoute, taps: Sequence[Tap]) -> Outcome:
+    """Make the desired TAPs exist as they should; one that fails doesn't stop the others."""
     network = await read_network(netlink)
-    wanted = {tap.name for tap in taps}
     changes: list[str] = []
-    errors: list[AgentError] = []
-    for name in sorted(network.own().keys() - wanted):
-        changes += await _remove(netlink, network.own()[name])
+    failed: dict[int, AgentError] = {}
     for tap in taps:
         try:
             changes += await _ensure(netlink, network, tap)
         except NetlinkError as error:
-            errors.append(_environment(tap, error))
+            failed[tap.vni] = _environment(tap, error)
         except OSError as error:
-            errors.append(_no_tun(tap, error))
+            failed[tap.vni] = _no_tun(tap, error)
         except AgentError as error:
-            errors.append(error)
+            failed[tap.vni] = error
+    _log(changes)
+    return Outcome(tuple(changes), failed)
+
+
+async def remove_other_taps(netlink: AsyncIPRoute, taps: Sequence[Tap]) -> tuple[str, ...]:
+    """Remove the TAPs that the agent made and that aren't desired; return what was done."""
+    own = (await read_network(netlink)).own()
+    changes: list[str] = []
+    for name in sorted(own.keys() - {tap.name for tap in taps}):
+        changes += await _remove(netlink, own[name])
+    _log(changes)
+    return tuple(changes)
+
+
+def _log(changes: Sequence[str]) -> None:
     for change in changes:
         log.info("host changed: %s", change)
-    if errors:
-        raise errors[0]
-    return changes
 
 
 async def _ensure(netlink: AsyncIPRoute, network: Network, tap: Tap) -> list[str]:

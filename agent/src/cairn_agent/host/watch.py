@@ -1,4 +1,4 @@
-"""Tells when the underlay changed, by netlink; what happens on own TAPs is no news."""
+"""Tells when the host's network changed, by netlink."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Final
 
 from pyroute2 import AsyncIPRoute
@@ -21,36 +22,42 @@ _DEBOUNCE_S: Final = 0.1  # a DHCP renewal or an interface coming up is a burst 
 _REOPEN_S: Final = 1.0  # after the kernel dropped messages (ENOBUFS)
 
 
-async def underlay_changes(netlink: AsyncIPRoute) -> AsyncIterator[Network]:
-    """Yield the network now, and again after each change of addresses or routes below.
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The network after a change; `is_underlay` unless only own TAPs were touched."""
 
-    Ends only when the caller closes it.
+    network: Network
+    is_underlay: bool
+
+
+async def network_changes(netlink: AsyncIPRoute) -> AsyncIterator[Change]:
+    """Yield after each change of links, addresses or routes; never ends by itself.
+
+    Bursts come as one change. After an interruption of the watch one change is yielded
+    for whatever was missed.
     """
-    network = await read_network(netlink)
-    yield network
+    is_first = True
     while True:
         async with AsyncIPRoute() as monitor:
             await monitor.bind(groups=_GROUPS)
             network = await read_network(netlink)
-            yield network  # what changed before the bind
+            yield Change(network, is_underlay=not is_first)
             with contextlib.suppress(NetlinkError, OSError):
-                async for changed in _changes(monitor, netlink, network):
-                    yield changed
+                async for change in _changes(monitor, netlink, network):
+                    yield change
+        is_first = False
         log.warning("netlink watch was interrupted and is opened again")
         await asyncio.sleep(_REOPEN_S)
 
 
 async def _changes(
     monitor: AsyncIPRoute, netlink: AsyncIPRoute, network: Network
-) -> AsyncIterator[Network]:
+) -> AsyncIterator[Change]:
     while True:
-        touched = await _batch(monitor)
-        if touched <= network.overlay_indexes():
-            continue
-        touched |= await _settle(monitor)
+        touched = await _batch(monitor) | await _settle(monitor)
         before, network = network, await read_network(netlink)
-        if not touched <= before.overlay_indexes() | network.overlay_indexes():
-            yield network
+        overlay = before.overlay_indexes() | network.overlay_indexes()
+        yield Change(network, is_underlay=not touched <= overlay)
 
 
 async def _batch(monitor: AsyncIPRoute) -> set[int]:

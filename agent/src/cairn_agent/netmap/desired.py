@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
@@ -14,7 +15,8 @@ from cairn_agent.netmap.held import HeldVSubnet, Netmap
 from cairn_agent.netmap.trust import is_trusted
 from cairn_agent.protocol.netmap import Member, Psk
 
-TAP_PREFIX = "cairn"
+TAP_PREFIX: Final = "cairn"
+_KEY_OCTETS: Final = {1: 32, 2: 33}  # by suite
 
 
 class PeerState(msgspec.Struct, frozen=True):
@@ -182,8 +184,7 @@ def _vsubnet_state(vsubnet: HeldVSubnet, me: Member, warm: frozenset[str]) -> VS
         policy=SwitchPolicy(policy.bum_pps, policy.bum_burst, policy.ageing_s),
         peers=[
             _peer_state(member, is_warm=member.node_id in warm)
-            for member in vsubnet.readable()
-            if member.node_id != me.node_id and _has_key(member)
+            for member in _usable(vsubnet, me.node_id)
         ],
     )
 
@@ -196,7 +197,7 @@ def _peer_state(member: Member, *, is_warm: bool) -> PeerState:
         role=member.role,
         macs=member.macs,
         ips=_plain_addresses(member),
-        endpoints=member.endpoints,
+        endpoints=[each for each in member.endpoints if _is_endpoint(each)],
         warm=is_warm,
     )
 
@@ -211,9 +212,32 @@ def _plain_addresses(member: Member) -> list[str]:
     return own + [local for local in map(link_local, member.macs) if local not in own]
 
 
-def _has_key(member: Member) -> bool:
-    """Return whether the public key is one: a single bad entry must not block all others."""
+def _usable(vsubnet: HeldVSubnet, own_id: str) -> Iterator[Member]:
+    """Yield the peers that the data plane can take: one bad entry must not block the others."""
+    seen: set[str] = set()
+    for member in vsubnet.readable():
+        if member.node_id == own_id or member.public_key in seen:
+            continue
+        if _has_key(member, vsubnet.header.suite):
+            seen.add(member.public_key)
+            yield member
+
+
+def _has_key(member: Member, suite: int) -> bool:
     try:
-        return len(base64.b64decode(member.public_key, validate=True)) == 32
+        octets = len(base64.b64decode(member.public_key, validate=True))
     except (binascii.Error, ValueError):
         return False
+    return octets == _KEY_OCTETS.get(suite)
+
+
+def _is_endpoint(text: str) -> bool:
+    """Return whether this is "192.0.2.7:8002" or "[2001:db8::7]:8002"."""
+    host, _, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = ipaddress.ip_address(host[1:-1] if is_bracketed else host)
+    except ValueError:
+        return False
+    is_port = port.isascii() and port.isdecimal() and 0 < int(port) < 65536
+    return is_port and is_bracketed == (address.version == 6)

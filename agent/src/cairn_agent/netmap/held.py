@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -31,6 +33,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cairn_agent.protocol import netmap as wire
 
 _T = TypeVar("_T")
+_MAC: Final = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 MAX_OCTETS: Final = 64 * 1024 * 1024  # of one netmap, and of one line
 
@@ -313,9 +316,12 @@ def _members(
 def _readable(octets: bytes) -> wire.Member | None:
     """Return the member, None for one that only a newer version understands."""
     try:
-        return _member.decode(octets)
-    except msgspec.MsgspecError:
+        member = _member.decode(octets)
+        for address in member.ips:
+            ipaddress.ip_interface(address)
+    except (msgspec.MsgspecError, ValueError):
         return None
+    return member if all(_MAC.fullmatch(mac) for mac in member.macs) else None
 
 
 def _without(base: Netmap, vni: int) -> Netmap:

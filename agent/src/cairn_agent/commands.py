@@ -1,0 +1,203 @@
+"""The agent's own socket: what its commands ask and the running agent answers.
+
+Newline-delimited JSON, one object a line, mode 0600: `{"op": "status"}` is answered by
+`{"ok": true, "result": ...}` or `{"ok": false, "error": {...}}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from cairn_agent.control.joining import leave
+from cairn_agent.daemon import Agent
+from cairn_agent.errors import (
+    AgentError,
+    BadInput,
+    Environment,
+    Refused,
+    StateUnusable,
+    Unreachable,
+)
+from cairn_agent.report import Pinged, Status
+from cairn_agent.reporting import find_peer, status
+
+log = logging.getLogger(__name__)
+
+_MAX_REQUEST_OCTETS: Final = 64 * 1024
+_MAX_ANSWER_OCTETS: Final = 64 * 1024 * 1024
+_MAX_CONNECTIONS: Final = 32
+_ANSWER_TIMEOUT_S: Final = 30.0
+_ERRORS: Final[dict[int, type[AgentError]]] = {
+    kind.exit_code: kind
+    for kind in (AgentError, BadInput, Unreachable, Refused, StateUnusable, Environment)
+}
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One question."""
+
+    op: str
+    peer: str = ""
+    timeout_ms: int = 1000
+    force: bool = False
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An AgentError on its way to the terminal."""
+
+    exit_code: int
+    cause: str
+    remedy: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """One answer."""
+
+    ok: bool
+    result: Any = None
+    error: Failure | None = None
+
+
+async def serve(agent: Agent) -> None:
+    """Answer commands until cancelled."""
+    path = agent.settings.agent_socket
+    slots = asyncio.Semaphore(_MAX_CONNECTIONS)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with slots:
+            await _converse(agent, reader, writer)
+
+    listener = _listener(path)
+    server = await asyncio.start_unix_server(answer, sock=listener, limit=_MAX_REQUEST_OCTETS)
+    try:
+        async with server:
+            await server.serve_forever()
+    finally:
+        path.unlink(missing_ok=True)
+
+
+async def ask(path: Path, request: Request) -> Any:
+    """Ask the running agent; raise Unreachable where none runs, or the error it answers."""
+    try:
+        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            reader, writer = await asyncio.open_unix_connection(path, limit=_MAX_ANSWER_OCTETS)
+            try:
+                writer.write(msgspec.json.encode(request) + b"\n")
+                line = await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError) as error:
+        raise _not_running(path, error) from error
+    if not line:
+        raise Unreachable("the agent closed the connection", "look at its log, and try again")
+    answer = msgspec.json.decode(line, type=Answer)
+    if answer.error is not None:
+        kind = _ERRORS.get(answer.error.exit_code, AgentError)
+        raise kind(answer.error.cause, answer.error.remedy)
+    return answer.result
+
+
+def _not_running(path: Path, error: Exception) -> AgentError:
+    if isinstance(error, PermissionError):
+        return Environment(f"{path} may not be used by this user", "run the command as root")
+    if isinstance(error, TimeoutError):
+        return Unreachable(
+            "the agent gives no answer", "look at its log (journalctl -u cairn-agent)"
+        )
+    return Unreachable(
+        "the agent isn't running here",
+        "start it (systemctl start cairn-agent, or `cairn-agent run`)",
+    )
+
+
+def _listener(path: Path) -> socket.socket:
+    """Return a listening socket that only its owner can use; we hold the lock, so a file
+    that is there is a dead agent's."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise Environment(f"can't listen at {path}: {error.strerror}", "check the path") from error
+    finally:
+        os.umask(mask)
+    listener.setblocking(False)
+    return listener
+
+
+async def _converse(
+    agent: Agent, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    try:
+        while line := await reader.readline():
+            writer.write(msgspec.json.encode(await _answer(agent, line)) + b"\n")
+            await writer.drain()
+    except (OSError, ValueError) as error:
+        log.debug("a command's connection ended: %s", error)
+    finally:
+        writer.close()
+
+
+async def _answer(agent: Agent, line: bytes) -> Answer:
+    try:
+        return Answer(True, await _result(agent, msgspec.json.decode(line, type=Request)))
+    except msgspec.MsgspecError as error:
+        return Answer(False, error=Failure(2, f"the request can't be read: {error}"))
+    except AgentError as error:
+        return Answer(False, error=Failure(error.exit_code, error.cause, error.remedy))
+
+
+async def _result(agent: Agent, request: Request) -> Any:
+    match request.op:
+        case "status":
+            return await status(agent)
+        case "ping":
+            return await _ping(agent, request)
+        case "reload":
+            agent.reload()
+            return None
+        case "leave":
+            return await _leave(agent, request)
+        case _:
+            raise BadInput(f"the agent knows no {request.op!r}", "update agent and command alike")
+
+
+async def _ping(agent: Agent, request: Request) -> Pinged:
+    peer = find_peer(agent, request.peer)
+    if agent.dataplane is None:
+        raise agent.dataplane_error or Unreachable("the data plane isn't connected", "wait for it")
+    timeout_ms = min(max(request.timeout_ms, 1), 10_000)
+    probe = await agent.dataplane.probe(peer.vni, peer.node_id, timeout_ms)
+    return Pinged(peer.node_id, peer.name, peer.vni, probe.rtt_us, probe.endpoint)
+
+
+async def _leave(agent: Agent, request: Request) -> None:
+    membership = agent.membership
+    if membership is None:
+        raise Refused("this node hasn't joined", "there is nothing to leave")
+    try:
+        await leave(membership.identity(), "by command")
+    except AgentError:
+        if not request.force and not membership.identity().barred:
+            raise
+    agent.forget()
+    await agent.settled()
+
+
+def as_status(result: Any) -> Status:
+    """Return what `status` answered, typed."""
+    return msgspec.convert(result, Status)
+
+
+def as_pinged(result: Any) -> Pinged:
+    """Return what `ping` answered, typed."""
+    return msgspec.convert(result, Pinged)

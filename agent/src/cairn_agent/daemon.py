@@ -1,0 +1,381 @@
+"""The running agent: newest netmap + host facts -> desired -> difference -> apply.
+
+Each task owns one source of change (the link, netlink, the data plane's socket, the
+command socket) and only wakes the one that applies. Applying is idempotent, so "apply the
+newest" is the whole algorithm; without an appliance, it goes on with what was kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import signal
+import time
+import uuid
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Final
+
+import msgspec
+from pyroute2 import AsyncIPRoute
+
+from cairn_agent.control.link import Barred
+from cairn_agent.dataplane import DataPlane, Event, Hello, connected
+from cairn_agent.entropy import key_octets
+from cairn_agent.errors import AgentError
+from cairn_agent.files import held_lock
+from cairn_agent.host.machine import boottime
+from cairn_agent.host.network import Network, read_network
+from cairn_agent.host.taps import ensure_taps, remove_other_taps
+from cairn_agent.host.watch import network_changes
+from cairn_agent.membership import Membership
+from cairn_agent.netmap.desired import DataPlaneState, Desired, Own, desired, nothing
+from cairn_agent.netmap.trust import limit_s
+from cairn_agent.protocol.enrolment import AckRequest
+from cairn_agent.settings import UNDERLAY_PORT, Settings
+from cairn_agent.state import RuntimeDir, StateDir
+
+log = logging.getLogger(__name__)
+
+_NIL: Final = str(uuid.UUID(int=0))
+_BOOKS_S: Final = 60.0  # how often standing and recent peers are written
+_RETRY_S: Final = 5.0  # after the host or the data plane refused something
+_RECENT_S: Final = 600.0  # a peer heard within this is warmed at start (rule 14)
+_SEEK_S: Final = 0.1  # between looks for the data plane right after it went,
+_SEEK_FOR_S: Final = 10.0  # for this long;
+_SEEK_LATER_S: Final = 1.0  # then so
+
+
+class Agent:
+    """What the tasks share. Has no rule of its own: rules are functions elsewhere."""
+
+    def __init__(self, settings: Settings, netlink: AsyncIPRoute, network: Network) -> None:
+        self.settings = settings
+        self.state = StateDir(settings.state_dir)
+        self.runtime = RuntimeDir(settings.runtime_dir)
+        self.netlink = netlink
+        self.network = network
+        self.membership: Membership | None = None
+        self.dataplane: DataPlane | None = None
+        self.hello: Hello | None = None
+        self.dataplane_error: AgentError | None = None
+        self.applied: DataPlaneState | None = None
+        self.generation = 0
+        self.problems: Mapping[int, str] = {}
+        self.degraded: dict[str, str] = {}
+        self.warm: frozenset[str] = frozenset()
+        self.wake = asyncio.Event()
+        self.membership_changed = asyncio.Event()
+        self._recent: dict[str, float] = {}  # node ID -> boottime heard
+        self._nobody = nobody()
+        self._settled = asyncio.Event()
+
+    def load(self) -> None:
+        """Read what is on disk; changes nothing. Raises StateUnusable."""
+        identity = self.state.identity()
+        self.membership = None
+        if identity is not None:
+            self.membership = Membership(identity, self.state, self.wake.set)
+            self.membership.network = self.network
+            if not identity.barred:
+                self.membership.load_netmap()
+        self.warm = self.runtime.recent()
+
+    def forget(self) -> None:
+        """Give up the identity; sessions and TAPs end with it."""
+        self.state.forget()
+        self.reload()
+
+    async def settled(self) -> None:
+        """Wait until what is desired now has been applied once."""
+        self._settled.clear()
+        self.wake.set()
+        await self._settled.wait()
+
+    def reload(self) -> None:
+        """Take up the identity that is on disk now."""
+        self.load()
+        self._tell_membership()
+        self.membership_changed.set()
+        self.wake.set()
+
+    async def keep_link(self) -> None:
+        """Hold the link of whatever membership there is."""
+        while True:
+            self.membership_changed.clear()
+            membership = self.membership
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    link = None
+                    if membership is not None and not membership.identity().barred:
+                        link = tasks.create_task(membership.link.run())
+                    await self.membership_changed.wait()
+                    if link is not None:
+                        link.cancel()
+            except* Barred as group:
+                barred = group.exceptions[0]
+                if membership is not None and isinstance(barred, Barred):
+                    log.warning("this node is no longer a member: %s", barred.reason)
+                    membership.bar(barred.reason)
+
+    async def keep_applied(self) -> None:
+        """Apply whenever something changed, and when the trust in a netmap ends."""
+        while True:
+            self.wake.clear()
+            wait_s = await self._apply()
+            if not self.wake.is_set():
+                self._settled.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self.wake.wait()
+
+    async def keep_dataplane(self) -> None:
+        """Hold the connection to the data plane; a new one gets everything anew."""
+        lost_at = time.monotonic()
+        while True:
+            try:
+                async with (
+                    connected(self.settings.dataplane_socket) as dataplane,
+                    asyncio.TaskGroup() as tasks,
+                ):
+                    tasks.create_task(dataplane.pump())
+                    await self._meet(dataplane)
+                    tasks.create_task(self._note_events(dataplane))
+            except* AgentError as group:
+                lost_at = self._lose(group, lost_at)
+            is_recent = time.monotonic() - lost_at < _SEEK_FOR_S
+            await asyncio.sleep(_SEEK_S if is_recent else _SEEK_LATER_S)
+
+    async def watch_network(self) -> None:
+        """Follow the host's network; tell those whom it concerns."""
+        async for change in network_changes(self.netlink):
+            before, self.network = self.network, change.network
+            if self.membership is not None:
+                offered = self.membership.endpoints()
+                self.membership.network = change.network
+                if self.membership.endpoints() != offered:
+                    log.info("own endpoints changed: %s", " ".join(self.membership.endpoints()))
+                    self.membership.link.register_soon()
+            if change.is_underlay and self.dataplane is not None:
+                with contextlib.suppress(AgentError):
+                    await self.dataplane.underlay_changed()
+            if before.own().keys() - change.network.own().keys():
+                self.applied = None  # a TAP that the data plane had is gone
+            self.wake.set()
+
+    async def keep_books(self) -> None:
+        """Write down, at most once a minute, what a restart must know."""
+        while True:
+            await asyncio.sleep(_BOOKS_S)
+            await self.write_books()
+
+    async def write_books(self) -> None:
+        """Write standing and recent peers where they changed."""
+        if self.membership is None:
+            return
+        if self.membership.offline.seconds(boottime()) >= _BOOKS_S:
+            self.membership.keep_standing()
+        await self._note_recent()
+        recent = frozenset(self._recent)
+        if recent != self.runtime.recent():
+            self.runtime.keep_recent(recent)
+
+    async def _apply(self) -> float:
+        """Bring host and data plane to what is desired; return when to look again."""
+        wanted = self._desired()
+        outcome = await ensure_taps(self.netlink, wanted.taps)
+        failed = {vni: f"{e.cause}; {e.remedy}" for vni, e in outcome.failed.items()}
+        self._note_problems({**wanted.problems, **failed})
+        is_loaded = await self._load(_without(wanted.state, failed.keys()))
+        await remove_other_taps(self.netlink, wanted.taps)
+        is_refused = bool(outcome.failed) or (self.dataplane is not None and not is_loaded)
+        return min(_RETRY_S if is_refused else 3600.0, self._trust_ends_in_s())
+
+    def _desired(self) -> Desired:
+        membership = self.membership
+        if membership is None:
+            return nothing(self._nobody)
+        identity = membership.identity()
+        own = Own(
+            node_id=identity.node_id,
+            data_key=identity.keys.data_key,
+            cluster_id=identity.cluster_id,
+            port=UNDERLAY_PORT,
+            behind_nat=membership.behind_nat,
+            timers=self.settings.timers,
+            offline_trust_s=self.settings.offline_trust_s,
+        )
+        if membership.netmap is None:
+            return nothing(own)
+        offline_s = membership.offline.seconds(boottime())
+        return desired(membership.netmap, own, warm=self.warm, offline_s=offline_s)
+
+    async def _load(self, state: DataPlaneState) -> bool:
+        """Give the data plane its state where it has another; return whether it has it now."""
+        dataplane, membership = self.dataplane, self.membership
+        if dataplane is None:
+            return False
+        has_nothing_to_forget = membership is None and self.generation == 0
+        if state == self.applied or has_nothing_to_forget:
+            return True
+        self.generation += 1
+        try:
+            await dataplane.apply(self.generation, state)
+        except AgentError as error:
+            self.dataplane_error = error
+            log.warning("the data plane did not take revision=%d: %s", state.revision, error.cause)
+            self._acknowledge(membership, refused=error.cause)
+            return False
+        self.applied, self.dataplane_error = state, None
+        log.info("loaded revision=%d vsubnets=%d", state.revision, len(state.vsubnets))
+        if membership is not None:
+            membership.loaded_revision = state.revision
+        self._acknowledge(membership)
+        return True
+
+    def _acknowledge(self, membership: Membership | None, refused: str = "") -> None:
+        netmap = membership.netmap if membership else None
+        if membership is not None and netmap is not None:
+            digests = {} if refused else netmap.digests()
+            membership.link.acknowledge(
+                AckRequest(membership.loaded_revision, netmap.incarnation, digests, refused)
+            )
+
+    async def _meet(self, dataplane: DataPlane) -> None:
+        """Greet a data plane and have everything applied to it."""
+        hello = await dataplane.hello()
+        await dataplane.subscribe()
+        if self.hello is not None and hello.instance != self.hello.instance:
+            await self._note_recent()
+            self.warm = frozenset(self._recent) or self.runtime.recent()
+        self.hello, self.dataplane, self.dataplane_error = hello, dataplane, None
+        self.generation = max(self.generation, hello.generation or 0)
+        self.applied = None
+        log.info("data plane is there version=%s instance=%s", hello.version, hello.instance)
+        self._tell_membership()
+        self.wake.set()
+
+    def _tell_membership(self) -> None:
+        """Let the next registration carry what the data plane is."""
+        if self.membership is None or self.hello is None:
+            return
+        self.membership.dataplane_version = self.hello.version
+        self.membership.offloads = {**self.hello.offloads, **self.degraded}
+
+    def _lose(self, group: ExceptionGroup[AgentError], lost_at: float) -> float:
+        """Note that the data plane is away; return since when."""
+        error = group.exceptions[0]
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        if self.dataplane is not None:
+            log.warning("data plane is away: %s", error.cause)
+            lost_at = time.monotonic()
+        self.dataplane = None
+        self.dataplane_error = error
+        return lost_at
+
+    async def _note_events(self, dataplane: DataPlane) -> None:
+        while True:
+            self._note(await dataplane.events.get())
+
+    def _note(self, event: Event) -> None:
+        match event.event:
+            case "session_up":
+                self._recent[event.peer] = boottime()
+            case "endpoint_wanted" if self.membership and not self.membership.link.state.is_up:
+                self.membership.link.register_soon()
+            case "degraded":
+                self.degraded[event.what] = f"off: {event.reason}"
+                log.warning("data plane degraded what=%s reason=%s", event.what, event.reason)
+                self._tell_membership()
+            case "clone_seen" | "spoofed":
+                log.warning("%s vni=%d peer=%s", event.event, event.vni, event.peer)
+            case _:
+                log.debug("data plane event=%s peer=%s", event.event, event.peer)
+
+    async def _note_recent(self) -> None:
+        """Keep who was heard within ten minutes."""
+        now = boottime()
+        if self.dataplane is not None:
+            with contextlib.suppress(AgentError):
+                for vsubnet in (await self.dataplane.stats()).vsubnets:
+                    for peer in vsubnet.peers:
+                        if peer.last_received_s is not None:
+                            heard = now - peer.last_received_s
+                            self._recent[peer.id] = max(heard, self._recent.get(peer.id, 0.0))
+        self._recent = {n: at for n, at in self._recent.items() if now - at < _RECENT_S}
+
+    def _note_problems(self, problems: Mapping[int, str]) -> None:
+        for vni, problem in problems.items():
+            if self.problems.get(vni) != problem:
+                log.warning("vSubnet is not up vni=%d: %s", vni, problem)
+        self.problems = problems
+
+    def _trust_ends_in_s(self) -> float:
+        """Return the seconds until the next vSubnet's trust ends, at least a moment."""
+        netmap = self.membership.netmap if self.membership else None
+        if self.membership is None or netmap is None:
+            return 3600.0
+        offline_s = self.membership.offline.seconds(boottime())
+        limits = [
+            limit_s(vsubnet.header, self.settings.offline_trust_s)
+            for vsubnet in netmap.vsubnets.values()
+        ]
+        left = [limit - offline_s for limit in limits if limit and limit > offline_s]
+        return min([*left, 3600.0]) + 0.1
+
+
+ServeCommands = Callable[[Agent], Coroutine[None, None, None]]
+
+
+async def run(settings: Settings, serve_commands: ServeCommands) -> None:
+    """Run until SIGTERM or SIGINT; TAPs and data plane stay as they are.
+
+    Raises AgentError where it can't start.
+    """
+    state = StateDir(settings.state_dir)
+    state.prepare()
+    RuntimeDir(settings.runtime_dir).prepare()
+    with held_lock(state.lock, "another cairn-agent"):
+        async with AsyncIPRoute() as netlink:
+            agent = Agent(settings, netlink, await read_network(netlink))
+            agent.load()
+            # --- Above this line the agent only reads; below it changes the host. ---
+            await _until_stopped(agent, serve_commands)
+
+
+async def _until_stopped(agent: Agent, serve_commands: ServeCommands) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with asyncio.TaskGroup() as tasks:
+        running = [
+            tasks.create_task(serve_commands(agent), name="commands"),
+            tasks.create_task(agent.keep_applied(), name="apply"),
+            tasks.create_task(agent.keep_dataplane(), name="data plane"),
+            tasks.create_task(agent.watch_network(), name="network"),
+            tasks.create_task(agent.keep_link(), name="link"),
+            tasks.create_task(agent.keep_books(), name="books"),
+        ]
+        await stopped.wait()
+        log.info("stopping; traffic goes on without the agent")
+        for task in running:
+            task.cancel()
+    if agent.membership is not None:
+        agent.membership.keep_standing()
+
+
+def nobody() -> Own:
+    """Return a node of no cluster: applied, it makes a data plane forget all its keys."""
+    key = base64.b64encode(key_octets("nobody")).decode()
+    return Own(node_id=_NIL, data_key=key, cluster_id=_NIL, port=UNDERLAY_PORT)
+
+
+def _without(state: DataPlaneState, vnis: Collection[int]) -> DataPlaneState:
+    """Leave out the vSubnets that have no TAP."""
+    if not vnis:
+        return state
+    kept = [vsubnet for vsubnet in state.vsubnets if vsubnet.vni not in vnis]
+    return msgspec.structs.replace(state, vsubnets=kept)

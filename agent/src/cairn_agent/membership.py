@@ -1,0 +1,168 @@
+"""One node's membership of one cluster: identity, netmap, link, and time on its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from cairn_agent.control.link import Link
+from cairn_agent.errors import StateUnusable
+from cairn_agent.host.machine import boottime, machine_facts
+from cairn_agent.host.network import Network
+from cairn_agent.identity import Identity
+from cairn_agent.netmap.held import Netmap, NetmapCopy, NetmapRefused, dump, load
+from cairn_agent.netmap.trust import OfflineTime
+from cairn_agent.protocol import enrolment
+from cairn_agent.report import VERSION
+from cairn_agent.settings import UNDERLAY_PORT
+from cairn_agent.state import Standing, StateDir
+
+log = logging.getLogger(__name__)
+
+
+class Membership:
+    """What the link's `Node` asks for, kept on disk as it changes.
+
+    A write that fails is logged and doesn't stop anything: what is in memory goes on.
+    """
+
+    def __init__(self, identity: Identity, state: StateDir, changed: Callable[[], None]) -> None:
+        self._identity = identity
+        self._state = state
+        self._changed = changed
+        self.copy = NetmapCopy(
+            cluster_id=identity.cluster_id, node_id=identity.node_id, map_key=identity.map_key
+        )
+        standing = state.standing()
+        self.behind_nat = standing.behind_nat
+        self.offline = OfflineTime(standing.offline_s, boottime())
+        self.heard_at: float | None = None
+        self.network = Network()
+        self.dataplane_version = ""
+        self.offloads: dict[str, str] = {}
+        self.loaded_revision = 0
+        self.link = Link(self, self.copy)
+
+    def load_netmap(self) -> None:
+        """Use the netmap that was kept; one that can't be used is moved aside."""
+        octets = self._state.netmap()
+        if octets is None:
+            return
+        try:
+            netmap = load(self.copy, octets)
+        except NetmapRefused as refusal:
+            self._state.set_netmap_aside(str(refusal))
+        else:
+            log.info("kept netmap loaded revision=%d", netmap.revision)
+
+    @property
+    def netmap(self) -> Netmap | None:
+        """The netmap in use; None while there is none, or the node is barred."""
+        return None if self._identity.barred else self.copy.current
+
+    def identity(self) -> Identity:
+        """Return the newest identity."""
+        return self._identity
+
+    def overlay_prefixes(self) -> list[str]:
+        """Return the prefixes of the own vSubnets."""
+        vsubnets = self.netmap.vsubnets.values() if self.netmap else ()
+        return [prefix for vsubnet in vsubnets for prefix in vsubnet.header.prefixes]
+
+    def endpoints(self) -> tuple[str, ...]:
+        """Return the own underlay addresses, as they are offered to peers."""
+        return self.network.endpoints(UNDERLAY_PORT, self.overlay_prefixes())
+
+    def registration(self) -> enrolment.RegisterRequest:
+        """Return what to register now."""
+        return enrolment.RegisterRequest(
+            generation=self._identity.generation,
+            facts=machine_facts(self.network),
+            endpoints=list(self.endpoints()),
+            name=self._identity.name,
+            agent_version=VERSION,
+            dataplane_version=self.dataplane_version,
+            offloads=self.offloads,
+            loaded_revision=self.loaded_revision,
+        )
+
+    def registered(self, answer: enrolment.RegisterAnswer) -> None:
+        """Keep the offered generation, the state and the replicas."""
+        newer = msgspec.structs.replace(
+            self._identity,
+            generation=answer.generation,
+            state=answer.state,
+            appliances=answer.appliances or self._identity.appliances,
+        )
+        self._keep(newer)
+        behind_nat = _is_translated(answer.seen_address, self.network)
+        if behind_nat != self.behind_nat:
+            self.behind_nat = behind_nat
+            self.keep_standing()
+            self._changed()
+
+    def renewed(self, answer: enrolment.RenewAnswer) -> None:
+        """Keep the new certificate."""
+        self._keep(
+            msgspec.structs.replace(
+                self._identity,
+                certificate=answer.certificate,
+                ca=answer.ca or self._identity.ca,
+            )
+        )
+
+    def netmap_changed(self) -> None:
+        """Keep the new netmap; it is used whether or not it could be kept."""
+        if self.copy.current is not None:
+            try:
+                self._state.keep_netmap(dump(self.copy.current))
+            except StateUnusable as error:
+                log.warning("the netmap could not be kept: %s", error.cause)
+        self._changed()
+
+    def heard(self) -> None:
+        """An appliance confirmed the netmap: the time alone begins anew."""
+        now = boottime()
+        was_alone_s = self.offline.seconds(now)
+        self.offline.heard(now)
+        self.heard_at = now
+        if was_alone_s > 60.0:
+            self.keep_standing()
+            self._changed()
+
+    def bar(self, reason: str) -> None:
+        """Mark the identity: it takes part no more until a person joins anew."""
+        self._keep(msgspec.structs.replace(self._identity, barred=reason))
+        try:
+            self._state.forget_netmap()
+        except StateUnusable as error:
+            log.warning("the netmap of a barred node could not be removed: %s", error.cause)
+        self._changed()
+
+    def keep_standing(self) -> None:
+        """Write down how long the node has been on its own."""
+        standing = Standing(round(self.offline.seconds(boottime()), 1), self.behind_nat)
+        try:
+            self._state.keep_standing(standing)
+        except StateUnusable as error:
+            log.warning("the time without an appliance could not be kept: %s", error.cause)
+
+    def _keep(self, identity: Identity) -> None:
+        if identity == self._identity:
+            return
+        self._identity = identity
+        try:
+            self._state.keep_identity(identity)
+        except StateUnusable as error:
+            log.warning("the identity could not be kept: %s", error.cause)
+
+
+def _is_translated(seen: str, network: Network) -> bool:
+    """Return whether the appliance saw an address that this machine doesn't have."""
+    host = seen if seen.count(":") > 1 and "[" not in seen else seen.rpartition(":")[0] or seen
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or host in ("127.0.0.1", "::1"):
+        return False
+    return host not in {str(address.interface.ip) for address in network.addresses}

@@ -1,0 +1,105 @@
+"""What the running agent tells its own commands; ages and times in seconds."""
+
+from __future__ import annotations
+
+import msgspec
+
+VERSION = "0.1.0"
+
+
+class LinkReport(msgspec.Struct, frozen=True):
+    """The link to the appliances."""
+
+    is_up: bool = False
+    appliance: str = ""
+    age_s: float = 0.0  # since it came up or went down
+    heard_s: float | None = None  # since an appliance confirmed the netmap; None: never
+    error: str = ""
+    remedy: str = ""
+    skew_s: float | None = None  # the appliance's clock minus ours
+    appliances: list[str] = []
+
+
+class DataPlaneReport(msgspec.Struct, frozen=True):
+    """The data plane as the agent sees it."""
+
+    is_up: bool = False
+    version: str = ""
+    pid: int = 0
+    error: str = ""
+    remedy: str = ""
+    loaded_revision: int | None = None
+    offloads: dict[str, str] = {}
+    entropy: str = ""
+    drops: dict[str, int] = {}
+
+
+class PeerReport(msgspec.Struct, frozen=True):
+    """A peer in one vSubnet."""
+
+    node_id: str
+    name: str
+    site: str
+    vni: int
+    vsubnet: str
+    role: str
+    ips: list[str]
+    macs: list[str]
+    endpoints: list[str]
+    session: str = "down"
+    path: str = ""
+    endpoint: str = ""
+    rtt_us: int | None = None
+    mtu: int | None = None
+    tx_octets: int = 0
+    rx_octets: int = 0
+    key_age_s: float | None = None
+    last_received_s: float | None = None
+
+
+class VSubnetReport(msgspec.Struct, frozen=True):
+    """A vSubnet of this node."""
+
+    vni: int
+    name: str
+    tap: str
+    mac: str
+    ips: list[str]
+    mtu: int
+    members: int
+    problem: str = ""
+    tx_octets: int = 0
+    rx_octets: int = 0
+    trusted_for_s: float | None = None  # without an appliance; None: no limit
+
+
+class Status(msgspec.Struct, frozen=True):
+    """All of it."""
+
+    state: str  # "none" before join, "pending", "approved", "barred"
+    agent_version: str
+    node_id: str = ""
+    name: str = ""
+    site: str = ""
+    cluster_id: str = ""
+    barred: str = ""
+    revision: int = 0
+    incarnation: int = 0
+    offline_s: float = 0.0
+    endpoints: list[str] = []
+    behind_nat: bool = False
+    link: LinkReport = LinkReport()
+    dataplane: DataPlaneReport = DataPlaneReport()
+    vsubnets: list[VSubnetReport] = []
+    peers: list[PeerReport] = []
+    problems: list[str] = []
+
+
+class Pinged(msgspec.Struct, frozen=True):
+    """One answer to `ping`."""
+
+    node_id: str
+    name: str
+    vni: int
+    rtt_us: int
+    endpoint: str
