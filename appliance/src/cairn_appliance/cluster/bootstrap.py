@@ -39,8 +39,7 @@ from cairn_appliance.pki.errors import PkiError
 from cairn_appliance.pki.map_key import MapKey
 from cairn_appliance.pki.sealing import Sealer, new_kek
 from cairn_appliance.settings import Settings
-from cairn_appliance.store import keys
-from cairn_appliance.store.codec import Codec
+from cairn_appliance.store import keys, records
 from cairn_appliance.store.port import Compare, Put, Store
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -54,8 +53,6 @@ _ETCD_PURPOSES: dict[str, Purpose] = {
     "etcd-peer": "peer",
     "etcd-client": "client",
 }
-
-cluster_codec = Codec(Cluster)
 
 
 class _MemberFile(msgspec.Struct, frozen=True):
@@ -122,7 +119,7 @@ class Created:
         pair = _SealedPair(authority.certificate.decode(), authority.private_key.decode())
         map_key = self.secrets.map_key.to_octets()
         writes = [
-            Put(keys.CLUSTER_INFO, cluster_codec.encode(self.cluster)),
+            Put(keys.CLUSTER_INFO, records.clusters.encode(self.cluster)),
             Put(_SECRET_CA, seal(_SECRET_CA, msgspec.json.encode(pair))),
             Put(_SECRET_MAP_KEY, seal(_SECRET_MAP_KEY, map_key)),
         ]

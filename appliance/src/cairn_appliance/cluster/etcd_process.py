@@ -1,0 +1,320 @@
+"""The embedded etcd: one member on loopback, a supervised child of the appliance.
+
+For a try-out or a pilot on one machine. In the image and in clusters etcd is a systemd unit
+of its own. The child ends with its parent, even where the parent is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cairn_appliance.cluster.bootstrap import Local
+from cairn_appliance.cluster.errors import EnvironmentLacks, LocalStateUnusable
+from cairn_appliance.cluster.etcd_binary import EtcdBinary
+from cairn_appliance.cluster.files import cannot
+from cairn_appliance.domain.errors import CairnError
+from cairn_appliance.store.connection import Tls
+
+log = logging.getLogger(__name__)
+
+READY_S = 30.0
+STOP_S = 10.0
+QUOTA_OCTETS = 2 << 30
+_HOST = "127.0.0.1"
+_POLL_S = 0.1
+_BACKOFF_FIRST_S = 0.5
+_BACKOFF_LAST_S = 15.0
+_STEADY_S = 60.0  # having run for so long, a child is restarted without a long wait
+_LOG_MAX_OCTETS = 16 << 20
+_LOG_TAIL_OCTETS = 16 << 10
+_HEALTH_OCTETS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    sign: str  # what etcd or the kernel writes
+    cause: str
+    remedy: str
+    kind: type[CairnError]
+
+
+_FAILURES = (
+    _Failure(
+        "address already in use",
+        "a port of etcd is in use",
+        "stop what uses it, or choose other etcd_*_port in {settings}",
+        EnvironmentLacks,
+    ),
+    _Failure(
+        "no space left on device",
+        "the disk is full",
+        "free space on the file system of {directory}; etcd wants 1 GiB",
+        LocalStateUnusable,
+    ),
+    _Failure(
+        "permission denied",
+        "etcd may not use its data directory",
+        "give {directory} to the user that runs the appliance",
+        LocalStateUnusable,
+    ),
+    _Failure(
+        "cannot open database",
+        "etcd's database is in use by another process, or damaged",
+        "stop the other appliance on {directory}, or restore it from a backup",
+        LocalStateUnusable,
+    ),
+    _Failure(
+        "crc mismatch",
+        "etcd's data is damaged",
+        "restore {directory} from a backup",
+        LocalStateUnusable,
+    ),
+    _Failure(
+        "failed to recover",
+        "etcd's data is damaged",
+        "restore {directory} from a backup",
+        LocalStateUnusable,
+    ),
+)
+
+
+class EtcdProcess:
+    """One etcd child, started again whenever it ends by itself."""
+
+    def __init__(self, local: Local, binary: EtcdBinary) -> None:
+        self.restarts = 0
+        self._local = local
+        self._binary = binary
+        self._child: asyncio.subprocess.Process | None = None
+        self._log_begin = 0  # where this child's part of the log begins
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process ID while there is one."""
+        return self._child.pid if self._child and self._child.returncode is None else None
+
+    async def start(self, timeout_s: float = READY_S) -> None:
+        """Return once etcd answers as healthy; raise CairnError with the remedy.
+
+        Call it once, before `supervise`.
+        """
+        self._check_environment()
+        await self._spawn()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._until_healthy()
+        except TimeoutError as error:
+            await self.stop()
+            raise LocalStateUnusable(
+                f"etcd was not healthy after {timeout_s:.0f} s",
+                remedy=f"look into {self._local.etcd_log}; the disk may be too slow",
+            ) from error
+        except BaseException:
+            await self.stop()
+            raise
+        log.info("etcd runs pid=%s version=%s endpoint=%s", self.pid,
+                 ".".join(map(str, self._binary.version)), self._local.etcd_endpoint)  # fmt: skip
+
+    async def supervise(self) -> None:
+        """Start it again whenever it ends, until cancelled; then stop it cleanly."""
+        loop = asyncio.get_running_loop()
+        wait_s = _BACKOFF_FIRST_S
+        try:
+            while True:
+                begun = loop.time()
+                code = await self._ended()
+                if loop.time() - begun > _STEADY_S:
+                    wait_s = _BACKOFF_FIRST_S
+                failure = self._failure()
+                log.error("etcd ended code=%s cause=%s; what to do: %s; started again in %.1f s",
+                          code, failure, failure.remedy, wait_s)  # fmt: skip
+                await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
+                wait_s = min(wait_s * 2, _BACKOFF_LAST_S)
+                self.restarts += 1
+                with contextlib.suppress(LocalStateUnusable, EnvironmentLacks):
+                    await self._spawn()  # its failure is seen, and told, in the next turn
+        finally:
+            await asyncio.shield(asyncio.create_task(self.stop(), name="stop etcd"))
+
+    async def stop(self) -> None:
+        """End it: politely first, by force after ten seconds."""
+        child = self._child
+        if child is None or child.returncode is not None:
+            return
+        child.terminate()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await child.wait()
+        except TimeoutError:
+            log.warning("etcd did not stop and is killed pid=%d", child.pid)
+            child.kill()
+            await child.wait()
+
+    def _check_environment(self) -> None:
+        settings = self._local.settings
+        for name in ("etcd_client_port", "etcd_peer_port", "etcd_metrics_port"):
+            _check_port_is_free(getattr(settings, name), name, self._local.data_dir)
+        try:
+            self._local.etcd_dir.mkdir(mode=0o700, exist_ok=True)
+            self._local.etcd_dir.chmod(0o700)
+        except OSError as error:
+            raise cannot("use", self._local.etcd_dir, error) from error
+
+    async def _spawn(self) -> None:
+        path = self._local.etcd_log
+        try:
+            if path.exists() and path.stat().st_size > _LOG_MAX_OCTETS:
+                path.replace(path.with_suffix(".log.1"))
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            self._log_begin = os.fstat(descriptor).st_size
+        except OSError as error:
+            raise cannot("write", path, error) from error
+        try:
+            self._child = await asyncio.create_subprocess_exec(
+                *_ends_with_parent(),
+                *arguments(self._local, self._binary),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C is for us: we stop it when we have ended
+            )
+        except OSError as error:
+            raise EnvironmentLacks(
+                f"{self._binary.path} can't be started: {error.strerror}",
+                remedy="run tools/get-etcd again, or name a working etcd in CAIRN_ETCD",
+            ) from error
+        finally:
+            os.close(descriptor)
+
+    async def _ended(self) -> int:
+        return await self._child.wait() if self._child else -1
+
+    async def _until_healthy(self) -> None:
+        assert self._child is not None
+        while not await self._is_healthy():
+            if self._child.returncode is not None:
+                raise self._failure()
+            await asyncio.sleep(_POLL_S)
+
+    async def _is_healthy(self) -> bool:
+        """Ask the plain health page on loopback; true means: it has a leader and can write."""
+        port = self._local.settings.etcd_metrics_port
+        try:
+            async with asyncio.timeout(2), _connection(port) as (reader, writer):
+                writer.write(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n")
+                await writer.drain()
+                answer = await reader.read(_HEALTH_OCTETS)
+        except (OSError, TimeoutError):
+            return False
+        return b'"health":"true"' in answer
+
+    def _failure(self) -> CairnError:
+        """Tell from the end of the log why etcd ended."""
+        tail = _tail(self._local.etcd_log, self._log_begin)
+        places = {
+            "settings": self._local.data_dir / "settings.toml",
+            "directory": self._local.etcd_dir,
+        }
+        for failure in _FAILURES:
+            if failure.sign in tail:
+                return failure.kind(failure.cause, remedy=failure.remedy.format(**places))
+        return LocalStateUnusable(
+            "etcd ended by itself", remedy=f"look at the end of {self._local.etcd_log}"
+        )
+
+
+def client_tls(local: Local) -> Tls:
+    """Return what the store needs to speak with the embedded etcd."""
+    return Tls(
+        ca=local.pki("etcd-ca.pem"),
+        certificate=local.pki("etcd-client.pem"),
+        key=local.pki("etcd-client-key.pem"),
+    )
+
+
+def arguments(local: Local, binary: EtcdBinary) -> list[str]:
+    """Return etcd's command line; it holds no secret."""
+    settings = local.settings
+    client = f"https://{_HOST}:{settings.etcd_client_port}"
+    peer = f"https://{_HOST}:{settings.etcd_peer_port}"
+    options = {
+        "name": local.member,
+        "data-dir": local.etcd_dir,
+        "listen-client-urls": client,
+        "advertise-client-urls": client,
+        "listen-peer-urls": peer,
+        "initial-advertise-peer-urls": peer,
+        "initial-cluster": f"{local.member}={peer}",
+        "initial-cluster-token": local.cluster_id,
+        "initial-cluster-state": "new",
+        "listen-metrics-urls": f"http://{_HOST}:{settings.etcd_metrics_port}",
+        "cert-file": local.pki("etcd-server.pem"),
+        "key-file": local.pki("etcd-server-key.pem"),
+        "trusted-ca-file": local.pki("etcd-ca.pem"),
+        "client-cert-auth": "true",
+        "peer-cert-file": local.pki("etcd-peer.pem"),
+        "peer-key-file": local.pki("etcd-peer-key.pem"),
+        "peer-trusted-ca-file": local.pki("etcd-ca.pem"),
+        "peer-client-cert-auth": "true",
+        "auto-compaction-mode": "periodic",
+        "auto-compaction-retention": "1h",
+        "quota-backend-bytes": QUOTA_OCTETS,
+        "heartbeat-interval": 100,
+        "election-timeout": 1000,
+        "log-level": "warn",
+    }
+    return [str(binary.path), *(f"--{name}={value}" for name, value in options.items())]
+
+
+def _check_port_is_free(port: int, name: str, data_dir: Path) -> None:
+    with socket.socket() as probe:
+        # As etcd does: a closed connection that lingers doesn't make a port in use.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError as error:
+            raise EnvironmentLacks(
+                f"port {port} on {_HOST} can't be used: {error.strerror}",
+                remedy=f"stop what uses it, or choose another {name} in {data_dir}/settings.toml",
+            ) from error
+
+
+def _ends_with_parent() -> list[str]:
+    """Let the kernel end the child when we are killed (setpriv is in util-linux)."""
+    setpriv = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
+    return [setpriv, "--pdeathsig", "TERM", "--"] if setpriv else []
+
+
+def _environment() -> dict[str, str]:
+    """Pass nothing on by which etcd could be configured beside its command line."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
+
+
+def _tail(path: Path, begin: int) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(begin, path.stat().st_size - _LOG_TAIL_OCTETS))
+            return file.read().decode(errors="replace")
+    except OSError as error:
+        return str(error)
+
+
+@contextlib.asynccontextmanager
+async def _connection(
+    port: int,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection(_HOST, port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
