@@ -210,6 +210,18 @@ class DataPlane:
             self.lost_events += 1
         self.events.put_nowait(event)
 
+    async def clear(self, state: DataPlaneState) -> None:
+        """Greet a data plane that was alone, and apply a state without vSubnets to it."""
+        pump = asyncio.ensure_future(self.pump())
+        try:
+            hello = await self.hello()
+            if hello.generation is not None:
+                await self.apply(hello.generation + 1, state)
+        finally:
+            pump.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Unreachable):
+                await pump
+
     async def _ask(
         self, op: str, answer: type[_T], *, wait_s: float = _ANSWER_TIMEOUT_S, **fields: object
     ) -> _T:

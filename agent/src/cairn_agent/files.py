@@ -38,6 +38,16 @@ def write_whole(path: Path, octets: bytes) -> None:
         raise unusable("write", path, error) from error
 
 
+def probe_space(directory: Path, octets: int) -> None:
+    """Raise StateUnusable unless so many octets can be written to the directory now."""
+    path = directory / ".space-probe"
+    try:
+        _write_whole(path, bytes(octets))
+        path.unlink()
+    except OSError as error:
+        raise unusable("write to", directory, error) from error
+
+
 def read_file(path: Path) -> bytes | None:
     """Return a file's octets, None where there is none."""
     try:

@@ -1,0 +1,177 @@
+"""The commands of `cairn-agent`. All but `join`, `leave` and `run` ask the running agent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+
+from cairn_agent import commands, daemon, doctor, onboarding, screens
+from cairn_agent.commands import Request, as_pinged, as_status, ask
+from cairn_agent.errors import AgentError, BadInput, Unreachable
+from cairn_agent.host.requirements import check_can_configure
+from cairn_agent.report import VERSION, Pinged, Status
+from cairn_agent.settings import Settings, from_environment
+
+app = typer.Typer(
+    help="Joins this machine to vSubnets and keeps it there.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+_out = Console(highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        _out.print(f"cairn-agent {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    state_dir: Annotated[Path | None, typer.Option(help="Identity and netmap.")] = None,
+    runtime_dir: Annotated[Path | None, typer.Option(help="Sockets.")] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Read the settings that all commands share."""
+    context.obj = from_environment(os.environ, state_dir, runtime_dir)
+
+
+@app.command()
+def join(
+    context: typer.Context,
+    token: Annotated[str, typer.Argument(help="The token, or - to read it from stdin.")],
+    name: Annotated[str, typer.Option(help="The node's name; default: the host's.")] = "",
+) -> None:
+    """Join the vSubnets that a token names."""
+    text = sys.stdin.read(65536) if token == "-" else token
+    identity, is_taken_up = asyncio.run(onboarding.join(context.obj, text, name))
+    _out.print(f"joined as {identity.name}, node ID {identity.node_id}", markup=False)
+    if identity.state == "pending":
+        _out.print(f"waits for an operator's approval (cairn node approve {identity.name})")
+    if not is_taken_up:
+        _out.print("the agent isn't running: start it with `systemctl start cairn-agent`")
+
+
+@app.command()
+def run(context: typer.Context) -> None:
+    """Run the agent until SIGTERM; what it set up stays and traffic goes on."""
+    level = logging.DEBUG if os.environ.get("CAIRN_AGENT_LOG") == "debug" else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    for noisy in ("httpx", "httpcore", "pyroute2", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    check_can_configure()
+    asyncio.run(daemon.run(context.obj, commands.serve))
+
+
+@app.command()
+def status(context: typer.Context, json: Json = False) -> None:
+    """Show node, link, vSubnets and peers on one screen."""
+    found = _status(context.obj)
+    if json:
+        _print_json(found)
+    else:
+        screens.show_status(_out, found)
+
+
+@app.command()
+def peers(context: typer.Context, json: Json = False) -> None:
+    """List the peers."""
+    found = _status(context.obj)
+    if json:
+        _print_json(found.peers)
+    else:
+        _out.print(screens.peer_table(found.peers, with_keys=True))
+
+
+@app.command()
+def ping(
+    context: typer.Context,
+    peer: Annotated[str, typer.Argument(help="Name, IP address in a vSubnet, or node ID.")],
+    count: Annotated[int, typer.Option("-c", min=1, help="How many; default: until Ctrl-C.")] = 0,
+    json: Json = False,
+) -> None:
+    """Measure the way to a peer inside its session."""
+    answers: list[Pinged] = []
+    sent = 0
+    try:
+        while not count or sent < count:
+            if sent:
+                time.sleep(1.0)
+            sent += 1
+            answer = _ping_once(context.obj, peer, sent, quiet=json)
+            answers += [answer] if answer else []
+    except KeyboardInterrupt:
+        _out.print()
+    if json:
+        _print_json({"sent": sent, "answers": answers})
+    else:
+        screens.show_ping_summary(_out, peer, sent, answers)
+    if not answers:
+        raise typer.Exit(Unreachable.exit_code)
+
+
+@app.command()
+def leave(
+    context: typer.Context,
+    force: Annotated[bool, typer.Option(help="Also when no appliance answers.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+) -> None:
+    """Leave for good: sessions, TAPs and identity are removed."""
+    if not yes:
+        typer.confirm("This node's identity will be gone. Leave?", abort=True)
+    asyncio.run(onboarding.leave_cluster(context.obj, force=force))
+    _out.print("left; join again with a new token")
+
+
+@app.command(name="doctor")
+def doctor_command(context: typer.Context, json: Json = False) -> None:
+    """Check this machine; each line says ok or what to do."""
+    checks = asyncio.run(doctor.examine(context.obj))
+    if json:
+        _print_json(checks)
+    else:
+        screens.show_checks(_out, checks)
+    if any(check.verdict == "failed" for check in checks):
+        raise typer.Exit(6)
+
+
+def _status(settings: Settings) -> Status:
+    return as_status(asyncio.run(ask(settings.agent_socket, Request("status"))))
+
+
+def _ping_once(settings: Settings, peer: str, number: int, *, quiet: bool) -> Pinged | None:
+    """Ping once; None where no answer came. Raises what more tries won't mend."""
+    try:
+        answer = as_pinged(asyncio.run(ask(settings.agent_socket, Request("ping", peer=peer))))
+    except (BadInput, Unreachable):
+        raise
+    except AgentError as error:
+        if not quiet:
+            _out.print(f"no answer from {peer}: seq={number} {error.cause}", markup=False)
+        return None
+    if not quiet:
+        _out.print(
+            f"answer from {answer.name}: seq={number} time={answer.rtt_us / 1000:.3f} ms "
+            f"via {answer.endpoint}",
+            markup=False,
+        )
+    return answer
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")

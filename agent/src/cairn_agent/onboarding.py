@@ -1,0 +1,109 @@
+"""`join` and `leave`: the two commands that change who this node is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from pyroute2 import AsyncIPRoute
+
+from cairn_agent.commands import Request, ask
+from cairn_agent.control.joining import enrol, leave
+from cairn_agent.daemon import nobody
+from cairn_agent.dataplane import connected
+from cairn_agent.errors import AgentError, BadInput, Environment, Refused, Unreachable
+from cairn_agent.files import held_lock, probe_space
+from cairn_agent.host.machine import host_name, machine_facts
+from cairn_agent.host.network import read_network
+from cairn_agent.host.taps import remove_other_taps
+from cairn_agent.identity import Identity, new_keys
+from cairn_agent.netmap.desired import nothing
+from cairn_agent.protocol.token import TokenError, decode_token
+from cairn_agent.report import VERSION
+from cairn_agent.settings import Settings
+from cairn_agent.state import StateDir
+
+_IDENTITY_OCTETS = 64 * 1024  # more than an identity and its first netmap need
+
+
+async def join(settings: Settings, token_text: str, name: str) -> tuple[Identity, bool]:
+    """Enrol with a token; return the identity and whether a running agent took it up.
+
+    Everything that can be checked is checked before the token is used: a refused token
+    or a full disk leaves the machine as it was.
+    """
+    try:
+        token = decode_token(token_text)
+    except TokenError as error:
+        raise BadInput(f"this is not a usable token: {error}", "paste the whole token") from error
+    state = StateDir(settings.state_dir)
+    with _changing(state):
+        probe_space(state.path, _IDENTITY_OCTETS)
+        before = state.identity()
+        if before is not None and not before.barred:
+            raise Refused(
+                f"this machine has joined already, as {before.name} ({before.node_id})",
+                "run `cairn-agent leave` first if it shall become a new node",
+            )
+        async with AsyncIPRoute() as netlink:
+            facts = machine_facts(await read_network(netlink))
+        identity = await enrol(
+            token, new_keys(), name=name or host_name(), facts=facts, version=VERSION
+        )
+        if before is not None:
+            state.forget()
+        state.keep_identity(identity)
+    return identity, await _tell_running_agent(settings)
+
+
+async def leave_cluster(settings: Settings, *, force: bool) -> None:
+    """Give up the identity, with sessions and TAPs; raise Unreachable where no appliance
+    could be told, unless forced."""
+    try:
+        await ask(settings.agent_socket, Request("leave", force=force))
+    except Unreachable:
+        if settings.agent_socket.exists():
+            raise
+    else:
+        return
+    state = StateDir(settings.state_dir)
+    with _changing(state), held_lock(state.lock, "the agent"):
+        await _leave_alone(settings, state, force=force)
+
+
+async def _leave_alone(settings: Settings, state: StateDir, *, force: bool) -> None:
+    """Leave while no agent runs."""
+    try:
+        identity = state.identity()
+        if identity is None and not force:
+            raise Refused("this machine hasn't joined", "there is nothing to leave")
+        if identity is not None:
+            await leave(identity, "by command")
+    except AgentError:
+        if not force:
+            raise
+    with contextlib.suppress(Unreachable):
+        async with connected(settings.dataplane_socket) as dataplane:
+            await dataplane.clear(nothing(nobody()).state)
+    async with AsyncIPRoute() as netlink:
+        await remove_other_taps(netlink, ())
+    state.forget()
+
+
+async def _tell_running_agent(settings: Settings) -> bool:
+    try:
+        await ask(settings.agent_socket, Request("reload"))
+    except Unreachable:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _changing(state: StateDir) -> Iterator[None]:
+    """Hold the right to change the identity."""
+    if os.geteuid() != 0 and not os.access(state.path.parent, os.W_OK):
+        raise Environment(f"{state.path} can't be written by this user", "run the command as root")
+    state.prepare()
+    with held_lock(state.join_lock, "another cairn-agent join or leave"):
+        yield
