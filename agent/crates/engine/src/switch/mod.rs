@@ -145,7 +145,7 @@ pub struct Learned {
     pub mac: Mac,
     /// Behind which peer.
     pub peer: PeerId,
-    /// Since its last frame; up to a second less than the truth is old.
+    /// Since its last frame; up to a second too long.
     pub age: Duration,
 }
 

@@ -1,0 +1,765 @@
+//! What the switch forwards and what it refuses, case by case.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use cairn_engine::switch::{Config, Egress, Learning, Refused, Role, Switch};
+use cairn_engine::{PeerId, Time};
+use cairn_wire::Mac;
+
+mod frames;
+use frames::*;
+
+const NOW: Time = Time::from_millis(1_000);
+const HOST: Role = Role::Host;
+const GATEWAY: Role = Role::Gateway;
+const A: PeerId = PeerId(1);
+const B: PeerId = PeerId(2);
+const NOBODYS: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 200);
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+/// A station on a LAN: bound to no member.
+fn station(number: u8) -> Mac {
+    Mac([0, 0x11, 0x22, 0x33, 0x44, number])
+}
+
+fn data(destination: Mac, source: Mac) -> Vec<u8> {
+    frame(destination, source, IPX, b"anything")
+}
+
+fn after(seconds: u64) -> Time {
+    NOW + Duration::from_secs(seconds)
+}
+
+/// What member 0, a host, says of `payload` that peer A (of `role`) sends with its own MAC.
+fn from_a(
+    role: Role,
+    change: impl FnOnce(&mut Config),
+    ethertype: u16,
+    payload: &[u8],
+) -> Result<(), Refused> {
+    let mut config = config(HOST, &[role, HOST]);
+    change(&mut config);
+    let frame = frame(Mac::BROADCAST, mac(1), ethertype, payload);
+    Switch::new(config).ingress(&frame, A, NOW).map(|_| ())
+}
+
+fn managed(config: &mut Config) {
+    config.policy.dhcp_server_from_hosts = false;
+}
+
+fn nothing(_: &mut Config) {}
+
+// Where frames from the TAP go.
+
+#[test]
+fn a_bound_address_gets_the_frame_alone() {
+    let switch = Switch::new(config(HOST, &[HOST, HOST]));
+    assert_eq!(
+        switch.egress(&data(mac(2), mac(0)), NOW),
+        Ok(Egress::Unicast(B))
+    );
+}
+
+#[test]
+fn broadcast_and_multicast_go_to_every_peer() {
+    let switch = Switch::new(config(HOST, &[HOST, GATEWAY]));
+    for group in [Mac::BROADCAST, Mac([0x33, 0x33, 0, 0, 0, 1])] {
+        assert_eq!(
+            switch.egress(&data(group, mac(0)), NOW),
+            Ok(Egress::Flood(&[A, B]))
+        );
+    }
+}
+
+#[test]
+fn an_unknown_address_is_looked_for_behind_gateways_only() {
+    let switch = Switch::new(config(HOST, &[HOST, GATEWAY]));
+    assert_eq!(
+        switch.egress(&data(station(1), mac(0)), NOW),
+        Ok(Egress::Flood(&[B]))
+    );
+
+    let without = Switch::new(config(HOST, &[HOST, HOST]));
+    assert_eq!(
+        without.egress(&data(station(1), mac(0)), NOW),
+        Err(Refused::UnknownDestination)
+    );
+}
+
+#[test]
+fn alone_in_a_vsubnet_there_is_nobody_to_tell() {
+    let switch = Switch::new(config(HOST, &[]));
+    assert_eq!(
+        switch.egress(&data(Mac::BROADCAST, mac(0)), NOW),
+        Err(Refused::NoPeer)
+    );
+}
+
+#[test]
+fn a_frame_to_ourselves_is_not_sent() {
+    let switch = Switch::new(config(GATEWAY, &[HOST]));
+    assert_eq!(
+        switch.egress(&data(mac(0), station(1)), NOW),
+        Err(Refused::SameSide)
+    );
+}
+
+#[test]
+fn what_is_local_to_a_bridge_crosses_in_neither_direction() {
+    let switch = Switch::new(config(GATEWAY, &[GATEWAY]));
+    let lldp = Mac([0x01, 0x80, 0xc2, 0, 0, 0x0e]);
+    assert_eq!(
+        switch.egress(&data(lldp, station(1)), NOW),
+        Err(Refused::BridgeLocal)
+    );
+    assert_eq!(
+        switch.ingress(&data(lldp, station(1)), A, NOW),
+        Err(Refused::BridgeLocal)
+    );
+}
+
+// Who may send from which address.
+
+#[test]
+fn a_host_sends_from_its_own_addresses_only() {
+    let switch = Switch::new(config(HOST, &[HOST, GATEWAY]));
+    for source in [mac(1), mac(2), station(1)] {
+        assert_eq!(
+            switch.egress(&data(Mac::BROADCAST, source), NOW),
+            Err(Refused::ForeignSource)
+        );
+    }
+    for source in [mac(0), mac(2), station(1)] {
+        assert_eq!(
+            switch.ingress(&data(mac(0), source), A, NOW),
+            Err(Refused::ForeignSource)
+        );
+    }
+    assert!(switch.ingress(&data(mac(0), mac(1)), A, NOW).is_ok());
+}
+
+#[test]
+fn a_gateway_sends_from_any_address_that_is_not_bound_to_another_member() {
+    let switch = Switch::new(config(HOST, &[HOST, GATEWAY]));
+    for source in [mac(2), station(1)] {
+        assert!(switch.ingress(&data(mac(0), source), B, NOW).is_ok());
+    }
+    for source in [mac(0), mac(1)] {
+        assert_eq!(
+            switch.ingress(&data(mac(0), source), B, NOW),
+            Err(Refused::ForeignSource)
+        );
+    }
+
+    let here = Switch::new(config(GATEWAY, &[HOST]));
+    assert!(here.egress(&data(mac(1), station(1)), NOW).is_ok());
+    assert_eq!(
+        here.egress(&data(Mac::BROADCAST, mac(1)), NOW),
+        Err(Refused::ForeignSource)
+    );
+}
+
+#[test]
+fn groups_and_zero_send_nothing() {
+    let switch = Switch::new(config(GATEWAY, &[GATEWAY]));
+    for source in [Mac::BROADCAST, Mac([3, 0, 0, 0, 0, 1]), Mac::ZERO] {
+        assert_eq!(
+            switch.egress(&data(Mac::BROADCAST, source), NOW),
+            Err(Refused::BadSource)
+        );
+        assert_eq!(
+            switch.ingress(&data(mac(0), source), A, NOW),
+            Err(Refused::BadSource)
+        );
+    }
+}
+
+#[test]
+fn a_stranger_is_not_heard() {
+    let switch = Switch::new(config(HOST, &[HOST]));
+    assert_eq!(
+        switch.ingress(&data(mac(0), mac(9)), PeerId(9), NOW),
+        Err(Refused::UnknownPeer)
+    );
+}
+
+#[test]
+fn spoofing_is_counted_per_peer_with_the_address_that_was_used() {
+    let switch = Switch::new(config(HOST, &[HOST, HOST]));
+    let claim = arp(2, (mac(1), ip4(2)), (mac(0), ip4(0)));
+    let _ = switch.ingress(&frame(mac(0), mac(1), ARP, &claim), A, NOW);
+    let _ = switch.ingress(&data(mac(0), mac(2)), A, NOW);
+    let _ = switch.ingress(&data(station(1), mac(2)), B, NOW);
+
+    let spoofing = switch.spoofing();
+
+    assert_eq!(spoofing.len(), 1);
+    assert_eq!(
+        (spoofing[0].peer, spoofing[0].mac, spoofing[0].count),
+        (A, mac(2), 2)
+    );
+    let counted: Vec<_> = switch.refusals().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(
+        counted,
+        [
+            (Refused::ForeignSource, 1),
+            (Refused::ForeignClaim, 1),
+            (Refused::NotHere, 1)
+        ]
+    );
+}
+
+// What frames from peers are for us.
+
+#[test]
+fn a_host_takes_what_is_for_it_and_for_groups() {
+    let switch = Switch::new(config(HOST, &[HOST, HOST]));
+    assert!(switch.ingress(&data(mac(0), mac(1)), A, NOW).is_ok());
+    assert!(
+        switch
+            .ingress(&data(Mac::BROADCAST, mac(1)), A, NOW)
+            .is_ok()
+    );
+    for elsewhere in [mac(2), station(1), mac(1)] {
+        assert_eq!(
+            switch.ingress(&data(elsewhere, mac(1)), A, NOW),
+            Err(Refused::NotHere)
+        );
+    }
+}
+
+#[test]
+fn a_gateway_takes_what_may_be_for_its_lan() {
+    let switch = Switch::new(config(GATEWAY, &[HOST, HOST]));
+    for here in [mac(0), station(1), Mac::BROADCAST] {
+        assert!(switch.ingress(&data(here, mac(1)), A, NOW).is_ok());
+    }
+    assert_eq!(
+        switch.ingress(&data(mac(2), mac(1)), A, NOW),
+        Err(Refused::NotHere)
+    );
+}
+
+// Any Ethernet.
+
+#[test]
+fn any_ethertype_and_tagged_frames_pass() {
+    let switch = Switch::new(config(HOST, &[HOST]));
+    for ethertype in [IPX, 0x88b5, 0x0842, 0x05dc, 0x0000, 0xffff] {
+        let plain = frame(mac(1), mac(0), ethertype, &[0; 46]);
+        for frame in [
+            plain.clone(),
+            tagged(&plain, VLAN, 42),
+            tagged(&tagged(&plain, VLAN, 42), 0x88a8, 7),
+        ] {
+            assert!(switch.egress(&frame, NOW).is_ok());
+        }
+    }
+}
+
+#[test]
+fn runts_are_malformed() {
+    let switch = Switch::new(config(HOST, &[HOST]));
+    for len in 0..14 {
+        let runt = &data(mac(1), mac(0))[..len];
+        assert_eq!(switch.egress(runt, NOW), Err(Refused::Malformed));
+        assert_eq!(switch.ingress(runt, A, NOW), Err(Refused::Malformed));
+    }
+}
+
+// ARP.
+
+#[test]
+fn a_host_answers_for_itself_only() {
+    let asks = (Mac::ZERO, ip4(0));
+    assert_eq!(
+        from_a(HOST, nothing, ARP, &arp(1, (mac(1), ip4(1)), asks)),
+        Ok(())
+    );
+    for (mac, ip) in [(mac(1), ip4(2)), (mac(1), ip4(0)), (mac(2), ip4(1))] {
+        assert_eq!(
+            from_a(HOST, nothing, ARP, &arp(2, (mac, ip), asks)),
+            Err(Refused::ForeignClaim)
+        );
+    }
+}
+
+#[test]
+fn gratuitous_arp_and_probes_are_honoured() {
+    let announced = arp(1, (mac(1), ip4(1)), (Mac::ZERO, ip4(1)));
+    let probe = arp(1, (mac(1), Ipv4Addr::UNSPECIFIED), (Mac::ZERO, ip4(2)));
+    assert_eq!(from_a(HOST, managed, ARP, &announced), Ok(()));
+    assert_eq!(from_a(HOST, managed, ARP, &probe), Ok(()));
+}
+
+#[test]
+fn an_address_that_nobody_has_is_free_where_members_give_addresses_out() {
+    let claim = arp(1, (mac(1), NOBODYS), (Mac::ZERO, ip4(0)));
+    assert_eq!(from_a(HOST, nothing, ARP, &claim), Ok(()));
+    assert_eq!(
+        from_a(HOST, managed, ARP, &claim),
+        Err(Refused::ForeignClaim)
+    );
+}
+
+#[test]
+fn an_address_that_nobody_has_is_free_to_a_member_without_addresses_in_the_netmap() {
+    let claim = arp(1, (mac(1), NOBODYS), (Mac::ZERO, ip4(0)));
+    let unlisted = |config: &mut Config| {
+        managed(config);
+        config.peers[0].1.ips.retain(IpAddr::is_ipv6);
+    };
+    assert_eq!(from_a(HOST, unlisted, ARP, &claim), Ok(()));
+    let anothers = arp(1, (mac(1), ip4(2)), (Mac::ZERO, ip4(0)));
+    assert_eq!(
+        from_a(HOST, unlisted, ARP, &anothers),
+        Err(Refused::ForeignClaim)
+    );
+}
+
+#[test]
+fn a_gateway_speaks_for_its_lan_but_for_no_member() {
+    let lan = arp(2, (station(1), NOBODYS), (mac(0), ip4(0)));
+    assert_eq!(from_a(GATEWAY, managed, ARP, &lan), Ok(()));
+    let of_a_member = arp(2, (station(1), ip4(2)), (mac(0), ip4(0)));
+    assert_eq!(
+        from_a(GATEWAY, managed, ARP, &of_a_member),
+        Err(Refused::ForeignClaim)
+    );
+}
+
+#[test]
+fn arp_is_found_behind_tags_and_snap_and_refused_where_it_could_hide() {
+    let switch = Switch::new(config(HOST, &[HOST, HOST]));
+    let plain = frame(
+        Mac::BROADCAST,
+        mac(1),
+        ARP,
+        &arp(2, (mac(1), ip4(2)), (mac(0), ip4(0))),
+    );
+    let once = tagged(&plain, VLAN, 0);
+    let twice = tagged(&once, 0x88a8, 0);
+    for found in [
+        &plain,
+        &once,
+        &twice,
+        &snap(&plain),
+        &tagged(&snap(&plain), VLAN, 0),
+    ] {
+        assert_eq!(switch.ingress(found, A, NOW), Err(Refused::ForeignClaim));
+    }
+    for hidden in [tagged(&twice, VLAN, 0), snap(&once)] {
+        assert_eq!(switch.ingress(&hidden, A, NOW), Err(Refused::Concealed));
+    }
+    let cut_short = &plain[..plain.len() - 1];
+    assert_eq!(switch.ingress(cut_short, A, NOW), Err(Refused::Concealed));
+}
+
+#[test]
+fn our_own_tap_is_held_to_the_same_rules() {
+    let switch = Switch::new(config(HOST, &[HOST]));
+    let send = |ethertype, payload: &[u8]| {
+        switch
+            .egress(&frame(Mac::BROADCAST, mac(0), ethertype, payload), NOW)
+            .map(|_| ())
+    };
+    assert_eq!(
+        send(ARP, &arp(1, (mac(0), ip4(0)), (Mac::ZERO, ip4(1)))),
+        Ok(())
+    );
+    assert_eq!(
+        send(ARP, &arp(1, (mac(0), ip4(1)), (Mac::ZERO, ip4(1)))),
+        Err(Refused::ForeignClaim)
+    );
+    assert_eq!(
+        send(
+            IPV6,
+            &ipv6(ip6(0), ALL_NODES, 58, &router_advertisement(None))
+        ),
+        Err(Refused::Router)
+    );
+}
+
+// Neighbor Discovery.
+
+#[test]
+fn a_host_solicits_and_advertises_for_itself_only() {
+    let good = [
+        (ip6(1), solicitation(ip6(2), Some(mac(1)))),
+        (ip6(1), advertisement(ip6(1), Some(mac(1)))),
+        (ip6(1), advertisement(ip6(1), None)),
+        (ip6(1), router_solicitation(Some(mac(1)))),
+    ];
+    for (source, message) in good {
+        let packet = ipv6(source, ALL_NODES, 58, &message);
+        assert_eq!(from_a(HOST, managed, IPV6, &packet), Ok(()));
+    }
+    let bad = [
+        (ip6(2), solicitation(ip6(0), Some(mac(1)))),
+        (ip6(1), solicitation(ip6(0), Some(mac(2)))),
+        (ip6(1), advertisement(ip6(2), Some(mac(1)))),
+        (ip6(1), advertisement(ip6(1), Some(mac(2)))),
+        (ip6(1), advertisement(ip6(1), Some(station(1)))),
+        (ip6(1), router_solicitation(Some(mac(2)))),
+    ];
+    for (source, message) in bad {
+        let packet = ipv6(source, ALL_NODES, 58, &message);
+        for policy in [nothing, managed] {
+            assert_eq!(
+                from_a(HOST, policy, IPV6, &packet),
+                Err(Refused::ForeignClaim)
+            );
+        }
+    }
+}
+
+#[test]
+fn duplicate_address_detection_may_ask_for_any_address() {
+    let probe = solicitation(ip6(2), None);
+    let packet = ipv6(Ipv6Addr::UNSPECIFIED, ALL_NODES, 58, &probe);
+    assert_eq!(from_a(HOST, managed, IPV6, &packet), Ok(()));
+}
+
+#[test]
+fn link_local_addresses_need_not_be_listed_but_are_their_owners() {
+    let link_local =
+        |number: u8| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, u16::from(number));
+    let privacy = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x1234, 0x5678, 0x9abc, 0xdef0);
+    for own in [link_local(1), privacy] {
+        let packet = ipv6(own, ALL_NODES, 58, &advertisement(own, Some(mac(1))));
+        assert_eq!(from_a(HOST, managed, IPV6, &packet), Ok(()));
+    }
+    let anothers = link_local(2);
+    let packet = ipv6(
+        anothers,
+        ALL_NODES,
+        58,
+        &advertisement(anothers, Some(mac(1))),
+    );
+    assert_eq!(
+        from_a(HOST, managed, IPV6, &packet),
+        Err(Refused::ForeignClaim)
+    );
+}
+
+#[test]
+fn only_gateways_advertise_and_redirect_unless_the_policy_lets_hosts() {
+    let allowed = |config: &mut Config| config.policy.ra_from_hosts = true;
+    let messages = [
+        router_advertisement(Some(mac(1))),
+        redirect(ip6(2), ip6(3), Some(mac(2))),
+    ];
+    for message in messages {
+        let packet = ipv6(ip6(1), ALL_NODES, 58, &message);
+        assert_eq!(from_a(HOST, nothing, IPV6, &packet), Err(Refused::Router));
+        assert_eq!(from_a(HOST, allowed, IPV6, &packet), Ok(()));
+        assert_eq!(from_a(GATEWAY, nothing, IPV6, &packet), Ok(()));
+    }
+}
+
+#[test]
+fn a_router_advertisement_is_found_behind_extension_headers() {
+    let message = router_advertisement(None);
+    let hop_by_hop = [&[58, 0, 1, 4, 0, 0, 0, 0][..], &message].concat();
+    let authenticated = [&[58, 4][..], &[0; 22], &message].concat();
+    let cases = [(0, hop_by_hop), (51, authenticated)];
+    for (next, payload) in cases {
+        let packet = ipv6(ip6(1), ALL_NODES, next, &payload);
+        assert_eq!(from_a(HOST, nothing, IPV6, &packet), Err(Refused::Router));
+    }
+}
+
+#[test]
+fn discovery_that_is_fragmented_or_cut_short_is_refused() {
+    let message = router_advertisement(None);
+    let atomic = [&[58, 0, 0, 0, 0, 0, 0, 9][..], &message].concat();
+    let headless = [&[60, 0, 0, 1, 0, 0, 0, 9][..], &[58, 3, 0, 0, 0, 0, 0, 0]].concat();
+    let bad_option = [&advertisement(ip6(1), None)[..], &[2, 0, 0, 0, 0, 0, 0, 0]].concat();
+    let too_deep = [&[60, 0, 0, 0, 0, 0, 0, 0].repeat(9)[..], &message].concat();
+    for (next, payload) in [
+        (44, atomic),
+        (44, headless),
+        (58, bad_option),
+        (58, message[..15].to_vec()),
+        (60, too_deep),
+    ] {
+        let packet = ipv6(ip6(1), ALL_NODES, next, &payload);
+        assert_eq!(
+            from_a(HOST, nothing, IPV6, &packet),
+            Err(Refused::Concealed)
+        );
+    }
+}
+
+#[test]
+fn fragments_of_other_packets_pass() {
+    let first = [&[17, 0, 0, 1, 0, 0, 0, 9][..], &udp(1000, 2000)].concat();
+    let second = [&[17, 0, 5, 1, 0, 0, 0, 9][..], &[0xff; 3]].concat();
+    for payload in [first, second] {
+        let packet = ipv6(ip6(1), ip6(0), 44, &payload);
+        assert_eq!(from_a(HOST, managed, IPV6, &packet), Ok(()));
+    }
+    let mut packet = ipv4(ip4(1), ip4(0), 17, &[1]);
+    packet[6..8].copy_from_slice(&[0x20, 0x10]);
+    assert_eq!(from_a(HOST, managed, IPV4, &packet), Ok(()));
+}
+
+// DHCP.
+
+#[test]
+fn a_dhcp_server_in_a_host_is_a_matter_of_policy() {
+    let offers = [
+        (IPV4, ipv4(ip4(1), Ipv4Addr::BROADCAST, 17, &udp(67, 68))),
+        (IPV6, ipv6(ip6(1), ALL_NODES, 17, &udp(547, 546))),
+    ];
+    for (ethertype, packet) in offers {
+        assert_eq!(from_a(HOST, nothing, ethertype, &packet), Ok(()));
+        assert_eq!(
+            from_a(HOST, managed, ethertype, &packet),
+            Err(Refused::DhcpServer)
+        );
+        assert_eq!(from_a(GATEWAY, managed, ethertype, &packet), Ok(()));
+    }
+}
+
+#[test]
+fn a_dhcp_client_may_always_ask() {
+    let discover = ipv4(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, 17, &udp(68, 67));
+    assert_eq!(from_a(HOST, managed, IPV4, &discover), Ok(()));
+}
+
+// Storm limit.
+
+#[test]
+fn copies_share_one_budget_and_unicast_is_free() {
+    let switch = Switch::new(config(HOST, &[HOST, GATEWAY]));
+    for turn in 0..400 {
+        let to = if turn % 2 == 0 {
+            Mac::BROADCAST
+        } else {
+            station(1)
+        };
+        assert!(switch.egress(&data(to, mac(0)), NOW).is_ok());
+    }
+
+    assert_eq!(
+        switch.egress(&data(Mac::BROADCAST, mac(0)), NOW),
+        Err(Refused::StormLimit)
+    );
+    assert_eq!(
+        switch.egress(&data(station(1), mac(0)), NOW),
+        Err(Refused::StormLimit)
+    );
+    assert!(switch.egress(&data(mac(1), mac(0)), NOW).is_ok());
+    let later = NOW + Duration::from_millis(5);
+    assert!(switch.egress(&data(Mac::BROADCAST, mac(0)), later).is_ok());
+}
+
+#[test]
+fn a_peer_that_storms_uses_up_its_own_budget_and_nobody_elses() {
+    let switch = Switch::new(config(HOST, &[HOST, HOST]));
+    let storm = data(Mac::BROADCAST, mac(1));
+    let passed = (0..1_000).filter(|_| switch.ingress(&storm, A, NOW).is_ok());
+
+    assert_eq!(passed.count(), 400);
+    assert!(switch.ingress(&data(mac(0), mac(1)), A, NOW).is_ok());
+    assert!(
+        switch
+            .ingress(&data(Mac::BROADCAST, mac(2)), B, NOW)
+            .is_ok()
+    );
+}
+
+#[test]
+fn refused_frames_cost_no_budget() {
+    let switch = Switch::new(config(HOST, &[HOST]));
+    for _ in 0..1_000 {
+        let _ = switch.ingress(&data(Mac::BROADCAST, station(1)), A, NOW);
+    }
+    assert!(
+        switch
+            .ingress(&data(Mac::BROADCAST, mac(1)), A, NOW)
+            .is_ok()
+    );
+}
+
+// Learning.
+
+#[test]
+fn a_station_behind_a_gateway_is_learned_until_it_ages_out() {
+    let switch = Switch::new(config(HOST, &[HOST, GATEWAY]));
+    let heard = data(mac(0), station(1));
+
+    assert_eq!(
+        switch
+            .ingress(&heard, B, NOW)
+            .map(|accepted| accepted.learn),
+        Ok(Some(station(1)))
+    );
+    assert_eq!(switch.learn(station(1), B, NOW), Learning::New);
+    assert_eq!(
+        switch
+            .ingress(&heard, B, after(100))
+            .map(|accepted| accepted.learn),
+        Ok(None)
+    );
+
+    let answer = data(station(1), mac(0));
+    assert_eq!(switch.egress(&answer, after(399)), Ok(Egress::Unicast(B)));
+    assert_eq!(switch.learned(after(399)).len(), 1);
+    assert_eq!(switch.egress(&answer, after(400)), Ok(Egress::Flood(&[B])));
+    assert_eq!(switch.learned(after(400)).len(), 0);
+}
+
+#[test]
+fn a_station_that_moves_to_another_gateway_is_followed() {
+    let switch = Switch::new(config(HOST, &[GATEWAY, GATEWAY]));
+    switch.learn(station(1), A, NOW);
+
+    let heard = switch.ingress(&data(mac(0), station(1)), B, after(1));
+    assert_eq!(heard.map(|accepted| accepted.learn), Ok(Some(station(1))));
+    assert_eq!(switch.learn(station(1), B, after(1)), Learning::Moved(A));
+    assert_eq!(
+        switch.egress(&data(station(1), mac(0)), after(1)),
+        Ok(Egress::Unicast(B))
+    );
+}
+
+#[test]
+fn a_station_that_comes_to_our_lan_is_no_longer_looked_for_elsewhere() {
+    let switch = Switch::new(config(GATEWAY, &[GATEWAY]));
+    switch.learn(station(1), A, NOW);
+
+    assert!(
+        switch
+            .egress(&data(Mac::BROADCAST, station(1)), NOW)
+            .is_ok()
+    );
+
+    assert_eq!(switch.learned(NOW), []);
+}
+
+#[test]
+fn nothing_is_learned_from_hosts_or_of_members() {
+    let switch = Switch::new(config(HOST, &[HOST, GATEWAY]));
+    assert_eq!(switch.learn(station(1), A, NOW), Learning::Refused);
+    assert_eq!(switch.learn(station(1), PeerId(9), NOW), Learning::Refused);
+    for bound in [mac(0), mac(1), mac(2), Mac::BROADCAST, Mac::ZERO] {
+        assert_eq!(switch.learn(bound, B, NOW), Learning::Refused);
+    }
+}
+
+#[test]
+fn a_mac_flood_harms_no_binding_and_the_table_stays_within_its_cap() {
+    let mut config = config(HOST, &[HOST, GATEWAY]);
+    config.policy.learned_cap = 100;
+    let switch = Switch::new(config);
+    for number in 0..100_000_u32 {
+        let [_, b, c, d] = number.to_be_bytes();
+        let source = Mac([0, 0x10, 0, b, c, d]);
+        let heard = switch.ingress(&data(mac(0), source), B, NOW).unwrap();
+        switch.learn(heard.learn.unwrap(), B, NOW);
+    }
+
+    assert!(switch.learned(NOW).len() <= 112);
+    assert!(switch.evicted() > 99_000);
+    assert_eq!(
+        switch.egress(&data(mac(1), mac(0)), NOW),
+        Ok(Egress::Unicast(A))
+    );
+}
+
+// Newer netmaps.
+
+#[test]
+fn a_newer_netmap_keeps_what_was_learned_spent_and_counted() {
+    let switch = Switch::new(config(HOST, &[HOST, GATEWAY]));
+    switch.learn(station(1), B, NOW);
+    for _ in 0..400 {
+        let _ = switch.ingress(&data(Mac::BROADCAST, mac(1)), A, NOW);
+        let _ = switch.egress(&data(Mac::BROADCAST, mac(0)), NOW);
+    }
+    let _ = switch.ingress(&data(mac(0), mac(2)), A, NOW);
+
+    let newer = switch.rebuild(config(HOST, &[HOST, GATEWAY, HOST]));
+
+    assert_eq!(
+        newer.egress(&data(station(1), mac(0)), NOW),
+        Ok(Egress::Unicast(B))
+    );
+    assert_eq!(
+        newer.ingress(&data(Mac::BROADCAST, mac(1)), A, NOW),
+        Err(Refused::StormLimit)
+    );
+    assert_eq!(
+        newer.egress(&data(Mac::BROADCAST, mac(0)), NOW),
+        Err(Refused::StormLimit)
+    );
+    assert_eq!(newer.spoofing().len(), 1);
+}
+
+#[test]
+fn a_removed_peer_is_not_heard_and_what_was_behind_it_is_forgotten() {
+    let switch = Switch::new(config(HOST, &[HOST, GATEWAY, GATEWAY]));
+    switch.learn(station(1), B, NOW);
+    switch.learn(station(2), PeerId(3), NOW);
+
+    let mut without = config(HOST, &[HOST, GATEWAY, GATEWAY]);
+    without.peers.remove(1);
+    let newer = switch.rebuild(without);
+
+    assert_eq!(
+        newer.ingress(&data(mac(0), mac(2)), B, NOW),
+        Err(Refused::UnknownPeer)
+    );
+    let left: Vec<_> = newer.learned(NOW).iter().map(|known| known.mac).collect();
+    assert_eq!(left, [station(2)]);
+}
+
+#[test]
+fn a_newcomer_does_not_inherit_what_was_behind_the_one_it_replaces() {
+    let switch = Switch::new(config(HOST, &[GATEWAY]));
+    switch.learn(station(1), A, NOW);
+
+    let mut replaced = config(HOST, &[GATEWAY]);
+    replaced.peers[0].0 = PeerId(77);
+    let newer = switch.rebuild(replaced);
+
+    assert_eq!(newer.learned(NOW), []);
+    assert_eq!(newer.learn(station(2), PeerId(77), NOW), Learning::New);
+    assert_eq!(
+        newer.egress(&data(station(2), mac(0)), NOW),
+        Ok(Egress::Unicast(PeerId(77)))
+    );
+}
+
+#[test]
+fn an_address_that_becomes_bound_is_no_longer_learned() {
+    let switch = Switch::new(config(HOST, &[HOST, GATEWAY]));
+    switch.learn(station(1), B, NOW);
+
+    let mut bound = config(HOST, &[HOST, GATEWAY]);
+    bound.peers[0].1.macs.push(station(1));
+    let newer = switch.rebuild(bound);
+
+    assert_eq!(
+        newer.egress(&data(station(1), mac(0)), NOW),
+        Ok(Egress::Unicast(A))
+    );
+    assert_eq!(newer.learned(NOW), []);
+}
+
+#[test]
+fn a_changed_cap_keeps_what_was_learned() {
+    let switch = Switch::new(config(HOST, &[GATEWAY]));
+    for number in 0..100 {
+        switch.learn(station(number), A, NOW);
+    }
+    let mut larger = config(HOST, &[GATEWAY]);
+    larger.policy.learned_cap = 8_192;
+
+    let newer = switch.rebuild(larger);
+
+    assert_eq!(newer.learned(NOW).len(), 100);
+}
