@@ -21,6 +21,7 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
     ("GET", f"{ROOT}/openapi.json"): PUBLIC,
+    ("HEAD", f"{ROOT}/openapi.json"): PUBLIC,
     ("GET", f"{ROOT}/ca"): PUBLIC,
     ("POST", f"{ROOT}/login"): PUBLIC,
     ("POST", f"{ROOT}/logout"): Role.VIEWER,

@@ -1,0 +1,62 @@
+"""Options and connections that several commands share."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from cairn_appliance.cli.connection import Connection
+from cairn_appliance.cli.errors import CommandError, Exit
+from cairn_appliance.cli.session import Session, load
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for a confirmation.")]
+Vsubnet = Annotated[str, typer.Argument(metavar="VSUBNET", help="Name, ID or VNI.")]
+Node = Annotated[
+    str, typer.Argument(metavar="NODE", help="Name, ID, or the first characters of the ID.")
+]
+
+_LENGTH = re.compile(r"(\d{1,6})\s*(s|m|min|h|d|w)")
+_UNIT_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def group(help_text: str) -> typer.Typer:
+    """Return a group of commands; alone it shows its help."""
+    return typer.Typer(
+        help=help_text,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+
+
+def connect() -> Connection:
+    """Return a connection with the remembered session; raise CommandError where there is none."""
+    session = load()
+    if session is None:
+        raise CommandError(
+            Exit.REFUSED, "you are not logged in", "cairn login https://APPLIANCE:8443"
+        )
+    return connection_of(session)
+
+
+def connection_of(session: Session) -> Connection:
+    """Return a connection with this session; raise CommandError if it has ended."""
+    if not session.token:
+        raise CommandError(Exit.REFUSED, f"you are logged out of {session.url}", "cairn login")
+    return Connection(session)
+
+
+def length_of_time(text: str) -> timedelta:
+    """Return the length that "90s", "30m", "24h", "7d" or "2w" names; raise CommandError."""
+    match = _LENGTH.fullmatch(text.strip().lower())
+    if match is None or not int(match[1]):
+        raise CommandError(
+            Exit.BAD_INPUT,
+            f"{text!r} is no length of time",
+            "write a number and a unit: 90s, 30m, 24h, 7d, 2w",
+        )
+    return timedelta(seconds=int(match[1]) * _UNIT_S[match[2]])

@@ -1,0 +1,221 @@
+"""What the command reads of the API's answers; fields that it does not show are left out.
+
+Unknown fields are ignored and missing ones have a default, so that the command works with
+an appliance that is a version older or newer.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Generic, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+
+class Reply(msgspec.Struct, Generic[T], frozen=True):
+    """An answer: as a value, and whole for --json."""
+
+    value: T
+    whole: object
+    etag: str = ""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An error of the API."""
+
+    status: int = 0
+    title: str = ""
+    code: str = ""
+    detail: str = ""
+    remedy: str = ""
+
+
+class Login(msgspec.Struct, frozen=True):
+    """A new session."""
+
+    token: str
+    user: str
+    role: str
+    ends_at: datetime
+
+
+class Who(msgspec.Struct, frozen=True):
+    """The session in use."""
+
+    user: str
+    role: str
+    ends_at: datetime
+
+
+class StoreHealth(msgspec.Struct, frozen=True):
+    """The store, as the appliance sees it."""
+
+    healthy: bool
+    detail: str = ""
+    answered_in_ms: float | None = None
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many there are."""
+
+    vsubnets: int = 0
+    members: int = 0
+    tokens: int = 0
+    nodes: int = 0
+    nodes_connected: int = 0
+    nodes_pending: int = 0
+    nodes_refusing: int = 0
+    sites: int = 0
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The appliance."""
+
+    version: str
+    cluster_id: str
+    incarnation: int
+    store: StoreHealth
+    at: datetime
+    appliances: list[str] = []
+    counts: Counts | None = None
+
+
+class VSubnetRef(msgspec.Struct, frozen=True):
+    """Which vSubnet."""
+
+    id: str
+    name: str = ""
+    vni: int = 0
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What the members enforce."""
+
+    bum_pps: int = 0
+    bum_burst: int = 0
+    ageing_s: int = 0
+    offline_trust_s: int = 0
+
+
+class VSubnet(VSubnetRef, frozen=True):
+    """A vSubnet."""
+
+    prefixes: list[str] = []
+    reserved: list[str] = []
+    mtu: int = 0
+    suite: int = 0
+    members: int = 0
+    policy: Policy = Policy()
+    created_at: datetime | None = None
+
+
+class NodeRef(msgspec.Struct, frozen=True):
+    """Which node."""
+
+    id: str
+    name: str = ""
+
+
+class Attachment(msgspec.Struct, frozen=True):
+    """A node's membership."""
+
+    vsubnet: VSubnetRef
+    mac: str = ""
+    ips: list[str] = []
+    role: str = ""
+
+
+class Link(msgspec.Struct, frozen=True):
+    """A node's link to the appliances."""
+
+    connected: bool
+    since: datetime
+    last_seen: datetime
+    replica: str = ""
+    loaded_revision: int = 0
+    refused: str = ""
+
+
+class Node(NodeRef, frozen=True):
+    """A node."""
+
+    state: str = ""
+    site: str = ""
+    labels: dict[str, str] = {}
+    token: str = ""
+    created_at: datetime | None = None
+    registered_at: datetime | None = None
+    generation: int = 0
+    agent_version: str = ""
+    dataplane_version: str = ""
+    offloads: dict[str, str] = {}
+    endpoints: list[str] = []
+    seen_address: str = ""
+    machine: dict[str, str] = {}
+    link: Link | None = None
+    members: list[Attachment] = []
+    wanted: list[VSubnetRef] = []
+    removed_at: datetime | None = None
+    removed_why: str = ""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A member of a vSubnet."""
+
+    vsubnet: VSubnetRef
+    node: NodeRef
+    mac: str = ""
+    ips: list[str] = []
+    role: str = ""
+    created_at: datetime | None = None
+
+
+class Token(msgspec.Struct, frozen=True):
+    """An enrolment token; `token` is its string, in the answer to its creation only."""
+
+    id: str
+    state: str
+    expires_at: datetime
+    vsubnets: list[VSubnetRef] = []
+    uses: int = 0
+    max_uses: int = 0
+    site: str = ""
+    labels: dict[str, str] = {}
+    needs_approval: bool = False
+    created_at: datetime | None = None
+    created_by: str = ""
+    token: str = ""
+
+
+class Site(msgspec.Struct, frozen=True):
+    """A site."""
+
+    name: str
+    description: str = ""
+    nodes: int = 0
+    nodes_connected: int = 0
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who did something."""
+
+    kind: str = ""
+    name: str = ""
+    address: str = ""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One thing that happened."""
+
+    id: str
+    at: datetime
+    text: str
+    sequence: int = 0
+    kind: str = ""
+    severity: str = "info"
+    by: Actor = Actor()
+    node: NodeRef | None = None
+    vsubnet: VSubnetRef | None = None
+    details: dict[str, str] = {}
