@@ -1,2 +1,86 @@
-//! The packet process of a Cairn node.
-fn main() {}
+//! `cairn-dataplane`: the packet process of a Cairn node.
+//!
+//! Two packet threads and one that owns the protocol's core and the control
+//! socket. It keeps its TAPs and sessions when the agent goes away.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod control;
+mod desired;
+mod failure;
+mod lanes;
+mod log;
+mod outbox;
+mod plumbing;
+mod refusal;
+mod slow;
+mod wiring;
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use arguments::Arguments;
+use cairn_device::process;
+use cairn_device::signals::EndSignals;
+use control::{Control, Listener};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    match arguments::parse(std::env::args_os().skip(1)).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.into()
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Failure> {
+    match arguments {
+        Arguments::Version => print(concat!("cairn-dataplane ", env!("CARGO_PKG_VERSION"), "\n")),
+        Arguments::Help => print(arguments::USAGE),
+        Arguments::Run { socket, take_over } => serve(&socket, take_over),
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|error| Failure::environment(format!("stdout: {error}"), "give it an open stdout"))
+}
+
+fn serve(socket: &Path, take_over: bool) -> Result<(), Failure> {
+    log::set_level(std::env::var("CAIRN_DATAPLANE_LOG").ok().as_deref());
+    std::panic::set_hook(Box::new(|panic| die(&format!("bug: {panic}"))));
+    let signals = EndSignals::new()
+        .map_err(|error| Failure::internal(format!("signals can't be read: {error}")))?;
+    let hardening = process::harden();
+    for missing in &hardening.missing {
+        log::warn("degraded", &[("what", &"hardening"), ("reason", missing)]);
+    }
+    let listener = if take_over {
+        None
+    } else {
+        Some(Listener::bind(socket)?)
+    };
+    let mut control = Control::new(signals, hardening)?;
+    match listener {
+        Some(listener) => control.listen(listener)?,
+        None => control::take_over(&mut control, socket)?,
+    }
+    log::info(
+        "ready",
+        &[("socket", &socket.display()), ("pid", &std::process::id())],
+    );
+    control.run()
+}
+
+/// Ends the process because a part of it died: half a data plane is none.
+///
+/// TAPs are persistent and a socket file that stays is replaced at the next start.
+pub(crate) fn die(cause: &str) -> ! {
+    let failure = Failure::internal(cause.replace(['\n', '\r'], " "));
+    eprintln!("{failure}");
+    std::process::exit(failure.exit_code().into())
+}

@@ -1,0 +1,210 @@
+//! Which TAPs and sockets the packet threads work on: a value, replaced as a whole.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cairn_device::readiness::EventFd;
+use cairn_device::tap::{OutgoingFrame, TapQueue, VnetHeader, Written};
+use cairn_device::udp::{DatagramSocket, Sent};
+use cairn_engine::Vni;
+
+/// A TAP and what is known of it.
+pub struct Port<T: ?Sized = dyn TapQueue> {
+    /// Name of the device.
+    pub name: String,
+    /// Set when the device is gone; the next `apply` attaches anew.
+    pub lost: AtomicBool,
+    /// Set when the loss was told.
+    pub reported: AtomicBool,
+    /// Frames that the device took or refused.
+    pub written: WrittenCounters,
+    /// The queue of frames.
+    pub queue: T,
+}
+
+impl<T: TapQueue> Port<T> {
+    /// A port on a queue that works.
+    pub fn new(name: impl Into<String>, queue: T) -> Self {
+        Self {
+            name: name.into(),
+            lost: AtomicBool::new(false),
+            reported: AtomicBool::new(false),
+            written: WrittenCounters::default(),
+            queue,
+        }
+    }
+}
+
+impl Port {
+    /// Writes a frame that came from a peer.
+    pub fn deliver(&self, frame: &[u8]) {
+        let frame = OutgoingFrame {
+            header: VnetHeader::default(),
+            octets: frame,
+        };
+        self.written.count(self.queue.write(&[frame]));
+    }
+}
+
+/// The two sockets; a family that the host lacks has none.
+#[derive(Clone, Default)]
+pub struct Sockets {
+    /// IPv4.
+    pub v4: Option<Arc<dyn DatagramSocket>>,
+    /// IPv6.
+    pub v6: Option<Arc<dyn DatagramSocket>>,
+}
+
+impl Sockets {
+    /// The socket that reaches `to`.
+    pub fn towards(&self, to: SocketAddr) -> Option<&dyn DatagramSocket> {
+        let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
+        socket.as_deref()
+    }
+
+    /// Those that there are.
+    pub fn present(&self) -> impl Iterator<Item = &Arc<dyn DatagramSocket>> {
+        [&self.v4, &self.v6].into_iter().flatten()
+    }
+}
+
+/// Everything that the packet threads read from and write to.
+#[derive(Clone, Default)]
+pub struct Plumbing {
+    /// Sorted by VNI.
+    pub ports: Vec<(Vni, Arc<Port>)>,
+    /// The underlay.
+    pub sockets: Sockets,
+}
+
+impl Plumbing {
+    /// The TAP of a vSubnet.
+    pub fn port(&self, vni: Vni) -> Option<&Arc<Port>> {
+        let at = self
+            .ports
+            .binary_search_by_key(&vni, |(vni, _)| *vni)
+            .ok()?;
+        Some(&self.ports[at].1)
+    }
+}
+
+/// How a packet thread learns of a new [`Plumbing`], or that it must end.
+pub struct Feed {
+    newest: Mutex<Arc<Plumbing>>,
+    stop: AtomicBool,
+    /// Readable when something is new.
+    pub wake: EventFd,
+}
+
+impl Feed {
+    /// A feed that has nothing connected.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            newest: Mutex::default(),
+            stop: AtomicBool::new(false),
+            wake: EventFd::new()?,
+        })
+    }
+
+    /// Publishes; the thread takes it up when it next looks for packets.
+    pub fn publish(&self, plumbing: Arc<Plumbing>) {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = plumbing;
+        self.wake.signal();
+    }
+
+    /// Asks the thread to end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake.signal();
+    }
+
+    /// Clears the wake and returns the newest, or nothing if the thread must end.
+    pub fn take(&self) -> Option<Arc<Plumbing>> {
+        self.wake.clear();
+        if self.stop.load(Ordering::Acquire) {
+            return None;
+        }
+        Some(Arc::clone(
+            &self.newest.lock().unwrap_or_else(PoisonError::into_inner),
+        ))
+    }
+}
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $name:ident counts $value:ident { $($field:ident => $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub struct $name { $($field: AtomicU64),* }
+
+        impl $name {
+            /// Adds what one call did.
+            pub fn count(&self, value: $value) {
+                $(if value.$field != 0 {
+                    self.$field.fetch_add(value.$field, Ordering::Relaxed);
+                })*
+            }
+
+            /// Reads all of them, with their names in `stats`.
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$(($text, self.$field.load(Ordering::Relaxed))),*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// What became of frames written to a TAP.
+    WrittenCounters counts Written {
+        frames => "tap_written",
+        unavailable => "tap_unavailable",
+        refused => "tap_refused",
+    }
+}
+
+counters! {
+    /// What became of datagrams sent.
+    SentCounters counts Sent {
+        datagrams => "udp_sent",
+        no_buffer => "udp_no_buffer",
+        too_big => "udp_too_big",
+        unreachable => "udp_unreachable",
+        filtered => "udp_filtered",
+        failed => "udp_failed",
+    }
+}
+
+/// What the threads count beside the engine.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Datagrams sent, by outcome.
+    pub sent: SentCounters,
+    /// Datagrams for which there is no socket of their family.
+    pub no_socket: AtomicU64,
+    /// Datagrams received.
+    pub received: AtomicU64,
+    /// Errors that a socket reported when reading.
+    pub receive_errors: AtomicU64,
+    /// Frames for a vSubnet whose TAP is gone.
+    pub no_tap: AtomicU64,
+    /// Frames that came with an offload that was not asked for.
+    pub unexpected_offload: AtomicU64,
+}
+
+impl Counters {
+    /// Reads all of them, with their names in `stats`.
+    pub fn named(&self) -> Vec<(&'static str, u64)> {
+        let mut named = self.sent.named();
+        named.extend(
+            [
+                ("udp_no_socket", &self.no_socket),
+                ("udp_received", &self.received),
+                ("udp_receive_errors", &self.receive_errors),
+                ("tap_missing", &self.no_tap),
+                ("tap_unexpected_offload", &self.unexpected_offload),
+            ]
+            .map(|(name, counter)| (name, counter.load(Ordering::Relaxed))),
+        );
+        named
+    }
+}
