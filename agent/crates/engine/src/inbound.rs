@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use cairn_wire::Mac;
 use cairn_wire::header::{COOKIE_LEN, Datagram, Init, Macs, Type};
 
 use crate::drops::Dropped;
 use crate::ids::Vni;
-use crate::link::stamp;
+use crate::link::{Link, stamp};
 use crate::mac::verify_mac2;
 use crate::message::{Inline, Kind as Note, Message, SlowPath};
 use crate::outbound::tell;
@@ -165,9 +166,15 @@ impl Inbound {
             let link = Arc::clone(link);
             tell(&self.shared, Note::ReceivedData { link }, slow);
         }
-        let Ok(accepted) = view.switch.ingress(frame, link.peer, now) else {
-            return Err(Dropped::RefusedBySwitch);
-        };
+        let accepted = view
+            .switch
+            .ingress(frame, link.peer, now)
+            .map_err(|refused| {
+                if refused.is_spoofing() {
+                    self.note_spoofing(link, frame, slow);
+                }
+                Dropped::RefusedBySwitch
+            })?;
         if let Some(mac) = accepted.learn {
             let note = Note::Learn {
                 vni: link.vni,
@@ -180,6 +187,17 @@ impl Inbound {
             vni: link.vni,
             frame,
         })
+    }
+
+    fn note_spoofing(&self, link: &Arc<Link>, frame: &[u8], slow: &mut impl SlowPath) {
+        let source = frame.get(6..12).and_then(|source| source.try_into().ok());
+        if let Some(source) = source
+            && !link.spoofing.swap(true, Ordering::AcqRel)
+        {
+            let link = Arc::clone(link);
+            let mac = Mac(source);
+            tell(&self.shared, Note::Spoofed { link, mac }, slow);
+        }
     }
 
     fn pass_control(

@@ -1,5 +1,6 @@
 //! One sealed association: two keys, a counter, a window.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,6 +29,7 @@ pub struct Session {
     pub(crate) local_index: u32,
     pub(crate) remote_index: u32,
     pub(crate) initiator: bool,
+    pub(crate) offered_to: Option<SocketAddr>,
     pub(crate) established: Time,
     pub(crate) rekey_at: Time,
     pub(crate) reject_at: Time,
@@ -51,7 +53,8 @@ pub(crate) struct Keys<'a> {
     pub(crate) open: &'a [u8; 32],
     pub(crate) local_index: u32,
     pub(crate) remote_index: u32,
-    pub(crate) initiator: bool,
+    /// Where the RESP went that offered it; `None`: we are the initiator.
+    pub(crate) offered_to: Option<SocketAddr>,
 }
 
 /// When a session was made, and until when it serves.
@@ -86,7 +89,8 @@ impl Session {
             link,
             local_index: keys.local_index,
             remote_index: keys.remote_index,
-            initiator: keys.initiator,
+            initiator: keys.offered_to.is_none(),
+            offered_to: keys.offered_to,
             established: life.established,
             rekey_at: life.rekey_at,
             reject_at: life.reject_at,
@@ -99,7 +103,7 @@ impl Session {
                 second: 0,
                 looks: 0,
             }),
-            confirmed: AtomicBool::new(keys.initiator),
+            confirmed: AtomicBool::new(keys.offered_to.is_none()),
             ended: AtomicBool::new(false),
             rekey_told: AtomicBool::new(false),
         }

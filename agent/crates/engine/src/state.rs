@@ -11,7 +11,7 @@ use crate::ids::{NodeId, Vni};
 use crate::switch::Role;
 
 /// Everything that this node must know (docs/protocol.md 2.1).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     /// The cluster's UUID; part of the Noise prologue.
     pub cluster_id: [u8; 16],
@@ -30,7 +30,7 @@ pub struct State {
 }
 
 /// Who this node is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Its node ID.
     pub id: NodeId,
@@ -41,6 +41,14 @@ pub struct Identity {
 /// 32 secret octets: zeroised when dropped, never printed.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Secret(pub [u8; 32]);
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        aws_lc_rs::constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
+    }
+}
+
+impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,7 +93,7 @@ pub enum Suite {
 }
 
 /// The epoch secret of a vSubnet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Psk {
     /// Its number; epoch 0 is 32 zero octets.
     pub epoch: u16,
@@ -115,7 +123,7 @@ impl Default for Policy {
 }
 
 /// One vSubnet as this node sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VSubnetState {
     /// Its number, 1 to 2^24 - 1.
     pub vni: Vni,

@@ -7,6 +7,7 @@ use cairn_wire::Mac;
 
 use crate::drops::Dropped;
 use crate::ids::{NodeId, Vni};
+use crate::switch::Refused;
 
 /// Counters and states at one moment.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +35,8 @@ pub struct VSubnetStats {
     pub rx_frames: u64,
     /// Their octets.
     pub rx_octets: u64,
+    /// Frames that the switch refused, by reason; only reasons that occurred.
+    pub refused: Vec<(Refused, u64)>,
     /// Learned entries.
     pub learned: Vec<LearnedStats>,
     /// The peers.

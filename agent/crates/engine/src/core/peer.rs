@@ -1,0 +1,764 @@
+//! One peer as the slow path sees it: its sessions, its attempt to get one, its queue, its paths.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use cairn_wire::Mac;
+use cairn_wire::control::{Tlv, Tlvs};
+
+use crate::core::apply::VSubnet;
+use crate::core::effects::Effects;
+use crate::drops::Dropped;
+use crate::event::{DownReason, Fact, ProbeOutcome};
+use crate::handshake::{Accepted, Attempt, Cookies, Due};
+use crate::link::{Link, Path, read, stamp};
+use crate::liveness::{Liveness, Noted, Step};
+use crate::mac::MacKey;
+use crate::paths::{ChallengeDue, Paths};
+use crate::seal::Kind;
+use crate::session::Session;
+use crate::slots::Slots;
+use crate::state::PeerState;
+use crate::time::Time;
+use crate::timers::earlier;
+
+/// A frame waits at most this long for a session (rule 11).
+const QUEUE_FOR: Duration = Duration::from_secs(2);
+/// Behind a NAT, something is sent at least this often (rule 6).
+const NAT_KEEPALIVE: Duration = Duration::from_secs(20);
+/// Sessions that came about at nearly the same time have crossed (rule 16).
+const CROSSING: Duration = Duration::from_secs(5);
+/// A packet on a session this much older than the one in use moves no endpoint.
+const ROAM_OVERLAP: Duration = Duration::from_secs(10);
+/// Spoofed frames of a peer are reported this often.
+const SPOOFING_EVERY: Duration = Duration::from_secs(1);
+/// Probes asked for by people, at once.
+const MAX_PROBES: usize = 64;
+
+pub(crate) struct Peer {
+    pub(crate) link: Arc<Link>,
+    pub(crate) config: PeerState,
+    /// For the MACs of what we send to it.
+    pub(crate) mac_key: MacKey,
+    /// Whether our static key is lower than its (rule 16).
+    pub(crate) we_are_lower: bool,
+    pub(crate) slots: Slots,
+    pub(crate) attempt: Option<Attempt>,
+    pub(crate) accepted: Accepted,
+    pub(crate) cookies: Cookies,
+    pub(crate) paths: Paths,
+    pub(crate) liveness: Liveness,
+    pub(crate) handshakes: u64,
+    pub(crate) rtt: Option<Duration>,
+    queue: VecDeque<Waiting>,
+    keepalive_at: Option<Time>,
+    probes: Vec<Probe>,
+    /// Whether `session_up` was the last to be told.
+    told_up: bool,
+    spoofing: Spoofing,
+}
+
+struct Waiting {
+    since: Time,
+    frame: Box<[u8]>,
+}
+
+/// A probe that somebody asked for.
+struct Probe {
+    token: u64,
+    until: Time,
+    sent: Option<(Time, [u8; 8])>,
+}
+
+#[derive(Default)]
+struct Spoofing {
+    /// Frames told of so far.
+    told: u64,
+    /// When the fast path may tell again.
+    listen_at: Option<Time>,
+}
+
+impl Peer {
+    pub(crate) fn new(
+        link: Arc<Link>,
+        config: PeerState,
+        mac_key: MacKey,
+        we_are_lower: bool,
+    ) -> Self {
+        let mut paths = Paths::default();
+        paths.set_given(&config.endpoints);
+        Self {
+            link,
+            config,
+            mac_key,
+            we_are_lower,
+            slots: Slots::default(),
+            attempt: None,
+            accepted: Accepted::default(),
+            cookies: Cookies::default(),
+            paths,
+            liveness: Liveness::default(),
+            handshakes: 0,
+            rtt: None,
+            queue: VecDeque::new(),
+            keepalive_at: None,
+            probes: Vec::new(),
+            told_up: false,
+            spoofing: Spoofing::default(),
+        }
+    }
+
+    /// The session to send on, if there is one.
+    pub(crate) fn usable(&self, now: Time) -> Option<Arc<Session>> {
+        let current = self
+            .slots
+            .current()
+            .filter(|session| session.is_usable(now));
+        current.cloned()
+    }
+
+    /// Whether there is neither a session nor an attempt to get one.
+    pub(crate) fn is_cold(&self) -> bool {
+        self.slots.current().is_none() && self.attempt.is_none()
+    }
+
+    /// Takes a newer description of the same node.
+    pub(crate) fn reconfigure(&mut self, config: PeerState) {
+        if self.config.endpoints != config.endpoints {
+            self.paths.set_given(&config.endpoints);
+        }
+        self.config = config;
+    }
+
+    pub(crate) fn add_endpoints(&mut self, endpoints: &[SocketAddr], now: Time) {
+        let has_new = self.paths.add_given(endpoints);
+        if let Some(attempt) = &mut self.attempt
+            && has_new
+        {
+            attempt.retry_now(now);
+        }
+    }
+
+    /// Wants a session over any path.
+    pub(crate) fn seek(&mut self, now: Time) {
+        match &mut self.attempt {
+            Some(attempt) => attempt.widen(now),
+            None => self.attempt = Some(Attempt::new(false, now)),
+        }
+    }
+
+    /// Renews the session in use over the path in use.
+    pub(crate) fn rekey(&mut self, session: &Arc<Session>, now: Time) {
+        let in_use = self
+            .slots
+            .current()
+            .is_some_and(|current| Arc::ptr_eq(current, session));
+        if in_use && self.attempt.is_none() {
+            self.attempt = Some(Attempt::new(self.liveness != Liveness::Dead, now));
+        }
+    }
+
+    /// Takes a frame that has to wait, or sends it if it needn't any longer.
+    pub(crate) fn want(&mut self, frame: Box<[u8]>, fx: &mut Effects, now: Time) {
+        self.queue.push_back(Waiting { since: now, frame });
+        if self.usable(now).is_some() {
+            self.flush(fx, now);
+        } else if self.attempt.as_ref().is_none_or(Attempt::is_winding_down) {
+            self.drop_attempt(fx);
+            self.seek(now);
+        }
+    }
+
+    /// Sends the frames that wait, in order; returns whether anything went out.
+    pub(crate) fn flush(&mut self, fx: &mut Effects, now: Time) -> bool {
+        let Some(session) = self.usable(now) else {
+            return false;
+        };
+        let mut any = false;
+        while let Some(Waiting { since, frame }) = self.queue.pop_front() {
+            let sent = if now.since(since) > QUEUE_FOR {
+                Err(Dropped::QueueExpired)
+            } else {
+                self.send_frame(&session, &frame, fx, now)
+            };
+            any |= sent.is_ok();
+            if let Err(reason) = sent {
+                fx.shared.drops.count(reason);
+            }
+            fx.shared.release_queue(&self.link, frame.len());
+        }
+        any
+    }
+
+    fn send_frame(
+        &mut self,
+        session: &Session,
+        frame: &[u8],
+        fx: &mut Effects,
+        now: Time,
+    ) -> Result<(), Dropped> {
+        let path = self.link.path.load_full().ok_or(Dropped::NoEndpoint)?;
+        let datagram = fx
+            .seal(session, Kind::Data, frame)
+            .ok_or(Dropped::SessionExpired)?;
+        let to = path.admit(datagram.len())?;
+        fx.transmit(to, datagram);
+        if self.link.note_sent_frame(frame.len(), now) {
+            self.liveness.watch(now, fx.timers.dead_after);
+        }
+        Ok(())
+    }
+
+    /// Sends TLVs on a session; none: a keepalive.
+    fn send_control(
+        &self,
+        session: &Session,
+        tlv: Option<Tlv>,
+        to: SocketAddr,
+        fx: &mut Effects,
+        now: Time,
+    ) {
+        let encoded = tlv.map(Tlv::encode);
+        let plaintext = encoded
+            .as_ref()
+            .map_or(&[][..], |(octets, len)| &octets[..*len]);
+        if let Some(datagram) = fx.seal(session, Kind::Control, plaintext) {
+            fx.transmit(to, datagram);
+            stamp(&self.link.traffic.sent, now);
+        }
+    }
+
+    fn send_keepalive(&self, fx: &mut Effects, now: Time) {
+        if let (Some(session), Some(to)) = (self.usable(now), self.link.endpoint()) {
+            self.send_control(&session, None, to, fx, now);
+        }
+    }
+
+    /// Data was received: something has to go back within the keepalive time.
+    pub(crate) fn owe(&mut self, since: Time, fx: &Effects) {
+        let at = since + fx.timers.keepalive;
+        self.keepalive_at = Some(self.keepalive_at.map_or(at, |old| old.min(at)));
+    }
+
+    /// The initiator has used a session that we offered.
+    pub(crate) fn confirm(
+        &mut self,
+        session: Arc<Session>,
+        from: SocketAddr,
+        fx: &mut Effects,
+        now: Time,
+    ) {
+        let answered_there = session.offered_to == Some(from);
+        self.install(session, fx, now);
+        self.arrive_at(from, answered_there, 0, fx, now);
+        if let Some(attempt) = &mut self.attempt {
+            attempt.wind_down(now);
+        }
+        self.put_in_use(fx, now);
+    }
+
+    /// Our INIT was answered.
+    pub(crate) fn complete(
+        &mut self,
+        session: Arc<Session>,
+        from: SocketAddr,
+        asked_there: bool,
+        fx: &mut Effects,
+        now: Time,
+    ) {
+        fx.publish(Arc::clone(&session));
+        self.drop_attempt(fx);
+        self.install(Arc::clone(&session), fx, now);
+        // Where a RESP comes from proves nothing new of a peer whose path works.
+        let has_path = self.link.path.load().is_some() && self.liveness != Liveness::Dead;
+        if asked_there || !has_path {
+            self.arrive_at(from, asked_there, 0, fx, now);
+        }
+        let sent = self.put_in_use(fx, now);
+        let in_use = self
+            .slots
+            .current()
+            .is_some_and(|current| Arc::ptr_eq(current, &session));
+        if !sent || !in_use {
+            // The responder may use the session only when it has heard us on it.
+            self.send_control(&session, None, from, fx, now);
+        }
+    }
+
+    fn install(&mut self, session: Arc<Session>, fx: &mut Effects, now: Time) {
+        let crossing = CROSSING.min(fx.timers.rekey_after / 4);
+        if let Some(old) = self.slots.install(session, self.we_are_lower, crossing) {
+            fx.retire(&old);
+        }
+        self.handshakes += 1;
+        fx.counters.handshakes_completed += 1;
+        if self.liveness == Liveness::Dead {
+            self.rest(now);
+        }
+    }
+
+    /// Publishes the current session, after the frames that wait have their counters.
+    fn put_in_use(&mut self, fx: &mut Effects, now: Time) -> bool {
+        let sent = self.flush(fx, now);
+        self.link.current.store(self.slots.current().cloned());
+        self.send_probes(fx, now);
+        self.tell_up_or_down(DownReason::Expired, fx, now);
+        sent
+    }
+
+    /// The peer's newest packet came from another endpoint (rule 9).
+    pub(crate) fn roam(
+        &mut self,
+        session: &Session,
+        from: SocketAddr,
+        octets: u64,
+        fx: &mut Effects,
+        now: Time,
+    ) {
+        let in_use = self.slots.current();
+        let current_since = in_use.map_or(Time::ZERO, |current| current.established);
+        if session.is_confirmed() && session.established + ROAM_OVERLAP >= current_since {
+            self.arrive_at(from, false, octets, fx, now);
+        }
+    }
+
+    /// Sends to `from` from now on; challenges it first unless it has proved itself.
+    fn arrive_at(
+        &mut self,
+        from: SocketAddr,
+        proved: bool,
+        octets: u64,
+        fx: &mut Effects,
+        now: Time,
+    ) {
+        let before = self.link.endpoint();
+        if proved {
+            self.paths.prove(from, now);
+        }
+        let proved = self.paths.is_proven(from, now);
+        let known = self.link.path.load_full();
+        match known.filter(|path| path.endpoint == from) {
+            Some(path) if proved => path.validated.store(true, Ordering::Relaxed),
+            Some(_) => {}
+            None => {
+                let path = Path::new(from, proved, octets);
+                self.link.path.store(Some(Arc::new(path)));
+            }
+        }
+        if !proved {
+            self.challenge(from, fx, now);
+        } else if before.is_some_and(|before| before != from) {
+            self.tell_moved(from, fx, now);
+        }
+    }
+
+    fn challenge(&mut self, endpoint: SocketAddr, fx: &mut Effects, now: Time) {
+        let under_way = self.paths.challenge.as_ref();
+        if under_way.is_none_or(|challenge| challenge.endpoint != endpoint) {
+            self.paths.challenge(endpoint, fx.draw(), now);
+        }
+    }
+
+    fn tell_moved(&mut self, endpoint: SocketAddr, fx: &mut Effects, now: Time) {
+        let fact = Fact::EndpointChanged {
+            vni: self.link.vni,
+            peer: self.link.node,
+            endpoint,
+        };
+        fx.event(fact, now);
+    }
+
+    /// Acts on an authentic CONTROL packet.
+    pub(crate) fn control(
+        &mut self,
+        session: &Arc<Session>,
+        from: SocketAddr,
+        plaintext: &[u8],
+        fx: &mut Effects,
+        now: Time,
+    ) {
+        // A responder never sends on an unconfirmed session; this one was confirmed by the packet.
+        let reply_on = self.usable(now).unwrap_or_else(|| Arc::clone(session));
+        for tlv in Tlvs::new(plaintext) {
+            match tlv {
+                Err(_) => fx.shared.drops.count(Dropped::MalformedControl),
+                Ok(Tlv::Keepalive) => {}
+                Ok(Tlv::Challenge(token)) => {
+                    self.send_control(&reply_on, Some(Tlv::Response(token)), from, fx, now);
+                }
+                Ok(Tlv::Probe(token)) => {
+                    self.send_control(&reply_on, Some(Tlv::ProbeReply(token)), from, fx, now);
+                }
+                Ok(Tlv::Response(token)) => self.responded(from, token, fx, now),
+                Ok(Tlv::ProbeReply(token)) => self.probe_replied(from, token, fx, now),
+            }
+        }
+    }
+
+    fn responded(&mut self, from: SocketAddr, token: [u8; 8], fx: &mut Effects, now: Time) {
+        if !self.paths.is_response(from, token) {
+            return;
+        }
+        self.paths.prove(from, now);
+        let path = self.link.path.load_full();
+        if let Some(path) = path.filter(|path| path.endpoint == from) {
+            path.validated.store(true, Ordering::Relaxed);
+            self.tell_moved(from, fx, now);
+        }
+    }
+
+    fn probe_replied(&mut self, from: SocketAddr, token: [u8; 8], fx: &mut Effects, now: Time) {
+        if let Some(sent) = self.liveness.sent_at(token) {
+            self.rtt = Some(now.since(sent));
+        }
+        let mut probes = self.probes.iter();
+        let asked = probes.position(|probe| probe.sent.is_some_and(|(_, sent)| sent == token));
+        let Some(asked) = asked else {
+            return;
+        };
+        let probe = self.probes.swap_remove(asked);
+        if let Some((sent, _)) = probe.sent {
+            let rtt = now.since(sent);
+            self.rtt = Some(rtt);
+            let outcome = ProbeOutcome::Replied {
+                rtt,
+                endpoint: from,
+            };
+            fx.event(
+                Fact::Probed {
+                    token: probe.token,
+                    outcome,
+                },
+                now,
+            );
+        }
+    }
+
+    /// Sends a probe that somebody asked for, once there is a session.
+    pub(crate) fn probe(&mut self, token: u64, until: Time, fx: &mut Effects, now: Time) {
+        if self.probes.len() == MAX_PROBES {
+            let oldest = self.probes.remove(0);
+            let outcome = ProbeOutcome::Timeout;
+            fx.event(
+                Fact::Probed {
+                    token: oldest.token,
+                    outcome,
+                },
+                now,
+            );
+        }
+        self.probes.push(Probe {
+            token,
+            until,
+            sent: None,
+        });
+        if self.usable(now).is_some() {
+            self.send_probes(fx, now);
+        } else {
+            self.seek(now);
+        }
+    }
+
+    fn send_probes(&mut self, fx: &mut Effects, now: Time) {
+        let (Some(session), Some(to)) = (self.usable(now), self.link.endpoint()) else {
+            return;
+        };
+        for at in 0..self.probes.len() {
+            if self.probes[at].sent.is_none() {
+                let token = fx.draw();
+                self.probes[at].sent = Some((now, token));
+                self.send_control(&session, Some(Tlv::Probe(token)), to, fx, now);
+            }
+        }
+    }
+
+    /// Sees at once whether the peer still hears us.
+    pub(crate) fn probe_liveness(&mut self, fx: &mut Effects, now: Time) {
+        if let (Some(session), Some(to)) = (self.usable(now), self.link.endpoint()) {
+            let token = fx.draw();
+            self.send_control(&session, Some(Tlv::Probe(token)), to, fx, now);
+            self.link.watched.store(true, Ordering::Release);
+            self.liveness.probed(token, now);
+        }
+    }
+
+    /// The peer runs twice from one memory image: the session is worth nothing.
+    pub(crate) fn cloned(&mut self, session: &Arc<Session>, fx: &mut Effects, now: Time) {
+        let Some(session) = self.slots.remove(session.local_index) else {
+            return;
+        };
+        fx.retire(&session);
+        fx.counters.clones_seen += 1;
+        self.link.current.store(self.slots.current().cloned());
+        let fact = Fact::CloneSeen {
+            vni: self.link.vni,
+            peer: self.link.node,
+        };
+        fx.event(fact, now);
+        self.tell_up_or_down(DownReason::Cloned, fx, now);
+    }
+
+    pub(crate) fn report_spoofing(&mut self, mac: Mac, count: u64, fx: &mut Effects, now: Time) {
+        let fact = Fact::Spoofed {
+            vni: self.link.vni,
+            peer: self.link.node,
+            mac,
+            count: count.saturating_sub(self.spoofing.told).max(1),
+        };
+        self.spoofing.told = count;
+        self.spoofing.listen_at = Some(now + SPOOFING_EVERY);
+        fx.event(fact, now);
+    }
+
+    /// Ends everything at once: the peer is no longer a member, or no longer who it was.
+    pub(crate) fn remove(&mut self, reason: DownReason, fx: &mut Effects, now: Time) {
+        self.link.removed.store(true, Ordering::Release);
+        self.link.current.store(None);
+        for session in self.slots.take_all() {
+            fx.retire(&session);
+        }
+        self.drop_attempt(fx);
+        for waiting in self.queue.drain(..) {
+            fx.shared.drops.count(Dropped::PeerRemoved);
+            fx.shared.release_queue(&self.link, waiting.frame.len());
+        }
+        for probe in self.probes.drain(..) {
+            let outcome = ProbeOutcome::NoSession;
+            fx.event(
+                Fact::Probed {
+                    token: probe.token,
+                    outcome,
+                },
+                now,
+            );
+        }
+        self.tell_up_or_down(reason, fx, now);
+    }
+
+    /// Does what is due.
+    pub(crate) fn step(&mut self, fx: &mut Effects, vsubnet: &VSubnet, now: Time) {
+        self.step_sessions(fx, now);
+        self.step_attempt(fx, vsubnet, now);
+        self.step_queue(fx, now);
+        self.step_keepalives(fx, now);
+        self.step_liveness(fx, now);
+        self.step_challenge(fx, now);
+        self.step_probes(fx, now);
+        // A liveness step may have started an attempt.
+        self.step_attempt(fx, vsubnet, now);
+        if self.spoofing.listen_at.is_some_and(|at| at <= now) {
+            self.spoofing.listen_at = None;
+            self.link.spoofing.store(false, Ordering::Release);
+        }
+    }
+
+    /// When there will be something to do.
+    pub(crate) fn deadline(&self, fx: &Effects) -> Option<Time> {
+        let attempt = self.attempt.as_ref().and_then(Attempt::due_at);
+        let queue = self.queue.front().map(|waiting| waiting.since + QUEUE_FOR);
+        let probes = self.probes.iter().map(|probe| probe.until).min();
+        let challenge = self.paths.challenge.as_ref().map(|challenge| challenge.due);
+        [
+            attempt,
+            queue,
+            probes,
+            challenge,
+            self.slots.next_expiry(),
+            self.keepalive_at,
+            self.nat_keepalive_at(fx),
+            self.liveness.due(),
+            self.spoofing.listen_at,
+        ]
+        .into_iter()
+        .fold(None, earlier)
+    }
+
+    fn step_sessions(&mut self, fx: &mut Effects, now: Time) {
+        let expired = self.slots.take_expired(now);
+        if expired.is_empty() {
+            return;
+        }
+        for session in expired {
+            fx.retire(&session);
+        }
+        self.link.current.store(self.slots.current().cloned());
+        self.tell_up_or_down(DownReason::Expired, fx, now);
+    }
+
+    fn step_attempt(&mut self, fx: &mut Effects, vsubnet: &VSubnet, now: Time) {
+        let [jitter] = match self.attempt.as_ref().and_then(Attempt::due_at) {
+            Some(at) if at <= now => fx.draw(),
+            _ => return,
+        };
+        let Some(attempt) = &mut self.attempt else {
+            return;
+        };
+        match attempt.due(i8::from_be_bytes([jitter]), now) {
+            Due::Nothing => {}
+            Due::Init(reach) => self.send_init(reach, fx, vsubnet, now),
+            Due::GiveUp => self.give_up(fx, now),
+        }
+    }
+
+    fn give_up(&mut self, fx: &mut Effects, now: Time) {
+        self.drop_attempt(fx);
+        if self.liveness == Liveness::Dead {
+            self.rest(now);
+        }
+        if let Some(current) = self.slots.current() {
+            current.rekey_told.store(false, Ordering::Release);
+        }
+        self.tell_up_or_down(DownReason::Expired, fx, now);
+    }
+
+    pub(crate) fn drop_attempt(&mut self, fx: &mut Effects) {
+        for pending in self
+            .attempt
+            .take()
+            .into_iter()
+            .flat_map(|attempt| attempt.pending)
+        {
+            fx.waiting.remove(&pending.index);
+        }
+    }
+
+    fn step_queue(&mut self, fx: &mut Effects, now: Time) {
+        while let Some(waiting) = self.queue.front()
+            && waiting.since + QUEUE_FOR <= now
+        {
+            fx.shared.drops.count(Dropped::QueueExpired);
+            fx.shared.release_queue(&self.link, waiting.frame.len());
+            self.queue.pop_front();
+        }
+    }
+
+    fn step_keepalives(&mut self, fx: &mut Effects, now: Time) {
+        if let Some(at) = self.keepalive_at.filter(|at| *at <= now) {
+            self.keepalive_at = None;
+            self.link.owing.store(false, Ordering::Release);
+            let sent = read(&self.link.traffic.sent).unwrap_or_default();
+            if sent + fx.timers.keepalive < at {
+                self.send_keepalive(fx, now);
+            }
+        }
+        if self.nat_keepalive_at(fx).is_some_and(|at| at <= now) {
+            self.send_keepalive(fx, now);
+            self.renew_if_due(now);
+        }
+    }
+
+    /// Behind a NAT a session is kept even when nobody uses it: without it, nobody outside could
+    /// reach us.
+    fn nat_keepalive_at(&self, fx: &Effects) -> Option<Time> {
+        let current = self.slots.current().filter(|_| fx.behind_nat)?;
+        let sent = read(&self.link.traffic.sent).unwrap_or(current.established);
+        Some(sent.max(current.established) + NAT_KEEPALIVE)
+    }
+
+    fn renew_if_due(&mut self, now: Time) {
+        if self.attempt.is_none()
+            && let Some(current) = self.slots.current()
+            && current.claim_rekey(now)
+        {
+            self.attempt = Some(Attempt::new(true, now));
+        }
+    }
+
+    fn step_liveness(&mut self, fx: &mut Effects, now: Time) {
+        let noted = self.noted();
+        match self.liveness.step(noted, fx.timers.dead_after, now) {
+            Step::None => {}
+            Step::Rest => self.rest(now),
+            Step::Probe if self.usable(now).is_some() => self.probe_liveness(fx, now),
+            // Without a session there is nothing to probe; the attempt to get one looks on.
+            Step::Probe => self.rest(now),
+            Step::LookElsewhere => self.look_elsewhere(fx, now),
+        }
+    }
+
+    fn noted(&self) -> Noted {
+        Noted {
+            sent_data: read(&self.link.traffic.sent_data).unwrap_or_default(),
+            received: read(&self.link.traffic.received).unwrap_or_default(),
+        }
+    }
+
+    /// Stops watching, unless something was sent meanwhile.
+    fn rest(&mut self, now: Time) {
+        self.liveness = Liveness::Resting;
+        let before = self.noted().sent_data;
+        self.link.watched.store(false, Ordering::SeqCst);
+        let after = self.noted().sent_data;
+        if after > before && !self.link.watched.swap(true, Ordering::SeqCst) {
+            self.liveness.watch(after, now.since(after));
+        }
+    }
+
+    fn look_elsewhere(&mut self, fx: &mut Effects, now: Time) {
+        let fact = Fact::EndpointWanted {
+            vni: self.link.vni,
+            peer: self.link.node,
+        };
+        fx.event(fact, now);
+        self.drop_attempt(fx);
+        self.seek(now);
+    }
+
+    fn step_challenge(&mut self, fx: &mut Effects, now: Time) {
+        match self.paths.challenge_due(now) {
+            None => {}
+            Some(ChallengeDue::Send(endpoint, token)) => {
+                if let Some(session) = self.usable(now) {
+                    self.send_control(&session, Some(Tlv::Challenge(token)), endpoint, fx, now);
+                }
+            }
+            Some(ChallengeDue::Failed(fallback)) => {
+                let path = fallback.map(|endpoint| Arc::new(Path::new(endpoint, true, 0)));
+                if let Some(path) = path {
+                    self.link.path.store(Some(path));
+                }
+            }
+        }
+    }
+
+    fn step_probes(&mut self, fx: &mut Effects, now: Time) {
+        let (over, waiting) = self.probes.drain(..).partition(|probe| probe.until <= now);
+        self.probes = waiting;
+        let over: Vec<Probe> = over;
+        for probe in over {
+            let outcome = match probe.sent {
+                Some(_) => ProbeOutcome::Timeout,
+                None => ProbeOutcome::NoSession,
+            };
+            fx.event(
+                Fact::Probed {
+                    token: probe.token,
+                    outcome,
+                },
+                now,
+            );
+        }
+    }
+
+    fn tell_up_or_down(&mut self, reason: DownReason, fx: &mut Effects, now: Time) {
+        let (vni, peer) = (self.link.vni, self.link.node);
+        let up = self.slots.current().is_some();
+        if up && !self.told_up {
+            let endpoint = self.link.endpoint();
+            fx.event(
+                Fact::SessionUp {
+                    vni,
+                    peer,
+                    endpoint,
+                },
+                now,
+            );
+        } else if !up && self.told_up {
+            fx.event(Fact::SessionDown { vni, peer, reason }, now);
+        }
+        self.told_up = up;
+    }
+}
