@@ -1,0 +1,656 @@
+//! The switch against a naive model of it, against garbage, and in a network of its own kind.
+//!
+//! The model never sees octets: it decides from what a frame was meant to say, with plain maps,
+//! lists and a bucket of tokens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use cairn_engine::switch::{Accepted, Config, Egress, Learning, Member, Refused, Role, Switch};
+use cairn_engine::{PeerId, Time};
+use cairn_wire::Mac;
+use proptest::prelude::*;
+
+mod frames;
+use frames::*;
+
+const PEERS: u8 = 4;
+/// Addresses 0 to 4 belong to members, 5 to 7 to nobody.
+const NUMBERS: u8 = 8;
+
+/// A frame by its meaning.
+#[derive(Clone, Debug)]
+struct Meant {
+    destination: Option<u8>,
+    source: u8,
+    tags: usize,
+    snap: bool,
+    body: Body,
+}
+
+#[derive(Clone, Debug)]
+enum Body {
+    Other,
+    Arp {
+        mac: u8,
+        ip: Option<u8>,
+    },
+    Solicitation {
+        from: Option<u8>,
+        mac: Option<u8>,
+    },
+    Advertisement {
+        from: u8,
+        target: u8,
+        mac: Option<u8>,
+    },
+    Router {
+        from: u8,
+    },
+    DhcpServer {
+        v6: bool,
+    },
+    DhcpClient,
+}
+
+impl Meant {
+    fn octets(&self) -> Vec<u8> {
+        let destination = self.destination.map_or(Mac::BROADCAST, mac);
+        let (ethertype, payload) = self.body.octets();
+        let mut octets = frame(destination, mac(self.source), ethertype, &payload);
+        if self.snap {
+            octets = snap(&octets);
+        }
+        for _ in 0..self.tags {
+            octets = tagged(&octets, VLAN, 5);
+        }
+        octets
+    }
+
+    fn is_concealed(&self) -> bool {
+        self.tags > 2
+    }
+}
+
+impl Body {
+    fn octets(&self) -> (u16, Vec<u8>) {
+        let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+        let discovery = |from: Option<u8>, message: &[u8]| {
+            let from = from.map_or(Ipv6Addr::UNSPECIFIED, ip6);
+            (IPV6, ipv6(from, all, 58, message))
+        };
+        match self {
+            Self::Other => (IPX, b"payload".to_vec()),
+            Self::Arp { mac: of, ip } => {
+                let ip = ip.map_or(Ipv4Addr::UNSPECIFIED, ip4);
+                (ARP, arp(1, (mac(*of), ip), (Mac::ZERO, ip4(0))))
+            }
+            Self::Solicitation { from, mac: of } => {
+                discovery(*from, &solicitation(ip6(1), of.map(mac)))
+            }
+            Self::Advertisement {
+                from,
+                target,
+                mac: of,
+            } => discovery(Some(*from), &advertisement(ip6(*target), of.map(mac))),
+            Self::Router { from } => discovery(Some(*from), &router_advertisement(None)),
+            Self::DhcpServer { v6: false } => (IPV4, ipv4(ip4(1), ip4(2), 17, &udp(67, 68))),
+            Self::DhcpServer { v6: true } => (IPV6, ipv6(ip6(1), all, 17, &udp(547, 546))),
+            Self::DhcpClient => (IPV4, ipv4(ip4(1), ip4(2), 17, &udp(68, 67))),
+        }
+    }
+
+    fn macs(&self) -> Vec<u8> {
+        match self {
+            Self::Arp { mac, .. } => vec![*mac],
+            Self::Solicitation { mac, .. } | Self::Advertisement { mac, .. } => {
+                mac.iter().copied().collect()
+            }
+            _ => vec![],
+        }
+    }
+
+    fn ips(&self) -> Vec<IpAddr> {
+        let v6 = |number: &u8| IpAddr::V6(ip6(*number));
+        match self {
+            Self::Arp { ip, .. } => ip.iter().map(|ip| IpAddr::V4(ip4(*ip))).collect(),
+            Self::Solicitation { from, .. } => from.iter().map(v6).collect(),
+            Self::Advertisement { from, target, .. } => vec![v6(from), v6(target)],
+            Self::Router { from } => vec![v6(from)],
+            _ => vec![],
+        }
+    }
+}
+
+/// Tokens in nanoseconds' worth: full at `burst`, one frame costs one interval.
+#[derive(Clone, Debug)]
+struct Bucket {
+    tokens: u64,
+    filled: u64,
+}
+
+/// The switch as one would explain it.
+#[derive(Debug)]
+struct Model {
+    config: Config,
+    learned: BTreeMap<Mac, (PeerId, Time)>,
+    buckets: BTreeMap<Option<PeerId>, Bucket>,
+}
+
+impl Model {
+    fn new(config: Config) -> Self {
+        Self {
+            config,
+            learned: BTreeMap::new(),
+            buckets: BTreeMap::new(),
+        }
+    }
+
+    fn rebuild(&mut self, config: Config) {
+        self.config = config;
+        let members: BTreeSet<_> = self.config.peers.iter().map(|(id, _)| *id).collect();
+        self.buckets
+            .retain(|who, _| who.is_none_or(|id| members.contains(&id)));
+        let gateways = self.gateways();
+        let bound: BTreeSet<_> = (0..NUMBERS)
+            .map(mac)
+            .filter(|mac| self.owner(*mac).is_some())
+            .collect();
+        self.learned
+            .retain(|mac, (peer, _)| gateways.contains(peer) && !bound.contains(mac));
+    }
+
+    fn member(&self, who: Option<PeerId>) -> &Member {
+        match who {
+            None => &self.config.local,
+            Some(id) => {
+                let mut peers = self.config.peers.iter();
+                &peers.find(|(known, _)| *known == id).expect("a member").1
+            }
+        }
+    }
+
+    fn everybody(&self) -> Vec<PeerId> {
+        self.config.peers.iter().map(|(id, _)| *id).collect()
+    }
+
+    fn gateways(&self) -> Vec<PeerId> {
+        let peers = self.config.peers.iter();
+        peers
+            .filter(|(_, member)| member.role == Role::Gateway)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    fn members(&self) -> Vec<Option<PeerId>> {
+        let peers = self.config.peers.iter().map(|(id, _)| Some(*id));
+        [None].into_iter().chain(peers).collect()
+    }
+
+    fn owner(&self, mac: Mac) -> Option<Option<PeerId>> {
+        let mut members = self.members().into_iter();
+        members.find(|who| self.member(*who).macs.contains(&mac))
+    }
+
+    fn ip_owner(&self, ip: IpAddr) -> Option<Option<PeerId>> {
+        let mut members = self.members().into_iter();
+        members.find(|who| self.member(*who).ips.contains(&ip))
+    }
+
+    fn may_use(&self, who: Option<PeerId>, mac: Mac) -> bool {
+        match self.member(who).role {
+            Role::Host => self.owner(mac) == Some(who),
+            Role::Gateway => self.owner(mac).is_none_or(|owner| owner == who),
+        }
+    }
+
+    fn may_claim(&self, who: Option<PeerId>, ip: IpAddr) -> bool {
+        match self.ip_owner(ip) {
+            Some(owner) => owner == who,
+            None => {
+                let ips = &self.member(who).ips;
+                self.member(who).role == Role::Gateway
+                    || self.config.policy.dhcp_server_from_hosts
+                    || !ips.iter().any(|own| own.is_ipv4() == ip.is_ipv4())
+            }
+        }
+    }
+
+    fn check(&self, who: Option<PeerId>, meant: &Meant) -> Result<(), Refused> {
+        if meant.is_concealed() {
+            return Err(Refused::Concealed);
+        }
+        if !self.may_use(who, mac(meant.source)) {
+            return Err(Refused::ForeignSource);
+        }
+        let is_host = self.member(who).role == Role::Host;
+        let policy = &self.config.policy;
+        match meant.body {
+            Body::Router { .. } if is_host && !policy.ra_from_hosts => {
+                return Err(Refused::Router);
+            }
+            Body::DhcpServer { .. } if is_host && !policy.dhcp_server_from_hosts => {
+                return Err(Refused::DhcpServer);
+            }
+            _ => {}
+        }
+        let macs = meant.body.macs();
+        let ips = meant.body.ips();
+        if macs.iter().all(|number| self.may_use(who, mac(*number)))
+            && ips.iter().all(|ip| self.may_claim(who, *ip))
+        {
+            Ok(())
+        } else {
+            Err(Refused::ForeignClaim)
+        }
+    }
+
+    fn admit(&mut self, who: Option<PeerId>, now: Time) -> bool {
+        let policy = &self.config.policy;
+        let interval = 1_000_000_000 / u64::from(policy.bum_pps);
+        let full = interval * u64::from(policy.bum_burst);
+        let bucket = self.buckets.entry(who).or_insert(Bucket {
+            tokens: full,
+            filled: now.as_nanos(),
+        });
+        bucket.tokens = full.min(bucket.tokens + now.as_nanos() - bucket.filled);
+        bucket.filled = now.as_nanos();
+        if bucket.tokens < interval {
+            return false;
+        }
+        bucket.tokens -= interval;
+        true
+    }
+
+    fn alive(&self, mac: Mac, now: Time) -> Option<PeerId> {
+        let (peer, seen) = self.learned.get(&mac)?;
+        (now.since(*seen) < self.config.policy.ageing).then_some(*peer)
+    }
+
+    fn egress(&mut self, meant: &Meant, now: Time) -> Result<Vec<PeerId>, Refused> {
+        self.check(None, meant)?;
+        if self.config.local.role == Role::Gateway {
+            self.learned.remove(&mac(meant.source));
+        }
+        let (to, nobody) = match meant.destination {
+            None => (self.everybody(), Refused::NoPeer),
+            Some(number) => match (self.owner(mac(number)), self.alive(mac(number), now)) {
+                (Some(Some(peer)), _) | (None, Some(peer)) => return Ok(vec![peer]),
+                (Some(None), _) => return Err(Refused::SameSide),
+                (None, None) => (self.gateways(), Refused::UnknownDestination),
+            },
+        };
+        if to.is_empty() {
+            return Err(nobody);
+        }
+        if !self.admit(None, now) {
+            return Err(Refused::StormLimit);
+        }
+        Ok(to)
+    }
+
+    fn ingress(&mut self, meant: &Meant, from: PeerId, now: Time) -> Result<Option<Mac>, Refused> {
+        if !self.everybody().contains(&from) {
+            return Err(Refused::UnknownPeer);
+        }
+        self.check(Some(from), meant)?;
+        let here = match (meant.destination, self.config.local.role) {
+            (None, _) => {
+                if !self.admit(Some(from), now) {
+                    return Err(Refused::StormLimit);
+                }
+                true
+            }
+            (Some(number), Role::Host) => self.owner(mac(number)) == Some(None),
+            (Some(number), Role::Gateway) => !matches!(self.owner(mac(number)), Some(Some(_))),
+        };
+        if !here {
+            return Err(Refused::NotHere);
+        }
+        let source = mac(meant.source);
+        if self.owner(source).is_some() {
+            return Ok(None);
+        }
+        let before = self.alive(source, now);
+        self.learned.insert(source, (from, now));
+        Ok((before != Some(from)).then_some(source))
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Egress(Meant),
+    Ingress(u8, Meant),
+    Wait(u64),
+    Rebuild(Shape),
+}
+
+/// A config by its choices: who is a member, who a gateway, who has no addresses.
+#[derive(Clone, Debug)]
+struct Shape {
+    local: Role,
+    peers: Vec<Option<Role>>,
+    without_ips: Vec<bool>,
+    bound_to_first: bool,
+    dhcp: bool,
+    routers: bool,
+}
+
+impl Shape {
+    fn config(&self) -> Config {
+        let mut config = config(self.local, &[]);
+        for (number, role) in (1..).zip(&self.peers) {
+            if let Some(role) = role {
+                let mut peer = member(number, *role);
+                if self.without_ips[usize::from(number) - 1] {
+                    peer.ips.clear();
+                }
+                if self.bound_to_first && config.peers.is_empty() {
+                    peer.macs.push(mac(5));
+                }
+                config.peers.push((PeerId(u32::from(number)), peer));
+            }
+        }
+        config.policy.bum_pps = 2;
+        config.policy.bum_burst = 3;
+        config.policy.ageing = Duration::from_secs(20);
+        config.policy.dhcp_server_from_hosts = self.dhcp;
+        config.policy.ra_from_hosts = self.routers;
+        config
+    }
+}
+
+fn number() -> impl Strategy<Value = u8> {
+    0..NUMBERS
+}
+
+fn role() -> impl Strategy<Value = Role> {
+    prop_oneof![Just(Role::Host), Just(Role::Gateway)]
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    let peers =
+        proptest::collection::vec(proptest::option::weighted(0.8, role()), usize::from(PEERS));
+    let without = proptest::collection::vec(proptest::bool::weighted(0.2), usize::from(PEERS));
+    (role(), peers, without, any::<[bool; 3]>()).prop_map(
+        |(local, peers, without_ips, [bound_to_first, dhcp, routers])| Shape {
+            local,
+            peers,
+            without_ips,
+            bound_to_first,
+            dhcp,
+            routers,
+        },
+    )
+}
+
+fn body() -> impl Strategy<Value = Body> {
+    let maybe = || proptest::option::of(number());
+    prop_oneof![
+        4 => Just(Body::Other),
+        2 => (number(), maybe()).prop_map(|(mac, ip)| Body::Arp { mac, ip }),
+        1 => (maybe(), maybe()).prop_map(|(from, mac)| Body::Solicitation { from, mac }),
+        1 => (number(), number(), maybe())
+            .prop_map(|(from, target, mac)| Body::Advertisement { from, target, mac }),
+        1 => number().prop_map(|from| Body::Router { from }),
+        1 => any::<bool>().prop_map(|v6| Body::DhcpServer { v6 }),
+        1 => Just(Body::DhcpClient),
+    ]
+}
+
+fn meant(source: impl Strategy<Value = u8>) -> impl Strategy<Value = Meant> {
+    (
+        proptest::option::weighted(0.7, number()),
+        source,
+        prop_oneof![8 => 0_usize..3, 1 => Just(3)],
+        proptest::bool::weighted(0.1),
+        body(),
+    )
+        .prop_map(|(destination, source, tags, snap, body)| Meant {
+            destination,
+            source,
+            tags,
+            snap,
+            body,
+        })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // Mostly from the sender's own address or a station of nobody's, so that much passes.
+    let local = meant(prop_oneof![3 => Just(0), 2 => 5..NUMBERS, 1 => number()]);
+    let remote = (1..=PEERS).prop_flat_map(|peer| {
+        let source = prop_oneof![3 => Just(peer), 2 => 5..NUMBERS, 1 => number()];
+        meant(source).prop_map(move |meant| (peer, meant))
+    });
+    prop_oneof![
+        8 => local.prop_map(Step::Egress),
+        8 => remote.prop_map(|(peer, meant)| Step::Ingress(peer, meant)),
+        2 => (0_u64..25).prop_map(Step::Wait),
+        1 => shape().prop_map(Step::Rebuild),
+    ]
+}
+
+fn recipients(egress: Egress<'_>) -> Vec<PeerId> {
+    match egress {
+        Egress::Unicast(peer) => vec![peer],
+        Egress::Flood(peers) => peers.to_vec(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn the_switch_does_what_the_model_does(
+        first in shape(),
+        steps in proptest::collection::vec(step(), 1..80),
+    ) {
+        let mut switch = Switch::new(first.config());
+        let mut model = Model::new(first.config());
+        let mut now = Time::from_millis(5_000);
+        for step in steps {
+            match step {
+                Step::Egress(meant) => {
+                    let verdict = switch.egress(&meant.octets(), now).map(recipients);
+                    prop_assert_eq!(verdict, model.egress(&meant, now));
+                }
+                Step::Ingress(peer, meant) => {
+                    let peer = PeerId(u32::from(peer));
+                    let verdict = switch.ingress(&meant.octets(), peer, now);
+                    let expected = model.ingress(&meant, peer, now);
+                    prop_assert_eq!(verdict, expected.map(|learn| Accepted { learn }));
+                    if let Ok(Accepted { learn: Some(mac) }) = verdict {
+                        prop_assert_ne!(switch.learn(mac, peer, now), Learning::Refused);
+                    }
+                }
+                Step::Wait(seconds) => now = now + Duration::from_secs(seconds),
+                Step::Rebuild(shape) => {
+                    switch = switch.rebuild(shape.config());
+                    model.rebuild(shape.config());
+                }
+            }
+            let learned: BTreeMap<_, _> = switch
+                .learned(now)
+                .into_iter()
+                .map(|known| (known.mac, known.peer))
+                .collect();
+            let expected: BTreeMap<_, _> = model
+                .learned
+                .keys()
+                .filter_map(|mac| model.alive(*mac, now).map(|peer| (*mac, peer)))
+                .collect();
+            prop_assert_eq!(learned, expected);
+        }
+    }
+
+    #[test]
+    fn no_learning_changes_where_a_bound_address_is(
+        shape in shape(),
+        lessons in proptest::collection::vec((number(), 0..=PEERS + 1), 0..60),
+    ) {
+        let config = shape.config();
+        let switch = Switch::new(config.clone());
+        let now = Time::from_millis(5_000);
+        for (number, peer) in lessons {
+            switch.learn(mac(number), PeerId(u32::from(peer)), now);
+        }
+        for (peer, member) in &config.peers {
+            for bound in &member.macs {
+                let verdict = switch.egress(&frame(*bound, mac(0), IPX, &[]), now);
+                prop_assert_eq!(verdict, Ok(Egress::Unicast(*peer)));
+            }
+        }
+    }
+
+    #[test]
+    fn garbage_neither_panics_nor_leaves_the_vsubnet(
+        shape in shape(),
+        octets in proptest::collection::vec(any::<u8>(), 0..200),
+        peer in 0..=PEERS + 1,
+    ) {
+        judge(&shape, &octets, peer)?;
+    }
+
+    #[test]
+    fn damaged_frames_neither_panic_nor_leave_the_vsubnet(
+        shape in shape(),
+        meant in meant(number()),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in any::<prop::sample::Index>(),
+        peer in 0..=PEERS + 1,
+    ) {
+        let mut octets = meant.octets();
+        for (at, value) in damage {
+            let at = at.index(octets.len());
+            octets[at] = value;
+        }
+        octets.truncate(cut.index(octets.len() + 1));
+        judge(&shape, &octets, peer)?;
+    }
+}
+
+/// Whatever the octets say: copies go to members, once each; what is accepted comes from a
+/// member that may use the source, and is for us.
+fn judge(shape: &Shape, octets: &[u8], peer: u8) -> Result<(), TestCaseError> {
+    let config = shape.config();
+    let switch = Switch::new(config.clone());
+    let model = Model::new(config);
+    let now = Time::from_millis(5_000);
+    let address = |at: usize| {
+        let mut mac = [0; 6];
+        mac.copy_from_slice(&octets[at..at + 6]);
+        Mac(mac)
+    };
+    if let Ok(egress) = switch.egress(octets, now) {
+        let to = recipients(egress);
+        let members = model.everybody();
+        prop_assert!(!to.is_empty() && to.iter().all(|peer| members.contains(peer)));
+        prop_assert_eq!(to.iter().collect::<BTreeSet<_>>().len(), to.len());
+        prop_assert!(model.may_use(None, address(6)));
+    }
+    let peer = PeerId(u32::from(peer));
+    if switch.ingress(octets, peer, now).is_ok() {
+        prop_assert!(model.everybody().contains(&peer));
+        prop_assert!(model.may_use(Some(peer), address(6)));
+        let destination = address(0);
+        prop_assert!(
+            destination.is_group()
+                || model.owner(destination) == Some(None)
+                || (shape.local == Role::Gateway && model.owner(destination).is_none())
+        );
+    }
+    Ok(())
+}
+
+/// A vSubnet of `roles`: each member's own switch, and frames that go from one to the other.
+struct Network {
+    switches: Vec<Switch>,
+}
+
+impl Network {
+    fn new(roles: &[Role]) -> Self {
+        let all = || (0_u8..).zip(roles);
+        let switches = all().map(|(own, role)| {
+            let mut config = config(*role, &[]);
+            config.local = member(own, *role);
+            config.peers = all()
+                .filter(|(number, _)| *number != own)
+                .map(|(number, role)| (PeerId(u32::from(number)), member(number, *role)))
+                .collect();
+            Switch::new(config)
+        });
+        Self {
+            switches: switches.collect(),
+        }
+    }
+
+    /// Sends from the TAP of member `from`; returns at whose TAPs the frame comes out.
+    fn send(&self, from: usize, octets: &[u8], now: Time) -> Vec<usize> {
+        let Ok(egress) = self.switches[from].egress(octets, now) else {
+            return vec![];
+        };
+        let sender = PeerId(u32::try_from(from).expect("small"));
+        let mut delivered = Vec::new();
+        for peer in recipients(egress) {
+            let to = usize::try_from(peer.0).expect("small");
+            if let Ok(accepted) = self.switches[to].ingress(octets, sender, now) {
+                if let Some(mac) = accepted.learn {
+                    self.switches[to].learn(mac, sender, now);
+                }
+                delivered.push(to);
+            }
+        }
+        delivered
+    }
+}
+
+proptest! {
+    #[test]
+    fn in_a_network_each_frame_comes_out_where_it_should_and_nowhere_else(
+        roles in proptest::collection::vec(role(), 2..12),
+        sends in proptest::collection::vec(
+            (any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<bool>()),
+            1..30,
+        ),
+    ) {
+        let network = Network::new(&roles);
+        let mut now = Time::from_millis(1_000);
+        for (from, to, broadcast) in sends {
+            now = now + Duration::from_secs(1);
+            let (from, to) = (from.index(roles.len()), to.index(roles.len()));
+            let others: Vec<_> = (0..roles.len()).filter(|other| *other != from).collect();
+            let number = |member: usize| mac(u8::try_from(member).expect("small"));
+            let destination = if broadcast { Mac::BROADCAST } else { number(to) };
+            let delivered = network.send(from, &frame(destination, number(from), IPX, &[]), now);
+            let expected = match (broadcast, from == to) {
+                (true, _) => others,
+                (false, true) => vec![],
+                (false, false) => vec![to],
+            };
+            prop_assert_eq!(delivered, expected);
+        }
+    }
+
+    #[test]
+    fn a_station_behind_a_gateway_is_found_by_all_after_it_spoke_to_all(
+        hosts in 1_usize..8,
+        other_gateways in 0_usize..3,
+    ) {
+        let mut roles = vec![Role::Host; hosts];
+        roles.extend(vec![Role::Gateway; other_gateways + 1]);
+        let network = Network::new(&roles);
+        let gateway = roles.len() - 1;
+        let station = mac(200);
+        let now = Time::from_millis(1_000);
+
+        let heard_by = network.send(gateway, &frame(Mac::BROADCAST, station, IPX, &[]), now);
+        prop_assert_eq!(heard_by.len(), roles.len() - 1);
+
+        for host in 0..hosts {
+            let number = u8::try_from(host).expect("small");
+            let answer = frame(station, mac(number), IPX, &[]);
+            prop_assert_eq!(network.send(host, &answer, now), vec![gateway]);
+        }
+    }
+}
