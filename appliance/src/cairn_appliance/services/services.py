@@ -1,16 +1,25 @@
-"""The services that an API is built on, put together by main."""
+"""The services that an API is built on, put together in one place."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cairn_appliance.domain.cluster import Cluster
-from cairn_appliance.services.events import Events
+from cairn_appliance.netmap.netmaps import Netmaps
+from cairn_appliance.pki.authority import Authority
+from cairn_appliance.pki.sealing import Sealer
+from cairn_appliance.services.addressing import Addressing
+from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.services.enrolment import Enrolment
+from cairn_appliance.services.events import Events, Journal
 from cairn_appliance.services.members import Members
 from cairn_appliance.services.nodes import Nodes
 from cairn_appliance.services.presence import PresenceBoard
-from cairn_appliance.services.tokens import Tokens
-from cairn_appliance.services.vsubnets import VSubnets
+from cairn_appliance.services.registry import Registry
+from cairn_appliance.services.streams import Streams
+from cairn_appliance.services.tokens import Issuer, Tokens
+from cairn_appliance.services.vsubnets import Epochs, VSubnets
 from cairn_appliance.store.port import Store
 
 
@@ -26,3 +35,41 @@ class Services:
     nodes: Nodes
     events: Events
     presence: PresenceBoard
+    enrolment: Enrolment
+    registry: Registry
+    netmaps: Netmaps
+    streams: Streams
+
+
+def build(
+    *,
+    store: Store,
+    cluster: Cluster,
+    authority: Authority,
+    sealer: Sealer,
+    sign: Callable[[bytes], bytes],
+    replica: str,
+    clock: Clock = wall_clock,
+) -> Services:
+    """Return the services of one replica; nothing runs yet."""
+    journal = Journal(clock)
+    epochs = Epochs(sealer, clock)
+    vsubnets = VSubnets(store, epochs, journal, clock)
+    members = Members(store, vsubnets, Addressing(store, clock), journal, clock)
+    presence = PresenceBoard(store, replica, clock)
+    nodes = Nodes(store, members, presence, journal, clock)
+    netmaps = Netmaps(cluster, epochs.open, sign)
+    return Services(
+        store=store,
+        cluster=cluster,
+        vsubnets=vsubnets,
+        members=members,
+        tokens=Tokens(store, vsubnets, journal, Issuer(cluster.appliances, authority.pin), clock),
+        nodes=nodes,
+        events=Events(store),
+        presence=presence,
+        enrolment=Enrolment(store, cluster, authority, nodes, journal, clock),
+        registry=Registry(store, nodes, presence, journal, clock),
+        netmaps=netmaps,
+        streams=Streams(store, netmaps, presence),
+    )

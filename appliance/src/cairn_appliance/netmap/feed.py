@@ -1,0 +1,70 @@
+"""One stream: what it has sent, and what it has to send next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cairn_agent.protocol import netmap as wire
+
+from cairn_appliance.netmap.netmaps import Netmaps
+
+
+class Feed:
+    """The position of one node's stream in all documents that concern it."""
+
+    def __init__(self, netmaps: Netmaps, node_id: str, incarnation: int, after: int) -> None:
+        self._netmaps = netmaps
+        self._node_id = node_id
+        cluster = netmaps.cluster
+        self._resumes = after > 0 and incarnation == cluster.incarnation
+        self._start = after if self._resumes else 0
+        self._is_begun = False
+        self._node_digest = ""
+        self._sent: dict[int, int] = {}  # VNI -> revision that the copy is at
+        self.is_finished = False
+
+    def pull(self) -> Iterator[bytes]:
+        """Yield the lines that bring the node up to the revision of now.
+
+        They end with `in_sync`, also when there was nothing else to say: the heartbeat.
+        Once the node is removed the last line says so, and the feed is finished.
+        """
+        netmaps = self._netmaps
+        reason = netmaps.removed_why(self._node_id)
+        if reason is not None:
+            self.is_finished = True
+            yield _line(wire.Removed(reason))
+            return
+        if not self._is_begun:
+            self._is_begun = True
+            if not self._resumes:
+                yield _line(wire.Reset(netmaps.cluster.id, netmaps.cluster.incarnation))
+        revision = netmaps.revision
+        lines = [*self._node_lines(), *self._vsubnet_lines()]
+        yield from lines
+        yield _line(wire.InSync(revision))
+
+    def _node_lines(self) -> Iterator[bytes]:
+        document = self._netmaps.node_document(self._node_id)
+        digest = wire.node_digest(document)
+        if digest == self._node_digest:
+            return
+        self._node_digest = digest
+        revision = self._netmaps.revision
+        signature = self._netmaps.sign("node", self._node_id, revision, digest)
+        yield _line(wire.NodeUpdate(document, revision, signature))
+
+    def _vsubnet_lines(self) -> Iterator[bytes]:
+        topics = self._netmaps.topics_of(self._node_id)
+        for vni in sorted(self._sent.keys() - topics.keys()):
+            del self._sent[vni]
+            yield _line(wire.Gone(vni))
+        for vni, (topic, joined_at) in sorted(topics.items()):
+            at = self._sent.get(vni, self._start)
+            # A copy from before the node left and joined again is not worth a delta.
+            yield from [topic.full()] if at < joined_at else topic.since(at)
+            self._sent[vni] = self._netmaps.revision
+
+
+def _line(message: wire.StreamMessage) -> bytes:
+    return wire.encode(message) + b"\n"

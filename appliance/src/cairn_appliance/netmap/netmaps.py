@@ -1,0 +1,137 @@
+"""All netmaps of a replica: changes in, lines for each stream out."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from cairn_agent.protocol import netmap as wire
+
+from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.node import NodeState
+from cairn_appliance.netmap import render
+from cairn_appliance.netmap.snapshot import Snapshot, Touched
+from cairn_appliance.netmap.topic import Topic
+from cairn_appliance.store.port import Events, Progress, Reset
+
+SignOctets = Callable[[bytes], bytes]  # Ed25519 by the map key
+
+
+class Netmaps:
+    """The snapshot and a topic for each vSubnet of it."""
+
+    def __init__(self, cluster: Cluster, open_psk: render.OpenPsk, sign: SignOctets) -> None:
+        self.cluster = cluster
+        self._open_psk = open_psk
+        self._sign_octets = sign
+        self.snapshot = Snapshot()
+        self._topics: dict[str, Topic] = {}  # by vSubnet ID
+        self._is_loaded = False
+
+    @property
+    def revision(self) -> int:
+        """The revision that every document is true at; 0 before the first Reset."""
+        return self.snapshot.revision
+
+    def take(self, changes: Iterable[Reset | Events | Progress]) -> set[str]:
+        """Apply changes in order, make new versions, and return the nodes they concern.
+
+        The work is proportional to the members of the vSubnets that changed.
+        """
+        concerned: set[str] = set()
+        pending: set[str] = set()
+        for change in changes:
+            if isinstance(change, Progress):
+                if self._is_loaded:
+                    self.snapshot.revision = max(self.revision, change.revision)
+                continue
+            touched = self.snapshot.apply(change)
+            concerned |= touched.nodes
+            for vsubnet_id in self._render(touched):
+                pending.add(vsubnet_id)
+                topic = self._topics.get(vsubnet_id)
+                concerned |= topic.node_ids if topic else set()
+            self._is_loaded = True
+        for vsubnet_id in pending:
+            topic = self._topics.get(vsubnet_id)
+            if topic and topic.cut(self.revision):
+                concerned |= topic.node_ids
+        return concerned
+
+    def topics_of(self, node_id: str) -> dict[int, tuple[Topic, int]]:
+        """Return VNI -> topic and the revision of joining, for an approved node."""
+        if not render.is_approved(self.snapshot.nodes.get(node_id)):
+            return {}
+        found = {}
+        for vsubnet_id in self.snapshot.vsubnets_of(node_id):
+            topic = self._topics.get(vsubnet_id)
+            if topic:
+                found[topic.vni] = (topic, self.snapshot.joined_at(vsubnet_id, node_id))
+        return found
+
+    def removed_why(self, node_id: str) -> str | None:
+        """Return why the node is none of ours (any more), None while it is."""
+        node = self.snapshot.nodes.get(node_id)
+        if node is None:
+            return "the cluster does not know this node"
+        if node.state is NodeState.REMOVED:
+            return node.removed_why or "removed"
+        return None
+
+    def node_document(self, node_id: str) -> wire.NodeDocument:
+        """Return the newest document of a node that is there."""
+        return render.node_document(self.snapshot, self.snapshot.nodes[node_id], self.cluster)
+
+    def digests(self, node_id: str) -> dict[str, str]:
+        """Return what a node that has loaded everything acknowledges."""
+        own = {"node": wire.node_digest(self.node_document(node_id))}
+        topics = self.topics_of(node_id).items()
+        return own | {str(vni): topic.digest for vni, (topic, _) in topics}
+
+    def sign(self, kind: Literal["node", "vsubnet"], key: str, revision: int, digest: str) -> str:
+        """Return the base64 signature of a document."""
+        octets = wire.signed_octets(
+            cluster_id=self.cluster.id,
+            incarnation=self.cluster.incarnation,
+            kind=kind,
+            key=key,
+            revision=revision,
+            digest=digest,
+        )
+        return base64.b64encode(self._sign_octets(octets)).decode()
+
+    def _render(self, touched: Touched) -> set[str]:
+        """Bring the topics up to what was touched; return the vSubnets that have news."""
+        vsubnets = touched.headers | {vsubnet for vsubnet, _ in touched.members}
+        begun = {each for each in vsubnets if self._begin_or_end(each)}
+        for vsubnet_id in touched.headers - begun:
+            vsubnet = self.snapshot.vsubnets.get(vsubnet_id)
+            if vsubnet:
+                header = render.header(self.snapshot, vsubnet, self._open_psk)
+                self._topics[vsubnet_id].set_header(header)
+        for vsubnet_id, node_id in touched.members:
+            vsubnet = self.snapshot.vsubnets.get(vsubnet_id)
+            if vsubnet and vsubnet_id not in begun:
+                member = render.member(self.snapshot, vsubnet, node_id)
+                self._topics[vsubnet_id].set_member(node_id, member)
+        return vsubnets
+
+    def _begin_or_end(self, vsubnet_id: str) -> bool:
+        """Make the topic of a new vSubnet, drop that of a deleted one; True if one was made."""
+        vsubnet = self.snapshot.vsubnets.get(vsubnet_id)
+        if vsubnet is None:
+            self._topics.pop(vsubnet_id, None)
+            return False
+        if vsubnet_id in self._topics:
+            return False
+        header = render.header(self.snapshot, vsubnet, self._open_psk)
+        topic = Topic(vsubnet.vni, header, self._sign_vsubnet)
+        for node_id in self.snapshot.members_of(vsubnet_id):
+            topic.set_member(node_id, render.member(self.snapshot, vsubnet, node_id))
+        topic.begin(self.revision, self.snapshot.changed_at(vsubnet_id))
+        self._topics[vsubnet_id] = topic
+        return True
+
+    def _sign_vsubnet(self, vni: int, revision: int, digest: str) -> str:
+        return self.sign("vsubnet", str(vni), revision, digest)

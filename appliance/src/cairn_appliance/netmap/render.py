@@ -1,0 +1,81 @@
+"""Domain objects -> the documents of cairn_agent.protocol.netmap."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import TypeGuard
+
+from cairn_agent.protocol import netmap as wire
+
+from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.node import Node, NodeState
+from cairn_appliance.domain.vsubnet import VSubnet
+from cairn_appliance.netmap.snapshot import Snapshot
+
+OpenPsk = Callable[[str, int, str], str]  # vSubnet ID, epoch, sealed -> base64 of 32 octets
+
+
+def header(snapshot: Snapshot, vsubnet: VSubnet, open_psk: OpenPsk) -> wire.VSubnetHeader:
+    """Return what holds for the vSubnet as a whole."""
+    psks = snapshot.psks.get(vsubnet.id)
+    epochs = psks.epochs if psks else ()
+    policy = vsubnet.policy
+    return wire.VSubnetHeader(
+        vni=vsubnet.vni,
+        name=vsubnet.name,
+        suite=vsubnet.suite,
+        mtu=vsubnet.mtu,
+        prefixes=list(vsubnet.prefixes),
+        psks=[wire.Psk(psk.epoch, open_psk(vsubnet.id, psk.epoch, psk.sealed)) for psk in epochs],
+        policy=wire.Policy(
+            policy.bum_pps, policy.bum_burst, policy.ageing_s, policy.offline_trust_s
+        ),
+    )
+
+
+def member(snapshot: Snapshot, vsubnet: VSubnet, node_id: str) -> wire.Member | None:
+    """Return a member as its peers must know it; None unless it is one, of an approved node."""
+    found = snapshot.members_of(vsubnet.id).get(node_id)
+    node = snapshot.nodes.get(node_id)
+    if found is None or not is_approved(node):
+        return None
+    registration = snapshot.registrations.get(node_id)
+    return wire.Member(
+        node_id=node_id,
+        name=node.name,
+        site=node.site,
+        role=found.role.value,
+        public_key=node.data_public_key,
+        macs=[found.mac],
+        ips=[_with_length(vsubnet, ip) for ip in found.ips],
+        endpoints=list(registration.candidates) if registration else [],
+        generation=registration.sessions_since if registration else 0,
+    )
+
+
+def node_document(snapshot: Snapshot, node: Node, cluster: Cluster) -> wire.NodeDocument:
+    """Return what concerns the node alone; one that is not approved is in no vSubnet."""
+    places = snapshot.vsubnets_of(node.id) if is_approved(node) else ()
+    vnis = (snapshot.vsubnets[each].vni for each in places if each in snapshot.vsubnets)
+    return wire.NodeDocument(
+        node_id=node.id,
+        name=node.name,
+        site=node.site,
+        vnis=sorted(vnis),
+        appliances=list(cluster.appliances),
+        settings=wire.Settings(heartbeat_s=cluster.heartbeat_s),
+    )
+
+
+def is_approved(node: Node | None) -> TypeGuard[Node]:
+    """True for a node that may take part in vSubnets."""
+    return node is not None and node.state is NodeState.APPROVED
+
+
+def _with_length(vsubnet: VSubnet, ip: str) -> str:
+    address = ipaddress.ip_address(ip)
+    for network in vsubnet.networks:
+        if address.version == network.version and address in network:
+            return f"{ip}/{network.prefixlen}"
+    return f"{ip}/{address.max_prefixlen}"

@@ -1,0 +1,185 @@
+"""The objects that netmaps are made of, as of one revision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from cairn_appliance.domain.member import Member
+from cairn_appliance.domain.node import Node, Registration
+from cairn_appliance.domain.vsubnet import Psks, VSubnet
+from cairn_appliance.store import keys, records
+from cairn_appliance.store.codec import Codec
+from cairn_appliance.store.port import Delete, Events, Item, Reset
+
+_CODECS: dict[str, Codec[Any]] = {
+    keys.NODES: records.nodes,
+    keys.REGISTRATIONS: records.registrations,
+    keys.VSUBNETS: records.vsubnets,
+    keys.PSKS: records.psks,
+    keys.MEMBERS: records.members,
+}
+
+
+@dataclass(slots=True)
+class Touched:
+    """Which documents a change may have changed."""
+
+    headers: set[str] = field(default_factory=set)  # vSubnet IDs
+    members: set[tuple[str, str]] = field(default_factory=set)  # vSubnet ID, node ID
+    nodes: set[str] = field(default_factory=set)  # node IDs
+
+
+class Snapshot:
+    """All nodes, registrations, vSubnets, epochs and members at `revision`."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.nodes: dict[str, Node] = {}
+        self.registrations: dict[str, Registration] = {}
+        self.vsubnets: dict[str, VSubnet] = {}
+        self.psks: dict[str, Psks] = {}
+        self._members: dict[str, dict[str, Member]] = {}  # by vSubnet, by node
+        self._places: dict[str, set[str]] = {}  # node -> vSubnets
+        self._versions: dict[str, tuple[int, int]] = {}  # key -> created, last written
+
+    def members_of(self, vsubnet: str) -> dict[str, Member]:
+        """Return a vSubnet's members by node ID."""
+        return self._members.get(vsubnet, {})
+
+    def vsubnets_of(self, node: str) -> set[str]:
+        """Return the IDs of the vSubnets that the node is a member of."""
+        return self._places.get(node, set())
+
+    def joined_at(self, vsubnet: str, node: str) -> int:
+        """Return the revision at which the node became a member."""
+        return self._versions.get(keys.member(vsubnet, node), (0, 0))[0]
+
+    def changed_at(self, vsubnet: str) -> int:
+        """Return a revision since which the vSubnet's document has not changed.
+
+        Deletions leave no key behind, but each of a member starts a new epoch, which does.
+        """
+        places = [keys.vsubnet(vsubnet), keys.psks(vsubnet)]
+        for node in self.members_of(vsubnet):
+            places += [keys.member(vsubnet, node), keys.node(node), keys.registration(node)]
+        return max(self._versions.get(place, (0, 0))[1] for place in places)
+
+    def apply(self, change: Reset | Events) -> Touched:
+        """Take a change over and return what it may have changed.
+
+        A Reset is applied as the difference, so that what stayed the same is not touched.
+        """
+        touched = Touched()
+        for write in (
+            self._differences(change) if isinstance(change, Reset) else change.puts_and_deletes
+        ):
+            if isinstance(write, Delete):
+                self._delete(write.key, touched)
+            else:
+                self._put(write, touched)
+        self.revision = max(self.revision, change.revision)
+        return touched
+
+    def _differences(self, reset: Reset) -> Iterator[Item | Delete]:
+        present = {item.key for item in reset.items}
+        for key in [key for key in self._versions if key not in present]:
+            yield Delete(key)
+        for item in reset.items:
+            if self._versions.get(item.key) != (item.created, item.revision):
+                yield item
+
+    def _put(self, item: Item, touched: Touched) -> None:
+        self._versions[item.key] = (item.created, item.revision)
+        prefix = _prefix_of(item.key)
+        values = _values_of(prefix, item)
+        if not values:
+            # A broken object is left out, as if it were not there; the quarantine has it.
+            self._forget(item.key, touched)
+        for value in values:
+            self._set(value, touched)
+
+    def _set(self, value: object, touched: Touched) -> None:
+        match value:
+            case Node():
+                self.nodes[value.id] = value
+                self._touch_node(value.id, touched)
+            case Registration():
+                self.registrations[value.node] = value
+                self._touch_node(value.node, touched)
+            case VSubnet():
+                old = self.vsubnets.get(value.id)
+                self.vsubnets[value.id] = value
+                self._touch_vsubnet(value.id, touched, also_members=_renumbered(old, value))
+            case Psks():
+                self.psks[value.vsubnet] = value
+                touched.headers.add(value.vsubnet)
+            case Member():
+                self._members.setdefault(value.vsubnet, {})[value.node] = value
+                self._places.setdefault(value.node, set()).add(value.vsubnet)
+                touched.members.add((value.vsubnet, value.node))
+                touched.nodes.add(value.node)
+
+    def _delete(self, key: str, touched: Touched) -> None:
+        self._versions.pop(key, None)
+        records.quarantine.release(key)
+        self._forget(key, touched)
+
+    def _forget(self, key: str, touched: Touched) -> None:
+        name = keys.last_part(key)
+        prefix = _prefix_of(key)
+        if prefix == keys.MEMBERS:
+            vsubnet = keys.last_part(key.removesuffix("/" + name))
+            self._forget_member(vsubnet, name, touched)
+            return
+        holders: dict[str, dict[str, Any]] = {
+            keys.NODES: self.nodes,
+            keys.REGISTRATIONS: self.registrations,
+            keys.VSUBNETS: self.vsubnets,
+            keys.PSKS: self.psks,
+        }
+        if holders.get(prefix, {}).pop(name, None) is None:
+            return
+        if prefix in (keys.NODES, keys.REGISTRATIONS):
+            self._touch_node(name, touched)
+        else:
+            self._touch_vsubnet(name, touched, also_members=prefix == keys.VSUBNETS)
+
+    def _forget_member(self, vsubnet: str, node: str, touched: Touched) -> None:
+        if not self._members.get(vsubnet, {}).pop(node, None):
+            return
+        if not self._members[vsubnet]:
+            del self._members[vsubnet]
+        places = self._places[node]
+        places.discard(vsubnet)
+        if not places:
+            del self._places[node]
+        touched.members.add((vsubnet, node))
+        touched.nodes.add(node)
+
+    def _touch_node(self, node: str, touched: Touched) -> None:
+        touched.nodes.add(node)
+        touched.members.update((vsubnet, node) for vsubnet in self.vsubnets_of(node))
+
+    def _touch_vsubnet(self, vsubnet: str, touched: Touched, *, also_members: bool) -> None:
+        touched.headers.add(vsubnet)
+        if also_members:
+            members = self.members_of(vsubnet)
+            touched.members.update((vsubnet, node) for node in members)
+            touched.nodes.update(members)
+
+
+def _values_of(prefix: str, item: Item) -> list[object]:
+    """Return the item's value, or nothing where it is broken or none of ours."""
+    codec = _CODECS.get(prefix)
+    return list(codec.decode_all([item], records.quarantine)) if codec else []
+
+
+def _prefix_of(key: str) -> str:
+    return next((prefix for prefix in _CODECS if key.startswith(prefix)), "")
+
+
+def _renumbered(old: VSubnet | None, new: VSubnet) -> bool:
+    """True where the members' entries or their nodes' documents follow from the change."""
+    return old is None or (old.prefixes, old.vni) != (new.prefixes, new.vni)

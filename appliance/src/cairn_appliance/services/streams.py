@@ -1,0 +1,132 @@
+"""Netmap streams: the asyncio around `netmap`, which does no I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import defaultdict
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from cairn_agent.protocol import netmap as wire
+
+from cairn_appliance.domain.errors import Unavailable
+from cairn_appliance.netmap.feed import Feed
+from cairn_appliance.netmap.netmaps import Netmaps
+from cairn_appliance.services.presence import PresenceBoard
+from cairn_appliance.store.keys import MAP
+from cairn_appliance.store.port import Events, Progress, Reset, Store
+
+log = logging.getLogger(__name__)
+
+COALESCE_S = 0.05
+CATCH_UP_S = 5.0  # how long a stream from a replica that is ahead waits for this one
+GO_AWAY_MAX_MS = 3000  # full jitter, so that not everybody comes to the next replica at once
+_BATCH_MAX = 1000
+
+Change = Reset | Events | Progress
+
+
+class Streams:
+    """Feeds the netmaps from the store and every open stream from the netmaps."""
+
+    def __init__(self, store: Store, netmaps: Netmaps, presence: PresenceBoard) -> None:
+        self._store = store
+        self._netmaps = netmaps
+        self._presence = presence
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._moved = asyncio.Condition()
+        self._is_closing = False
+        self.count = 0
+
+    @property
+    def is_loaded(self) -> bool:
+        """True once there is something to serve."""
+        return self._netmaps.revision > 0
+
+    async def run(self) -> None:
+        """Follow the store until cancelled.
+
+        Changes are taken together for a moment: a burst of registrations becomes one
+        version of each vSubnet, and a single change waits for at most `COALESCE_S`.
+        """
+        changes: asyncio.Queue[Change] = asyncio.Queue(_BATCH_MAX)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._read(changes), name="follow the store")
+            tasks.create_task(self._serve(changes), name="make netmaps")
+
+    async def lines(
+        self, node_id: str, incarnation: int, after: int, *, known_at: int = 0
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield the lines of a node's stream until it is removed or this replica closes.
+
+        Raises Unavailable before the first line if this replica has not got as far as the
+        node has, or as `known_at`, at which the node is known to be there.
+        """
+        is_same = incarnation == self._netmaps.cluster.incarnation
+        await self._catch_up(max(known_at, after if is_same else 0))
+        feed = Feed(self._netmaps, node_id, incarnation, after)
+        wake = asyncio.Event()
+        self._waiting[node_id].add(wake)
+        self._presence.connected(node_id)
+        self.count += 1
+        try:
+            while not self._is_closing:
+                wake.clear()
+                for line in list(feed.pull()):
+                    yield line
+                if feed.is_finished:
+                    return
+                await self._next(wake)
+            after_ms = random.randrange(GO_AWAY_MAX_MS)
+            yield wire.encode(wire.GoAway(after_ms)) + b"\n"
+        finally:
+            self.count -= 1
+            self._presence.disconnected(node_id)
+            waiting = self._waiting[node_id]
+            waiting.discard(wake)
+            if not waiting:
+                del self._waiting[node_id]
+
+    def close(self) -> None:
+        """Tell every stream to go to another replica, and end it."""
+        self._is_closing = True
+        self._wake(set(self._waiting))
+
+    async def _next(self, wake: asyncio.Event) -> None:
+        """Wait until there is something to say, at most for a heartbeat."""
+        try:
+            async with asyncio.timeout(self._netmaps.cluster.heartbeat_s):
+                await wake.wait()
+        except TimeoutError:
+            return
+
+    async def _catch_up(self, revision: int) -> None:
+        try:
+            async with asyncio.timeout(CATCH_UP_S), self._moved:
+                await self._moved.wait_for(lambda: self._netmaps.revision >= max(1, revision))
+        except TimeoutError as error:
+            raise Unavailable("this appliance is behind what the node has already") from error
+
+    async def _read(self, changes: asyncio.Queue[Change]) -> None:
+        async with aclosing(self._store.follow(MAP)) as source:
+            async for change in source:
+                await changes.put(change)
+
+    async def _serve(self, changes: asyncio.Queue[Change]) -> None:
+        while True:
+            batch = [await changes.get()]
+            if not isinstance(batch[0], Progress):
+                await asyncio.sleep(COALESCE_S)
+            while not changes.empty():
+                batch.append(changes.get_nowait())
+            concerned = self._netmaps.take(batch)
+            async with self._moved:
+                self._moved.notify_all()
+            self._wake(concerned)
+
+    def _wake(self, node_ids: set[str]) -> None:
+        for node_id in node_ids & self._waiting.keys():
+            for wake in self._waiting[node_id]:
+                wake.set()
