@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
+from cairn_appliance import __version__
 from cairn_appliance.cli.commands import event, member, node, session, site, status, token, vsubnet
 from cairn_appliance.cli.errors import CommandError, Exit
 from cairn_appliance.cli.options import group
 from cairn_appliance.cli.output import print_error
 
 _INTERRUPTED = 130
+# What the parser says of itself helps nobody who mistyped a number.
+_ABOUT_THE_PARSER = re.compile(r"Value error, |, unable to parse string as an? \w+")
 
 app = group("Operate a Cairn cluster: vSubnets, enrolment tokens, nodes, members, events.")
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"cairn {__version__}")
+        raise typer.Exit
+
+
 app.command("login")(session.login)
 app.command("logout")(session.logout)
 app.command("status")(status.status)
@@ -50,12 +66,11 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _bad_usage(error: TyperException) -> int:
-    message = error.format_message()
-    if type(error).__name__ == "NoArgsIsHelpError":
-        print(message)
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help is on the screen already
         return Exit.OK
-    path = _command_path(error)
-    print_error(CommandError(Exit.BAD_INPUT, message.rstrip("."), f"look at `{path} --help`"))
+    cause = _ABOUT_THE_PARSER.sub("", error.format_message()).rstrip(".")
+    remedy = f"look at `{_command_path(error)} --help`"
+    print_error(CommandError(Exit.BAD_INPUT, cause, remedy))
     return Exit.BAD_INPUT
 
 

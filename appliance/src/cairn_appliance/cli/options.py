@@ -29,6 +29,7 @@ def group(help_text: str) -> typer.Typer:
         help=help_text,
         no_args_is_help=True,
         rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
     )
 

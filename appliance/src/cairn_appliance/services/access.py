@@ -40,7 +40,10 @@ from cairn_appliance.domain.access import (
     wait_s,
 )
 from cairn_appliance.domain.errors import TooMany
+from cairn_appliance.domain.event import Severity
+from cairn_appliance.domain.identity import Actor, ActorKind
 from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.services.events import Journal
 from cairn_appliance.store import keys
 from cairn_appliance.store.codec import Codec
 from cairn_appliance.store.port import Compare, Conflict, Delete, Item, Put, Store
@@ -117,6 +120,7 @@ class Access:
     def __init__(self, store: Store, *, now: Clock = wall_clock) -> None:
         self._store = store
         self._now = now
+        self._journal = Journal(now)
         self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
         self._waiting = 0
         self._addresses = _Attempts(ATTEMPTS_PER_ADDRESS, ATTEMPTS_WINDOW_S)
@@ -127,14 +131,13 @@ class Access:
         """Open a session; raise WrongLogin, or TooMany after too many guesses."""
         self._limit_address(address)
         user = await self._user(name)
-        if user is None:
-            self._limit_stranger(name)
-        else:
-            await self._count_failure(name)
+        failures = await self._count_failure(name) if user else self._count_stranger(name)
         if not await self._verify(user.password_hash if user else _NOBODY, password) or not user:
-            log.warning("login refused user=%s address=%s", name if user else "?", address)
+            log.warning("login refused user=%s address=%s", user.name if user else "?", address)
+            if user and failures == FAILURES_ALLOWED:
+                await self._tell_locked(user.name, address)
             raise WrongLogin("the name or the password is wrong")
-        opened = await self._open(user)
+        opened = await self._open(user, address)
         log.info("login user=%s role=%s address=%s", name, user.role, address)
         return opened
 
@@ -179,13 +182,17 @@ class Access:
         if wait:
             raise _later(TooManyLogins("too many logins from this address", retry_after_s=wait))
 
-    def _limit_stranger(self, name: str) -> None:
+    def _count_stranger(self, name: str) -> int:
         wait = self._strangers.add(name, self._now())
         if wait:
             raise _locked(wait)
+        return 0
 
-    async def _count_failure(self, name: str) -> None:
-        """Count a failure in advance; ends because each conflict is a guess counted too."""
+    async def _count_failure(self, name: str) -> int:
+        """Count a failure in advance and return how many there are now.
+
+        The loop ends because each conflict is a guess counted too.
+        """
         key = keys.login_failures(name)
         for _ in range(_TRIES):
             now = self._now()
@@ -194,12 +201,13 @@ class Access:
             at = recent(failures.at, now=now, window_s=FAILURES_WINDOW_S)
             if len(at) >= FAILURES_ALLOWED:
                 raise _locked(wait_s(at, now=now, window_s=FAILURES_WINDOW_S))
-            value = _failures.encode(_Failures((*at, now)))
+            at = (*at, now)
+            value = _failures.encode(_Failures(at))
             try:
                 await self._store.commit([_unchanged(key, item)], [Put(key, value)])
             except Conflict:
                 continue
-            return
+            return len(at)
         raise _later(TooManyLogins("too many logins at once", retry_after_s=1.0))
 
     async def _verify(self, password_hash: str, password: str) -> bool:
@@ -212,14 +220,23 @@ class Access:
         finally:
             self._waiting -= 1
 
-    async def _open(self, user: User) -> OpenedSession:
+    async def _tell_locked(self, name: str, address: str) -> None:
+        actor = Actor(ActorKind.OPERATOR, name, address)
+        text = f"user {name} is locked for 15 minutes after {FAILURES_ALLOWED} wrong passwords"
+        entry = self._journal.entry("account_locked", text, actor, severity=Severity.WARNING)
+        await self._store.commit([], [entry])
+
+    async def _open(self, user: User, address: str) -> OpenedSession:
         """Write the session, and forget the failures with it."""
         token = SESSION_TOKEN_PREFIX + secrets.token_urlsafe(_SESSION_TOKEN_OCTETS)
         now = self._now()
         session = Session(user.name, now, now)
         key = _session_key(token)
         forget = Delete(keys.login_failures(user.name))
-        await self._store.commit([Compare(key, 0)], [Put(key, _sessions.encode(session)), forget])
+        actor = Actor(ActorKind.OPERATOR, user.name, address)
+        entry = self._journal.entry("logged_in", f"user {user.name} logged in", actor)
+        put = Put(key, _sessions.encode(session))
+        await self._store.commit([Compare(key, 0)], [put, forget, entry])
         return OpenedSession(token, Principal(user.name, user.role, session))
 
     async def _touch(self, item: Item, session: Session) -> None:

@@ -45,7 +45,7 @@ def login(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Log in to an appliance; the session is kept for the other commands."""
+    """Log in to an appliance."""
     known = load()
     if url is None and known is None:
         raise CommandError(Exit.BAD_INPUT, "no appliance is named", "cairn login https://HOST:8443")
@@ -61,7 +61,7 @@ def login(
 
 
 def logout(as_json: AsJson = False) -> None:
-    """Log out; the address and the CA stay remembered for the next login."""
+    """Log out; the appliance stays remembered."""
     session = load()
     if session is None or not session.token:
         raise CommandError(Exit.REFUSED, "you are not logged in", "cairn login")

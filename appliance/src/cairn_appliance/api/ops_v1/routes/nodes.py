@@ -36,7 +36,7 @@ async def list_nodes(
 
 @router.get("/{node}")
 async def get_node(node: str, response: Response, services: ServicesDep) -> NodeOut:
-    """One node, by ID, name, or the first characters of its ID."""
+    """One node, by ID or name; 409 `ambiguous` if several have the name."""
     return await _out(services, await services.nodes.get(node), response)
 
 
