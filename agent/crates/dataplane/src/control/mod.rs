@@ -56,7 +56,7 @@ type ClientId = u64;
 /// The state that is true now.
 struct Applied {
     generation: u64,
-    /// As the agent wrote it: to be compared with, and to be handed over.
+    /// As the agent wrote it, to be handed over.
     text: Zeroizing<String>,
     mtus: BTreeMap<u32, u16>,
 }

@@ -118,14 +118,9 @@ impl Control {
             .map(|vsubnet| (vsubnet.vni, vsubnet.mtu))
             .collect();
         let plan = self.wiring.plan(&state, inherited)?;
-        let is_same_state = self
-            .applied
-            .as_ref()
-            .is_some_and(|old| old.text.as_str() == text);
-        let changed = !(is_same_state && plan.is_same(&self.wiring));
-
-        self.core.apply(state, clock::now())?;
-        if changed {
+        let rewired = !plan.is_same(&self.wiring);
+        let changed = self.core.apply(state, clock::now())? || rewired;
+        if rewired {
             self.outbox.connect(plan.plumbing.sockets.clone());
             if let Some(lanes) = &self.lanes {
                 lanes.publish(&plan.plumbing);
