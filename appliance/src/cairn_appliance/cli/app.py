@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,16 +22,26 @@ _INTERRUPTED = 130
 # What the parser says of itself helps nobody who mistyped a number.
 _ABOUT_THE_PARSER = re.compile(r"Value error, |, unable to parse string as an? \w+")
 
-app = group("Operate a Cairn cluster: vSubnets, enrolment tokens, nodes, members, events.")
+HELP = "Operate a Cairn cluster: vSubnets, enrolment tokens, nodes, members, events."
+app = group(HELP)
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(f"cairn {__version__}")
         raise typer.Exit
+
+
+@app.callback(help=HELP, no_args_is_help=True)
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Take what stands before the command."""
 
 
 app.command("login")(session.login)
@@ -50,23 +63,42 @@ def main() -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code; errors are on stderr by then."""
     try:
-        command = typer.main.get_command(app)
-        result = command.main(args=arguments, prog_name="cairn", standalone_mode=False)
-        return result if isinstance(result, int) else Exit.OK
+        return _run(arguments)
     except CommandError as error:
         print_error(error)
         return error.exit_code
-    except TyperException as error:
-        return _bad_usage(error)
     except (KeyboardInterrupt, typer.Abort):
         return _INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output (head, less) has had enough
+    except BrokenPipeError:  # whoever read our output (head, less) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
+    except Exception as error:  # noqa: BLE001 - a person gets a sentence, not a traceback
+        print_error(_bug(error))
+        return Exit.BUG
+
+
+def _run(arguments: list[str] | None) -> int:
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(args=arguments, prog_name="cairn", standalone_mode=False)
+    except TyperException as error:
+        return _bad_usage(error)
+    return result if isinstance(result, int) else Exit.OK
+
+
+def _bug(error: Exception) -> CommandError:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name}:{place.lineno}"
+    return CommandError(
+        Exit.BUG,
+        f"cairn has a bug: {type(error).__name__}: {error} ({where})",
+        "report this line and the command",
+    )
 
 
 def _bad_usage(error: TyperException) -> int:
-    if type(error).__name__ == "NoArgsIsHelpError":  # the help is on the screen already
+    if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        print(error.format_message())
         return Exit.OK
     cause = _ABOUT_THE_PARSER.sub("", error.format_message()).rstrip(".")
     remedy = f"look at `{_command_path(error)} --help`"

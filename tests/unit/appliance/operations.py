@@ -1,0 +1,147 @@
+"""An appliance without sockets: the operations API over real services and a store in memory."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import os
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import httpx
+from cairn_agent.protocol.token import decode_token
+from cairn_appliance.api.ops_v1.app import create_app
+from cairn_appliance.domain.access import Role, User
+from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.identity import SYSTEM, Facts
+from cairn_appliance.pki.authority import Authority
+from cairn_appliance.pki.map_key import MapKey
+from cairn_appliance.pki.sealing import Sealer, new_kek
+from cairn_appliance.services import services as assembly
+from cairn_appliance.services.access import hash_password
+from cairn_appliance.services.enrolment import Newcomer
+from cairn_appliance.services.tokens import TokenOrder
+from cairn_appliance.store import keys
+from cairn_appliance.store.codec import Codec
+from cairn_appliance.store.memory import MemoryStore
+from cairn_appliance.store.port import Compare, Put
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from fastapi import FastAPI
+
+PASSWORD = "correct horse battery"
+CLUSTER_ID = "0f7b5e0e-5b0e-4a53-9f6e-0d6b6c2a1d11"
+
+
+@dataclass
+class Clock:
+    """A wall clock that stands until it is moved."""
+
+    now: float = field(default_factory=lambda: datetime(2026, 11, 23, tzinfo=UTC).timestamp())
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move it on."""
+        self.now += seconds
+
+
+@dataclass
+class Operations:
+    """The application with everything behind it."""
+
+    app: FastAPI
+    services: assembly.Services
+    store: MemoryStore
+    authority: Authority
+    clock: Clock
+
+    async def add_user(self, name: str, role: Role) -> None:
+        """Put a user with the password PASSWORD into the store."""
+        user = User(name, role, _known_hash(), self.clock())
+        key = keys.user(name)
+        await self.store.commit([Compare(key, 0)], [Put(key, Codec(User).encode(user))])
+
+    @asynccontextmanager
+    async def client(
+        self, token: str = "", *, address: str = "192.0.2.50"
+    ) -> AsyncIterator[httpx.AsyncClient]:
+        """Yield an HTTP client without sockets, with a session if a token is given."""
+        transport = httpx.ASGITransport(self.app, client=(address, 50_000))
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="https://appliance", headers=headers
+        ) as client:
+            yield client
+
+    async def login(self, name: str = "admin", password: str = PASSWORD) -> str:
+        """Return the token of a new session."""
+        async with self.client() as client:
+            answer = await client.post(
+                "/api/v1/login", json={"name": name, "password": password}
+            )
+            assert answer.status_code == 200, answer.text
+            token = answer.json()["token"]
+            assert isinstance(token, str)
+            return token
+
+    async def join(self, name: str, *vsubnets: str, site: str = "", pending: bool = False) -> str:
+        """Let a node enrol with a token of its own; return its ID."""
+        order = TokenOrder(vsubnets=vsubnets, site=site, needs_approval=pending)
+        _, text = await self.services.tokens.create(order, SYSTEM)
+        return await self.enrol(name, text)
+
+    async def enrol(self, name: str, token_text: str) -> str:
+        """Let a node enrol with a token; return its ID."""
+        token = decode_token(token_text)
+        node_id = str(uuid.uuid4())
+        newcomer = Newcomer(
+            token_id=token.id,
+            token_secret=token.secret,
+            node=node_id,
+            name=name,
+            certificate_request=certificate_request(node_id),
+            data_public_key=base64.b64encode(os.urandom(32)).decode(),
+            facts=Facts(machine_id=uuid.uuid4().hex),
+            agent_version="0.1.0",
+        )
+        await self.services.enrolment.enrol(newcomer, "198.51.100.7")
+        return node_id
+
+
+def operations(clock: Clock | None = None) -> Operations:
+    """Return an application on an empty store, with the user `admin`'s place still free."""
+    clock = clock or Clock()
+    store = MemoryStore()
+    authority = Authority.create("Cairn test", datetime.now(UTC))
+    services = assembly.build(
+        store=store,
+        cluster=Cluster(CLUSTER_ID, appliances=("192.0.2.1:8002",)),
+        authority=authority,
+        sealer=Sealer(new_kek()),
+        sign=MapKey.create().sign,
+        replica="r1",
+        clock=clock,
+    )
+    app = create_app(services, ca=authority.certificate.decode(), clock=clock)
+    return Operations(app, services, store, authority, clock)
+
+
+def certificate_request(node_id: str) -> str:
+    """Return a certificate request as an agent makes it."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node_id)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name)
+    signed = request.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+
+@functools.cache
+def _known_hash() -> str:
+    return hash_password(PASSWORD)
