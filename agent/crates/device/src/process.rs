@@ -59,13 +59,7 @@ fn forbid_core_files() -> io::Result<()> {
 /// Under a limit, locking what comes would make allocations fail later on and end
 /// the process; then nothing is locked.
 fn lock_memory() -> io::Result<()> {
-    let unlimited = libc::rlimit {
-        rlim_cur: libc::RLIM_INFINITY,
-        rlim_max: libc::RLIM_INFINITY,
-    };
-    // SAFETY: `unlimited` outlives the call. Only a privileged process succeeds.
-    let raised = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) } == 0;
-    if !raised && memory_lock_limit()? != libc::RLIM_INFINITY {
+    if !may_lock_without_limit()? {
         return Err(io::Error::other(
             "RLIMIT_MEMLOCK is too low; set LimitMEMLOCK=infinity in the unit",
         ));
@@ -77,12 +71,35 @@ fn lock_memory() -> io::Result<()> {
     Ok(())
 }
 
-fn memory_lock_limit() -> io::Result<libc::rlim_t> {
+/// The number of CAP_IPC_LOCK, which lifts the limit (capabilities(7)).
+const CAP_IPC_LOCK: u32 = 14;
+
+fn may_lock_without_limit() -> io::Result<bool> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: `limit` outlives the call.
     check(unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) })?;
-    Ok(limit.rlim_cur)
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    Ok(limit.rlim_cur == libc::RLIM_INFINITY || effective(&status) >> CAP_IPC_LOCK & 1 == 1)
+}
+
+/// The effective capabilities that a `/proc/PID/status` shows.
+fn effective(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read_from_the_status() {
+        let status = "Name:\tx\nCapEff:\t0000000000004000\nCapBnd:\t0\n";
+        assert_eq!(effective(status), 1 << CAP_IPC_LOCK);
+        assert_eq!(effective("nothing of it"), 0);
+    }
 }
