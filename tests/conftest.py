@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.reports import REPORTS
+
 ROOT = Path(__file__).resolve().parents[1]
 NOT_RUN = ROOT / "build" / "not-run.txt"
 _KINDS = {
@@ -24,7 +26,6 @@ _KINDS = {
 }
 _missing = pytest.StashKey[dict[str, str]]()
 _skipped = pytest.StashKey[dict[str, int]]()
-REPORTS = pytest.StashKey[dict[str, pytest.TestReport]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:

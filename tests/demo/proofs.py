@@ -125,7 +125,7 @@ def appliance_returns(stage: Stage) -> str:
 
     def all_connected() -> bool:
         nodes = stage.appliance.nodes()
-        return all(nodes[name]["connected"] for name in PLACES)
+        return all((nodes[name]["link"] or {}).get("connected") for name in PLACES)
 
     until("every node is connected again", all_connected, within_s=60)
     return f"{len(PLACES)} of {len(PLACES)} nodes after {time.monotonic() - begun:.1f} s"

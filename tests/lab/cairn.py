@@ -5,20 +5,29 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 from tests.lab.errors import CommandError, LabError, NotInTimeError
-from tests.lab.machine import ROOT
+from tests.lab.machine import ROOT, Machine
 from tests.lab.program import Program, kill_tree
 from tests.lab.topology import Host
 from tests.lab.wait import until
 
 BIN = ROOT / "build" / "bin"
 OPS_PORT = 8443
+# Runs a command as a user who may read files wherever the checkout lies, and nothing else.
+AS_NOBODY = [
+    "setpriv",
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "--inh-caps=+dac_read_search",
+    "--ambient-caps=+dac_read_search",
+]
 _HERE = Path(__file__).resolve().parent
 
 
@@ -82,6 +91,11 @@ class Appliance:
         command += ["--password-file", "-", "--fingerprint", self.fingerprint]
         self.host.run(command, stdin=self.password + "\n")
 
+    @property
+    def running(self) -> bool:
+        """Say whether the appliance runs."""
+        return self._program is not None and self._program.running
+
     def stop(self) -> None:
         """End the appliance politely, its etcd with it."""
         if self._program is not None:
@@ -107,6 +121,16 @@ class Appliance:
         made = self.cairn("vsubnet", "create", name, *arguments)
         return Network(made["name"], made["vni"], tuple(made["prefixes"]))
 
+    def attach(self, network: Network, node: str, *, role: str = "host") -> None:
+        """Make a node a member of a vSubnet."""
+        self.cairn("member", "create", network.name, node, "--role", role)
+
+    def remove_network(self, network: Network) -> None:
+        """Detach all members of a vSubnet, and delete it."""
+        for member in self.cairn("member", "list", "--vsubnet", network.name):
+            self.cairn("member", "delete", network.name, member["node"]["id"], "--yes")
+        self.cairn("vsubnet", "delete", network.name, "--yes")
+
     def token(self, *networks: Network, uses: int = 1, **options: object) -> str:
         """Make an enrolment token and return the string."""
         arguments = [word for network in networks for word in ("--vsubnet", network.name)]
@@ -116,7 +140,7 @@ class Appliance:
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """Return the nodes by name."""
-        return {node["name"]: node for node in _items(self.cairn("node", "list"))}
+        return {node["name"]: node for node in self.cairn("node", "list")}
 
 
 class Node:
@@ -173,6 +197,10 @@ class Node:
         )
         return status
 
+    def answers(self) -> bool:
+        """Say whether the agent runs and answers its commands."""
+        return self.host.run(["cairn-agent", "status", "--json"], check=False).returncode == 0
+
     def address(self, network: Network, family: int = 4, *, within_s: float = 10.0) -> str:
         """Wait for the address that the node has in a vSubnet and return it (no prefix length)."""
 
@@ -194,6 +222,15 @@ class Node:
     def has_tap(self, network: Network) -> bool:
         """Say whether the interface of the vSubnet exists."""
         return network.tap in self.host.run(["ls", "/sys/class/net"]).stdout.split()
+
+    def wait_for_tap(self, network: Network, *, within_s: float = 10.0) -> None:
+        """Wait until the interface of the vSubnet exists and carries frames."""
+
+        def carries() -> bool:
+            shown = self.host.run(["ip", "-j", "link", "show", network.tap], check=False).stdout
+            return "LOWER_UP" in shown
+
+        until(f"{self.name} has {network.tap}", carries, within_s=within_s)
 
     def pings(self, address: str, *, count: int = 1, wait_s: float = 1.0, size: int = 56) -> int:
         """Return how many of `count` pings (100 ms apart) were answered."""
@@ -218,8 +255,7 @@ class Node:
         self, network: Network, *frames: bytes, count: int = 1, interval_ms: float = 0
     ) -> None:
         """Send raw Ethernet frames from the node's interface."""
-        command = self.host.python(_HERE / "frames.py", network.tap, str(count), str(interval_ms))
-        self.host.run([*command, *(frame.hex() for frame in frames)])
+        send_frames(self.host, network.tap, frames, count=count, interval_ms=interval_ms)
 
     def stop(self) -> None:
         """Stop agent and data plane politely; both stay off."""
@@ -232,6 +268,19 @@ class Node:
         if shown.returncode != 0:
             return []
         return [info for link in json.loads(shown.stdout) for info in link.get("addr_info", [])]
+
+
+def send_frames(
+    machine: Machine,
+    interface: str,
+    frames: Iterable[bytes],
+    *,
+    count: int = 1,
+    interval_ms: float = 0,
+) -> None:
+    """Send raw Ethernet frames out of an interface of any machine."""
+    command = machine.python(_HERE / "frames.py", interface, str(count), str(interval_ms))
+    machine.run(command, stdin="".join(frame.hex() + "\n" for frame in frames))
 
 
 def ethernet(destination: str, source: str, ethertype: int, payload: bytes) -> bytes:
@@ -259,15 +308,8 @@ def measure_rate(source: Node, destination: Node, address: str, *, seconds: floa
     return int(octets) * 8 / float(took) / 1e6
 
 
-def digests_agree(nodes: Sequence[Node], expected: Callable[[], Any] | None = None) -> bool:
-    """Say whether all nodes have loaded the same vSubnet documents (by digest)."""
-    loaded = [node.status() for node in nodes]
-    by_network: dict[int, set[str]] = {}
-    for status in loaded:
-        for network in status["vsubnets"]:
-            by_network.setdefault(network["vni"], set()).add(network["digest"])
-    return all(len(digests) == 1 and "" not in digests for digests in by_network.values())
-
-
-def _items(answer: Any) -> list[dict[str, Any]]:
-    return list(answer["items"] if isinstance(answer, dict) else answer)
+def loaded_digests(node: Node) -> dict[int, str]:
+    """Return the digest of each vSubnet's document as the node has it on disk."""
+    lines = (node.state_dir / "netmap.jsonl").read_text().splitlines()
+    messages = [json.loads(line) for line in lines]
+    return {each["vni"]: each["digest"] for each in messages if each["type"] == "vsubnet"}

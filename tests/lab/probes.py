@@ -99,6 +99,14 @@ class Probes:
         """Return the pair with the longest outage in the window."""
         return max(self.pairs(since=since, until=until), key=lambda pair: pair.outage_s)
 
+    def last_received(self, source: Machine, destination: Machine) -> float:
+        """Return when `destination` last received a probe of `source` (0.0: never)."""
+        if self._programs:
+            self.stop()
+        a, b = self._machines.index(source), self._machines.index(destination)
+        arrived = self._results[b]["received"][str(a)]
+        return max((float(item[1]) for item in arrived if isinstance(item, list)), default=0.0)
+
     def _pair(self, a: int, b: int, since: float, until: float) -> Pair:
         sent = self._results[a]["sent"][str(b)]
         arrived = self._results[b]["received"][str(a)]

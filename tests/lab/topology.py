@@ -29,6 +29,7 @@ from tests.lab.sweep import run_directory, sweep
 _HERE = Path(__file__).resolve().parent
 _NO_OFFLOADS = ["tx", "off", "tso", "off", "gso", "off", "gro", "off"]
 KEPT = ROOT / "build" / "lab"
+LIVING: list[Lab] = []  # those of this process, for whoever keeps the logs of a failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,7 @@ class Lab:
         self.directory = run_directory(name)
         self.machines: list[Machine] = []
         self.sites: dict[str, Site] = {}
-        self._reached = False
+        LIVING.append(self)
         try:
             self.internet = self.machine("internet")
             as_router(self.internet)
@@ -314,6 +315,8 @@ class Lab:
 
     def close(self) -> None:
         """Remove everything; safe to call again."""
+        if self in LIVING:
+            LIVING.remove(self)
         while self.machines:
             self.machines.pop().close()
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,212 @@
+"""The appliance and its etcd are gone: what goes on, and what happens when they are back.
+
+The tests of this file run in order on the shared world; probes go between all pairs every
+10 ms in both directions. Bars: trust.md A10, B1, B5.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.integration.world import World
+from tests.lab import until
+from tests.lab.cairn import loaded_digests
+from tests.proofs import record
+
+pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.etcd]
+
+REKEYS = 3
+RESP = 0x12
+
+
+@pytest.fixture(scope="module")
+def before(world: World) -> Iterator[dict[str, Any]]:
+    """Kill the appliance and its etcd; yield what it knew before. It is back afterwards."""
+    world.settle()
+    known = _known(world)
+    world.appliance.kill()
+    yield known
+    if not world.appliance.running:
+        world.appliance.start()
+
+
+def test_pings_go_on_through_three_rekeys(world: World, before: dict[str, Any]) -> None:
+    links = [world.lab.internet.capture(f"to{world.sites['cloud-b'].number}", what="udp")]
+    links.append(world.node("a1").host.capture("eth0", what="udp"))
+    probes = world.probes()
+    begun = probes.now()
+    # A rekey is due after 3.0 to 3.5 s at most.
+    time.sleep(REKEYS * 3.5 + 2.0)
+    probes.stop()
+
+    pairs = probes.pairs(since=begun)
+    rekeys = _handshakes_by_pair([packet for link in links for packet in link.packets()])
+    assert len(rekeys) >= 3, f"all three pairs were seen: {rekeys}"
+    assert min(rekeys.values()) >= REKEYS, rekeys
+    lost, sent = sum(pair.lost for pair in pairs), sum(pair.sent for pair in pairs)
+    assert record(
+        "A10",
+        what=f"cluster down: probes lost of {sent} through {min(rekeys.values())} rekeys a pair",
+        bar="0 lost",
+        value=lost,
+        unit="probes",
+        holds=lost == 0 and sent > 0,
+    ), [str(pair) for pair in pairs if pair.lost]
+
+
+def test_an_agent_restart_costs_no_packet(world: World, before: dict[str, Any]) -> None:
+    a1 = world.node("a1")
+    assert a1.agent is not None
+    probes = world.probes()
+    begun = probes.now()
+    time.sleep(0.5)
+    killed = a1.agent.kill()
+    restarted = a1.agent
+    until("the agent is back", lambda: restarted.pid != killed, within_s=2)
+    until("it has its netmap", lambda: _knows_its_peers(world, "a1"), within_s=10)
+    time.sleep(0.5)
+    probes.stop()
+
+    lost = probes.lost(since=begun)
+    assert record(
+        "A10-restart",
+        what="cluster down: probes lost while an agent is killed and restarts from its cache",
+        bar="0 lost",
+        value=lost,
+        unit="probes",
+        holds=lost == 0,
+    ), [str(pair) for pair in probes.pairs(since=begun) if pair.lost]
+
+
+def test_a_killed_data_plane_costs_at_most_1500_ms(world: World, before: dict[str, Any]) -> None:
+    b1 = world.node("b1")
+    assert b1.dataplane is not None
+    probes = world.probes()
+    time.sleep(1.0)
+    begun = probes.now()
+    b1.dataplane.kill()
+    time.sleep(4.0)
+    probes.stop()
+
+    worst = probes.worst(since=begun)
+    others = [
+        pair for pair in probes.pairs(since=begun) if b1.name not in (pair.source, pair.destination)
+    ]
+    assert sum(pair.lost for pair in others) == 0, "the other pairs notice nothing"
+    assert worst.outage_s > 0, "it was down"
+    assert record(
+        "B1",
+        what="cluster down, data plane killed: longest outage of its pairs",
+        bar="<= 1.5 s",
+        value=round(worst.outage_s, 3),
+        unit="s",
+        holds=worst.outage_s <= 1.5,
+    ), str(worst)
+    assert probes.lost(since=begun + 3.0) == 0, "it is over"
+
+
+def test_a_change_of_ip_address_heals_within_a_second(world: World, before: dict[str, Any]) -> None:
+    b1 = world.node("b1")
+    old = b1.host.v4
+    probes = world.probes()
+    time.sleep(1.0)
+    begun = probes.now()
+    b1.host.change_address(77)
+    assert b1.host.v4 != old
+    time.sleep(4.0)
+    probes.stop()
+
+    worst = probes.worst(since=begun)
+    assert record(
+        "B5",
+        what="cluster down, a VM takes other IPv4 and IPv6 addresses: longest outage, active peers",
+        bar="<= 1 s",
+        value=round(worst.outage_s, 3),
+        unit="s",
+        holds=worst.outage_s <= 1.0,
+    ), [str(pair) for pair in probes.pairs(since=begun) if pair.lost]
+    assert probes.lost(since=begun + 3.0) == 0, "it is over"
+
+
+def test_the_appliance_returns_and_nothing_was_lost(world: World, before: dict[str, Any]) -> None:
+    probes = world.probes()
+    begun = time.monotonic()
+    world.appliance.start()
+    world.appliance.login()
+    until("all nodes are connected", lambda: _all_connected(world), within_s=60)
+    back_s = time.monotonic() - begun
+    until("all have loaded the same", lambda: _digests_agree(world), within_s=30)
+    probes.stop()
+
+    assert _known(world) == before, "vSubnets, members, addresses, tokens: all as before"
+    moved = world.appliance.nodes()["b1"]["endpoints"]
+    assert any(world.node("b1").host.v4 in endpoint for endpoint in moved), moved
+    lost = probes.lost()
+    assert record(
+        "BACK",
+        what="appliance back: every node registered by itself, netmap digests agree; "
+        f"{lost} probes lost meanwhile",
+        bar="all nodes, same digests, nothing lost",
+        value=round(back_s, 1),
+        unit="s",
+        holds=lost == 0,
+    )
+
+
+def test_a_whole_restart_of_a_node_needs_no_appliance(world: World) -> None:
+    """A reboot: both programs, /run and the interface are gone; only the disk is left."""
+    world.settle()
+    world.appliance.kill()
+    try:
+        a2 = world.node("a2")
+        a2.host.reset()
+        a2.host.ip(f"link del {world.prod.tap}")
+        begun = time.monotonic()
+        a2.start()
+        a2.wait_for_tap(world.prod)
+        a2.wait_for_ping(world.address("b1"), within_s=15)
+        assert time.monotonic() - begun < 15
+    finally:
+        world.appliance.start()
+        world.appliance.login()
+    until("all nodes are connected", lambda: _all_connected(world), within_s=60)
+
+
+def _known(world: World) -> dict[str, Any]:
+    """Return all that an operator configured or was allocated, without what comes and goes."""
+    cairn = world.appliance.cairn
+    return {
+        "vsubnets": cairn("vsubnet", "list"),
+        "members": cairn("member", "list"),
+        "tokens": cairn("token", "list"),
+        "nodes": {name: node["id"] for name, node in world.appliance.nodes().items()},
+    }
+
+
+def _all_connected(world: World) -> bool:
+    nodes = world.appliance.nodes()
+    return all((nodes[name]["link"] or {}).get("connected") for name in world.nodes)
+
+
+def _digests_agree(world: World) -> bool:
+    digests = {loaded_digests(node).get(world.prod.vni) for node in world.nodes.values()}
+    return len(digests) == 1 and None not in digests
+
+
+def _knows_its_peers(world: World, name: str) -> bool:
+    done = world.node(name).host.run(["cairn-agent", "status", "--json"], check=False)
+    return done.returncode == 0 and len(world.node(name).status()["peers"]) >= 2
+
+
+def _handshakes_by_pair(packets: list[Any]) -> Counter[frozenset[bytes]]:
+    """Count answers to handshakes by the pair of underlay addresses."""
+    found: Counter[frozenset[bytes]] = Counter()
+    for packet in packets:
+        if packet.payload and packet.payload[0] == RESP:
+            found[frozenset((packet.source, packet.destination))] += 1
+    return found
