@@ -6,6 +6,7 @@ for `make test`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -53,10 +54,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         f"NOT RUN: {count} tests with {_KINDS[kind]}: {config.stash[_missing][kind]}"
         for kind, count in config.stash.get(_skipped, {}).items()
     ]
-    NOT_RUN.parent.mkdir(parents=True, exist_ok=True)
-    NOT_RUN.write_text("".join(line + "\n" for line in lines))
     for line in lines:
         print(line)
+    with contextlib.suppress(OSError):  # whoever may not write here has seen the lines
+        NOT_RUN.parent.mkdir(parents=True, exist_ok=True)
+        NOT_RUN.write_text("".join(line + "\n" for line in lines))
 
 
 def _what_is_missing(kind: str) -> str | None:

@@ -173,6 +173,7 @@ def _dnsmasq(network: Network) -> list[str]:
         *("dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--log-dhcp"),
         f"--interface={network.tap}",
         "--bind-interfaces",
+        "--no-ping",
         "--dhcp-authoritative",
         "--dhcp-range=10.99.0.50,10.99.0.59,1h",
         "--dhcp-leasefile=/run/leases",
