@@ -29,6 +29,8 @@ mod slots;
 mod state;
 mod stats;
 pub mod switch;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod time;
 mod timers;
 

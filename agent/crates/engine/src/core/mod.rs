@@ -17,7 +17,7 @@ use cairn_wire::Mac;
 use crate::core::apply::VSubnet;
 use crate::core::effects::Effects;
 use crate::core::peer::Peer;
-use crate::drops::Dropped;
+use crate::drops::{Dropped, Drops};
 use crate::entropy::Entropy;
 use crate::event::{Event, Fact};
 use crate::ids::{NodeId, PeerId, Vni};
@@ -199,6 +199,11 @@ impl Core {
         for peer in all {
             self.with_peer(peer, now, |peer, fx, _| peer.probe_liveness(fx, now));
         }
+    }
+
+    /// The drop counters of this process.
+    pub fn drops(&self) -> &Drops {
+        &self.fx.shared.drops
     }
 
     /// Runs `f` on a peer if it is still one, then does what is due for it.

@@ -172,25 +172,22 @@ impl Peer {
         }
     }
 
-    /// Sends the frames that wait, in order; returns whether anything went out.
-    pub(crate) fn flush(&mut self, fx: &mut Effects, now: Time) -> bool {
+    /// Sends the frames that wait, in order.
+    fn flush(&mut self, fx: &mut Effects, now: Time) {
         let Some(session) = self.usable(now) else {
-            return false;
+            return;
         };
-        let mut any = false;
         while let Some(Waiting { since, frame }) = self.queue.pop_front() {
             let sent = if now.since(since) > QUEUE_FOR {
                 Err(Dropped::QueueExpired)
             } else {
                 self.send_frame(&session, &frame, fx, now)
             };
-            any |= sent.is_ok();
             if let Err(reason) = sent {
                 fx.shared.drops.count(reason);
             }
             fx.shared.release_queue(&self.link, frame.len());
         }
-        any
     }
 
     fn send_frame(
@@ -277,13 +274,16 @@ impl Peer {
         if asked_there || !has_path {
             self.arrive_at(from, asked_there, 0, fx, now);
         }
-        let sent = self.put_in_use(fx, now);
+        self.put_in_use(fx, now);
+        // The responder may use the session only when it has heard us on it, and what we send
+        // may get lost: so this goes on until there is an answer.
         let in_use = self
             .slots
             .current()
             .is_some_and(|current| Arc::ptr_eq(current, &session));
-        if !sent || !in_use {
-            // The responder may use the session only when it has heard us on it.
+        if in_use {
+            self.probe_liveness(fx, now);
+        } else {
             self.send_control(&session, None, from, fx, now);
         }
     }
@@ -301,12 +301,11 @@ impl Peer {
     }
 
     /// Publishes the current session, after the frames that wait have their counters.
-    fn put_in_use(&mut self, fx: &mut Effects, now: Time) -> bool {
-        let sent = self.flush(fx, now);
+    fn put_in_use(&mut self, fx: &mut Effects, now: Time) {
+        self.flush(fx, now);
         self.link.current.store(self.slots.current().cloned());
         self.send_probes(fx, now);
         self.tell_up_or_down(DownReason::Expired, fx, now);
-        sent
     }
 
     /// The peer's newest packet came from another endpoint (rule 9).
