@@ -84,9 +84,7 @@ class Operations:
     async def login(self, name: str = "admin", password: str = PASSWORD) -> str:
         """Return the token of a new session."""
         async with self.client() as client:
-            answer = await client.post(
-                "/api/v1/login", json={"name": name, "password": password}
-            )
+            answer = await client.post("/api/v1/login", json={"name": name, "password": password})
             assert answer.status_code == 200, answer.text
             token = answer.json()["token"]
             assert isinstance(token, str)

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from rich.console import Console
@@ -21,7 +21,8 @@ from cairn_appliance.cli.errors import CommandError, Exit
 
 Cell = str | Text
 Value = Cell | Sequence[Cell]
-_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_HOURS = (3600, "h", 60, "min")
+_DAYS = (86_400, "d", 3600, "h")
 _WIDTH_OF_A_FILE = 240
 # Unicode categories that draw nothing themselves: control, format (bidi), surrogate, unassigned.
 _INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
@@ -59,15 +60,20 @@ def print_json_line(value: object) -> None:
     print(json.dumps(value), flush=True)
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, empty: str) -> None:
-    """Print a table, or the sentence `empty` if there is nothing in it."""
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[Value]], *, fold: Container[str], empty: str
+) -> None:
+    """Print a table, or the sentence `empty` if there is nothing in it.
+
+    The columns in `fold` are broken into lines where the screen is too narrow.
+    """
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in headings:
-        drawn.add_column(heading, overflow="fold")
+        drawn.add_column(heading, overflow="fold", no_wrap=heading not in fold)
     for row in rows:
         drawn.add_row(*(_cell(cell) for cell in row))
     if drawn.row_count:
-        console().print(drawn)
+        _print_without_tails(drawn)
     else:
         say(empty)
 
@@ -78,12 +84,10 @@ def facts(title: Cell, pairs: Iterable[tuple[str, Value]]) -> None:
     drawn.add_column(style=DIM, no_wrap=True)
     drawn.add_column(overflow="fold")
     for name, value in pairs:
-        values = [value] if isinstance(value, str | Text) else list(value)
-        for position, each in enumerate(value for value in values if value):
-            drawn.add_row(name if position == 0 else "", _cell(each))
-    out = console()
-    out.print(Text(title, style="bold") if isinstance(title, str) else title)
-    out.print(drawn)
+        if value:
+            drawn.add_row(name, _cell(value))
+    say(Text(title, style="bold") if isinstance(title, str) else title)
+    _print_without_tails(drawn)
 
 
 def confirm(question: str, lost: Sequence[str], *, yes: bool) -> None:
@@ -127,18 +131,17 @@ def now() -> datetime:
 
 
 def span(length: timedelta) -> str:
-    """Return a length of time in its one or two largest units: "2 d 3 h", "45 s"."""
-    seconds = max(0, int(length.total_seconds()))
-    for position, (size, unit) in enumerate(_UNITS):
-        if seconds < size:
-            continue
-        first, rest = divmod(seconds, size)
-        if position + 1 < len(_UNITS) and first < 10:
-            smaller, smaller_unit = _UNITS[position + 1]
-            if rest >= smaller and unit != "min":
-                return f"{first} {unit} {rest // smaller} {smaller_unit}"
-        return f"{first} {unit}"
-    return "0 s"
+    """Return a length of time as people say it: "45 s", "12 min", "3 h 20 min", "30 d"."""
+    seconds = max(0, round(length.total_seconds()))
+    if seconds < 60:
+        return f"{seconds} s"
+    if round(seconds / 60) < 60:
+        return f"{round(seconds / 60)} min"
+    unit, name, smaller, smaller_name = _HOURS if round(seconds / 3600) < 24 else _DAYS
+    if seconds >= 10 * unit:
+        return f"{round(seconds / unit)} {name}"
+    whole, rest = divmod(round(seconds / smaller), unit // smaller)
+    return f"{whole} {name} {rest} {smaller_name}" if rest else f"{whole} {name}"
 
 
 def ago(moment: datetime | None) -> str:
@@ -167,8 +170,21 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _cell(cell: Cell) -> Text:
-    return cell if isinstance(cell, Text) else Text(clean(cell))
+def _print_without_tails(drawn: Table) -> None:
+    """Print a table without the spaces that fill its last column."""
+    out = console()
+    with out.capture() as capture:
+        out.print(drawn)
+    for line in capture.get().splitlines():
+        print(line.rstrip())
+
+
+def _cell(value: Value) -> Text:
+    if isinstance(value, Text):
+        return value
+    if isinstance(value, str):
+        return Text(clean(value))
+    return Text("\n").join(_cell(each) for each in value)
 
 
 def _visible(character: str) -> str:

@@ -32,6 +32,8 @@ from cairn_appliance.domain.token import Token
 from cairn_appliance.domain.vsubnet import VSubnet
 from cairn_appliance.services.nodes import NodeView
 from cairn_appliance.services.services import Services
+from cairn_appliance.services.stored import read_all
+from cairn_appliance.store import keys, records
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,8 @@ async def vsubnet_names(services: Services) -> Names:
 async def all_names(services: Services) -> Names:
     """Return the names of all vSubnets and nodes."""
     vsubnets = await vsubnet_names(services)
-    nodes = {each.value.node.id: each.value.node.name for each in await services.nodes.list()}
-    return Names(vsubnets.vsubnets, nodes)
+    nodes = await read_all(services.store, records.nodes, keys.NODES)  # removed ones too
+    return Names(vsubnets.vsubnets, {each.value.id: each.value.name for each in nodes})
 
 
 def session_out(principal: Principal) -> SessionOut:

@@ -123,5 +123,12 @@ def _print(reply: Reply[Event], as_json: bool) -> None:
 
 
 def _who(event: Event) -> str:
-    address = f" from {event.by.address}" if event.by.address else ""
-    return f"by {event.by.kind} {event.by.name}{address}"
+    """Return who did it and, where the sentence does not say so, to what."""
+    is_itself = event.node is not None and event.by.name == event.node.id
+    who = "by itself" if is_itself else f"by {event.by.kind} {event.by.name}"
+    about = [
+        f"{what} {named.name or named.id}"
+        for what, named in (("node", event.node), ("vSubnet", event.vsubnet))
+        if named is not None and (named.name or named.id) not in event.text
+    ]
+    return ", ".join([*about, f"{who} from {event.by.address}" if event.by.address else who])

@@ -52,6 +52,7 @@ def list_members(
     output.table(
         ("VSUBNET", "NODE", "NODE ID", "ADDRESSES", "MAC", "ROLE"),
         (_row(reply.value) for reply in sorted(replies, key=lambda reply: _order(reply.value))),
+        fold=("VSUBNET", "NODE", "ADDRESSES"),
         empty="No such member." if query else "There are no members yet: cairn token create",
     )
 
@@ -141,12 +142,12 @@ def _order(member: Member) -> tuple[str, str]:
     return member.vsubnet.name, member.node.name
 
 
-def _row(member: Member) -> tuple[str, ...]:
+def _row(member: Member) -> tuple[output.Value, ...]:
     return (
         member.vsubnet.name or member.vsubnet.id,
         member.node.name,
         short(member.node.id),
-        "\n".join(member.ips) or "-",
+        member.ips or "-",
         member.mac,
         member.role,
     )

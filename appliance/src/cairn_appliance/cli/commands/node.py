@@ -54,6 +54,7 @@ def list_nodes(
     output.table(
         ("NAME", "ID", "STATE", "LINK", "SITE", "VSUBNETS", "LOADED"),
         (_row(reply.value) for reply in replies),
+        fold=("NAME", "SITE", "VSUBNETS"),
         empty="No such node." if asked else "No node has joined yet: cairn token create",
     )
 
@@ -131,14 +132,14 @@ def _lost(node: NodeReply) -> list[str]:
     ]
 
 
-def _row(node: NodeReply) -> tuple[output.Cell, ...]:
+def _row(node: NodeReply) -> tuple[output.Value, ...]:
     return (
         node.name,
         short(node.id),
         Text(node.state, style=_STATES.get(node.state, "")),
         _link(node),
         node.site or "-",
-        "\n".join(_attached(member) for member in node.members) or "-",
+        [_attached(member) for member in node.members] or "-",
         _loaded(node),
     )
 
@@ -156,7 +157,7 @@ def _loaded(node: NodeReply) -> Text:
     if node.link is None or not (node.link.loaded_revision or node.link.refused):
         return Text("-", style=output.DIM)
     if node.link.refused:
-        return Text(f"refused: {output.clean(node.link.refused)}", style=output.BAD)
+        return Text("refused", style=output.BAD)
     return Text(str(node.link.loaded_revision))
 
 

@@ -23,4 +23,4 @@ def list_sites(as_json: AsJson = False) -> None:
         for each in replies
     )
     empty = "No node names a site yet: cairn token create --site NAME"
-    output.table(("NAME", "NODES", "CONNECTED"), rows, empty=empty)
+    output.table(("NAME", "NODES", "CONNECTED"), rows, fold=("NAME",), empty=empty)

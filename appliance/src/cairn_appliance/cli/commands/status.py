@@ -58,9 +58,11 @@ def _store(store: StoreHealth) -> Text:
 def _nodes(counts: Counts) -> Text:
     if not counts.nodes:
         return Text("none yet", style=output.DIM)
-    all_well = counts.nodes_connected == counts.nodes - counts.nodes_pending
-    text = f"{counts.nodes_connected} of {counts.nodes} connected"
-    return Text(text, style=output.GOOD if all_well else output.WARN)
+    approved = counts.nodes - counts.nodes_pending
+    text = f"{counts.nodes_connected} of {approved} connected"
+    if counts.nodes_pending:
+        text += f", {counts.nodes_pending} pending"
+    return Text(text, style=output.GOOD if counts.nodes_connected >= approved else output.WARN)
 
 
 def _hints(counts: Counts) -> list[Text]:
@@ -73,7 +75,7 @@ def _hints(counts: Counts) -> list[Text]:
     if counts.nodes_refusing:
         hints.append(
             f"{counted(counts.nodes_refusing, 'node')} could not load the newest netmap: "
-            "cairn node list shows why"
+            "cairn node show NAME says why"
         )
     if not counts.vsubnets:
         hints.append("There is no vSubnet yet: cairn vsubnet create NAME --prefix 10.7.0.0/24")

@@ -29,8 +29,9 @@ def list_tokens(as_json: AsJson = False) -> None:
         output.print_json([reply.whole for reply in replies])
         return
     output.table(
-        ("ID", "STATE", "VSUBNETS", "USED", "ENDS", "SITE", "APPROVAL", "BY"),
+        ("ID", "STATE", "VSUBNETS", "USED", "ENDS", "SITE", "APPROVAL"),
         (_row(reply.value) for reply in replies),
+        fold=("VSUBNETS", "SITE"),
         empty="There is no token: cairn token create --vsubnet NAME",
     )
 
@@ -120,16 +121,15 @@ def _labels(texts: list[str]) -> dict[str, str]:
     return labels
 
 
-def _row(token: Token) -> tuple[output.Cell, ...]:
+def _row(token: Token) -> tuple[output.Value, ...]:
     return (
         token.id,
         _state(token),
-        "\n".join(vsubnet.name or vsubnet.id for vsubnet in token.vsubnets) or "-",
+        [vsubnet.name or vsubnet.id for vsubnet in token.vsubnets] or "-",
         f"{token.uses} of {token.max_uses}",
         until(token.expires_at),
         token.site or "-",
         "needed" if token.needs_approval else "-",
-        token.created_by,
     )
 
 

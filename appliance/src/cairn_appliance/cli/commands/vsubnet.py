@@ -62,6 +62,7 @@ def list_vsubnets(as_json: AsJson = False) -> None:
     output.table(
         ("NAME", "VNI", "PREFIXES", "MTU", "MEMBERS", "CREATED"),
         (_row(reply.value) for reply in replies),
+        fold=("NAME", "PREFIXES"),
         empty="There is no vSubnet yet: cairn vsubnet create NAME --prefix 10.7.0.0/24",
     )
 
@@ -177,11 +178,11 @@ def _seconds(text: str) -> int:
     return 0 if text.strip() == "0" else int(length_of_time(text).total_seconds())
 
 
-def _row(vsubnet: VSubnet) -> tuple[str, ...]:
+def _row(vsubnet: VSubnet) -> tuple[output.Value, ...]:
     return (
         vsubnet.name,
         str(vsubnet.vni),
-        "\n".join(vsubnet.prefixes) or "unmanaged",
+        vsubnet.prefixes or "unmanaged",
         str(vsubnet.mtu),
         str(vsubnet.members),
         ago(vsubnet.created_at),
