@@ -1,0 +1,218 @@
+"""The agent API as an ASGI application."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+from cairn_agent.protocol import enrolment as wire
+from fastapi import FastAPI, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cairn_appliance.api import errors
+from cairn_appliance.api.agent_v1.limits import EnrolLimit
+from cairn_appliance.api.agent_v1.stream import NetmapStream
+from cairn_appliance.api.client_certificate import connection_of, node_of
+from cairn_appliance.domain.errors import Invalid, NodeRemoved, Unavailable
+from cairn_appliance.domain.identity import Facts
+from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.services.directory import living_node
+from cairn_appliance.services.enrolment import Newcomer
+from cairn_appliance.services.registry import Report
+from cairn_appliance.services.services import Services
+from cairn_appliance.store import keys
+from cairn_appliance.store.port import StoreError
+
+log = logging.getLogger(__name__)
+
+BODY_MAX_OCTETS = 65_536
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the answers need beside the services."""
+
+    map_key: str  # base64 of the Ed25519 public key
+
+
+def create_app(services: Services, answers: Answers, clock: Clock = wall_clock) -> FastAPI:
+    """Return the application; it has to be served by CertificateProtocol."""
+    app = FastAPI(
+        title="Cairn agent API",
+        openapi_url=None,
+        redirect_slashes=False,
+        max_body_size=BODY_MAX_OCTETS,
+    )
+    errors.install(app)
+    agent_api = _AgentApi(services, answers, clock)
+    for path, method, endpoint in agent_api.routes():
+        app.add_api_route(path, endpoint, methods=[method], response_model=None)
+    return app
+
+
+class _AgentApi:
+    def __init__(self, services: Services, answers: Answers, clock: Clock) -> None:
+        self._services = services
+        self._answers = answers
+        self._clock = clock
+        self._limit = EnrolLimit(clock)
+
+    def routes(self) -> Iterator[tuple[str, str, Callable[..., Awaitable[Response]]]]:
+        """Yield path, method and endpoint."""
+        root = "/agent/v1"
+        yield f"{root}/enrol", "POST", self.enrol
+        yield f"{root}/register", "POST", self.register
+        yield f"{root}/netmap", "GET", self.netmap
+        yield f"{root}/ack", "POST", self.ack
+        yield f"{root}/renew", "POST", self.renew
+        yield f"{root}/leave", "POST", self.leave
+        yield "/healthz", "GET", self.healthz
+        yield "/readyz", "GET", self.readyz
+
+    async def enrol(self, request: Request) -> Response:
+        """A new node shows a token; the only call without a certificate."""
+        body = await _decoded(request, wire.EnrolRequest)
+        _check_protocol(body.protocol)
+        newcomer = Newcomer(
+            token_id=body.token_id,
+            token_secret=body.token_secret,
+            node=body.node_id,
+            name=body.name,
+            certificate_request=body.certificate_request,
+            data_public_key=body.data_public_key,
+            facts=_facts(body.facts),
+            agent_version=body.agent_version,
+        )
+        address = _address(request)
+        async with self._limit.attempt(address):
+            credentials = await self._services.enrolment.enrol(newcomer, address)
+        cluster = self._services.cluster
+        return _answer(
+            wire.EnrolAnswer(
+                state="approved" if credentials.state == "approved" else "pending",
+                cluster_id=cluster.id,
+                certificate=credentials.certificate,
+                ca=credentials.ca,
+                map_key=self._answers.map_key,
+                appliances=list(cluster.appliances),
+                generation=credentials.generation,
+            )
+        )
+
+    async def register(self, request: Request) -> Response:
+        """A node says what it is and where it can be reached."""
+        node_id = self._node(request)
+        body = await _decoded(request, wire.RegisterRequest)
+        _check_protocol(body.protocol)
+        report = Report(
+            generation=body.generation,
+            facts=_facts(body.facts),
+            endpoints=tuple(body.endpoints),
+            name=body.name,
+            agent_version=body.agent_version,
+            dataplane_version=body.dataplane_version,
+            offloads=body.offloads,
+        )
+        address = _address(request)
+        registered = await self._services.registry.register(node_id, report, address)
+        cluster = self._services.cluster
+        return _answer(
+            wire.RegisterAnswer(
+                state="approved" if registered.state == "approved" else "pending",
+                generation=registered.generation,
+                seen_address=address,
+                appliances=list(cluster.appliances),
+                heartbeat_s=cluster.heartbeat_s,
+            )
+        )
+
+    async def netmap(
+        self, request: Request, incarnation: int = Query(0, ge=0), after: int = Query(0, ge=0)
+    ) -> Response:
+        """Stream the node's netmap: a full set or what changed, then what changes."""
+        node_id = self._node(request)
+        node = await living_node(self._services.store, node_id)
+        lines = self._services.streams.lines(node_id, incarnation, after, known_at=node.revision)
+        first = await anext(lines)
+        return NetmapStream(node_id, first, lines, connection_of(request).abort)
+
+    async def ack(self, request: Request) -> Response:
+        """A node says what its data plane has loaded."""
+        node_id = self._node(request)
+        body = await _decoded(request, wire.AckRequest)
+        reason = self._services.netmaps.removed_why(node_id)
+        if reason is not None:
+            raise NodeRemoved(f"the node was removed: {reason}")
+        if len(body.digests) > 4096 or len(body.refused) > 1024:
+            raise Invalid("the acknowledgement is too long", code="invalid_body")
+        if body.refused:
+            log.warning(
+                "netmap refused node=%s revision=%d reason=%s", node_id, body.revision, body.refused
+            )
+        self._services.presence.loaded(node_id, body.revision, body.digests, body.refused)
+        return Response(status_code=204)
+
+    async def renew(self, request: Request) -> Response:
+        """A node gets a new certificate while the old one is good."""
+        node_id = self._node(request)
+        body = await _decoded(request, wire.RenewRequest)
+        certificate = await self._services.enrolment.renew(node_id, body.certificate_request)
+        return _answer(wire.RenewAnswer(certificate, self._services.enrolment.ca))
+
+    async def leave(self, request: Request) -> Response:
+        """A node leaves for good."""
+        node_id = self._node(request)
+        body = await _decoded(request, wire.LeaveRequest)
+        await self._services.registry.leave(node_id, body.reason[:200], _address(request))
+        return Response(status_code=204)
+
+    async def healthz(self, request: Request) -> Response:
+        """The process is alive."""
+        return _answer({"alive": True})
+
+    async def readyz(self, request: Request) -> Response:
+        """The store answers with a quorum, and netmaps can be served."""
+        try:
+            await self._services.store.get(keys.CLUSTER_INFO)
+        except StoreError as error:
+            raise Unavailable("the store gives no answer in time") from error
+        if not self._services.streams.is_loaded:
+            raise Unavailable("the netmaps are not loaded yet")
+        return _answer({"ready": True})
+
+    def _node(self, request: Request) -> str:
+        return node_of(connection_of(request), self._clock())
+
+
+async def _decoded(request: Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await request.body(), type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Invalid(f"the body is not a {kind.__name__}: {error}", code="invalid_body") from error
+
+
+def _answer(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def _facts(facts: wire.Facts) -> Facts:
+    return Facts(**msgspec.structs.asdict(facts)).clipped()
+
+
+def _check_protocol(protocol: int) -> None:
+    """Refuse what is more than one protocol away; unknown fields make up for one."""
+    if abs(protocol - wire.PROTOCOL) > 1:
+        raise Invalid(
+            f"the agent speaks protocol {protocol}, this appliance {wire.PROTOCOL}",
+            "update the older of the two",
+            code="protocol_not_supported",
+        )

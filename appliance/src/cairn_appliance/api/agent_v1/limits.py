@@ -1,0 +1,80 @@
+"""Limits on what strangers may ask: wrong tokens per source, and enrolments at once."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from cairn_appliance.domain.errors import TokenRefused, TooMany
+from cairn_appliance.services.clock import Clock
+
+REFUSED_PER_SOURCE = 10
+WINDOW_S = 60.0
+_SOURCES_REMEMBERED = 10_000
+_AT_ONCE = 16
+_WAITING_MAX = 1_000
+
+
+class EnrolLimit:
+    """Ten refused tokens a minute from one source, then 429.
+
+    Only refusals count: an office that rolls out behind one address is not held up, and
+    one who guesses is. Few enrolments run at once, so guesses made at once count all the same.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._refused: OrderedDict[str, deque[float]] = OrderedDict()
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._waiting = 0
+
+    @asynccontextmanager
+    async def attempt(self, address: str) -> AsyncIterator[None]:
+        """Hold a slot for one enrolment; raise TooMany."""
+        if self._waiting >= _WAITING_MAX:
+            raise TooMany("too many nodes enrol at once", retry_after_s=5.0)
+        self._waiting += 1
+        try:
+            async with self._slots:
+                source = source_of(address)
+                self._check(source)
+                try:
+                    yield
+                except TokenRefused:
+                    self._count(source)
+                    raise
+        finally:
+            self._waiting -= 1
+
+    def _check(self, source: str) -> None:
+        at = self._refused.get(source)
+        now = self._clock()
+        while at and now - at[0] >= WINDOW_S:
+            at.popleft()
+        if at and len(at) >= REFUSED_PER_SOURCE:
+            raise TooMany(
+                "too many wrong tokens from this address",
+                retry_after_s=max(1.0, WINDOW_S - (now - at[0])),
+            )
+
+    def _count(self, source: str) -> None:
+        self._refused.setdefault(source, deque()).append(self._clock())
+        self._refused.move_to_end(source)
+        while len(self._refused) > _SOURCES_REMEMBERED:
+            self._refused.popitem(last=False)
+
+
+def source_of(address: str) -> str:
+    """Return what one stranger has: an IPv4 address or an IPv6 /64."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)

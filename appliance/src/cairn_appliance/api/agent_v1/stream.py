@@ -1,0 +1,72 @@
+"""The netmap stream as an HTTP response: lines in chunks, until one side ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+SLOW_READER_S = 30.0
+
+
+class _ReaderGone(Exception):
+    """The node closed its connection, or does not read."""
+
+
+class NetmapStream(Response):
+    """Sends lines as they come; a node that does not read is cut off and resumes later."""
+
+    media_type = "application/x-ndjson"
+
+    def __init__(
+        self, node: str, first: bytes, rest: AsyncGenerator[bytes, None], abort: Callable[[], None]
+    ) -> None:
+        super().__init__(headers={"cache-control": "no-store"})
+        del self.headers["content-length"]
+        self._node = node
+        self._first = first
+        self._rest = rest
+        self._abort = abort
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as an ASGI application does."""
+        try:
+            async with aclosing(self._rest), asyncio.TaskGroup() as tasks:
+                watching = tasks.create_task(_watch(receive), name="watch the connection")
+                await self._send(send)
+                watching.cancel()
+        except* _ReaderGone:
+            log.debug("netmap stream ended by its reader node=%s", self._node)
+
+    async def _send(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await self._bounded(send, start)
+        await self._bounded(send, _body(self._first))
+        async for line in self._rest:
+            await self._bounded(send, _body(line))
+        await self._bounded(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _bounded(self, send: Send, message: dict[str, object]) -> None:
+        try:
+            async with asyncio.timeout(SLOW_READER_S):
+                await send(message)
+        except TimeoutError as error:
+            log.warning("slow reader cut off, it will resume node=%s", self._node)
+            self._abort()
+            raise _ReaderGone from error
+
+
+async def _watch(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    raise _ReaderGone
+
+
+def _body(octets: bytes) -> dict[str, object]:
+    return {"type": "http.response.body", "body": octets, "more_body": True}

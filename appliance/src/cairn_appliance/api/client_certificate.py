@@ -1,0 +1,154 @@
+"""Who is at the other end: the client certificate of the TLS connection.
+
+uvicorn has no TLS extension, so a protocol of our own puts the certificate that TLS itself
+has verified into the ASGI scope's `extensions`. Nothing of a request, no header above all,
+can put anything there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from starlette.requests import Request
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from cairn_appliance.domain.errors import CertificateRequired
+
+log = logging.getLogger(__name__)
+
+EXTENSION = "cairn.connection"
+HEADERS_MAX_OCTETS = 16_384  # of one request, URL included
+REQUEST_WITHIN_S = 10.0  # from the connection to the end of the first request's headers
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """What TLS knows of the other end."""
+
+    certificate: bytes | None  # DER, verified against the cluster's CA
+    abort: Callable[[], None]  # ends the connection at once, whatever waits to be sent
+
+
+class CertificateProtocol(HttpToolsProtocol):
+    """HTTP that knows the client's certificate, and is short with strangers."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Note the certificate once: it can't change while the connection lasts."""
+        super().connection_made(transport)
+        self._connection = Connection(_peer_certificate(transport), transport.abort)
+        self._header_octets = 0
+        self._stranger = self.loop.call_later(REQUEST_WITHIN_S, transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer."""
+        self._stranger.cancel()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Give the request its connection."""
+        super().on_message_begin()
+        self._header_octets = 0
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
+        scope["extensions"] = {EXTENSION: self._connection}
+
+    def on_url(self, url: bytes) -> None:
+        """Bound the URL."""
+        if self._fits(len(url)):
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Bound the headers."""
+        if self._fits(len(name) + len(value)):
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start the request unless it was too long to listen to."""
+        self._stranger.cancel()
+        if self._header_octets <= HEADERS_MAX_OCTETS:
+            super().on_headers_complete()
+
+    def _fits(self, octets: int) -> bool:
+        before = self._header_octets
+        self._header_octets += octets
+        if self._header_octets <= HEADERS_MAX_OCTETS:
+            return True
+        if before <= HEADERS_MAX_OCTETS:
+            log.info("connection ended, its headers are too long client=%s", self.client)
+            self.transport.abort()
+        return False
+
+
+def connection_of(request: Request) -> Connection:
+    """Return the connection of a request that came through CertificateProtocol."""
+    connection = request.scope.get("extensions", {}).get(EXTENSION)
+    if not isinstance(connection, Connection):
+        raise CertificateRequired("the request did not come through the appliance's TLS")
+    return connection
+
+
+def node_of(connection: Connection, now: float) -> str:
+    """Return the node ID that the certificate proves; raise CertificateRequired.
+
+    TLS has checked the chain and the dates when the connection began; it may have lasted
+    past the certificate's end since then.
+    """
+    if connection.certificate is None:
+        raise CertificateRequired("the connection has no client certificate")
+    certificate = x509.load_der_x509_certificate(connection.certificate)
+    if now >= certificate.not_valid_after_utc.timestamp():
+        raise CertificateRequired(
+            "the client certificate has expired",
+            "renew the certificate (the agent does so by itself), and check the clock",
+            code="certificate_expired",
+        )
+    node_id = _subject_node(certificate)
+    if node_id is None or not _is_for_clients(certificate):
+        raise CertificateRequired("the client certificate is not that of a node")
+    return node_id
+
+
+def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
+    """Return the context of the agent API: TLS 1.3, a client certificate if there is one."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.num_tickets = 0  # each connection shows its certificate anew
+    context.load_verify_locations(cafile=authority)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+def _peer_certificate(transport: asyncio.Transport) -> bytes | None:
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return None
+    certificate: bytes | None = tls.getpeercert(binary_form=True)
+    return certificate
+
+
+def _subject_node(certificate: x509.Certificate) -> str | None:
+    subject = list(certificate.subject)
+    if len(subject) != 1 or subject[0].oid != NameOID.COMMON_NAME:
+        return None
+    name = str(subject[0].value)
+    try:
+        return name if str(uuid.UUID(name)) == name else None
+    except ValueError:
+        return None
+
+
+def _is_for_clients(certificate: x509.Certificate) -> bool:
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return False
+    return ExtendedKeyUsageOID.CLIENT_AUTH in usage

@@ -1,0 +1,121 @@
+"""`cairn-appliance init`: a new cluster of one appliance, whole or not at all."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from cairn_appliance.cluster import bootstrap
+from cairn_appliance.cluster.etcd_binary import find_etcd
+from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
+from cairn_appliance.domain.access import Role
+from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.pki.authority import utc_now
+from cairn_appliance.services.access import create_user, new_password
+from cairn_appliance.services.services import Services, build
+from cairn_appliance.services.tokens import TokenOrder
+from cairn_appliance.services.vsubnets import VSubnetOrder
+from cairn_appliance.settings import Settings, join_address, split_address
+from cairn_appliance.store.etcd import EtcdStore
+from cairn_appliance.store.port import Store
+
+ADMIN = "admin"
+_ETCD_PORTS = ("etcd_client_port", "etcd_peer_port", "etcd_metrics_port")
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """What the one who made the cluster is told, this once only."""
+
+    cluster_id: str
+    ops_url: str
+    ca_pin: str  # hex SHA-256 of the cluster's CA certificate
+    admin_user: str
+    admin_password: str
+    appliances: tuple[str, ...]
+    token: str = ""  # pasteable, where a vSubnet was asked for
+
+
+async def initialise(
+    data_dir: Path, settings: Settings, first: VSubnetOrder | None = None
+) -> Initialised:
+    """Make CA, map key, etcd data and the admin; raise CairnError and leave nothing behind."""
+    settings = with_free_etcd_ports(settings)
+    binary = find_etcd()
+    with bootstrap.drafting(data_dir) as draft:
+        created = bootstrap.create(draft.path, settings, utc_now())
+        etcd = EtcdProcess(created.local, binary)
+        await etcd.start()
+        try:
+            store = EtcdStore([created.local.etcd_endpoint], client_tls(created.local))
+            try:
+                made = await _fill(store, created, first)
+            finally:
+                await store.close()
+        finally:
+            await etcd.stop()
+        draft.publish()
+    return made
+
+
+def with_free_etcd_ports(settings: Settings) -> Settings:
+    """Return the settings with other ports for etcd where its usual ones are in use."""
+    if all(_is_free(getattr(settings, name)) for name in _ETCD_PORTS):
+        return settings
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in _ETCD_PORTS]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return msgspec.structs.replace(settings, **dict(zip(_ETCD_PORTS, ports, strict=True)))
+
+
+async def _fill(
+    store: Store, created: bootstrap.Created, first: VSubnetOrder | None
+) -> Initialised:
+    await store.commit(*created.first_transaction())
+    password = new_password()
+    await create_user(store, ADMIN, password, Role.ADMIN)
+    secrets, local = created.secrets, created.local
+    services = build(
+        store=store,
+        cluster=created.cluster,
+        authority=secrets.authority,
+        sealer=local.sealer,
+        sign=secrets.map_key.sign,
+        replica=local.member,
+    )
+    host = split_address(local.settings.addresses[0], local.settings.agent_port)[0]
+    return Initialised(
+        cluster_id=created.cluster.id,
+        ops_url=f"https://{join_address(host, local.settings.ops_port)}",
+        ca_pin=secrets.authority.pin,
+        admin_user=ADMIN,
+        admin_password=password,
+        appliances=created.cluster.appliances,
+        token=await _first_token(services, first) if first else "",
+    )
+
+
+async def _first_token(services: Services, first: VSubnetOrder) -> str:
+    vsubnet = (await services.vsubnets.create(first, SYSTEM)).value
+    _, token = await services.tokens.create(TokenOrder(vsubnets=(vsubnet.id,)), SYSTEM)
+    return token
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def addresses_of(texts: Sequence[str]) -> list[str]:
+    """Return the addresses once each, in order."""
+    return list(dict.fromkeys(texts))

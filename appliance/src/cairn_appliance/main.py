@@ -1,0 +1,183 @@
+"""`cairn-appliance`: the command line, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import msgspec
+import typer
+import uvloop
+from typer.exceptions import TyperException
+
+from cairn_appliance import __version__
+from cairn_appliance.domain.errors import CairnError, Invalid, Refused
+from cairn_appliance.domain.errors import Unavailable as NotAvailable
+from cairn_appliance.initialising import Initialised, addresses_of, initialise
+from cairn_appliance.running import run
+from cairn_appliance.services.vsubnets import VSubnetOrder
+from cairn_appliance.settings import Settings, SettingsError
+from cairn_appliance.settings import check as check_settings
+from cairn_appliance.store.port import StoreError, Unavailable
+
+T = TypeVar("T")
+
+_BUG, _BAD_INPUT, _UNREACHABLE, _REFUSED = 1, 2, 3, 4
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Run a Cairn appliance: the mapping service of a cluster, with its own etcd.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DataDir = Annotated[Path, typer.Option("--data-dir", help="Directory of all its state.")]
+
+
+@app.command("init")
+def init_command(
+    data_dir: DataDir,
+    address: Annotated[
+        list[str],
+        typer.Option("--address", help="HOST[:PORT] at which agents reach it; repeatable."),
+    ],
+    vsubnet: Annotated[str, typer.Option(help="Make a first vSubnet, and a token for it.")] = "",
+    prefix: Annotated[
+        list[str] | None, typer.Option(help="A prefix of that vSubnet; repeatable.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make a new cluster: its CA, its etcd data, its admin."""
+    _log_to_stderr(logging.WARNING)
+    settings = Settings(addresses=addresses_of(address))
+    check_settings(settings)
+    if bool(vsubnet) != bool(prefix):
+        raise Invalid("--vsubnet and --prefix go together", "give both or none")
+    first = VSubnetOrder(vsubnet, tuple(prefix or ())) if vsubnet else None
+    made = _in_loop(initialise(data_dir, settings, first))
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(made)).decode())
+    else:
+        typer.echo(_told(made, data_dir))
+
+
+@app.command("run")
+def run_command(data_dir: DataDir) -> None:
+    """Run the appliance until it is told to stop (SIGTERM)."""
+    _log_to_stderr(logging.INFO)
+    _in_loop(run(data_dir))
+
+
+@app.command("version")
+def version_command() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    sys.exit(outcome())
+
+
+def outcome(arguments: list[str] | None = None) -> int:
+    """Run a command line and return its exit code; errors are on stderr by then."""
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(arguments, prog_name="cairn-appliance", standalone_mode=False)
+    except TyperException as error:
+        return _ended(_BAD_INPUT, error.format_message(), "see `cairn-appliance --help`")
+    except (KeyboardInterrupt, typer.Abort):
+        return _INTERRUPTED
+    except BaseExceptionGroup as group:
+        return _of_error(_first(group))
+    except Exception as error:  # noqa: BLE001 - a person gets a sentence, not a traceback
+        return _of_error(error)
+    return result if isinstance(result, int) else 0
+
+
+def _of_error(error: BaseException) -> int:
+    match error:
+        case CairnError():
+            return _ended(_exit_code(error), error.cause, error.remedy)
+        case Unavailable():
+            cause, remedy = f"the store can't be used: {error}", "look into etcd.log"
+            return _ended(_UNREACHABLE, cause, remedy)
+        case StoreError():
+            cause, remedy = f"the store's content can't be used: {error}", "restore a backup"
+            return _ended(5, cause, remedy)
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    place = f" at {Path(last[0].filename).name}:{last[0].lineno}" if last else ""
+    cause = f"a bug: {type(error).__name__}: {error}{place}"
+    return _ended(_BUG, cause, "report this with the log")
+
+
+def _exit_code(error: CairnError) -> int:
+    own: int | None = getattr(error, "exit_code", None)
+    if own is not None:
+        return own
+    if isinstance(error, SettingsError | Invalid):
+        return _BAD_INPUT
+    if isinstance(error, NotAvailable):
+        return _UNREACHABLE
+    return _REFUSED if isinstance(error, Refused) else _BUG
+
+
+def _ended(code: int, cause: str, remedy: str) -> int:
+    typer.echo(f"error: {cause}\n  what to do: {remedy}", err=True)
+    return code
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a group: the others are its consequences."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _in_loop(work: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def _told(made: Initialised, data_dir: Path) -> str:
+    lines = [
+        f"cluster      {made.cluster_id}",
+        f"data         {data_dir}",
+        f"agents       {', '.join(made.appliances)}",
+        f"operations   {made.ops_url}",
+        f"fingerprint  {made.ca_pin}  (SHA-256 of the cluster's CA)",
+        f"user         {made.admin_user}",
+        f"password     {made.admin_password}  (shown this once)",
+    ]
+    if made.token:
+        lines.append(f"token        {made.token}  (shown this once)")
+    lines.append(f"next         cairn-appliance run --data-dir {data_dir}")
+    return "\n".join(lines)
+
+
+class _LineFormatter(logging.Formatter):
+    """One line for each record, whatever is in it; times in UTC."""
+
+    converter = staticmethod(time.gmtime)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _log_to_stderr(level: int) -> None:
+    handler = logging.StreamHandler()
+    form = "%(asctime)s level=%(levelname)s part=%(name)s %(message)s"
+    handler.setFormatter(_LineFormatter(form, "%Y-%m-%dT%H:%M:%SZ"))
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    main()
