@@ -142,6 +142,11 @@ impl Session {
         (first.saturating_add(n) <= REJECT_AFTER_MESSAGES).then_some(first)
     }
 
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn turn_counter_back(&self) {
+        self.next_counter.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Seals in place; see [`SealKey::seal_in_place`].
     pub fn seal(&self, kind: Kind, salt: Salt, counter: u64, datagram: &mut [u8]) {
         self.seal

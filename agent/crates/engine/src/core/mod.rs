@@ -206,6 +206,17 @@ impl Core {
         &self.fx.shared.drops
     }
 
+    /// Turns each session's counter in a vSubnet back by one, as if the machine had been cloned
+    /// before the last packet. Test builds only: it does what must never happen.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn turn_counters_back(&self, vni: Vni) {
+        for peer in self.peers.values().filter(|peer| peer.link.vni == vni) {
+            if let Some(session) = peer.slots.current() {
+                session.turn_counter_back();
+            }
+        }
+    }
+
     /// Runs `f` on a peer if it is still one, then does what is due for it.
     fn with_peer(
         &mut self,

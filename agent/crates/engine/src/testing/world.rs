@@ -258,6 +258,17 @@ impl World {
         self.arrive(node, from, datagram.to_vec());
     }
 
+    /// Sends one frame, turns the sender's counters back as a restored snapshot does, and sends
+    /// the other.
+    ///
+    /// # Panics
+    /// If the sender has no session.
+    pub fn clone_and_send(&mut self, node: usize, vni: Vni, one: &[u8], other: &[u8]) {
+        self.send(node, vni, one).expect("in session");
+        self.nodes[node].core.turn_counters_back(vni);
+        self.send(node, vni, other).expect("in session");
+    }
+
     /// Runs for `span`.
     pub fn run(&mut self, span: Duration) {
         let end = self.now + span;

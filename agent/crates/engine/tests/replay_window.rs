@@ -1,0 +1,105 @@
+//! KT-3: the replay window against a naive set.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Barrier, Mutex};
+
+use cairn_engine::testing::SeededEntropy;
+use cairn_engine::{ReplayWindow, Seen, WINDOW};
+
+const OPERATIONS: u64 = 10_000_000;
+
+/// The window as its definition says it.
+#[derive(Default)]
+struct Model {
+    highest: Option<u64>,
+    seen: HashSet<u64>,
+}
+
+impl Model {
+    fn accept(&mut self, counter: u64) -> Seen {
+        let verdict = match self.highest {
+            None => Seen::Newest,
+            Some(highest) if counter > highest => Seen::Newest,
+            Some(highest) if highest - counter >= WINDOW => Seen::TooOld,
+            Some(_) if self.seen.contains(&counter) => Seen::Duplicate,
+            Some(_) => Seen::Fresh,
+        };
+        if matches!(verdict, Seen::Newest | Seen::Fresh) {
+            self.seen.insert(counter);
+        }
+        if verdict == Seen::Newest {
+            self.highest = Some(counter);
+            if self.seen.len() > 4 * WINDOW as usize {
+                self.seen.retain(|seen| counter - seen < WINDOW);
+            }
+        }
+        verdict
+    }
+}
+
+/// Steps that a counter takes: near, at the window's edges, and far.
+fn step(dice: &SeededEntropy, highest: u64) -> u64 {
+    let near = dice.below(64);
+    match dice.below(16) {
+        0..6 => highest + near % 4,
+        6..10 => highest.saturating_sub(near),
+        10 => highest.saturating_sub(8190 + near % 4),
+        11 => highest + 8190 + near % 4,
+        12 => highest.saturating_sub(dice.below(9000)),
+        13 => highest + dice.below(300),
+        14 => highest + near * 64,
+        _ => highest.saturating_sub(near * 130),
+    }
+}
+
+#[test]
+fn kt_3_the_window_agrees_with_a_naive_set_around_every_edge() {
+    let starts = [
+        0,
+        1,
+        8191,
+        8192,
+        8193,
+        1 << 32,
+        (1 << 48) - (1 << 20) - 9000,
+    ];
+    for (run, start) in starts.into_iter().enumerate() {
+        let dice = SeededEntropy::new(run as u64);
+        let (mut window, mut model) = (ReplayWindow::default(), Model::default());
+        let mut highest = start;
+        for _ in 0..OPERATIONS / starts.len() as u64 {
+            let counter = step(&dice, highest).min((1 << 48) - 1);
+            let expected = model.accept(counter);
+            let seen = window.check(counter);
+            assert_eq!(seen, expected, "check({counter}) with highest {highest}");
+            assert_eq!(window.accept(counter), expected, "accept({counter})");
+            highest = highest.max(counter);
+        }
+    }
+}
+
+#[test]
+fn kt_3_of_four_threads_exactly_one_gets_each_counter_accepted() {
+    const COUNTERS: u64 = OPERATIONS / 20;
+    let window = Arc::new(Mutex::new(ReplayWindow::default()));
+    let start = Arc::new(Barrier::new(4));
+    let threads = (0..4).map(|_| {
+        let (window, start) = (Arc::clone(&window), Arc::clone(&start));
+        std::thread::spawn(move || {
+            start.wait();
+            let accepted = |counter: &u64| {
+                let seen = window.lock().expect("not poisoned").accept(*counter);
+                matches!(seen, Seen::Newest | Seen::Fresh)
+            };
+            (0..COUNTERS).filter(accepted).count() as u64
+        })
+    });
+    let threads: Vec<_> = threads.collect();
+    let accepted: u64 = threads
+        .into_iter()
+        .map(|thread| thread.join().expect("ran"))
+        .sum();
+    // Never twice; and never none, as long as no thread falls a whole window behind, in which
+    // case another one has accepted the counter.
+    assert_eq!(accepted, COUNTERS);
+}
