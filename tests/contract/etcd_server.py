@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,25 +23,63 @@ _READY_S = 15
 class EtcdServer:
     """One member of etcd on loopback, in a directory of its own."""
 
-    def __init__(self, directory: Path, *, tls: dict[str, Path] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        name: str = "t",
+        tls: dict[str, Path] | None = None,
+        options: tuple[str, ...] = (),
+    ) -> None:
         self.port, self.peer_port = free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
         self._directory = directory
+        self._name = name
         self._tls = tls
+        self._options = options
+        self._members = [self]
         self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def cluster(cls, directory: Path, count: int) -> list[EtcdServer]:
+        """Return that many members of one cluster, running."""
+        servers = []
+        for number in range(count):
+            (directory / f"m{number}").mkdir()
+            servers.append(cls(directory / f"m{number}", name=f"m{number}"))
+        for server in servers:
+            server._members = servers
+            server._spawn(server.port)
+        for server in servers:
+            server._wait_until_listening(server.port)
+        return servers
+
+    @property
+    def _peer_url(self) -> str:
+        return f"http://127.0.0.1:{self.peer_port}"
 
     def start(self, *, port: int | None = None) -> None:
         """Start on the data there is; on another client port if one is given."""
-        port = port or self.port
+        self._spawn(port or self.port)
+        self._wait_until_listening(port or self.port)
+
+    def forget(self) -> None:
+        """Remove its data; the next start makes a new cluster."""
+        assert self._process is None
+        shutil.rmtree(self._directory / "data")
+
+    def _spawn(self, port: int) -> None:
         scheme = "https" if self._tls else "http"
-        peer = f"http://127.0.0.1:{self.peer_port}"
+        peer = self._peer_url
+        members = ",".join(f"{member._name}={member._peer_url}" for member in self._members)
         command = [
             str(find_etcd().path),
-            f"--name=t --data-dir={self._directory / 'data'} --log-level=warn",
+            f"--name={self._name} --data-dir={self._directory / 'data'} --log-level=warn",
             f"--listen-client-urls={scheme}://127.0.0.1:{port}",
             f"--advertise-client-urls={scheme}://127.0.0.1:{port}",
             f"--listen-peer-urls={peer} --initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=t={peer} --unsafe-no-fsync",
+            f"--initial-cluster={members} --unsafe-no-fsync",
+            *self._options,
         ]
         if self._tls:
             command += [
@@ -50,7 +89,6 @@ class EtcdServer:
         arguments = [word for part in command for word in part.split()]
         with (self._directory / "etcd.log").open("ab") as log:
             self._process = subprocess.Popen(arguments, stdout=log, stderr=log)
-        self._wait_until_listening(port)
 
     def kill(self) -> None:
         """End it as a crash does."""
@@ -65,9 +103,21 @@ class EtcdServer:
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
         try:
+            self._wait_until_stopped(self._process.pid)
             yield
         finally:
             os.kill(self._process.pid, signal.SIGCONT)
+
+    @staticmethod
+    def _wait_until_stopped(pid: int) -> None:
+        """A thread on the other core may go on for a moment after the signal was sent."""
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        end = time.monotonic() + 5
+        while any(
+            (task / "stat").read_text().rpartition(")")[2].split()[0] != "T" for task in tasks
+        ):
+            assert time.monotonic() < end
+            time.sleep(0.005)
 
     def _wait_until_listening(self, port: int) -> None:
         assert self._process is not None

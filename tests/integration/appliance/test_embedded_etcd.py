@@ -80,10 +80,14 @@ async def test_etcd_answers_nobody_without_a_certificate_of_its_own_authority(
     stranger = _create(tmp_path / "stranger").local
     good = client_tls(local)
     foreign = client_tls(stranger)
-    for tls in (None, Tls(good.ca, foreign.certificate, foreign.key), foreign):
+
+    async def is_refused(tls: Tls | None) -> None:
         async with client(local.etcd_endpoint, tls=tls) as store:
             with pytest.raises(Unavailable):
                 await store.get("/a")
+
+    strangers = (None, Tls(good.ca, foreign.certificate, foreign.key), foreign)
+    await asyncio.gather(*map(is_refused, strangers))
     async with client(local.etcd_endpoint, tls=good) as store:
         assert await store.get("/a") is None
 

@@ -7,9 +7,10 @@ Every watch and lease has a connection of its own, so that big lists can't starv
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -119,6 +120,27 @@ class Link:
     def __init__(self, address: str, channel: grpc.aio.Channel) -> None:
         self.address = address
         self.channel = channel
+        self._users = 0
+        self._is_dropped = False
+
+    @contextlib.asynccontextmanager
+    async def used(self) -> AsyncIterator[None]:
+        """Keep it open inside the block, even where another call drops it meanwhile."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            await self._close_unused()
+
+    async def drop(self) -> None:
+        """Close it once nobody uses it any more; nobody new may."""
+        self._is_dropped = True
+        await self._close_unused()
+
+    async def _close_unused(self) -> None:
+        if self._is_dropped and self._users == 0:
+            await self.channel.close(None)
 
     async def ready(self, timeout_s: float) -> None:
         """Return once it is connected; raise NotConnected at the first refusal."""
@@ -141,7 +163,6 @@ class Caller:
         self._endpoints = endpoints
         self._counters = counters
         self._link: Link | None = None
-        self._closing: set[asyncio.Task[None]] = set()
 
     async def read(self, method: Callable[[grpc.aio.Channel], Method], request: object) -> Any:
         """Call, again and elsewhere if need be; raise Unavailable after ten seconds."""
@@ -152,11 +173,10 @@ class Caller:
         return await self._call(method, request, WRITE_S, is_repeatable=False)
 
     async def close(self) -> None:
-        """Close the connection and those that are still being closed."""
-        if self._link is not None:
-            await self._link.channel.close(None)
-            self._link = None
-        await asyncio.gather(*self._closing)
+        """Close the connection when the calls on it have ended."""
+        link, self._link = self._link, None
+        if link is not None:
+            await link.drop()
 
     async def _call(
         self,
@@ -172,13 +192,14 @@ class Caller:
         while True:
             link = self._current()
             try:
-                await link.ready(min(READ_S, max(end - loop.time(), 0.01)))
-                timeout_s = min(try_s, max(end - loop.time(), 0.01))
-                return await bounded(method(link.channel)(request), timeout_s)
+                async with link.used():
+                    await link.ready(min(READ_S, max(end - loop.time(), 0.01)))
+                    timeout_s = min(try_s, max(end - loop.time(), 0.01))
+                    return await bounded(method(link.channel)(request), timeout_s)
             except Full:
                 raise
             except Unavailable as error:
-                self._drop(link)
+                await self._drop(link)
                 is_safe = is_repeatable or isinstance(error, NotConnected)
                 if not is_safe or loop.time() + _BACKOFF_LAST_S >= end:
                     self._counters["unavailable"] += 1
@@ -191,16 +212,14 @@ class Caller:
             self._link = Link(address, self._endpoints.open(address))
         return self._link
 
-    def _drop(self, link: Link) -> None:
+    async def _drop(self, link: Link) -> None:
         """Use another connection from now on; calls on this one may end by themselves."""
         if self._link is not link:
             return
         self._link = None
         self._counters["failover"] += 1
         self._endpoints.mark_bad(link.address)
-        task = asyncio.create_task(link.channel.close(grace=WRITE_S), name="close etcd connection")
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        await link.drop()
 
 
 async def bounded(call: Awaitable[Answer], timeout_s: float) -> Answer:
