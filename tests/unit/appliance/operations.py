@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import os
 import uuid
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 import httpx
 from cairn_agent.protocol.token import decode_token
 from cairn_appliance.api.ops_v1.app import create_app
-from cairn_appliance.domain.access import Role, User
+from cairn_appliance.domain.access import Role, Session, User
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.identity import SYSTEM, Facts
 from cairn_appliance.pki.authority import Authority
@@ -61,6 +62,7 @@ class Operations:
     services: assembly.Services
     store: MemoryStore
     authority: Authority
+    sealer: Sealer
     clock: Clock
 
     async def add_user(self, name: str, role: Role) -> None:
@@ -89,6 +91,14 @@ class Operations:
             token = answer.json()["token"]
             assert isinstance(token, str)
             return token
+
+    async def session(self, user: str = "admin") -> str:
+        """Return the token of a session that was opened without a login: that takes a while."""
+        token = f"cs1_{uuid.uuid4().hex}"
+        session = Session(user, self.clock(), self.clock())
+        key = keys.session(hashlib.sha256(token.encode()).hexdigest())
+        await self.store.commit([], [Put(key, Codec(Session).encode(session))])
+        return token
 
     async def join(self, name: str, *vsubnets: str, site: str = "", pending: bool = False) -> str:
         """Let a node enrol with a token of its own; return its ID."""
@@ -119,17 +129,18 @@ def operations(clock: Clock | None = None) -> Operations:
     clock = clock or Clock()
     store = MemoryStore()
     authority = Authority.create("Cairn test", datetime.now(UTC))
+    sealer = Sealer(new_kek())
     services = assembly.build(
         store=store,
         cluster=Cluster(CLUSTER_ID, appliances=("192.0.2.1:8002",)),
         authority=authority,
-        sealer=Sealer(new_kek()),
+        sealer=sealer,
         sign=MapKey.create().sign,
         replica="r1",
         clock=clock,
     )
     app = create_app(services, ca=authority.certificate.decode(), clock=clock)
-    return Operations(app, services, store, authority, clock)
+    return Operations(app, services, store, authority, sealer, clock)
 
 
 def certificate_request(node_id: str) -> str:

@@ -43,6 +43,7 @@ _HTTP_CODES: Mapping[int, tuple[str, str]] = {
     404: ("unknown_route", "look at /api/v1/openapi.json for what there is"),
     405: ("method_not_allowed", "look at /api/v1/openapi.json for what there is"),
     413: ("too_large", "send less in one request"),
+    428: ("if_match_required", "read it first and send its ETag header as If-Match"),
     415: ("unsupported_media_type", "send JSON with content-type: application/json"),
 }
 

@@ -137,7 +137,7 @@ def span(length: timedelta) -> str:
         return f"{seconds} s"
     if round(seconds / 60) < 60:
         return f"{round(seconds / 60)} min"
-    unit, name, smaller, smaller_name = _HOURS if round(seconds / 3600) < 24 else _DAYS
+    unit, name, smaller, smaller_name = _HOURS if round(seconds / 3600) < 48 else _DAYS
     if seconds >= 10 * unit:
         return f"{round(seconds / unit)} {name}"
     whole, rest = divmod(round(seconds / smaller), unit // smaller)

@@ -22,5 +22,5 @@ async def ops() -> Operations:
 @pytest.fixture
 async def admin(ops: Operations) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client that is logged in as `admin`."""
-    async with ops.client(await ops.login()) as client:
+    async with ops.client(await ops.session()) as client:
         yield client

@@ -34,7 +34,6 @@ from cairn_appliance.store.port import StoreError
 
 log = logging.getLogger(__name__)
 
-BODY_MAX_OCTETS = 1 << 20
 SWEEP_EVERY_S = 600.0
 _RESOURCES = (session, status, sites, vsubnets, members, tokens, nodes, events)
 _PROBLEM = {
@@ -66,7 +65,6 @@ def create_app(services: Services, *, ca: str, clock: Clock = wall_clock) -> Fas
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        max_body_size=BODY_MAX_OCTETS,
         lifespan=lifespan,
     )
     app.state.ops = ops

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +21,7 @@ from cairn_appliance.store.port import StoreError
 
 # A store call ends within 10 s; a request that needs several must end as well.
 ANSWER_WITHIN_S = 12.0
+BODY_MAX_OCTETS = 1 << 20
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -30,7 +32,7 @@ _HEADERS = {
 
 
 class Gate:
-    """ASGI middleware: authenticates, authorises by the matrix, bounds the time to answer."""
+    """ASGI middleware: authenticates, authorises by the matrix, bounds body and time."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -61,7 +63,7 @@ class Gate:
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S) as deadline:
                 refusal = await self._refusal(scope)
-                await (refusal or self._app)(scope, receive, send_guarded)
+                await (refusal or self._app)(scope, _limited(receive), send_guarded)
         except TimeoutError:
             if started:
                 raise
@@ -85,6 +87,21 @@ class Gate:
             return errors.answer_error(error)
         scope.setdefault("state", {})["principal"] = principal
         return None
+
+
+def _limited(receive: Receive) -> Receive:
+    """Return a `receive` that ends a body which is too large, declared or not."""
+    received = 0
+
+    async def limited() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > BODY_MAX_OCTETS:
+            raise HTTPException(413, f"a request has at most {BODY_MAX_OCTETS} octets")
+        return message
+
+    return limited
 
 
 def session_token(headers: Headers) -> str:

@@ -1,0 +1,93 @@
+"""No secret leaves by the operations API, but a token's string and a session, once each."""
+
+from __future__ import annotations
+
+import base64
+
+import httpx
+from cairn_agent.protocol.token import decode_token
+from cairn_appliance.api.ops_v1.matrix import MATRIX
+from cairn_appliance.services.vsubnets import Epochs
+from cairn_appliance.store import keys, records
+
+from tests.unit.appliance.operations import PASSWORD, Operations
+
+
+async def secrets_of(ops: Operations, token_text: str, session: str) -> dict[str, str]:
+    """Return everything that must not be seen, by what it is."""
+    found = {
+        "password": PASSWORD,
+        "session": session,
+        "session without prefix": session.removeprefix("cs1_"),
+        "token": token_text,
+        "token secret": decode_token(token_text).secret,
+        "CA key": ops.authority.private_key.decode().splitlines()[1],
+    }
+    for item in (await ops.store.list(keys.USERS)).items:
+        found["password hash"] = item.value.decode().split("$")[-1][:40]
+    for item in (await ops.store.list(keys.TOKENS)).items:
+        found["token hash"] = records.tokens.decode(item).secret_hash
+    for item in (await ops.store.list(keys.PSKS)).items:
+        stored = records.psks.decode(item)
+        for epoch in stored.epochs:
+            found[f"sealed PSK {epoch.epoch}"] = epoch.sealed
+            secret = Epochs(ops.sealer).open(stored.vsubnet, epoch.epoch, epoch.sealed)
+            found[f"PSK {epoch.epoch}"] = secret
+            found[f"PSK {epoch.epoch} in hex"] = base64.b64decode(secret).hex()
+    return found
+
+
+def seen(secrets: dict[str, str], answer: httpx.Response) -> set[str]:
+    text = answer.text + str(answer.headers)
+    return {what for what, secret in secrets.items() if secret in text}
+
+
+async def test_no_answer_holds_a_secret(ops: Operations) -> None:
+    session = await ops.login()
+    async with ops.client(session) as client:
+        body = {"name": "office", "prefixes": ["10.7.0.0/24"]}
+        answers = [await client.post("/api/v1/vsubnets", json=body)]
+        made = await client.post("/api/v1/tokens", json={"vsubnets": ["office"], "max_uses": 5})
+        token_text, token_id = made.json()["token"], made.json()["id"]
+        await ops.enrol("web-1", token_text)
+        for method, path in MATRIX:
+            if path.endswith(("/stream", "/logout")):
+                continue
+            url = path.format(vsubnet="office", node="web-1", token=token_id)
+            for content in (None, b"{", b'{"name": "\xff', PASSWORD.encode()):
+                answers.append(await client.request(method, url, content=content))
+        wrong = {"name": "admin", "password": PASSWORD + "x"}
+        answers.append(await client.post("/api/v1/login", json=wrong))
+        missing = {"name": 7, "password": PASSWORD}
+        answers.append(await client.post("/api/v1/login", json=missing))
+        secrets = await secrets_of(ops, token_text, session)
+
+    assert len(secrets) >= 11
+    assert len({answer.status_code for answer in answers}) > 4
+    leaks = {(str(a.request.url), what) for a in answers for what in seen(secrets, a)}
+    assert leaks == set()
+
+
+async def test_a_token_is_told_once_and_can_be_found_in_no_list(ops: Operations) -> None:
+    session = await ops.login()
+    async with ops.client(session) as client:
+        made = await client.post("/api/v1/tokens", json={})
+        token = made.json()["token"]
+        secrets = await secrets_of(ops, token, session)
+
+        assert seen(secrets, made) == {"token"}
+        for path in ("tokens", f"tokens/{made.json()['id']}", "events"):
+            assert seen(secrets, await client.get(f"/api/v1/{path}")) == set()
+
+
+async def test_the_store_holds_neither_tokens_nor_sessions(ops: Operations) -> None:
+    session = await ops.login()
+    async with ops.client(session) as client:
+        headers = {"Idempotency-Key": "0123456789abcdef"}
+        made = await client.post("/api/v1/tokens", json={}, headers=headers)
+    token = made.json()["token"]
+
+    content = "".join(item.key + item.value.decode() for item in (await ops.store.list("/")).items)
+
+    for secret in (session, session.removeprefix("cs1_"), token, decode_token(token).secret):
+        assert secret not in content
