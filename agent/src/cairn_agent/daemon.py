@@ -33,6 +33,7 @@ from cairn_agent.membership import Membership
 from cairn_agent.netmap.desired import DataPlaneState, Desired, Own, desired, nothing
 from cairn_agent.netmap.trust import limit_s
 from cairn_agent.protocol.enrolment import AckRequest
+from cairn_agent.racing import first_to_end
 from cairn_agent.settings import UNDERLAY_PORT, Settings
 from cairn_agent.state import RuntimeDir, StateDir
 
@@ -76,7 +77,9 @@ class Agent:
         identity = self.state.identity()
         self.membership = None
         if identity is not None:
-            self.membership = Membership(identity, self.state, self.wake.set)
+            self.membership = Membership(
+                identity, self.state, self.settings.offline_trust_s, self.wake.set
+            )
             self.membership.network = self.network
             if not identity.barred:
                 self.membership.load_netmap()
@@ -105,19 +108,14 @@ class Agent:
         while True:
             self.membership_changed.clear()
             membership = self.membership
+            if membership is None or membership.identity().barred:
+                await self.membership_changed.wait()
+                continue
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    link = None
-                    if membership is not None and not membership.identity().barred:
-                        link = tasks.create_task(membership.link.run())
-                    await self.membership_changed.wait()
-                    if link is not None:
-                        link.cancel()
-            except* Barred as group:
-                barred = group.exceptions[0]
-                if membership is not None and isinstance(barred, Barred):
-                    log.warning("this node is no longer a member: %s", barred.reason)
-                    membership.bar(barred.reason)
+                await first_to_end(membership.link.run(), self.membership_changed.wait())
+            except Barred as barred:
+                log.warning("this node is no longer a member: %s", barred.reason)
+                membership.bar(barred.reason)
 
     async def keep_applied(self) -> None:
         """Apply whenever something changed, and when the trust in a netmap ends."""
@@ -135,15 +133,13 @@ class Agent:
         lost_at = time.monotonic()
         while True:
             try:
-                async with (
-                    connected(self.settings.dataplane_socket) as dataplane,
-                    asyncio.TaskGroup() as tasks,
-                ):
-                    tasks.create_task(dataplane.pump())
-                    await self._meet(dataplane)
-                    tasks.create_task(self._note_events(dataplane))
-            except* AgentError as group:
-                lost_at = self._lose(group, lost_at)
+                async with connected(self.settings.dataplane_socket) as dataplane:
+                    await first_to_end(dataplane.pump(), self._attend(dataplane))
+            except AgentError as error:
+                if self.dataplane is not None:
+                    log.warning("data plane is away: %s", error.cause)
+                    lost_at = time.monotonic()
+                self.dataplane, self.dataplane_error = None, error
             is_recent = time.monotonic() - lost_at < _SEEK_FOR_S
             await asyncio.sleep(_SEEK_S if is_recent else _SEEK_LATER_S)
 
@@ -263,24 +259,14 @@ class Agent:
         self.membership.dataplane_version = self.hello.version
         self.membership.offloads = {**self.hello.offloads, **self.degraded}
 
-    def _lose(self, group: ExceptionGroup[AgentError], lost_at: float) -> float:
-        """Note that the data plane is away; return since when."""
-        error = group.exceptions[0]
-        while isinstance(error, ExceptionGroup):
-            error = error.exceptions[0]
-        if self.dataplane is not None:
-            log.warning("data plane is away: %s", error.cause)
-            lost_at = time.monotonic()
-        self.dataplane = None
-        self.dataplane_error = error
-        return lost_at
-
-    async def _note_events(self, dataplane: DataPlane) -> None:
+    async def _attend(self, dataplane: DataPlane) -> None:
+        """Greet the data plane, then note what it tells."""
+        await self._meet(dataplane)
         while True:
             self._note(await dataplane.events.get())
 
     def _note(self, event: Event) -> None:
-        match event.event:
+        match event.type:
             case "session_up":
                 self._recent[event.peer] = boottime()
             case "endpoint_wanted" if self.membership and not self.membership.link.state.is_up:
@@ -290,9 +276,9 @@ class Agent:
                 log.warning("data plane degraded what=%s reason=%s", event.what, event.reason)
                 self._tell_membership()
             case "clone_seen" | "spoofed":
-                log.warning("%s vni=%d peer=%s", event.event, event.vni, event.peer)
+                log.warning("%s vni=%d peer=%s", event.type, event.vni, event.peer)
             case _:
-                log.debug("data plane event=%s peer=%s", event.event, event.peer)
+                log.debug("data plane event=%s peer=%s", event.type, event.peer)
 
     async def _note_recent(self) -> None:
         """Keep who was heard within ten minutes."""

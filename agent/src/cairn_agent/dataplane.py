@@ -101,9 +101,9 @@ class Stats(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """Something that happened; fields beyond these are in `what`'s own documentation."""
+    """Something that happened (docs/protocol.md 2.3); each type fills its own fields."""
 
-    event: str = ""
+    type: str = ""
     vni: int = 0
     peer: str = ""
     reason: str = ""

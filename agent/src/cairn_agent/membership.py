@@ -13,13 +13,15 @@ from cairn_agent.host.machine import boottime, machine_facts
 from cairn_agent.host.network import Network
 from cairn_agent.identity import Identity
 from cairn_agent.netmap.held import Netmap, NetmapCopy, NetmapRefused, dump, load
-from cairn_agent.netmap.trust import OfflineTime
+from cairn_agent.netmap.trust import OfflineTime, is_trusted
 from cairn_agent.protocol import enrolment
 from cairn_agent.report import VERSION
 from cairn_agent.settings import UNDERLAY_PORT
 from cairn_agent.state import Standing, StateDir
 
 log = logging.getLogger(__name__)
+
+_LONG_S = 60.0  # alone for longer than this was written down, so its end is too
 
 
 class Membership:
@@ -28,10 +30,18 @@ class Membership:
     A write that fails is logged and doesn't stop anything: what is in memory goes on.
     """
 
-    def __init__(self, identity: Identity, state: StateDir, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        state: StateDir,
+        offline_trust_s: int | None,
+        changed: Callable[[], None],
+    ) -> None:
         self._identity = identity
+        self._offline_trust_s = offline_trust_s
         self._state = state
         self._changed = changed
+        self._kept: object = None
         self.copy = NetmapCopy(
             cluster_id=identity.cluster_id, node_id=identity.node_id, map_key=identity.map_key
         )
@@ -55,6 +65,7 @@ class Membership:
         except NetmapRefused as refusal:
             self._state.set_netmap_aside(str(refusal))
         else:
+            self._kept = _content(netmap)
             log.info("kept netmap loaded revision=%d", netmap.revision)
 
     @property
@@ -114,12 +125,20 @@ class Membership:
         )
 
     def netmap_changed(self) -> None:
-        """Keep the new netmap; it is used whether or not it could be kept."""
-        if self.copy.current is not None:
-            try:
-                self._state.keep_netmap(dump(self.copy.current))
-            except StateUnusable as error:
-                log.warning("the netmap could not be kept: %s", error.cause)
+        """Keep the new netmap; it is used whether or not it could be kept.
+
+        The revision goes up with every write anywhere in the cluster: where nothing that
+        concerns this node came with it, nothing is written and nothing applied.
+        """
+        netmap = self.copy.current
+        content = _content(netmap)
+        if netmap is None or content == self._kept:
+            return
+        self._kept = content
+        try:
+            self._state.keep_netmap(dump(netmap))
+        except StateUnusable as error:
+            log.warning("the netmap could not be kept: %s", error.cause)
         self._changed()
 
     def heard(self) -> None:
@@ -128,8 +147,10 @@ class Membership:
         was_alone_s = self.offline.seconds(now)
         self.offline.heard(now)
         self.heard_at = now
-        if was_alone_s > 60.0:
+        if was_alone_s > _LONG_S:
             self.keep_standing()
+        vsubnets = self.netmap.vsubnets.values() if self.netmap else ()
+        if not all(is_trusted(v.header, was_alone_s, self._offline_trust_s) for v in vsubnets):
             self._changed()
 
     def bar(self, reason: str) -> None:
@@ -157,6 +178,11 @@ class Membership:
             self._state.keep_identity(identity)
         except StateUnusable as error:
             log.warning("the identity could not be kept: %s", error.cause)
+
+
+def _content(netmap: Netmap | None) -> object:
+    """Return what tells apart two netmaps that differ in more than their revision."""
+    return None if netmap is None else (netmap.incarnation, netmap.digests())
 
 
 def _is_translated(seen: str, network: Network) -> bool:

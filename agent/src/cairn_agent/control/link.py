@@ -32,6 +32,7 @@ from cairn_agent.identity import Identity, certificate_request
 from cairn_agent.netmap.held import NetmapCopy, NetmapRefused
 from cairn_agent.protocol import enrolment
 from cairn_agent.protocol import netmap as wire
+from cairn_agent.racing import first_to_end
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class Link:
         self._hurry = asyncio.Event()
         self._say = asyncio.Event()
         self._ack: enrolment.AckRequest | None = None
+        self._acknowledged: enrolment.AckRequest | None = None
         self._resync = False
         self._heartbeat_s = _FIRST_HEARTBEAT_S
         self._turn = random.SystemRandom().randrange(1 << 16)
@@ -155,12 +157,13 @@ class Link:
         """Register and follow until something breaks: never returns."""
         async with self._replica(address) as replica:
             await self._register(replica)
+            self._ack = self._ack or self._acknowledged  # another replica may not know
             loop = asyncio.get_running_loop()
             self.state = LinkState(
                 is_up=True, appliance=address, since=loop.time(), skew_s=replica.skew_s
             )
             log.info("link is up appliance=%s", address)
-            await _first_failure(self._follow(replica), self._speak(replica))
+            await first_to_end(self._follow(replica), self._speak(replica))
 
     async def _register(self, replica: Replica) -> None:
         self._wants_registration.clear()
@@ -217,6 +220,7 @@ class Link:
             if self._ack is not None:
                 ack, self._ack = self._ack, None
                 await replica.ack(ack)
+                self._acknowledged = ack
             renew_in_s = _renewal_in_s(self._node.identity().certificate)
             if renew_in_s <= 0:
                 await self._renew(replica)
@@ -238,16 +242,6 @@ async def _messages(lines: AsyncIterator[bytes]) -> AsyncIterator[wire.ReceivedM
         except msgspec.MsgspecError as error:
             raise NetmapRefused(f"a line can't be read: {error}") from error
         yield message
-
-
-async def _first_failure(*sides: object) -> None:
-    """Run the sides together; raise the first error of one, plainly, after ending the rest."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for side in sides:
-                tasks.create_task(side)  # type: ignore[arg-type]
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
 
 
 def _renewal_in_s(certificate: str, *, spread: float = 0.1) -> float:

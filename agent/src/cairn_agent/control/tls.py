@@ -107,17 +107,23 @@ def connection_error(address: str, error: BaseException) -> AgentError:
 
 
 def _tls_cause(error: BaseException | None) -> BaseException | None:
-    """Return the operating system's or TLS's error behind a library's."""
+    """Return the operating system's or TLS's error behind a library's, the deepest there is."""
+    found = None
     while error is not None:
-        if isinstance(error, ssl.SSLError | OSError):
+        if isinstance(error, ssl.SSLError):
             return error
-        error = error.__cause__ or error.__context__
-    return None
+        if isinstance(error, OSError) and error.errno:
+            found = error
+        group = error.exceptions if isinstance(error, BaseExceptionGroup) else (None,)
+        error = group[0] or error.__cause__ or error.__context__
+    return found
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    if type(error).__name__ in ("RemoteProtocolError", "ReadError"):
+        return "it ended the connection"
     return str(error) or type(error).__name__
 
 

@@ -120,6 +120,8 @@ async def _set_link(netlink: AsyncIPRoute, link: Link, tap: Tap) -> list[str]:
         )
     if not link.is_up:
         await _keep_ipv6_quiet(netlink, link, tap)
+        # Without it, removing our address would remove others' addresses of its prefix.
+        _set_sysctl(f"ipv4/conf/{tap.name}/promote_secondaries", "1")
     if link.mac.lower() != tap.mac.lower():
         await netlink.link("set", index=link.index, address=tap.mac)
         changes.append(f"set MAC {tap.mac} on {tap.name}")
@@ -138,15 +140,18 @@ async def _keep_ipv6_quiet(netlink: AsyncIPRoute, link: Link, tap: Tap) -> None:
     mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _GENERATE_NONE)]}
     try:
         await netlink.link("set", index=link.index, IFLA_AF_SPEC={"attrs": [("AF_INET6", mode)]})
-        _ignore_router_advertisements(tap.name)
-    except (NetlinkError, OSError) as error:
+        _set_sysctl(f"ipv6/conf/{tap.name}/accept_ra", "0")
+    except NetlinkError as error:
         log.warning("IPv6 of %s can't be configured error=%s", tap.name, error)
 
 
-def _ignore_router_advertisements(name: str) -> None:
-    accept = Path(f"/proc/sys/net/ipv6/conf/{name}/accept_ra")
-    if accept.exists():
-        accept.write_text("0")
+def _set_sysctl(name: str, value: str) -> None:
+    path = Path("/proc/sys/net") / name
+    try:
+        if path.exists():
+            path.write_text(value)
+    except OSError as error:
+        log.warning("%s can't be set: %s", path, error.strerror)
 
 
 async def _set_addresses(

@@ -1,0 +1,1 @@
+"""Stand-ins that speak the real protocols: an appliance over TLS, a data plane over its socket."""
