@@ -244,10 +244,16 @@ fn switch_config(
             bum_pps: wanted.policy.bum_pps,
             bum_burst: wanted.policy.bum_burst,
             ageing: wanted.policy.ageing,
+            dhcp_server_from_hosts: is_unmanaged(wanted),
             ..Policy::default()
         },
         hash_seed,
     }
+}
+
+/// Whether members get their addresses from one another: the netmap lists none for anybody.
+fn is_unmanaged(wanted: &VSubnetState) -> bool {
+    wanted.ips.is_empty() && wanted.peers.iter().all(|peer| peer.ips.is_empty())
 }
 
 /// Checks a state whole, and returns this node's key on each curve in use.
