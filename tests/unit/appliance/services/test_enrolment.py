@@ -1,0 +1,247 @@
+"""Who gets in with a token, how often, and as what."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from dataclasses import replace
+
+import pytest
+from cairn_appliance.domain.errors import Clash, Invalid, NodeRemoved, TokenRefused
+from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.domain.node import NodeState
+from cairn_appliance.services.stored import read
+from cairn_appliance.services.vsubnets import Epochs
+from cairn_appliance.store import keys, records
+from cryptography import x509
+
+from tests.simulated_node import SimulatedNode
+from tests.unit.appliance.replica import AUTHORITY, SEALER, Replica
+
+
+async def test_a_node_with_a_good_token_is_approved_and_a_member_with_its_addresses() -> None:
+    replica = Replica()
+    red = await replica.vsubnet()
+    node = SimulatedNode("web-1")
+    credentials = await replica.enrol(node, await replica.token(red, site="fra", labels={"a": "b"}))
+    assert credentials.state is NodeState.APPROVED
+    view = (await replica.services.nodes.get("web-1")).value
+    assert (view.node.id, view.node.site, view.node.labels) == (node.id, "fra", {"a": "b"})
+    assert [member.ips for member in view.members] == [("10.7.0.2", "fd00:7::2")]
+    assert view.node.wanted == ()
+
+
+async def test_the_certificate_is_the_clusters_and_names_the_node_alone() -> None:
+    replica = Replica()
+    node = SimulatedNode()
+    credentials = await replica.enrol(node, await replica.token())
+    certificate = x509.load_pem_x509_certificate(credentials.certificate.encode())
+    authority = x509.load_pem_x509_certificate(AUTHORITY.certificate)
+    certificate.verify_directly_issued_by(authority)
+    assert certificate.subject.rfc4514_string() == f"CN={node.id}"
+    assert certificate.public_key() == node.key.public_key()
+
+
+async def test_a_lost_answer_can_be_asked_for_again_and_uses_nothing_up() -> None:
+    replica = Replica()
+    token = await replica.token(await replica.vsubnet())
+    node = SimulatedNode()
+    first = await replica.enrol(node, token)
+    second = await replica.enrol(node, token)
+    assert (first.state, first.generation) == (second.state, second.generation)
+    assert (await replica.services.tokens.list())[0].value.uses == 1
+    assert len(await replica.services.members.list()) == 1
+
+
+async def test_an_answer_lost_before_the_memberships_is_made_good_by_asking_again() -> None:
+    replica = Replica()
+    red = await replica.vsubnet()
+    token = await replica.token(red)
+    node = SimulatedNode()
+    enrolling = asyncio.create_task(replica.enrol(node, token))
+    while not await replica.memory.get(keys.node(node.id)):
+        await asyncio.sleep(0)
+    enrolling.cancel()
+    await asyncio.gather(enrolling, return_exceptions=True)
+    assert await replica.services.members.list() == ()
+    await replica.enrol(node, token)
+    assert len(await replica.services.members.list()) == 1
+
+
+async def test_another_node_cannot_take_an_id_that_has_enrolled() -> None:
+    replica = Replica()
+    token = await replica.token(max_uses=5)
+    node = SimulatedNode()
+    await replica.enrol(node, token)
+    with pytest.raises(Clash) as caught:
+        await replica.enrol(SimulatedNode(id=node.id), token)
+    assert caught.value.code == "node_exists"
+    assert (await replica.services.tokens.list())[0].value.uses == 1
+
+
+async def test_a_removed_node_does_not_come_back_with_its_id() -> None:
+    replica = Replica()
+    token = await replica.token(max_uses=5)
+    node = SimulatedNode()
+    await replica.enrol(node, token)
+    await replica.services.nodes.remove(node.id, SYSTEM)
+    with pytest.raises(NodeRemoved):
+        await replica.enrol(node, token)
+
+
+@pytest.mark.parametrize("at_once", [2, 100])
+async def test_a_token_for_one_use_lets_exactly_one_in_whoever_comes_at_once(at_once: int) -> None:
+    first = Replica()
+    second = Replica(first.memory, "r2")
+    token = await first.token()
+    tries = (
+        replica.enrol(SimulatedNode(f"n{number}"), token)
+        for number in range(at_once // 2)
+        for replica in (first, second)
+    )
+    outcomes = await asyncio.gather(*tries, return_exceptions=True)
+    refused = [each for each in outcomes if isinstance(each, TokenRefused)]
+    assert {each.code for each in refused} == {"token_used_up"}
+    assert len(outcomes) - len(refused) == 1
+    assert len(await first.services.nodes.list()) == 1
+    assert (await first.services.tokens.list())[0].value.uses == 1
+    assert (await first.kinds()).count("token_refused") == at_once - 1
+
+
+async def test_a_token_is_refused_from_the_second_it_expires() -> None:
+    replica = Replica()
+    token = await replica.token(life_s=60.0, max_uses=2)
+    replica.clock.now += 59.9
+    await replica.enrol(SimulatedNode(), token)
+    replica.clock.now += 0.1
+    with pytest.raises(TokenRefused) as caught:
+        await replica.enrol(SimulatedNode(), token)
+    assert caught.value.code == "token_expired"
+
+
+@pytest.mark.parametrize("change", [{"token_secret": "x"}, {"token_id": "x"}, {"token_id": "../y"}])
+async def test_a_wrong_secret_and_an_unknown_token_look_the_same_and_are_events(
+    change: dict[str, str],
+) -> None:
+    replica = Replica()
+    newcomer = SimulatedNode().newcomer(await replica.token())
+    with pytest.raises(TokenRefused) as caught:
+        await replica.services.enrolment.enrol(replace(newcomer, **change), "198.51.100.9")
+    assert caught.value.code == "token_refused"
+    event = (await replica.services.events.latest(1))[0]
+    assert (event.kind, event.by.address) == ("token_refused", "198.51.100.9")
+    assert await replica.services.nodes.list() == ()
+
+
+async def test_a_deleted_token_lets_nobody_in() -> None:
+    replica = Replica()
+    token = await replica.token()
+    await replica.services.tokens.delete((await replica.services.tokens.list())[0].value.id, SYSTEM)
+    with pytest.raises(TokenRefused):
+        await replica.enrol(SimulatedNode(), token)
+
+
+async def test_a_token_that_wants_approval_makes_a_pending_node_until_it_is_approved() -> None:
+    replica = Replica()
+    red = await replica.vsubnet()
+    node = SimulatedNode("n")
+    credentials = await replica.enrol(node, await replica.token(red, needs_approval=True))
+    assert credentials.state is NodeState.PENDING
+    assert await replica.services.members.list() == ()
+    view = await replica.services.nodes.approve("n", SYSTEM)
+    assert view.value.node.state is NodeState.APPROVED
+    assert len(view.value.members) == 1
+
+
+async def test_a_rejected_node_is_refused_from_then_on() -> None:
+    replica = Replica()
+    node = SimulatedNode("n")
+    token = await replica.token(needs_approval=True)
+    await replica.enrol(node, token)
+    await replica.services.nodes.reject("n", SYSTEM, "unknown machine")
+    with pytest.raises(NodeRemoved) as caught:
+        await replica.register(node)
+    assert "unknown machine" in caught.value.cause
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"node": "not-a-uuid"},
+        {"data_public_key": "AAAA"},
+        {"data_public_key": "A" * 43 + "="},
+        {"data_public_key": "ä"},
+        {"certificate_request": "nonsense"},
+    ],
+)
+async def test_nonsense_is_refused_before_the_token_is_touched(change: dict[str, str]) -> None:
+    replica = Replica()
+    newcomer = SimulatedNode().newcomer(await replica.token())
+    with pytest.raises(Invalid):
+        await replica.services.enrolment.enrol(replace(newcomer, **change), "198.51.100.9")
+    assert (await replica.services.tokens.list())[0].value.uses == 0
+
+
+async def test_a_request_for_another_nodes_certificate_is_refused() -> None:
+    replica = Replica()
+    newcomer = SimulatedNode().newcomer(await replica.token())
+    other = SimulatedNode().certificate_request()
+    with pytest.raises(Invalid):
+        await replica.services.enrolment.enrol(replace(newcomer, certificate_request=other), "x")
+
+
+async def test_a_vsubnet_that_is_full_does_not_keep_a_node_out_and_is_told_once() -> None:
+    replica = Replica()
+    tiny = await replica.vsubnet("tiny", "10.9.0.0/30")
+    token = await replica.token(tiny, max_uses=2)
+    await replica.enrol(SimulatedNode("first"), token)
+    late = SimulatedNode("late")
+    assert (await replica.enrol(late, token)).state is NodeState.APPROVED
+    await replica.services.nodes.tidy()
+    assert (await replica.kinds()).count("member_waiting") == 1
+    await replica.services.members.delete("tiny", "first", SYSTEM)
+    replica.clock.now += 86_400
+    await replica.services.nodes.tidy()
+    members = await replica.services.members.list("tiny")
+    assert [(member.value.node, member.value.ips) for member in members] == [
+        (late.id, ("10.9.0.2",))
+    ]
+
+
+async def test_a_membership_that_an_operator_took_away_does_not_come_back_by_itself() -> None:
+    replica = Replica()
+    red = await replica.vsubnet()
+    token = await replica.token(red)
+    node = SimulatedNode("n")
+    await replica.enrol(node, token)
+    await replica.services.members.delete("red", "n", SYSTEM)
+    await replica.enrol(node, token)
+    await replica.services.nodes.tidy()
+    assert await replica.services.members.list() == ()
+
+
+async def test_renewal_gives_a_certificate_for_a_new_key_but_not_to_a_removed_node() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    fresh = SimulatedNode(id=node.id)
+    pem = await replica.services.enrolment.renew(node.id, fresh.certificate_request())
+    renewed = x509.load_pem_x509_certificate(pem.encode())
+    assert renewed.public_key() == fresh.key.public_key()
+    await replica.services.nodes.remove("n", SYSTEM)
+    with pytest.raises(NodeRemoved):
+        await replica.services.enrolment.renew(node.id, fresh.certificate_request())
+
+
+async def test_secrets_of_tokens_and_vsubnets_are_not_in_the_store() -> None:
+    replica = Replica()
+    red = await replica.vsubnet()
+    newcomer = SimulatedNode().newcomer(await replica.token(red))
+    await replica.services.enrolment.enrol(newcomer, "198.51.100.9")
+    stored = await read(replica.memory, records.psks, keys.psks(red))
+    assert stored is not None
+    everything = b"".join(item.value for item in (await replica.memory.list("")).items)
+    assert newcomer.token_secret.encode() not in everything
+    psk = stored.value.epochs[0]
+    opened = Epochs(SEALER).open(red, psk.epoch, psk.sealed)
+    assert len(base64.b64decode(opened)) == 32
+    assert opened.encode() not in everything

@@ -1,0 +1,144 @@
+"""Registration in two phases, clones, moves, leaving and removal."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from cairn_appliance.domain.errors import DuplicateNode, NodeRemoved
+from cairn_appliance.domain.generation import Generation
+from cairn_appliance.domain.identity import SYSTEM, Facts
+from cairn_appliance.domain.node import NodeState, Registration
+
+from tests.simulated_node import SimulatedNode
+from tests.unit.appliance.replica import Replica
+
+
+async def registration(replica: Replica, node: SimulatedNode) -> Registration:
+    return (await replica.services.nodes.get(node.id)).value.registration
+
+
+async def test_each_registration_takes_the_offer_up_and_offers_the_next() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    assert (await registration(replica, node)).generation == Generation(1, 2)
+    await replica.register(node)
+    assert (await registration(replica, node)).generation == Generation(2, 3)
+
+
+async def test_a_lost_answer_is_no_alarm_and_gets_the_same_offer() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    first = await replica.services.registry.register(node.id, node.report(), "198.51.100.9")
+    again = await replica.services.registry.register(node.id, node.report(), "198.51.100.9")
+    assert first == again
+    assert "duplicate_node" not in await replica.kinds()
+
+
+async def test_endpoints_and_the_seen_address_are_kept_and_a_change_is_an_event() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    assert (await registration(replica, node)).candidates == (
+        "192.0.2.7:8002",
+        "198.51.100.9:8002",
+    )
+    await replica.register(node, endpoints=("192.0.2.8:8002",))
+    assert (await replica.kinds())[-1] == "endpoints_changed"
+    before = len(await replica.kinds())
+    await replica.register(node, endpoints=("192.0.2.8:8002",))
+    assert len(await replica.kinds()) == before
+
+
+async def test_a_vm_that_moved_to_another_host_goes_on_with_its_identity_and_address() -> None:
+    replica = Replica()
+    red = await replica.vsubnet()
+    node = await replica.joined("n", red)
+    before = (await replica.services.members.list())[0].value
+    await replica.register(node, facts=Facts(dmi_uuid="another host"))
+    assert (await replica.kinds())[-1] == "node_moved"
+    assert (await replica.services.members.list())[0].value == before
+    assert (await registration(replica, node)).sessions_since == 0
+
+
+async def test_a_clone_beside_the_living_original_is_turned_away_and_told_once_a_minute() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    replica.services.presence.connected(node.id)
+    before = await registration(replica, node)
+    for _ in range(3):
+        with pytest.raises(DuplicateNode):
+            await replica.register(node, facts=Facts(dmi_uuid="copy"))
+    assert (await replica.kinds()).count("duplicate_node") == 1
+    assert await registration(replica, node) == before
+    replica.clock.now += 60
+    with pytest.raises(DuplicateNode):
+        await replica.register(node, facts=Facts(dmi_uuid="copy"))
+    assert (await replica.kinds()).count("duplicate_node") == 2
+
+
+async def test_a_restored_snapshot_goes_on_and_its_peers_forget_their_sessions() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    old = replace(node, generation=1)
+    for _ in range(3):
+        await replica.register(node)
+    await replica.register(old, generation=1)
+    found = await registration(replica, node)
+    assert found.sessions_since == found.generation.current > 3
+    assert (await replica.kinds())[-1] == "node_restored"
+
+
+async def test_two_replicas_asked_at_once_with_the_same_offer_agree_on_one_history() -> None:
+    first = Replica()
+    second = Replica(first.memory, "r2")
+    node = await first.joined("n")
+    answers = await asyncio.gather(
+        *(
+            replica.services.registry.register(node.id, node.report(), "198.51.100.9")
+            for replica in (first, second)
+            for _ in range(10)
+        )
+    )
+    assert {answer.generation for answer in answers} == {3}
+    assert (await registration(first, node)).generation == Generation(2, 3)
+
+
+async def test_a_removed_node_is_refused_everywhere_and_gone_from_the_list() -> None:
+    replica = Replica()
+    red = await replica.vsubnet()
+    node = await replica.joined("n", red)
+    await replica.services.nodes.remove("n", SYSTEM, reason="stolen")
+    with pytest.raises(NodeRemoved) as caught:
+        await replica.register(node)
+    assert "stolen" in caught.value.cause
+    assert await replica.services.nodes.list() == ()
+    assert len(await replica.services.nodes.list(NodeState.REMOVED)) == 1
+    assert await replica.services.members.list() == ()
+
+
+async def test_a_removal_cut_short_is_finished_by_housekeeping() -> None:
+    replica = Replica()
+    red = await replica.vsubnet()
+    node = await replica.joined("n", red)
+    removing = asyncio.create_task(replica.services.nodes.remove("n", SYSTEM))
+    while (await replica.services.nodes.get(node.id)).value.node.state is not NodeState.REMOVED:
+        await asyncio.sleep(0)
+    removing.cancel()
+    await asyncio.gather(removing, return_exceptions=True)
+    assert len(await replica.services.members.list()) == 1
+    await replica.services.nodes.tidy()
+    assert await replica.services.members.list() == ()
+
+
+async def test_leaving_is_removal_by_the_node_itself_and_may_be_repeated() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    await replica.services.registry.leave(node.id, "moving out", "198.51.100.9")
+    await replica.services.registry.leave(node.id, "moving out", "198.51.100.9")
+    assert (await replica.kinds()).count("node_removed") == 1
+
+
+async def test_a_node_nobody_knows_is_refused() -> None:
+    with pytest.raises(NodeRemoved):
+        await Replica().register(SimulatedNode())
