@@ -172,6 +172,7 @@ class EtcdStore:
         after: int | None = None  # revision of the last event (or list) delivered
         cluster_id = 0
         backoff = Backoff()
+        is_broken = False
         while True:
             address = ""
             try:
@@ -190,6 +191,9 @@ class EtcdStore:
                     async for message in messages:
                         if isinstance(message, Events):
                             after = message.revision
+                        if is_broken:
+                            log.info("watch works again prefix=%s endpoint=%s", prefix, address)
+                        is_broken = False
                         backoff.reset()
                         yield message
             except Compacted as error:
@@ -199,8 +203,11 @@ class EtcdStore:
                 self.counters["gap"] += 1
                 if address:
                     self._endpoints.mark_bad(address)
-                log.warning("watch broke prefix=%s endpoint=%s after=%s reason=%s",
-                            prefix, address, after, error)  # fmt: skip
+                # Once at WARNING: etcd may be away for hours, with a try each second.
+                log.log(logging.DEBUG if is_broken else logging.WARNING,
+                        "watch broke prefix=%s endpoint=%s after=%s reason=%s",
+                        prefix, address, after, error)  # fmt: skip
+                is_broken = True
             await backoff.wait()
 
     async def lease(self, ttl_s: int) -> EtcdLease:
