@@ -35,7 +35,7 @@ pub fn numbers<'a>(named: impl IntoIterator<Item = (&'a str, u64)>) -> Value {
     )
 }
 
-/// The body of `stats` that the engine knows; `port_counters` adds those of a TAP.
+/// The body of `stats` as far as the engine knows it.
 pub fn stats(stats: &Stats, mtu_of: impl Fn(u32) -> u16) -> Map<String, Value> {
     let vsubnets: Vec<Value> = stats
         .vsubnets
@@ -71,6 +71,7 @@ fn vsubnet(stats: &VSubnetStats, mtu: u16) -> Value {
         "tx_octets": stats.tx_octets,
         "rx_frames": stats.rx_frames,
         "rx_octets": stats.rx_octets,
+        "drops": numbers(stats.refused.iter().map(|(reason, number)| (reason.name(), *number))),
         "learned": learned,
         "peers": stats.peers.iter().map(|one| peer(one, mtu)).collect::<Vec<_>>(),
     })
