@@ -1,4 +1,7 @@
-"""The commands of `cairn-agent`. All but `join`, `leave` and `run` ask the running agent."""
+"""The commands of `cairn-agent`. All but `join`, `leave` and `run` ask the running agent.
+
+What a command alone needs is imported in it: netlink, TLS and HTTP take most of a second.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ import msgspec
 import typer
 from rich.console import Console
 
-from cairn_agent import commands, daemon, doctor, onboarding, screens
-from cairn_agent.commands import Request, as_pinged, as_status, ask
+from cairn_agent import screens
+from cairn_agent.agent_socket import Request, as_pinged, as_status, ask
 from cairn_agent.errors import AgentError, BadInput, Unreachable
 from cairn_agent.host.requirements import check_can_configure
 from cairn_agent.report import VERSION, Pinged, Status
@@ -58,6 +61,8 @@ def join(
     name: Annotated[str, typer.Option(help="The node's name; default: the host's.")] = "",
 ) -> None:
     """Join the vSubnets that a token names."""
+    from cairn_agent import onboarding
+
     text = sys.stdin.read(65536) if token == "-" else token
     identity, is_taken_up = asyncio.run(onboarding.join(context.obj, text, name))
     _out.print(f"joined as {identity.name}, node ID {identity.node_id}", markup=False)
@@ -70,6 +75,8 @@ def join(
 @app.command()
 def run(context: typer.Context) -> None:
     """Run the agent until SIGTERM; what it set up stays and traffic goes on."""
+    from cairn_agent import commands, daemon
+
     level = logging.DEBUG if os.environ.get("CAIRN_AGENT_LOG") == "debug" else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     for noisy in ("httpx", "httpcore", "pyroute2", "asyncio"):
@@ -132,6 +139,8 @@ def leave(
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
     """Leave for good: sessions, TAPs and identity are removed."""
+    from cairn_agent import onboarding
+
     if not yes:
         typer.confirm("This node's identity will be gone. Leave?", abort=True)
     asyncio.run(onboarding.leave_cluster(context.obj, force=force))
@@ -141,6 +150,8 @@ def leave(
 @app.command(name="doctor")
 def doctor_command(context: typer.Context, json: Json = False) -> None:
     """Check this machine; each line says ok or what to do."""
+    from cairn_agent import doctor
+
     checks = asyncio.run(doctor.examine(context.obj))
     if json:
         _print_json(checks)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from pyroute2 import AsyncIPRoute
 
-from cairn_agent.commands import Request, ask
+from cairn_agent.agent_socket import Request, ask
 from cairn_agent.control.joining import enrol, leave
 from cairn_agent.daemon import nobody
 from cairn_agent.dataplane import connected

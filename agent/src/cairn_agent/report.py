@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 VERSION = "0.1.0"
+
+
+Verdict = Literal["ok", "warning", "failed"]
 
 
 class LinkReport(msgspec.Struct, frozen=True):
@@ -103,3 +108,12 @@ class Pinged(msgspec.Struct, frozen=True):
     vni: int
     rtt_us: int
     endpoint: str
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One line of the doctor."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    remedy: str = ""

@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cairn_agent.doctor import Check
-from cairn_agent.report import PeerReport, Pinged, Status, VSubnetReport
+from cairn_agent.report import Check, PeerReport, Pinged, Status, VSubnetReport
 
 _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
 

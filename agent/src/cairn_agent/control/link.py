@@ -96,7 +96,7 @@ class Link:
         self._hurry = asyncio.Event()
         self._say = asyncio.Event()
         self._ack: enrolment.AckRequest | None = None
-        self._acknowledged: enrolment.AckRequest | None = None
+        self._is_ack_due = False
         self._resync = False
         self._heartbeat_s = _FIRST_HEARTBEAT_S
         self._turn = random.SystemRandom().randrange(1 << 16)
@@ -111,7 +111,7 @@ class Link:
 
     def acknowledge(self, ack: enrolment.AckRequest) -> None:
         """Tell the appliances what is loaded; only the newest is sent."""
-        self._ack = ack
+        self._ack, self._is_ack_due = ack, True
         self._say.set()
 
     async def run(self) -> None:
@@ -157,7 +157,7 @@ class Link:
         """Register and follow until something breaks: never returns."""
         async with self._replica(address) as replica:
             await self._register(replica)
-            self._ack = self._ack or self._acknowledged  # another replica may not know
+            self._is_ack_due = True  # this replica may not know yet
             loop = asyncio.get_running_loop()
             self.state = LinkState(
                 is_up=True, appliance=address, since=loop.time(), skew_s=replica.skew_s
@@ -217,10 +217,9 @@ class Link:
             self._say.clear()
             if self._wants_registration.is_set():
                 await self._register(replica)
-            if self._ack is not None:
-                ack, self._ack = self._ack, None
-                await replica.ack(ack)
-                self._acknowledged = ack
+            if self._ack is not None and self._is_ack_due:
+                self._is_ack_due = False
+                await replica.ack(self._ack)
             renew_in_s = _renewal_in_s(self._node.identity().certificate)
             if renew_in_s <= 0:
                 await self._renew(replica)

@@ -1,15 +1,14 @@
 """The agent's copy of the netmap: what was received, verified and is held.
 
-Theory of operation. `NetmapCopy.apply` takes the stream's messages in order and returns a
-new `Netmap` whenever there is one to use. A netmap is a frozen value and always whole:
+Theory of operation. `NetmapCopy.apply` takes the stream's messages in order. A netmap is a
+frozen value and always whole: what comes changes a draft, and `in_sync` makes the draft the
+netmap in use.
 
-- after `reset` a draft is built beside the last good netmap and replaces it at `in_sync`;
-- without `reset`, each update changes the held netmap and is usable at once: a delta names
-  every member that changed since the revision the agent asked from, so applying one twice,
-  or on top of a part of it, gives the same result;
-- each document's digest is computed over the octets that came and checked with its
-  signature before it is used; within an incarnation no document goes back to a lower
-  revision, also not after `gone`.
+- The draft begins as the held netmap, after `reset` as an empty one. A stream that ends
+  leaves no draft behind, so a delta is always applied to what it was made for.
+- Each document's digest is computed over the octets that came and checked with its
+  signature. Within an incarnation no document goes back to a lower revision, also not
+  after `gone`.
 
 Whatever breaks a rule raises NetmapRefused and changes nothing: the caller reports it,
 drops the stream and asks for a full set.
@@ -130,7 +129,7 @@ class NetmapCopy:
         self._draft = None
 
     def apply(self, message: wire.ReceivedMessage) -> Netmap | None:
-        """Apply one message and return the netmap to use from now on, None if it is the same.
+        """Apply one message; return the netmap to use from now on if there is a new one.
 
         `removed`, `go_away` and unknown messages are the caller's and change nothing here.
         Raises NetmapRefused.
@@ -139,11 +138,11 @@ class NetmapCopy:
             case wire.Reset():
                 self._draft = self._begin(message)
             case wire.ReceivedNode():
-                return self._updated(self._with_node(self._base(), message))
+                self._draft = self._with_node(self._base(), message)
             case wire.ReceivedVSubnet():
-                return self._updated(self._with_vsubnet(self._base(), message))
+                self._draft = self._with_vsubnet(self._base(), message)
             case wire.Gone():
-                return self._updated(_without(self._base(), message.vni))
+                self._draft = _without(self._base(), message.vni)
             case wire.InSync():
                 return self._synced(message.revision)
             case _:
@@ -165,25 +164,15 @@ class NetmapCopy:
             raise NetmapRefused("an update came before a full set")
         return base
 
-    def _updated(self, netmap: Netmap) -> Netmap | None:
-        """Keep the draft or publish the change."""
-        if self._draft is not None:
-            self._draft = netmap
-            return None
-        if netmap is self._current:
-            return None
-        self._current = netmap
-        return netmap
-
     def _synced(self, revision: int) -> Netmap | None:
         base, current = self._base(), self._current
         if current and base.incarnation == current.incarnation and revision < current.revision:
             raise NetmapRefused(f"revision {revision} is older than {current.revision}")
-        if base is current and revision == current.revision:
-            return None
         if base.node is None:
             raise NetmapRefused("the set has no document about this node")
         self._draft = None
+        if base is current and revision == current.revision:
+            return None
         self._current = replace(base, revision=revision)
         return self._current
 
