@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -33,6 +33,14 @@ BACKDATE = timedelta(hours=1)  # replicas' clocks may differ by this much
 _REQUEST_MAX_OCTETS = 4096  # ours have about 400
 _PEM_REQUEST = re.compile(
     rb"\s*-----BEGIN CERTIFICATE REQUEST-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE REQUEST-----\s*"
+)
+_UNPARSABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
 )
 _USAGES: dict[Purpose, list[x509.ObjectIdentifier]] = {
     "client": [ExtendedKeyUsageOID.CLIENT_AUTH],
@@ -148,17 +156,14 @@ def checked_request(pem: bytes, node_id: str) -> ec.EllipticCurvePublicKey:
     Accepted: one PEM block of at most 4096 octets, P-256, signed by its own key with
     SHA-256, the subject exactly one CN that is the node ID, and nothing else asked for.
     """
-    request = _parsed_request(pem)
-    key = request.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise RequestRefused("the key of the request is not ECDSA P-256")
-    _check_signature(request)
-    subject = list(request.subject)
-    if len(subject) != 1 or subject[0].oid != NameOID.COMMON_NAME or subject[0].value != node_id:
-        raise RequestRefused("the subject of the request is not the node ID alone")
-    if _asks_for_more(request):
-        raise RequestRefused("the request asks for extensions or attributes")
-    return key
+    if len(pem) > _REQUEST_MAX_OCTETS:
+        raise RequestRefused(f"the request has more than {_REQUEST_MAX_OCTETS} octets")
+    if not _PEM_REQUEST.fullmatch(pem):
+        raise RequestRefused("the request is not one PEM block of a certificate request")
+    try:
+        return _checked(x509.load_pem_x509_csr(pem), node_id)
+    except _UNPARSABLE as error:  # each part of a request is parsed when it is first looked at
+        raise RequestRefused("the request can't be parsed") from error
 
 
 def is_past_half_life(certificate_pem: bytes, now: datetime) -> bool:
@@ -173,33 +178,20 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _parsed_request(pem: bytes) -> x509.CertificateSigningRequest:
-    if len(pem) > _REQUEST_MAX_OCTETS:
-        raise RequestRefused(f"the request has more than {_REQUEST_MAX_OCTETS} octets")
-    if not _PEM_REQUEST.fullmatch(pem):
-        raise RequestRefused("the request is not one PEM block of a certificate request")
-    try:
-        return x509.load_pem_x509_csr(pem)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise RequestRefused("the request can't be parsed") from error
-
-
-def _check_signature(request: x509.CertificateSigningRequest) -> None:
-    try:
-        is_right = request.is_signature_valid and isinstance(
-            request.signature_hash_algorithm, hashes.SHA256
-        )
-    except (ValueError, InvalidSignature, UnsupportedAlgorithm) as error:
-        raise RequestRefused("the signature of the request can't be checked") from error
-    if not is_right:
+def _checked(request: x509.CertificateSigningRequest, node_id: str) -> ec.EllipticCurvePublicKey:
+    key = request.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise RequestRefused("the key of the request is not ECDSA P-256")
+    if not request.is_signature_valid or not isinstance(
+        request.signature_hash_algorithm, hashes.SHA256
+    ):
         raise RequestRefused("the request is not signed by its own key with SHA-256")
-
-
-def _asks_for_more(request: x509.CertificateSigningRequest) -> bool:
-    try:
-        return bool(list(request.attributes)) or bool(list(request.extensions))
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
-        raise RequestRefused("the extensions of the request can't be parsed") from error
+    subject = list(request.subject)
+    if len(subject) != 1 or subject[0].oid != NameOID.COMMON_NAME or subject[0].value != node_id:
+        raise RequestRefused("the subject of the request is not the node ID alone")
+    if list(request.attributes) or list(request.extensions):
+        raise RequestRefused("the request asks for extensions or attributes")
+    return key
 
 
 def _builder(
