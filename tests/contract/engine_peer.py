@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def build(example: str) -> Path:
-    """Build an example of cairn-engine (release) and return the program."""
+    """Build an example of cairn-engine and return the program."""
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "build" / "cargo"))
-    command = ["cargo", "build", "--quiet", "--release", "--package", "cairn-engine"]
+    command = ["cargo", "build", "--quiet", "--package", "cairn-engine"]
     command += ["--features", "testing", "--example", example]
     command += ["--manifest-path", str(ROOT / "agent" / "Cargo.toml")]
     environment = os.environ | {"CARGO_TARGET_DIR": str(target)}
     subprocess.run(command, check=True, env=environment, timeout=600)
-    return target / "release" / "examples" / example
+    return target / "debug" / "examples" / example
 
 
 def ask(program: Path, requests: list[dict[str, Any]]) -> list[Any]:

@@ -33,6 +33,9 @@ from noise.functions.keypair import KeyPair
 from tests.contract.engine_peer import ask, build
 from tests.proofs import record
 
+# The package warns of what a test needs: known ephemerals.
+pytestmark = pytest.mark.filterwarnings("ignore:One of ephemeral keypairs:UserWarning")
+
 TRANSCRIPTS = 10_000
 P256_TRANSCRIPTS = 500
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551

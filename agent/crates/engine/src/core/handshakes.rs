@@ -217,7 +217,9 @@ impl Peer {
         vsubnet: &VSubnet,
         now: Time,
     ) {
-        let endpoints = self.reached(reach);
+        let len = header::init_len(self.config.public_key.len());
+        let mut endpoints = self.reached(reach);
+        endpoints.retain(|to| self.admits(*to, len));
         if endpoints.is_empty() {
             fx.shared.drops.count(Dropped::NoEndpoint);
             return;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cairn_wire::Mac;
 use cairn_wire::control::{Tlv, Tlvs};
+use cairn_wire::header;
 
 use crate::core::apply::VSubnet;
 use crate::core::effects::Effects;
@@ -222,10 +223,22 @@ impl Peer {
         let plaintext = encoded
             .as_ref()
             .map_or(&[][..], |(octets, len)| &octets[..*len]);
-        if let Some(datagram) = fx.seal(session, Kind::Control, plaintext) {
+        let Some(datagram) = fx.seal(session, Kind::Control, plaintext) else {
+            return;
+        };
+        if self.admits(to, datagram.len()) {
             fx.transmit(to, datagram);
             stamp(&self.link.traffic.sent, now);
+        } else {
+            fx.shared.drops.count(Dropped::PathUnvalidated);
         }
+    }
+
+    /// Whether `octets` may go to `to`: the path in use may still have to prove itself (rule 9).
+    pub(crate) fn admits(&self, to: SocketAddr, octets: usize) -> bool {
+        let path = self.link.path.load();
+        let in_use = path.as_ref().filter(|path| path.endpoint == to);
+        in_use.is_none_or(|path| path.admit(octets).is_ok())
     }
 
     fn send_keepalive(&self, fx: &mut Effects, now: Time) {
@@ -272,7 +285,7 @@ impl Peer {
         // Where a RESP comes from proves nothing new of a peer whose path works.
         let has_path = self.link.path.load().is_some() && self.liveness != Liveness::Dead;
         if asked_there || !has_path {
-            self.arrive_at(from, asked_there, 0, fx, now);
+            self.arrive_at(from, asked_there, header::resp_len(32), fx, now);
         }
         self.put_in_use(fx, now);
         // The responder may use the session only when it has heard us on it, and what we send
@@ -320,7 +333,7 @@ impl Peer {
         let in_use = self.slots.current();
         let current_since = in_use.map_or(Time::ZERO, |current| current.established);
         if session.is_confirmed() && session.established + ROAM_OVERLAP >= current_since {
-            self.arrive_at(from, false, octets, fx, now);
+            self.arrive_at(from, false, octets as usize, fx, now);
         }
     }
 
@@ -329,7 +342,7 @@ impl Peer {
         &mut self,
         from: SocketAddr,
         proved: bool,
-        octets: u64,
+        octets: usize,
         fx: &mut Effects,
         now: Time,
     ) {
@@ -341,9 +354,9 @@ impl Peer {
         let known = self.link.path.load_full();
         match known.filter(|path| path.endpoint == from) {
             Some(path) if proved => path.validated.store(true, Ordering::Relaxed),
-            Some(_) => {}
+            Some(path) => path.note_received(octets),
             None => {
-                let path = Path::new(from, proved, octets);
+                let path = Path::new(from, proved, octets as u64);
                 self.link.path.store(Some(Arc::new(path)));
             }
         }

@@ -2,6 +2,7 @@
 //! virtual time.
 
 mod entropy;
+pub mod transcript;
 mod world;
 
 pub use entropy::SeededEntropy;
