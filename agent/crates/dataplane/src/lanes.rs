@@ -252,40 +252,51 @@ impl Inward {
     }
 
     fn carry(&mut self, socket: &dyn DatagramSocket) {
-        let Lane {
-            counters,
-            plumbing,
-            submit,
-            outbox,
-            ..
-        } = &mut self.lane;
         self.datagrams.clear();
+        let counters = &self.lane.counters;
         if socket.receive(&mut self.datagrams).is_err() {
             // What the network reported of an earlier datagram; the socket goes on.
             counters.receive_errors.fetch_add(1, Ordering::Relaxed);
         }
-        counters
-            .received
-            .fetch_add(self.datagrams.len() as u64, Ordering::Relaxed);
         let now = clock::now();
         for mut slot in self.datagrams.filled() {
             let Arrival {
                 from,
                 segment_octets,
             } = slot.meta;
-            for datagram in slot.content().chunks_mut(segment_octets.max(1)) {
-                match self.inbound.handle_datagram(from, datagram, now, submit) {
-                    Verdict::Frame { vni, frame } => match plumbing.port(vni) {
-                        Some(port) => port.deliver(frame),
-                        None => {
-                            counters.no_tap.fetch_add(1, Ordering::Relaxed);
-                        }
-                    },
-                    Verdict::Reply(reply) => outbox.send(reply.to, &reply.datagram),
-                    Verdict::Consumed | Verdict::Dropped(_) => {}
+            let mut rest = slot.content();
+            // At least once: an empty datagram is one, too.
+            loop {
+                let datagram;
+                (datagram, rest) = rest.split_at_mut(segment_octets.min(rest.len()));
+                counters.received.fetch_add(1, Ordering::Relaxed);
+                let verdict =
+                    self.inbound
+                        .handle_datagram(from, datagram, now, &mut self.lane.submit);
+                deliver(
+                    verdict,
+                    &self.lane.plumbing,
+                    counters,
+                    &mut self.lane.outbox,
+                );
+                if rest.is_empty() || segment_octets == 0 {
+                    break;
                 }
             }
         }
-        outbox.flush();
+        self.lane.outbox.flush();
+    }
+}
+
+fn deliver(verdict: Verdict<'_>, plumbing: &Plumbing, counters: &Counters, outbox: &mut Outbox) {
+    match verdict {
+        Verdict::Frame { vni, frame } => match plumbing.port(vni) {
+            Some(port) => port.deliver(frame),
+            None => {
+                counters.no_tap.fetch_add(1, Ordering::Relaxed);
+            }
+        },
+        Verdict::Reply(reply) => outbox.send(reply.to, &reply.datagram),
+        Verdict::Consumed | Verdict::Dropped(_) => {}
     }
 }
