@@ -75,17 +75,18 @@ async def test_a_follower_resumes_after_etcd_was_killed_and_misses_nothing(
 
     async with Follower(store, P) as follower, asyncio.TaskGroup() as tasks:
         await follower.reset_count_is(1)
-        tasks.create_task(write())
+        writing = tasks.create_task(write())
         for _ in range(3):
-            before = len(acknowledged)
             await asyncio.sleep(0.7)
             server.kill()
+            before = len(acknowledged)
             await asyncio.sleep(0.5)
             server.start()
             async with asyncio.timeout(PROMISED_S):
                 while len(acknowledged) < before + 20:
                     await asyncio.sleep(0.05)
         is_done.set()
+        await writing
         await follower.has_revision(max(acknowledged), RECOVERED_S)
     told = [revision for revision, _ in follower.changes]
     assert told == sorted(set(told))
