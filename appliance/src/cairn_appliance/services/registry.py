@@ -109,6 +109,15 @@ class Registry:
         )
         return Registered(node.value.state, new.generation.offered)
 
+    async def known_at(self, node_id: str) -> int:
+        """Return the revision of what is known of a node; raise NodeRemoved.
+
+        A stream that begins no earlier shows the node what it has just registered.
+        """
+        node = await living_node(self._store, node_id)
+        registration = await self._store.get(keys.registration(node_id))
+        return max(node.revision, registration.revision if registration else 0)
+
     async def leave(self, node_id: str, reason: str, address: str) -> None:
         """Remove the node on its own wish; asking again changes nothing."""
         by = Actor(ActorKind.NODE, node_id, address)

@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 from cairn_agent.protocol import enrolment as wire
 from fastapi import FastAPI, Query
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,7 +21,6 @@ from cairn_appliance.api.client_certificate import connection_of, node_of
 from cairn_appliance.domain.errors import Invalid, NodeRemoved, Unavailable
 from cairn_appliance.domain.identity import Facts
 from cairn_appliance.services.clock import Clock, wall_clock
-from cairn_appliance.services.directory import living_node
 from cairn_appliance.services.enrolment import Newcomer
 from cairn_appliance.services.registry import Report
 from cairn_appliance.services.services import Services
@@ -46,7 +46,6 @@ def create_app(services: Services, answers: Answers, clock: Clock = wall_clock) 
         title="Cairn agent API",
         openapi_url=None,
         redirect_slashes=False,
-        max_body_size=BODY_MAX_OCTETS,
     )
     errors.install(app)
     agent_api = _AgentApi(services, answers, clock)
@@ -136,8 +135,8 @@ class _AgentApi:
     ) -> Response:
         """Stream the node's netmap: a full set or what changed, then what changes."""
         node_id = self._node(request)
-        node = await living_node(self._services.store, node_id)
-        lines = self._services.streams.lines(node_id, incarnation, after, known_at=node.revision)
+        known_at = await self._services.registry.known_at(node_id)
+        lines = self._services.streams.lines(node_id, incarnation, after, known_at=known_at)
         first = await anext(lines)
         return NetmapStream(node_id, first, lines, connection_of(request).abort)
 
@@ -190,10 +189,26 @@ class _AgentApi:
 
 
 async def _decoded(request: Request, kind: type[T]) -> T:
+    body = await _bounded_body(request)
     try:
-        return msgspec.json.decode(await request.body(), type=kind)
+        return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is not a {kind.__name__}: {error}", code="invalid_body") from error
+
+
+async def _bounded_body(request: Request) -> bytes:
+    """Return the body; refuse one that is too long before it is read, or while it is."""
+    body = bytearray()
+    announced = request.headers.get("content-length", "")
+    is_short = not announced.isdecimal() or int(announced[:12]) <= BODY_MAX_OCTETS
+    if is_short:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_MAX_OCTETS:
+                break
+    if not is_short or len(body) > BODY_MAX_OCTETS:
+        raise HTTPException(413, f"a request has at most {BODY_MAX_OCTETS} octets")
+    return bytes(body)
 
 
 def _answer(value: object) -> Response:
