@@ -108,6 +108,14 @@ impl Paths {
         });
     }
 
+    /// Repeats the challenge to an endpoint now.
+    pub(crate) fn hasten_challenge(&mut self, endpoint: SocketAddr, now: Time) {
+        let under_way = self.challenge.as_mut();
+        if let Some(challenge) = under_way.filter(|challenge| challenge.endpoint == endpoint) {
+            challenge.due = now;
+        }
+    }
+
     /// What is due about the challenge under way.
     pub(crate) fn challenge_due(&mut self, now: Time) -> Option<ChallengeDue> {
         let challenge = self

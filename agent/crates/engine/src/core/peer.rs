@@ -354,7 +354,11 @@ impl Peer {
         let known = self.link.path.load_full();
         match known.filter(|path| path.endpoint == from) {
             Some(path) if proved => path.validated.store(true, Ordering::Relaxed),
-            Some(path) => path.note_received(octets),
+            Some(path) => {
+                path.note_received(octets);
+                // What could not be afforded before may be now.
+                self.paths.hasten_challenge(from, now);
+            }
             None => {
                 let path = Path::new(from, proved, octets as u64);
                 self.link.path.store(Some(Arc::new(path)));
