@@ -48,7 +48,7 @@ impl From<TapError> for Refusal {
             TapError::NoTunDevice(_) => "no_tun_device",
             TapError::Missing(_) => "tap_missing",
             TapError::BadName(_) => "bad_state",
-            TapError::NotPermitted(_) => "not_permitted",
+            TapError::NotPermitted(_) | TapError::TunDeviceNotPermitted => "not_permitted",
             TapError::Busy(_) => "tap_busy",
             TapError::WrongKind(..) => "tap_wrong_kind",
             TapError::Call { .. } => "tap_failed",

@@ -139,6 +139,12 @@ pub enum TapError {
          or give this container the device"
     )]
     NoTunDevice(io::Error),
+    /// The kernel's device node is for others.
+    #[error(
+        "/dev/net/tun may not be opened; run as root, or give this user read and write \
+         on the device (its usual mode is 0666)"
+    )]
+    TunDeviceNotPermitted,
     /// No device of this name.
     #[error("there is no TAP {0}; the agent makes it: restart cairn-agent and look at its log")]
     Missing(String),
@@ -194,7 +200,7 @@ impl Tap {
             .write(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open("/dev/net/tun")
-            .map_err(TapError::NoTunDevice)?;
+            .map_err(no_tun_device)?;
         set_interface(&queue, request, name)?;
         let tap = Self {
             queue: queue.into(),
@@ -344,6 +350,13 @@ impl TapQueue for Tap {
 impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.queue.as_fd()
+    }
+}
+
+fn no_tun_device(error: io::Error) -> TapError {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => TapError::TunDeviceNotPermitted,
+        _ => TapError::NoTunDevice(error),
     }
 }
 
