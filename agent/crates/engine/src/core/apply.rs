@@ -1,6 +1,7 @@
 //! Making the desired state true.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -251,9 +252,14 @@ fn switch_config(
     }
 }
 
-/// Whether members get their addresses from one another: the netmap lists none for anybody.
+/// Whether members get their addresses from one another: the netmap lists none for anybody
+/// but the link-local ones, which every member has.
 fn is_unmanaged(wanted: &VSubnetState) -> bool {
-    wanted.ips.is_empty() && wanted.peers.iter().all(|peer| peer.ips.is_empty())
+    let peers = wanted.peers.iter().flat_map(|peer| &peer.ips);
+    peers.chain(&wanted.ips).all(|ip| match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    })
 }
 
 /// Checks a state whole, and returns this node's key on each curve in use.
