@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -175,20 +175,25 @@ class Link:
     async def _follow(self, replica: Replica) -> None:
         incarnation, revision = (0, 0) if self._resync else self._copy.position()
         quiet_s = self._heartbeat_s * _MISSED_HEARTBEATS
-        lines = replica.netmap_lines(incarnation, revision, quiet_s)
-        async for message in _messages(lines):
-            match message:
-                case wire.Removed():
-                    raise Barred(
-                        message.reason or "the node was removed",
-                        "run `cairn-agent leave --force`, then join again with a new token",
-                    )
-                case wire.GoAway():
-                    raise Busy(
-                        f"{replica.address} shuts down", "", min(message.after_ms / 1000, 60.0)
-                    )
-                case _:
-                    await self._take(replica, message)
+        # Closed here and now: a generator left to the collector closes its connection too late.
+        async with (
+            contextlib.aclosing(replica.netmap_lines(incarnation, revision, quiet_s)) as lines,
+            contextlib.aclosing(_messages(lines)) as messages,
+        ):
+            async for message in messages:
+                await self._heed(replica, message)
+
+    async def _heed(self, replica: Replica, message: wire.ReceivedMessage) -> None:
+        match message:
+            case wire.Removed():
+                raise Barred(
+                    message.reason or "the node was removed",
+                    "run `cairn-agent leave --force`, then join again with a new token",
+                )
+            case wire.GoAway():
+                raise Busy(f"{replica.address} shuts down", "", min(message.after_ms / 1000, 60.0))
+            case _:
+                await self._take(replica, message)
 
     async def _take(self, replica: Replica, message: wire.ReceivedMessage) -> None:
         try:
@@ -234,7 +239,9 @@ class Link:
         log.info("certificate renewed appliance=%s", replica.address)
 
 
-async def _messages(lines: AsyncIterator[bytes]) -> AsyncIterator[wire.ReceivedMessage]:
+async def _messages(
+    lines: AsyncIterator[bytes],
+) -> AsyncGenerator[wire.ReceivedMessage, None]:
     async for line in lines:
         try:
             message = wire.decode_received(line)

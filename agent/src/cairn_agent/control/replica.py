@@ -7,7 +7,7 @@ import contextlib
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -86,7 +86,7 @@ class Replica:
 
     async def netmap_lines(
         self, incarnation: int, revision: int, quiet_s: float
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield the stream's lines; raise Unreachable where it ends or is quiet for too long."""
         stir_tls()
         timeout = httpx.Timeout(_ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=quiet_s)
@@ -98,8 +98,9 @@ class Replica:
                 self._look_at_clock(response)
                 if response.status_code != 200:
                     raise _problem(self.address, response, await _limited(response))
-                async for line in _lines(response.aiter_bytes()):
-                    yield line
+                async with contextlib.aclosing(_lines(response.aiter_bytes())) as lines:
+                    async for line in lines:
+                        yield line
         raise Unreachable(f"{self.address} ended the netmap stream", "")
 
     async def _post(self, path: str, body: msgspec.Struct, answer: type[_T]) -> _T:
@@ -140,7 +141,7 @@ class Replica:
             self.skew_s = served - time.time()
 
 
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _lines(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """Yield whole lines without their end; raise Unreachable for one that is too long."""
     kept = bytearray()
     async for chunk in chunks:
