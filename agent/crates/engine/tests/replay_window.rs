@@ -6,6 +6,9 @@ use std::sync::{Arc, Barrier, Mutex};
 use cairn_engine::testing::SeededEntropy;
 use cairn_engine::{ReplayWindow, Seen, WINDOW};
 
+mod proof;
+use proof::Proof;
+
 const OPERATIONS: u64 = 10_000_000;
 
 /// The window as its definition says it.
@@ -63,19 +66,28 @@ fn kt_3_the_window_agrees_with_a_naive_set_around_every_edge() {
         1 << 32,
         (1 << 48) - (1 << 20) - 9000,
     ];
+    let mut wrong = 0;
     for (run, start) in starts.into_iter().enumerate() {
         let dice = SeededEntropy::new(run as u64);
         let (mut window, mut model) = (ReplayWindow::default(), Model::default());
         let mut highest = start;
-        for _ in 0..OPERATIONS / starts.len() as u64 {
+        for _ in 0..OPERATIONS.div_ceil(starts.len() as u64) {
             let counter = step(&dice, highest).min((1 << 48) - 1);
             let expected = model.accept(counter);
-            let seen = window.check(counter);
-            assert_eq!(seen, expected, "check({counter}) with highest {highest}");
-            assert_eq!(window.accept(counter), expected, "accept({counter})");
+            let right = window.check(counter) == expected && window.accept(counter) == expected;
+            wrong += u64::from(!right);
             highest = highest.max(counter);
         }
     }
+    assert!(proof::record(&Proof {
+        id: "KT-3",
+        what: "the replay window against a naive set, around 0, 8191/8192, 2^32, 2^48-2^20",
+        bar: "0 of 10^7 operations differ",
+        value: wrong as f64,
+        unit: "operations",
+        holds: wrong == 0,
+        test: "replay_window",
+    }));
 }
 
 #[test]
