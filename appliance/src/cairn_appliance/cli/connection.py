@@ -30,28 +30,31 @@ _CONNECT_S = 5.0
 _READ_S = 15.0
 # A stream sends at least a comment each 15 s.
 _STREAM_READ_S = 40.0
-_TRIES = 3
+# An appliance that is busy says 503 at once, one without a quorum after 10 s.
+_REPEAT_WITHIN_S = 8.0
 _WAIT_MAX_S = 3.0
 _PAGE = 500
 
 
 def base_url(text: str) -> str:
     """Return the URL of an appliance given as URL, host, or host:port; raise CommandError."""
-    candidate = text if "://" in text else f"https://{_bracketed(text)}"
+    is_bare = "://" not in text
     try:
-        parts = urlsplit(candidate)
+        parts = urlsplit(f"https://{_bracketed(text)}" if is_bare else text)
         host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
+    except ValueError as error:
+        raise _no_address(text) from error
     if parts.scheme != "https" or not host or parts.path.strip("/") or parts.query:
-        raise CommandError(
-            Exit.BAD_INPUT,
-            f"{text!r} is not the address of an appliance",
-            f"write it as https://HOST:{OPS_PORT}, as `cairn-appliance init` printed it",
-        )
-    if port is None:
-        port = OPS_PORT if "://" not in text else 443
-    return f"https://{_bracketed(host)}:{port}"
+        raise _no_address(text)
+    return f"https://{_bracketed(host)}:{port or (OPS_PORT if is_bare else 443)}"
+
+
+def _no_address(text: str) -> CommandError:
+    return CommandError(
+        Exit.BAD_INPUT,
+        f"{text!r} is not the address of an appliance",
+        f"write it as https://HOST:{OPS_PORT}, as `cairn-appliance init` printed it",
+    )
 
 
 def fingerprint_of(pem: str) -> str:
@@ -173,14 +176,15 @@ class Connection:
     ) -> httpx.Response:
         """Send; a request that can do no harm twice is repeated when the appliance is busy."""
         may_repeat = method == "GET" or "Idempotency-Key" in (headers or {})
-        for remaining in reversed(range(_TRIES if may_repeat else 1)):
+        until = time.monotonic() + (_REPEAT_WITHIN_S if may_repeat else 0)
+        while True:
             answer = self._send_once(method, path, query, body, headers)
             if answer.is_success:
                 return answer
-            if answer.status_code != 503 or not remaining:
-                break
-            time.sleep(_wait_s(answer))
-        raise _problem(answer)
+            wait_s = _wait_s(answer)
+            if answer.status_code != 503 or time.monotonic() + wait_s > until:
+                raise _problem(answer)
+            time.sleep(wait_s)
 
     def _send_once(
         self,

@@ -24,6 +24,7 @@ Value = Cell | Sequence[Cell]
 _HOURS = (3600, "h", 60, "min")
 _DAYS = (86_400, "d", 3600, "h")
 _WIDTH_OF_A_FILE = 240
+_WIDTH_AT_LEAST = 80
 # Unicode categories that draw nothing themselves: control, format (bidi), surrogate, unassigned.
 _INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
 
@@ -173,6 +174,7 @@ def counted(number: int, one: str, many: str = "") -> str:
 def _print_without_tails(drawn: Table) -> None:
     """Print a table without the spaces that fill its last column."""
     out = console()
+    out.width = max(out.width, _WIDTH_AT_LEAST)  # a narrower terminal breaks the lines itself
     with out.capture() as capture:
         out.print(drawn)
     for line in capture.get().splitlines():

@@ -46,7 +46,7 @@ from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.events import Journal
 from cairn_appliance.store import keys
 from cairn_appliance.store.codec import Codec
-from cairn_appliance.store.port import Compare, Conflict, Delete, Item, Put, Store
+from cairn_appliance.store.port import Compare, Conflict, Delete, Item, Put, Store, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ _HASHES_AT_ONCE = 2
 _HASHES_WAITING = 16
 _ADDRESSES_REMEMBERED = 10_000
 _TRIES = 20
+_SESSIONS_SEEN = 1000
+_STORE_WITHIN_S = 2.0
 # No 0, 1, i, l, o: a person may have to type it from a screen.
 _PASSWORD_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 # Of a random password nobody has: an unknown user takes as long as a wrong password.
@@ -124,6 +126,7 @@ class Access:
         self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
         self._waiting = 0
         self._addresses = _Attempts(ATTEMPTS_PER_ADDRESS, ATTEMPTS_WINDOW_S)
+        self._seen: OrderedDict[str, Principal] = OrderedDict()
         # Names of nobody are counted here: the store must not grow by guesses.
         self._strangers = _Attempts(FAILURES_ALLOWED, FAILURES_WINDOW_S)
 
@@ -142,8 +145,27 @@ class Access:
         return opened
 
     async def authenticate(self, token: str) -> Principal:
-        """Return who holds the token; raise SessionEnded if it opens nothing (any more)."""
+        """Return who holds the token; raise SessionEnded if it opens nothing (any more).
+
+        While the store gives no answer, a session that was seen here before goes on: its
+        holder must be able to see what is wrong. No write succeeds meanwhile anyhow.
+        """
         key = _session_key(token)
+        known = self._seen.get(key)
+        try:
+            async with asyncio.timeout(_STORE_WITHIN_S if known else None):
+                principal = await self._authenticate(key)
+        except (Unavailable, TimeoutError):
+            if known is None or self._now() >= known.session.ends_at:
+                raise
+            return known
+        except SessionEnded:
+            self._seen.pop(key, None)
+            raise
+        self._remember(key, principal)
+        return principal
+
+    async def _authenticate(self, key: str) -> Principal:
         item = await self._store.get(key)
         if item is None:
             raise SessionEnded("the session is unknown or has ended")
@@ -160,6 +182,7 @@ class Access:
 
     async def logout(self, token: str) -> None:
         """End the session; nothing happens where there is none."""
+        self._seen.pop(_session_key(token), None)
         item = await self._store.get(_session_key(token))
         if item is not None:
             await self._drop(item)
@@ -176,6 +199,12 @@ class Access:
             if not recent(at, now=now, window_s=FAILURES_WINDOW_S):
                 swept += await self._drop(item)
         return swept
+
+    def _remember(self, key: str, principal: Principal) -> None:
+        self._seen[key] = principal
+        self._seen.move_to_end(key)
+        while len(self._seen) > _SESSIONS_SEEN:
+            self._seen.popitem(last=False)
 
     def _limit_address(self, address: str) -> None:
         wait = self._addresses.add(_network(address), self._now())

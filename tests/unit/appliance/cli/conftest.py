@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import pytest
 import uvicorn
 from cairn_appliance.cli.app import run
+from cairn_appliance.cli.session import Session, save
 from cairn_appliance.domain.access import Role
 
-from tests.unit.appliance.operations import PASSWORD, Clock, Operations, operations
+from tests.unit.appliance.operations import Clock, Operations, operations
 
 T = TypeVar("T")
 
@@ -26,8 +27,16 @@ class Live:
     """An appliance that listens on loopback."""
 
     operations: Operations
-    port: int
+    server: uvicorn.Server
+    thread: threading.Thread
     loop: asyncio.AbstractEventLoop
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        port = self.server.servers[0].sockets[0].getsockname()[1]
+        assert isinstance(port, int)
+        return port
 
     @property
     def url(self) -> str:
@@ -38,6 +47,16 @@ class Live:
     def fingerprint(self) -> str:
         """Hex SHA-256 of its CA."""
         return self.operations.authority.pin
+
+    def stop(self) -> None:
+        """End it; nothing listens any more."""
+        self.server.should_exit = True
+        self.cut()
+        self.thread.join(10)
+
+    def cut(self) -> None:
+        """Cut every connection, without a word."""
+        self.loop.call_soon_threadsafe(_abort, self.server)
 
     def do(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run something in the appliance's own loop."""
@@ -107,21 +126,27 @@ def live(tmp_path: Path) -> Iterator[Live]:
     deadline = time.monotonic() + 10
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    appliance = Live(made, port, loop)
+    appliance = Live(made, server, thread, loop)
     appliance.do(made.add_user("admin", Role.ADMIN))
     yield appliance
-    server.should_exit = True
-    thread.join(10)
+    if thread.is_alive():
+        appliance.stop()
 
 
 @pytest.fixture
-def logged_in(live: Live, cairn: Shell, tmp_path: Path) -> Shell:
-    """Return the command with a session of `admin`."""
-    password = tmp_path / "password"
-    password.write_text(PASSWORD + "\n")
-    cairn.ok("login", live.url, "--fingerprint", live.fingerprint, "--password-file", str(password))
+def logged_in(live: Live, cairn: Shell) -> Shell:
+    """Return the command with a session of `admin`, as a login leaves it behind."""
+    ca = live.operations.authority.certificate.decode()
+    token = live.do(live.operations.session())
+    save(Session(live.url, "admin", ca, live.fingerprint, token))
     return cairn
+
+
+def _abort(server: uvicorn.Server) -> None:
+    for connection in list(server.server_state.connections):
+        transport = getattr(connection, "transport", None)
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()
 
 
 def _serve(server: uvicorn.Server, loop: asyncio.AbstractEventLoop) -> None:

@@ -18,7 +18,7 @@ from cairn_appliance.services.access import Access, create_user, new_password
 from cairn_appliance.services.events import Events
 from cairn_appliance.store import keys
 from cairn_appliance.store.memory import MemoryStore
-from cairn_appliance.store.port import Delete
+from cairn_appliance.store.port import Delete, Unavailable
 
 from tests.unit.appliance.operations import PASSWORD, Clock, Operations, operations
 
@@ -170,6 +170,22 @@ async def test_a_session_is_written_at_most_once_a_minute(ops: Operations, acces
         ops.clock.advance(1)
 
     assert (await ops.store.list(keys.SESSIONS)).items == before
+
+
+async def test_a_session_seen_before_goes_on_while_the_store_gives_no_answer(
+    ops: Operations, access: Access
+) -> None:
+    seen = (await access.login("admin", PASSWORD, HERE)).token
+    unseen = (await access.login("admin", PASSWORD, HERE)).token
+    await access.authenticate(seen)
+    ops.store.fail()
+
+    assert (await access.authenticate(seen)).name == "admin"
+    with pytest.raises(Unavailable):
+        await access.authenticate(unseen)
+    ops.clock.advance(31 * 60)
+    with pytest.raises(Unavailable):
+        await access.authenticate(seen)
 
 
 async def test_logging_out_ends_the_session(access: Access) -> None:

@@ -16,7 +16,7 @@ from cairn_appliance.cli.connection import Connection, Query, path_of
 from cairn_appliance.cli.errors import CommandError, Exit
 from cairn_appliance.cli.find import find_node
 from cairn_appliance.cli.options import AsJson, connect, group, length_of_time
-from cairn_appliance.cli.output import local
+from cairn_appliance.cli.output import local, short
 from cairn_appliance.cli.replies import Event, Reply, VSubnet
 
 app = group("Events: what happened, who did it, to what.")
@@ -127,7 +127,7 @@ def _who(event: Event) -> str:
     is_itself = event.node is not None and event.by.name == event.node.id
     who = "by itself" if is_itself else f"by {event.by.kind} {event.by.name}"
     about = [
-        f"{what} {named.name or named.id}"
+        f"{what} {named.name or short(named.id)}"
         for what, named in (("node", event.node), ("vSubnet", event.vsubnet))
         if named is not None and (named.name or named.id) not in event.text
     ]

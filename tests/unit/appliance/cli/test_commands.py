@@ -1,0 +1,307 @@
+"""What the commands print and ask, and how they end."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+from cairn_agent.protocol.token import decode_token
+from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.services.vsubnets import VSubnetChange, VSubnetOrder
+
+from tests.unit.appliance.cli.conftest import Live, Shell
+
+OFFICE = ["vsubnet", "create", "office", "--prefix", "10.7.0.0/24", "--prefix", "fd00:7::/64"]
+
+
+def join(live: Live, name: str, *vsubnets: str, pending: bool = False) -> str:
+    return live.do(live.operations.join(name, *vsubnets, site="cloud-a", pending=pending))
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal(text))
+
+
+def test_a_vsubnet_is_made_listed_changed_and_deleted(logged_in: Shell) -> None:
+    made = logged_in.ok(*OFFICE)
+    assert "vSubnet office" in made
+    assert "cairn token create --vsubnet office" in made
+
+    listed = logged_in.ok("vsubnet", "list").splitlines()
+    assert listed[0].split() == ["NAME", "VNI", "PREFIXES", "MTU", "MEMBERS", "CREATED"]
+    assert listed[1].startswith("office ")
+    assert listed[2].strip() == "fd00:7::/64"
+
+    changed = logged_in.ok("vsubnet", "set", "office", "--mtu", "1380", "--ageing", "10m")
+    assert "1380 octets" in changed
+    assert "learned addresses live 10 min" in changed
+
+    assert logged_in.ok("vsubnet", "delete", "office", "--yes") == (
+        "The vSubnet office is deleted.\n"
+    )
+    assert "There is no vSubnet yet" in logged_in.ok("vsubnet", "list")
+
+
+def test_every_read_has_json_that_is_the_answer_of_the_api(live: Live, logged_in: Shell) -> None:
+    logged_in.ok(*OFFICE)
+    node_id = join(live, "web-1", "office")
+    token_id = json.loads(logged_in.ok("token", "list", "--json"))[0]["id"]
+
+    for group in ("vsubnet", "node", "token", "member", "site"):
+        listed = json.loads(logged_in.ok(group, "list", "--json"))
+        assert len(listed) == 1, group
+    for arguments in (
+        ["vsubnet", "show", "office"],
+        ["node", "show", "web-1"],
+        ["token", "show", token_id],
+        ["member", "show", "office", "web-1"],
+        ["status"],
+    ):
+        assert isinstance(json.loads(logged_in.ok(*arguments, "--json")), dict)
+    assert json.loads(logged_in.ok("node", "show", "web-1", "--json"))["id"] == node_id
+    events = logged_in.ok("event", "list", "--json").splitlines()
+    assert [json.loads(line)["kind"] for line in events][:2] == ["vsubnet_created", "token_created"]
+
+
+def test_a_token_is_printed_whole_on_lines_of_its_own_at_any_width(
+    live: Live, logged_in: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged_in.ok(*OFFICE)
+    monkeypatch.setenv("COLUMNS", "40")
+
+    lines = logged_in.ok("token", "create", "--vsubnet", "office", "--uses", "3").splitlines()
+
+    strings = [line for line in lines if line.startswith("cairn1.")]
+    assert len(strings) == 1
+    assert decode_token(strings[0]).pin == live.fingerprint
+    assert f"cairn-agent join {strings[0]}" in lines
+    live.do(live.operations.enrol("web-1", strings[0]))
+    assert "1 of 3" in logged_in.ok("token", "list")
+
+
+def test_a_pending_node_is_approved_by_the_beginning_of_its_id(
+    live: Live, logged_in: Shell
+) -> None:
+    logged_in.ok(*OFFICE)
+    node_id = join(live, "web-1", "office", pending=True)
+
+    assert "1 node waits for approval" in logged_in.ok("status")
+    told = logged_in.ok("node", "approve", node_id[:8])
+
+    assert told == (
+        "The node web-1 is approved. It is now a member of office 10.7.0.2 fd00:7::2.\n"
+    )
+
+
+def test_a_name_of_two_nodes_lists_both(live: Live, logged_in: Shell) -> None:
+    ids = [join(live, "web-1"), join(live, "web-1")]
+
+    ended = logged_in("node", "show", "web-1")
+
+    assert ended.code == 2
+    assert "'web-1' fits 2 nodes" in ended.err
+    assert all(node_id in ended.err for node_id in ids)
+    assert logged_in.ok("node", "show", ids[0]).startswith("Node web-1")
+
+
+def test_deleting_names_what_will_be_lost_and_asks(
+    live: Live, logged_in: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged_in.ok(*OFFICE)
+    node_id = join(live, "web-1", "office")
+
+    unattended = logged_in("node", "delete", "web-1")
+    answering(monkeypatch, "\n")
+    refused = logged_in("node", "delete", "web-1")
+    answering(monkeypatch, "y\n")
+    confirmed = logged_in("node", "delete", "web-1")
+
+    assert unattended.code == 2
+    assert "add --yes" in unattended.err
+    for ended in (unattended, refused, confirmed):
+        assert f"Delete the node web-1 ({node_id}, at cloud-a)?" in ended.err
+        assert "  - it is cut off from office 10.7.0.2 fd00:7::2" in ended.err
+    assert (refused.code, "nothing was changed" in refused.err) == (4, True)
+    assert confirmed.code == 0
+    assert "No such node." in logged_in.ok("node", "list", "--state", "approved")
+
+
+def test_a_member_is_attached_readdressed_and_detached(live: Live, logged_in: Shell) -> None:
+    logged_in.ok(*OFFICE)
+    join(live, "web-1")
+
+    assert "10.7.0.2" in logged_in.ok("member", "create", "office", "web-1")
+    assert "10.7.0.77" in logged_in.ok("member", "set", "office", "web-1", "--ip", "10.7.0.77")
+    assert "10.7.0.77" in logged_in.ok("member", "list", "--vsubnet", "office")
+    told = logged_in.ok("member", "delete", "office", "web-1", "--yes")
+
+    assert told == "web-1 is no member of office any more.\n"
+    assert "No such member." in logged_in.ok("member", "list", "--node", "web-1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["vsubnet", "show", "nope"], 2, "there is no vSubnet 'nope'"),
+        (["vsubnet", "create", "office"], 4, "there is a vSubnet 'office' already"),
+        (["vsubnet", "create", "a b"], 2, "'a b' can't be the name of a vSubnet"),
+        (["vsubnet", "create", "x", "--prefix", "10.7.0.1/24"], 2, "has host bits set"),
+        (["vsubnet", "create", "x", "--mtu", "99"], 2, "an MTU of 99 octets can't be"),
+        (["vsubnet", "create", "x", "--mtu", "big"], 2, "Invalid value for '--mtu'"),
+        (["vsubnet", "create", "x", "--ageing", "soon"], 2, "'soon' is no length of time"),
+        (["vsubnet", "create"], 2, "Missing argument 'NAME'"),
+        (["vsubnet", "set", "office"], 2, "nothing to change is named"),
+        (["vsubnet", "set", "nope", "--mtu", "1300"], 2, "there is no vSubnet 'nope'"),
+        (["vsubnet", "delete", "nope", "--yes"], 2, "there is no vSubnet 'nope'"),
+        (["token", "create", "--vsubnet", "nope"], 2, "there is no vSubnet 'nope'"),
+        (["token", "create", "--uses", "0"], 2, "max_uses"),
+        (["token", "create", "--life", "1y"], 2, "'1y' is no length of time"),
+        (["token", "create", "--life", "60w"], 2, "life_s"),
+        (["token", "create", "--label", "novalue"], 2, "'novalue' is no label"),
+        (["token", "show", "cairn1.abc"], 2, "this is the string of a token, not its ID"),
+        (["token", "delete", "nope", "--yes"], 2, "there is no token 'nope'"),
+        (["node", "show", "nope"], 2, "there is no node 'nope'"),
+        (["node", "show", "deadbeef"], 2, "there is no node 'deadbeef'"),
+        (["node", "approve", "nope"], 2, "there is no node 'nope'"),
+        (["node", "list", "--state", "asleep"], 2, "'asleep' is not one of"),
+        (["member", "create", "nope", "nope"], 2, "there is no node 'nope'"),
+        (["member", "list", "--vsubnet", "nope"], 2, "there is no vSubnet 'nope'"),
+        (["event", "list", "--since", "noon"], 2, "'noon' is no length of time"),
+        (["event", "list", "--limit", "0"], 2, "Invalid value for '--limit'"),
+        (["frobnicate"], 2, "No such command 'frobnicate'"),
+        (["node", "frobnicate"], 2, "No such command 'frobnicate'"),
+        (["node", "list", "--frob"], 2, "No such option: --frob"),
+    ],
+)
+def test_bad_input_is_a_sentence_a_remedy_and_an_exit_code(
+    shared: Shell, arguments: list[str], code: int, sentence: str
+) -> None:
+    ended = shared(*arguments)
+
+    assert (ended.code, ended.out) == (code, ""), ended.err
+    assert sentence in ended.err
+    assert ended.err.startswith("error: ")
+    assert "\n  what to do: " in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.fixture
+def shared(logged_in: Shell) -> Shell:
+    """Return the command at an appliance with the vSubnet `office`."""
+    logged_in.ok("vsubnet", "create", "office")
+    return logged_in
+
+
+def test_a_change_of_someone_else_meanwhile_is_not_undone(
+    live: Live, logged_in: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged_in.ok(*OFFICE)
+    vsubnets = live.operations.services.vsubnets
+    send = httpx.Client.request
+
+    def interfering(client: httpx.Client, method: str, url: str, **more: object) -> httpx.Response:
+        if method == "PATCH":
+            live.do(vsubnets.change("office", VSubnetChange(mtu=1290), SYSTEM))
+        return send(client, method, url, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(httpx.Client, "request", interfering)
+    ended = logged_in("vsubnet", "set", "office", "--mtu", "1380")
+    monkeypatch.undo()
+
+    assert ended.code == 4
+    assert "changed" in ended.err
+    assert live.do(vsubnets.get("office")).value.mtu == 1290
+
+
+def test_names_can_not_steer_the_terminal(live: Live, logged_in: Shell) -> None:
+    hostile = "evil\x1b[2J\u202eexe.[red]x[/red]"
+    reply = logged_in.ok("token", "create", "--label", f"note={hostile}")
+    shown = logged_in.ok("token", "show", reply.split()[1])
+
+    for text in (reply, shown, logged_in.ok("token", "list", "--json")):
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+    assert "note=evil\\x1b[2J\\u202eexe.[red]x[/red]" in shown
+
+
+def test_without_a_store_the_command_says_so_in_bounded_time(live: Live, logged_in: Shell) -> None:
+    logged_in.ok("status")
+    live.operations.store.fail()
+    began = time.monotonic()
+
+    listed = logged_in("vsubnet", "list")
+    status = logged_in("status")
+
+    assert time.monotonic() - began < 20
+    assert listed.code == 3
+    assert "error: the store gives no answer in time" in listed.err
+    assert status.code == 3
+    assert "changes wait" in status.out
+
+
+def test_an_appliance_that_is_gone_is_said_at_once(live: Live, logged_in: Shell) -> None:
+    live.stop()
+
+    ended = logged_in("status")
+
+    assert ended.code == 3
+    assert "can't be reached: Connection refused" in ended.err
+
+
+def test_following_shows_what_happens_and_goes_on_after_a_loss(
+    live: Live, logged_in: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream is cut once: nothing that happens meanwhile is left out or shown twice."""
+    logged_in.ok("vsubnet", "create", "before")
+    streams = 0
+    stream = httpx.Client.stream
+
+    def counted(client: httpx.Client, *arguments: object, **more: object) -> object:
+        nonlocal streams
+        streams += 1
+        if streams == 2:
+            raise httpx.ReadError("cut")
+        if streams == 4:
+            raise KeyboardInterrupt
+        return stream(client, *arguments, **more)  # type: ignore[arg-type]
+
+    def act() -> None:
+        names = iter(["one", "two", "three"])
+        for wanted in (1, 3):
+            deadline = time.monotonic() + 20
+            while streams < wanted and time.monotonic() < deadline:
+                time.sleep(0.02)
+            time.sleep(0.3)
+            live.do(_create(live, next(names)))
+            live.do(_create(live, next(names, "four")))
+            time.sleep(0.3)
+            live.cut()
+
+    monkeypatch.setattr(httpx.Client, "stream", counted)
+    acting = threading.Thread(target=act)
+    acting.start()
+    ended = logged_in("event", "list", "--follow", "--kind", "vsubnet_created")
+    acting.join(20)
+
+    assert ended.code == 130
+    assert [line.split("vSubnet ")[1].split()[0] for line in ended.out.splitlines()] == [
+        "before",
+        "one",
+        "two",
+        "three",
+        "four",
+    ]
+    assert "trying again" in ended.err
+
+
+async def _create(live: Live, name: str) -> None:
+    await live.operations.services.vsubnets.create(VSubnetOrder(name), SYSTEM)
