@@ -108,6 +108,13 @@ impl Paths {
         });
     }
 
+    /// Gives up a challenge to any other endpoint: the peer has moved on.
+    pub(crate) fn keep_challenge_of(&mut self, endpoint: SocketAddr) {
+        self.challenge = self
+            .challenge
+            .filter(|challenge| challenge.endpoint == endpoint);
+    }
+
     /// Repeats the challenge to an endpoint now.
     pub(crate) fn hasten_challenge(&mut self, endpoint: SocketAddr, now: Time) {
         let under_way = self.challenge.as_mut();

@@ -751,6 +751,29 @@ fn an_address_that_becomes_bound_is_no_longer_learned() {
 }
 
 #[test]
+fn an_address_bound_twice_is_this_nodes_first_then_the_first_listed_members() {
+    let mut twice = config(HOST, &[HOST, HOST]);
+    twice.local.macs.push(station(1));
+    for (_, peer) in &mut twice.peers {
+        peer.macs.extend([station(1), station(2)]);
+    }
+    let switch = Switch::new(twice);
+
+    assert_eq!(
+        switch.egress(&data(station(1), mac(0)), NOW),
+        Err(Refused::SameSide)
+    );
+    assert_eq!(
+        switch.egress(&data(station(2), mac(0)), NOW),
+        Ok(Egress::Unicast(A))
+    );
+    // A move that is under way cuts neither of them off.
+    for peer in [A, B] {
+        assert!(switch.ingress(&data(mac(0), station(2)), peer, NOW).is_ok());
+    }
+}
+
+#[test]
 fn a_changed_cap_keeps_what_was_learned() {
     let switch = Switch::new(config(HOST, &[GATEWAY]));
     for number in 0..100 {

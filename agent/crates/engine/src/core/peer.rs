@@ -362,6 +362,7 @@ impl Peer {
             None => {
                 let path = Path::new(from, proved, octets as u64);
                 self.link.path.store(Some(Arc::new(path)));
+                self.paths.keep_challenge_of(from);
             }
         }
         if !proved {
