@@ -18,7 +18,7 @@ from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.services.access import create_user, new_password
 from cairn_appliance.services.services import Services, build
 from cairn_appliance.services.tokens import TokenOrder
-from cairn_appliance.services.vsubnets import VSubnetOrder
+from cairn_appliance.services.vsubnets import VSubnetOrder, drafted
 from cairn_appliance.settings import Settings, join_address, split_address
 from cairn_appliance.store.etcd import EtcdStore
 from cairn_appliance.store.port import Store
@@ -44,6 +44,8 @@ async def initialise(
     data_dir: Path, settings: Settings, first: VSubnetOrder | None = None
 ) -> Initialised:
     """Make CA, map key, etcd data and the admin; raise CairnError and leave nothing behind."""
+    if first:
+        drafted(first, 0.0)  # refuse nonsense before anything is started
     settings = with_free_etcd_ports(settings)
     binary = find_etcd()
     with bootstrap.drafting(data_dir) as draft:

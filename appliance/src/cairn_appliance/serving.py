@@ -19,6 +19,9 @@ KEEP_ALIVE_S = 65  # longer than any client of ours keeps an idle connection
 GRACE_S = 3
 # What is sent and not acknowledged for so long belongs to a node that is no longer there.
 UNACKNOWLEDGED_MS = 20_000
+# An idle link is asked whether it lives: 20 s after the last word it is known to be dead,
+# and a node that comes back from another host is not taken for a clone of itself.
+KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 2}
 
 
 class Server(uvicorn.Server):
@@ -83,6 +86,8 @@ def _bound(family: socket.AddressFamily, host: str, port: int, what: str) -> soc
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE.items():
+            bound.setsockopt(socket.IPPROTO_TCP, option, value)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind((host, port))

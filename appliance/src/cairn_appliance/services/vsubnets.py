@@ -84,6 +84,21 @@ class Epochs:
         return base64.b64encode(octets).decode()
 
 
+def drafted(order: VSubnetOrder, now: float) -> VSubnet:
+    """Return the vSubnet that was ordered, without its VNI; raise Invalid."""
+    prefixes = checked_prefixes(order.prefixes)
+    return VSubnet(
+        id=str(uuid.UUID(bytes=os.getrandom(16), version=4)),
+        vni=0,
+        name=checked_name(order.name, "vSubnet"),
+        created_at=now,
+        prefixes=prefixes,
+        reserved=checked_reserved(order.reserved, prefixes),
+        mtu=checked_mtu(order.mtu),
+        policy=checked_policy(order.policy),
+    )
+
+
 def seal_place(vsubnet: str, epoch: int) -> str:
     """Return the name that a sealed secret is bound to."""
     return f"psk/{vsubnet}/{epoch}"
@@ -102,17 +117,7 @@ class VSubnets:
 
     async def create(self, order: VSubnetOrder, by: Actor) -> Stored[VSubnet]:
         """Return the new vSubnet; raise Invalid, Clash (name taken)."""
-        prefixes = checked_prefixes(order.prefixes)
-        vsubnet = VSubnet(
-            id=str(uuid.UUID(bytes=os.getrandom(16), version=4)),
-            vni=0,
-            name=checked_name(order.name, "vSubnet"),
-            created_at=self._clock(),
-            prefixes=prefixes,
-            reserved=checked_reserved(order.reserved, prefixes),
-            mtu=checked_mtu(order.mtu),
-            policy=checked_policy(order.policy),
-        )
+        vsubnet = drafted(order, self._clock())
         return await until_committed(lambda: self._create(vsubnet, by))
 
     async def _create(self, draft: VSubnet, by: Actor) -> Stored[VSubnet]:

@@ -1,0 +1,143 @@
+"""The netmap stream as a response: it ends with its reader, and does not wait for a slow one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, MutableMapping
+from typing import Any
+
+import pytest
+from cairn_appliance.api.agent_v1 import stream as stream_module
+from cairn_appliance.api.agent_v1.limits import EnrolLimit, source_of
+from cairn_appliance.api.agent_v1.stream import NetmapStream
+from cairn_appliance.domain.errors import TokenRefused, TooMany
+
+from tests.unit.appliance.replica import FakeClock
+
+Message = MutableMapping[str, Any]
+
+
+class Lines:
+    """Lines that never end by themselves; knows whether they were closed."""
+
+    def __init__(self, *lines: bytes, ends: bool = False) -> None:
+        self.is_closed = False
+        self._lines = lines
+        self._ends = ends
+
+    async def __call__(self) -> AsyncGenerator[bytes, None]:
+        try:
+            for line in self._lines:
+                yield line
+            if not self._ends:
+                await asyncio.Event().wait()
+        finally:
+            self.is_closed = True
+
+
+async def never() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
+
+
+async def test_lines_go_out_one_by_one_and_the_end_is_said() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    lines = Lines(b"2\n", b"3\n", ends=True)
+    await NetmapStream("n", b"1\n", lines(), lambda: None)({}, never, send)
+    assert sent[0]["status"] == 200
+    assert not [name for name, _ in sent[0]["headers"] if name == b"content-length"]
+    assert [message["body"] for message in sent[1:]] == [b"1\n", b"2\n", b"3\n", b""]
+    assert sent[-1]["more_body"] is False
+    assert lines.is_closed
+
+
+async def test_a_reader_that_goes_away_ends_the_stream() -> None:
+    gone = asyncio.Event()
+
+    async def receive() -> Message:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if message.get("body") == b"2\n":
+            gone.set()
+
+    lines = Lines(b"2\n")
+    async with asyncio.timeout(5):
+        await NetmapStream("n", b"1\n", lines(), lambda: None)({}, receive, send)
+    assert lines.is_closed
+
+
+async def test_a_reader_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "SLOW_READER_S", 0.05)
+    aborted = asyncio.Event()
+
+    async def send(message: Message) -> None:
+        if message.get("body") == b"2\n":
+            await asyncio.Event().wait()
+
+    lines = Lines(b"2\n", b"3\n")
+    async with asyncio.timeout(5):
+        await NetmapStream("n", b"1\n", lines(), aborted.set)({}, never, send)
+    assert aborted.is_set()
+    assert lines.is_closed
+
+
+async def refuse(limit: EnrolLimit, address: str) -> None:
+    with pytest.raises(TokenRefused):
+        async with limit.attempt(address):
+            raise TokenRefused("wrong")
+
+
+async def test_ten_refusals_a_minute_and_then_the_source_waits() -> None:
+    clock = FakeClock()
+    limit = EnrolLimit(clock)
+    for _ in range(10):
+        await refuse(limit, "192.0.2.1")
+        clock.now += 1
+    with pytest.raises(TooMany) as caught:
+        async with limit.attempt("192.0.2.1"):
+            pytest.fail("let in")
+    assert caught.value.retry_after_s == 50
+    await refuse(limit, "192.0.2.2")
+    clock.now += 50
+    await refuse(limit, "192.0.2.1")
+
+
+async def test_any_number_of_good_enrolments_is_let_through() -> None:
+    limit = EnrolLimit(FakeClock())
+    for _ in range(100):
+        async with limit.attempt("192.0.2.1"):
+            pass
+
+
+async def test_guesses_made_at_once_count_all_the_same() -> None:
+    limit = EnrolLimit(FakeClock())
+
+    async def guess() -> None:
+        async with limit.attempt("192.0.2.1"):
+            await asyncio.sleep(0)
+            raise TokenRefused("wrong")
+
+    outcomes = await asyncio.gather(*(guess() for _ in range(200)), return_exceptions=True)
+    tried = sum(isinstance(each, TokenRefused) for each in outcomes)
+    assert 10 <= tried <= 26  # the ten, and those that were under way
+    assert sum(isinstance(each, TooMany) for each in outcomes) == 200 - tried
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_a_source_is_what_one_stranger_has(address: str, source: str) -> None:
+    assert source_of(address) == source
