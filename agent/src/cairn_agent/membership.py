@@ -135,6 +135,8 @@ class Membership:
         if netmap is None or content == self._kept:
             return
         self._kept = content
+        if self._identity.state == "pending" and netmap.vsubnets:
+            self.link.register_soon()  # somebody approved it; the answer says so
         try:
             self._state.keep_netmap(dump(netmap))
         except StateUnusable as error:

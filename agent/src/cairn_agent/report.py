@@ -97,7 +97,6 @@ class Status(msgspec.Struct, frozen=True):
     dataplane: DataPlaneReport = DataPlaneReport()
     vsubnets: list[VSubnetReport] = []
     peers: list[PeerReport] = []
-    problems: list[str] = []
 
 
 class Pinged(msgspec.Struct, frozen=True):

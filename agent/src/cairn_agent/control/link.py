@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 _BARRING_CODES: Final = frozenset({"node_removed", "duplicate_node", "node_rejected"})
 _FIRST_HEARTBEAT_S: Final = 15.0
 _MISSED_HEARTBEATS: Final = 2.5
+_NEXT_REPLICA_S: Final = 0.2  # when the first of several can't be reached
+_RENEW_AGAIN_S: Final = 3600.0  # a wrong clock must not make us renew all the time
 
 
 class Barred(Exception):
@@ -100,6 +102,8 @@ class Link:
         self._resync = False
         self._heartbeat_s = _FIRST_HEARTBEAT_S
         self._turn = random.SystemRandom().randrange(1 << 16)
+        self._unreachable = 0  # replicas in a row
+        self._renewed_at = -_RENEW_AGAIN_S
         self.state = LinkState()
 
     def register_soon(self) -> None:
@@ -135,11 +139,15 @@ class Link:
             error = Refused(f"the netmap of {address} was refused: {error}", "", "netmap_refused")
         if isinstance(error, Refused) and error.code in _BARRING_CODES:
             raise Barred(error.cause, error.remedy)
-        if self.state.is_up or error.cause != self.state.error:
+        was_up = self.state.is_up
+        if was_up or error.cause != self.state.error:
             log.warning("no link to appliance=%s: %s", address, error.cause)
         self.state = replace(
             self.state, is_up=False, since=loop.time(), error=error.cause, remedy=error.remedy
         )
+        self._unreachable = 0 if was_up else self._unreachable + 1
+        if self._unreachable % len(self._replicas()) != 0:
+            return _NEXT_REPLICA_S
         return self._backoff.next_s(error.retry_after_s if isinstance(error, Busy) else 0.0)
 
     def _replicas(self) -> list[str]:
@@ -225,18 +233,30 @@ class Link:
             if self._ack is not None and self._is_ack_due:
                 self._is_ack_due = False
                 await replica.ack(self._ack)
-            renew_in_s = _renewal_in_s(self._node.identity().certificate)
-            if renew_in_s <= 0:
+            wait_s = self._renewal_in_s()
+            if wait_s <= 0:
                 await self._renew(replica)
                 continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(renew_in_s, 3600.0)):
+                async with asyncio.timeout(min(wait_s, 3600.0)):
                     await self._say.wait()
 
+    def _renewal_in_s(self) -> float:
+        again_s = self._renewed_at + _RENEW_AGAIN_S - asyncio.get_running_loop().time()
+        return max(again_s, renewal_in_s(self._node.identity().certificate))
+
     async def _renew(self, replica: Replica) -> None:
+        """Renew the certificate; a refusal is tried again later, the link stays."""
+        self._renewed_at = asyncio.get_running_loop().time()
         request = enrolment.RenewRequest(certificate_request(self._node.identity().keys))
-        self._node.renewed(await replica.renew(request))
-        log.info("certificate renewed appliance=%s", replica.address)
+        try:
+            self._node.renewed(await replica.renew(request))
+        except Refused as refused:
+            if refused.code in _BARRING_CODES:
+                raise
+            log.warning("certificate could not be renewed: %s", refused.cause)
+        else:
+            log.info("certificate renewed appliance=%s", replica.address)
 
 
 async def _messages(
@@ -250,7 +270,7 @@ async def _messages(
         yield message
 
 
-def _renewal_in_s(certificate: str, *, spread: float = 0.1) -> float:
+def renewal_in_s(certificate: str, *, spread: float = 0.1) -> float:
     """Return the seconds until half life; up to a tenth of the life later, as the serial says.
 
     By the wall clock: a certificate's dates are. The data plane knows of neither.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
 from cairn_agent.netmap.desired import TAP_PREFIX
 
 OWN_MARK: Final = "cairn-agent:"  # begins the alias of each interface that the agent made
 _MAX_ENDPOINTS = 16
+_DUMPS = 10  # tries to read a network that keeps changing
 
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
@@ -120,6 +123,15 @@ def endpoint(address: str, port: int) -> str:
 
 async def read_network(netlink: AsyncIPRoute) -> Network:
     """Return the network as the kernel has it now."""
+    for _ in range(_DUMPS):
+        try:
+            return await _dump(netlink)
+        except NetlinkDumpInterrupted:
+            await asyncio.sleep(0)  # it changed meanwhile
+    return await _dump(netlink)
+
+
+async def _dump(netlink: AsyncIPRoute) -> Network:
     links = [_link(message) async for message in await netlink.link("dump")]
     addresses = [_address(message) async for message in await netlink.addr("dump")]
     return Network(tuple(links), tuple(addresses))

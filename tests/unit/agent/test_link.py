@@ -1,0 +1,290 @@
+"""The link to the appliances, against a real TLS server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+import pytest_asyncio
+from cairn_agent.control import joining
+from cairn_agent.control.link import Barred, Link, renewal_in_s
+from cairn_agent.identity import Identity, new_keys
+from cairn_agent.netmap.held import NetmapCopy
+from cairn_agent.protocol import enrolment
+from cairn_agent.protocol.token import decode_token
+
+from tests.unit.agent.fakes.appliance import Authority, FakeAppliance
+from tests.unit.agent.fakes.netmaps import member
+
+
+class FakeNode:
+    """What the daemon is to the link."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self.endpoints = ["192.0.2.1:8002"]
+        self.changes = 0
+        self.times_heard = 0
+
+    def identity(self) -> Identity:
+        return self._identity
+
+    def registration(self) -> enrolment.RegisterRequest:
+        return enrolment.RegisterRequest(
+            self._identity.generation, enrolment.Facts(), self.endpoints, "vm", "0.1.0"
+        )
+
+    def registered(self, answer: enrolment.RegisterAnswer) -> None:
+        self.keep(generation=answer.generation)
+
+    def renewed(self, answer: enrolment.RenewAnswer) -> None:
+        self.keep(certificate=answer.certificate)
+
+    def netmap_changed(self) -> None:
+        self.changes += 1
+
+    def heard(self) -> None:
+        self.times_heard += 1
+
+    def keep(self, **changes: object) -> None:
+        self._identity = msgspec.structs.replace(self._identity, **changes)
+
+
+class Running:
+    """A node that has joined, with its link running."""
+
+    def __init__(self, appliance: FakeAppliance, node: FakeNode) -> None:
+        self.appliance = appliance
+        self.node = node
+        identity = node.identity()
+        self.copy = NetmapCopy(
+            cluster_id=identity.cluster_id, node_id=identity.node_id, map_key=identity.map_key
+        )
+        self.link = Link(node, self.copy)
+
+    def full_set(self, revision: int) -> list[bytes]:
+        cluster, node = self.appliance.cluster, self.node.identity().node_id
+        return [
+            cluster.reset(),
+            cluster.node_of(node, [7], revision),
+            cluster.vsubnet([member(2)], revision),
+            cluster.in_sync(revision),
+        ]
+
+    @contextlib.asynccontextmanager
+    async def linked(self) -> AsyncIterator[asyncio.Task[None]]:
+        task = asyncio.get_running_loop().create_task(self.link.run())
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def until(self, condition: Callable[[], object], within_s: float = 8.0) -> None:
+        async with asyncio.timeout(within_s):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+
+@pytest_asyncio.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    appliance = FakeAppliance(tmp_path)
+    await appliance.start()
+    token = decode_token(appliance.token())
+    identity = await joining.enrol(
+        token, new_keys(), name="vm", facts=enrolment.Facts(), version="0.1.0"
+    )
+    yield Running(appliance, FakeNode(identity))
+    await appliance.stop()
+
+
+async def test_it_registers_then_follows_and_hears(running: Running) -> None:
+    running.appliance.lines = running.full_set(5)
+    async with running.linked():
+        await running.until(lambda: running.node.times_heard == 1)
+    assert running.node.changes == 1
+    assert running.copy.position() == (1, 5)
+    assert running.appliance.stream_queries == ["incarnation=0&after=0"]
+
+
+async def test_the_generation_that_was_offered_is_presented_next(running: Running) -> None:
+    async with running.linked():
+        await running.appliance.until(lambda fake: fake.stream_count)
+        running.link.register_soon()
+        await running.appliance.until(lambda fake: len(fake.asked("register")) == 2)
+    offered = [body["generation"] for body in running.appliance.asked("register")]
+    assert offered == [1, 2]
+
+
+async def test_changed_endpoints_are_registered_beside_the_stream(running: Running) -> None:
+    async with running.linked():
+        await running.appliance.until(lambda fake: fake.stream_count)
+        running.node.endpoints = ["198.51.100.9:8002"]
+        running.link.register_soon()
+        await running.appliance.until(lambda fake: len(fake.asked("register")) == 2)
+        assert running.appliance.asked("register")[-1]["endpoints"] == ["198.51.100.9:8002"]
+        assert len(running.appliance.stream_queries) == 1
+
+
+async def test_a_stream_without_heartbeat_is_given_up(running: Running) -> None:
+    answer = running.appliance._answer
+
+    def fast(body: dict[str, object]) -> tuple[int, dict[str, object]]:
+        del running.appliance.answers["register"]
+        status, fields = answer("register", body)
+        running.appliance.answers["register"] = fast
+        return status, fields | {"heartbeat_s": 0.2}
+
+    running.appliance.answers["register"] = fast
+    running.appliance.lines = running.full_set(5)
+    async with running.linked():
+        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2, within_s=8)
+    assert running.appliance.stream_queries[1] == "incarnation=1&after=5"
+    assert "no answer" in running.link.state.error or running.link.state.is_up
+
+
+async def test_a_removed_node_is_barred_by_the_stream(running: Running) -> None:
+    running.appliance.lines = [b'{"type":"removed","reason":"sold"}']
+    async with running.linked() as task:
+        with pytest.raises(Barred, match="sold"):
+            await task
+
+
+@pytest.mark.parametrize("code", ["node_removed", "duplicate_node"])
+async def test_a_node_that_may_not_come_is_barred(running: Running, code: str) -> None:
+    problem = {"title": "No", "status": 403, "code": code, "detail": "not you"}
+    running.appliance.answers["register"] = lambda _: (403, problem)
+    async with running.linked() as task:
+        with pytest.raises(Barred, match="not you"):
+            await task
+
+
+async def test_any_other_refusal_is_tried_again_and_told(running: Running) -> None:
+    problem = {"title": "No", "status": 403, "code": "x", "detail": "not now", "remedy": "wait"}
+    running.appliance.answers["register"] = lambda _: (403, problem)
+    async with running.linked():
+        await running.until(lambda: running.link.state.error == "not now")
+        assert running.link.state.remedy == "wait"
+        del running.appliance.answers["register"]
+        running.link.register_soon()
+        await running.until(lambda: running.link.state.is_up)
+
+
+async def test_go_away_moves_to_the_next_replica(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = FakeAppliance(tmp_path / "other", running.appliance.authority)
+    await other.start()
+    try:
+        running.node.keep(appliances=[running.appliance.address, other.address])
+        running.link._turn = -1
+        running.appliance.answers["register"] = lambda body: _with_replicas(
+            running.appliance, body, [running.appliance.address, other.address]
+        )
+        running.appliance.lines = [b'{"type":"go_away","after_ms":10}']
+        async with running.linked():
+            await other.until(lambda fake: fake.stream_count, within_s=8)
+    finally:
+        await other.stop()
+
+
+def _with_replicas(
+    fake: FakeAppliance, body: dict[str, object], replicas: list[str]
+) -> tuple[int, dict[str, object]]:
+    kept = fake.answers.pop("register")
+    status, fields = fake._answer("register", body)
+    fake.answers["register"] = kept
+    return status, fields | {"appliances": replicas}
+
+
+async def test_a_dead_replica_costs_no_back_off(running: Running) -> None:
+    running.node.keep(appliances=["127.0.0.1:1", running.appliance.address])
+    running.link._turn = -1
+    async with running.linked():
+        await running.until(lambda: running.link.state.is_up, within_s=1.5)
+
+
+async def test_a_server_of_another_authority_gets_nothing(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    impostor = FakeAppliance(tmp_path / "other", Authority("impostor"))
+    await impostor.start()
+    try:
+        running.node.keep(appliances=[impostor.address])
+        async with running.linked():
+            await running.until(lambda: "not signed by the cluster" in running.link.state.error)
+        assert impostor.requests == []
+        assert impostor.stream_queries == []
+    finally:
+        await impostor.stop()
+
+
+async def test_a_certificate_past_half_life_is_renewed_once(running: Running) -> None:
+    request = joining.certificate_request(running.node.identity().keys)
+    old = running.appliance.authority.client(request, life=timedelta(hours=2))
+    running.node.keep(certificate=old)
+    assert renewal_in_s(old) < 0
+
+    running.appliance.answers["renew"] = lambda _: (200, {"certificate": old, "ca": ""})
+    async with running.linked():
+        await running.appliance.until(lambda fake: fake.asked("renew"))
+        running.link.register_soon()
+        await running.appliance.until(lambda fake: len(fake.asked("register")) == 2)
+        await asyncio.sleep(0.1)
+    assert len(running.appliance.asked("renew")) == 1, "an answer that is old too makes no storm"
+
+
+async def test_an_unreadable_line_is_reported_and_everything_asked_for_anew(
+    running: Running,
+) -> None:
+    running.appliance.lines = [*running.full_set(5), b'{"type":"vsubnet","vni":"seven"}']
+    async with running.linked():
+        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2, within_s=8)
+    assert running.copy.position() == (1, 5)
+
+
+async def test_an_acknowledgement_lost_with_its_session_is_sent_in_the_next(
+    running: Running,
+) -> None:
+    running.appliance.lines = running.full_set(5)
+    busy = {"title": "busy", "status": 503, "code": "unavailable"}
+    running.appliance.answers["ack"] = lambda _: (503, busy)
+    async with running.linked():
+        await running.until(lambda: running.node.times_heard == 1)
+        running.link.acknowledge(enrolment.AckRequest(5, 1))
+        await running.appliance.until(lambda fake: fake.asked("ack"))
+        del running.appliance.answers["ack"]
+        await running.appliance.until(lambda fake: len(fake.asked("ack")) == 2, within_s=8)
+
+
+async def test_ending_the_link_in_the_moment_of_a_failure_ends_it(running: Running) -> None:
+    """Before Python 3.13 a TaskGroup loses a cancellation that meets a failure."""
+    for _ in range(5):
+        async with running.linked() as task:
+            await running.appliance.until(lambda fake: fake.stream_count, within_s=8)
+            for writer in list(running.appliance._writers):
+                writer.transport.abort()
+            await asyncio.sleep(0)
+            task.cancel()
+            async with asyncio.timeout(3):
+                await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_long_line_arrives_whole_in_any_pieces(running: Running) -> None:
+    cluster, node = running.appliance.cluster, running.node.identity().node_id
+    many = [member(2, name="x" * 300_000), member(3)]
+    running.appliance.lines = [
+        cluster.reset(),
+        cluster.node_of(node, [7], 5),
+        cluster.vsubnet(many, 5),
+        cluster.in_sync(5),
+    ]
+    async with running.linked():
+        await running.until(lambda: running.copy.position() == (1, 5))
+    assert running.copy.current is not None
+    assert len(json.dumps(running.copy.current.digests())) > 0
+    assert len(running.copy.current.vsubnets[7].members) == 2
