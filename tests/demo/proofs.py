@@ -78,7 +78,7 @@ def sealed(stage: Stage) -> str:
         web.host.run(command)
         frame = ethernet(db.mac(stage.network), web.mac(stage.network), EXPERIMENTAL, marker)
         web.send_frames(stage.network, frame, count=20)
-        stage.appliance.cairn("node", "list")
+        _reconnect(stage, "web-2")  # so that TLS to the appliance is seen too
         time.sleep(0.3)  # for what is still on its way
         packets = [packet for capture in captures for packet in capture.packets()]
     findings = examine(packets, [marker, marker[:16]])
@@ -168,6 +168,18 @@ def _frames_received(
             name: sum(packet.frame == frame for packet in capture.packets())
             for name, capture in captures.items()
         }
+
+
+def _reconnect(stage: Stage, name: str) -> None:
+    """Kill a node's agent and wait until its next one has a link to the appliance."""
+    node = stage.nodes[name]
+    assert node.agent is not None
+    node.agent.kill()
+    until(
+        f"{name} is connected again",
+        lambda: node.answers() and node.status()["link"]["is_up"],
+        within_s=20,
+    )
 
 
 def _capturing(stack: ExitStack, capture: Capture) -> Capture:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.world import World
-from tests.lab import Packet
+from tests.lab import Packet, Program
 from tests.lab.cairn import Network, Node, ethernet
 from tests.proofs import record
 
@@ -85,36 +86,32 @@ def test_a_fragmented_ping_passes(world: World, family: int) -> None:
 
 
 def test_a_dhcp_server_in_one_member_serves_another(world: World) -> None:
-    """An unmanaged vSubnet; the server's member has the role that may answer DHCP."""
+    """In an unmanaged vSubnet, where a member gives the addresses out."""
     a1, b1 = world.node("a1"), world.node("b1")
     with ExitStack() as stack:
-        lan = _network_of(stack, world, "dhcp", {"a1": "gateway", "b1": "host"})
+        lan = _unmanaged_network(stack, world, "dhcp", ("a1", "b1"))
         a1.host.ip(f"addr add 10.99.0.1/24 dev {lan.tap}")
-        server = a1.host.start(_dnsmasq(lan), name="dnsmasq")
-        stack.callback(server.stop)
-        server.wait_for_log("DHCP, IP range", within_s=5)
+        server = _dhcp_server(stack, a1, lan)
 
-        command = ["udhcpc", "-f", "-n", "-q", "-t", "8", "-T", "1", "-s", "/bin/true"]
-        client = b1.host.run([*command, "-i", lan.tap], check=False)
+        said = _dhcp_client(b1, lan)
 
-        said = client.stdout + client.stderr
-        assert "lease of 10.99.0.5" in said, said + server.tail()
+        found = re.search(r"lease of (10\.99\.0\.5\d) obtained", said)
+        assert found, said + server.tail()
+        b1.host.ip(f"addr add {found[1]}/24 dev {lan.tap}")
+        assert b1.pings("10.99.0.1", count=3) == 3, "the address is of use"
 
 
-def test_a_dhcp_server_in_a_member_that_may_not_is_not_heard(world: World) -> None:
+def test_a_dhcp_server_in_a_member_of_a_managed_vsubnet_is_not_heard(world: World) -> None:
     a1, b1 = world.node("a1"), world.node("b1")
     with ExitStack() as stack:
-        lan = _network_of(stack, world, "rogue", {"a1": "host", "b1": "host"})
-        a1.host.ip(f"addr add 10.99.0.1/24 dev {lan.tap}")
-        server = a1.host.start(_dnsmasq(lan), name="dnsmasq-rogue")
-        stack.callback(server.stop)
-        server.wait_for_log("DHCP, IP range", within_s=5)
+        a1.host.ip(f"addr add 10.99.0.1/24 dev {world.prod.tap}")
+        stack.callback(a1.host.ip, f"addr del 10.99.0.1/24 dev {world.prod.tap}")
+        server = _dhcp_server(stack, a1, world.prod)
 
-        command = ["udhcpc", "-f", "-n", "-q", "-t", "3", "-T", "1", "-s", "/bin/true"]
-        client = b1.host.run([*command, "-i", lan.tap], check=False)
+        said = _dhcp_client(b1, world.prod)
 
-        assert "lease of" not in client.stdout + client.stderr
-        assert "DHCPDISCOVER" in server.text(), "the question did arrive"
+        assert "lease of" not in said
+        assert "DHCPOFFER" in server.text(), "the question did arrive and was answered"
 
 
 def test_multicast_dns_finds_a_name_at_another_site(world: World) -> None:
@@ -156,20 +153,21 @@ def test_a_vlan_tagged_frame_keeps_its_tag(world: World, octets: int) -> None:
     assert _frames_at(world, "b1", None, a1, frame, count=5) == [frame] * 5
 
 
-def _network_of(stack: ExitStack, world: World, name: str, roles: dict[str, str]) -> Network:
-    """Make an unmanaged vSubnet with some of the nodes as members; it goes with the stack."""
-    appliance = world.appliance
-    network = appliance.network(name)
-    stack.callback(appliance.remove_network, network)
-    for member, role in roles.items():
-        appliance.attach(network, member, role=role)
-    for member in roles:
+def _unmanaged_network(
+    stack: ExitStack, world: World, name: str, members: tuple[str, ...]
+) -> Network:
+    """Make a vSubnet without prefixes for some of the nodes; it goes with the stack."""
+    network = world.appliance.network(name)
+    stack.callback(world.appliance.remove_network, network)
+    for member in members:
+        world.appliance.attach(network, member)
+    for member in members:
         world.node(member).wait_for_tap(network)
     return network
 
 
-def _dnsmasq(network: Network) -> list[str]:
-    return [
+def _dhcp_server(stack: ExitStack, node: Node, network: Network) -> Program:
+    command = [
         *("dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--log-dhcp"),
         f"--interface={network.tap}",
         "--bind-interfaces",
@@ -178,6 +176,17 @@ def _dnsmasq(network: Network) -> list[str]:
         "--dhcp-range=10.99.0.50,10.99.0.59,1h",
         "--dhcp-leasefile=/run/leases",
     ]
+    server = node.host.start(command, name=f"dnsmasq-{network.name}")
+    stack.callback(server.stop)
+    server.wait_for_log("DHCP, IP range", within_s=5)
+    return server
+
+
+def _dhcp_client(node: Node, network: Network) -> str:
+    """Ask for a lease; return what the client said."""
+    command = ["udhcpc", "-f", "-n", "-q", "-t", "4", "-T", "1", "-s", "/bin/true"]
+    done = node.host.run([*command, "-i", network.tap], check=False)
+    return done.stdout + done.stderr
 
 
 def _frames_at(
