@@ -29,7 +29,7 @@ class Policy(msgspec.Struct, frozen=True):
     bum_pps: int = 200  # frames per second and sending member, above which BUM is dropped
     bum_burst: int = 400
     ageing_s: int = 300
-    offline_trust_s: int = 30 * 86_400  # without an appliance for longer: the vSubnet goes down
+    offline_trust_s: int = 30 * 86_400  # without an appliance for longer it goes down; 0: no limit
 
 
 class VSubnetHeader(msgspec.Struct, frozen=True):

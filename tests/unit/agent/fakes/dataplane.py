@@ -19,6 +19,7 @@ class FakeDataPlane:
         self.applied: list[dict[str, Any]] = []
         self.underlay_changes = 0
         self.refuse_apply: str | None = None
+        self.is_silent = False
         self.peers: list[dict[str, Any]] = []
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -54,6 +55,8 @@ class FakeDataPlane:
         self._writers.add(writer)
         try:
             while line := await reader.readline():
+                if self.is_silent:
+                    continue
                 request = json.loads(line)
                 answer = {"id": request["id"], "ok": True} | self._answer(request)
                 writer.write(json.dumps(answer).encode() + b"\n")
