@@ -8,15 +8,34 @@ from typing import Annotated
 
 import typer
 
-from cairn_appliance.cli.connection import Connection
+from cairn_appliance.cli.connection import Connection, path_of
 from cairn_appliance.cli.errors import CommandError, Exit
+from cairn_appliance.cli.replies import NodeRef
 from cairn_appliance.cli.session import Session, load
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for a confirmation.")]
-Vsubnet = Annotated[str, typer.Argument(metavar="VSUBNET", help="Name, ID or VNI.")]
+
+
+def _complete_vsubnet(incomplete: str) -> list[str]:
+    return _names("vsubnets", incomplete)
+
+
+def _complete_node(incomplete: str) -> list[str]:
+    return _names("nodes", incomplete)
+
+
+Vsubnet = Annotated[
+    str,
+    typer.Argument(metavar="VSUBNET", help="Name, ID or VNI.", autocompletion=_complete_vsubnet),
+]
 Node = Annotated[
-    str, typer.Argument(metavar="NODE", help="Name, ID, or the first characters of the ID.")
+    str,
+    typer.Argument(
+        metavar="NODE",
+        help="Name, ID, or the first characters of the ID.",
+        autocompletion=_complete_node,
+    ),
 ]
 
 _LENGTH = re.compile(r"(\d{1,6})\s*(s|m|min|h|d|w)")
@@ -49,6 +68,16 @@ def connection_of(session: Session) -> Connection:
     if not session.token:
         raise CommandError(Exit.REFUSED, f"you are logged out of {session.url}", "cairn login")
     return Connection(session)
+
+
+def _names(kind: str, incomplete: str) -> list[str]:
+    """Return what a shell may complete; none where the appliance can't be asked."""
+    try:
+        with connect() as connection:
+            replies = connection.pages(path_of(kind), NodeRef)
+            return [each.value.name for each in replies if each.value.name.startswith(incomplete)]
+    except CommandError:
+        return []
 
 
 def length_of_time(text: str) -> timedelta:

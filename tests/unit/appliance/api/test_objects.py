@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
+from cairn_appliance.services.idempotency import Answer, Claim, Idempotency
+from cairn_appliance.store.port import Unavailable
 
 from tests.unit.appliance.operations import Operations
 
@@ -95,6 +97,23 @@ async def test_a_post_that_failed_may_be_repeated_with_its_key(admin: httpx.Asyn
 
     assert refused.status_code == 404
     assert (await admin.post(TOKENS, json=body, headers=headers)).status_code == 201
+
+
+async def test_what_is_done_is_told_even_if_its_answer_can_not_be_kept(
+    ops: Operations, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unavailable(_self: Idempotency, _claim: Claim, _answer: Answer) -> None:
+        raise Unavailable("no quorum")
+
+    monkeypatch.setattr(Idempotency, "finish", unavailable)
+    headers = {"Idempotency-Key": str(uuid.uuid4())}
+    made = await admin.post(TOKENS, json={}, headers=headers)
+    monkeypatch.undo()
+    again = await admin.post(TOKENS, json={}, headers=headers)
+
+    assert made.status_code == 201
+    assert (again.status_code, again.json()["code"]) == (409, "request_in_progress")
+    assert len(await items(admin, TOKENS)) == 1
 
 
 async def test_pages_hold_everything_once_while_others_write(admin: httpx.AsyncClient) -> None:

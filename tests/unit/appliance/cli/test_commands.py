@@ -222,6 +222,28 @@ def test_a_change_of_someone_else_meanwhile_is_not_undone(
     assert live.do(vsubnets.get("office")).value.mtu == 1290
 
 
+def test_a_shell_completes_names(
+    live: Live,
+    logged_in: Shell,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logged_in.ok("vsubnet", "create", "office")
+    logged_in.ok("vsubnet", "create", "other")
+    monkeypatch.setenv("_CAIRN_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "cairn vsubnet show of")
+    monkeypatch.setenv("COMP_CWORD", "3")
+
+    offered = []
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            logged_in("vsubnet", "show")
+        offered.append(capsys.readouterr().out.split())
+        live.stop()
+
+    assert offered == [["office"], []]
+
+
 def test_names_can_not_steer_the_terminal(live: Live, logged_in: Shell) -> None:
     hostile = "evil\x1b[2J\u202eexe.[red]x[/red]"
     reply = logged_in.ok("token", "create", "--label", f"note={hostile}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from fastapi.routing import APIRoute
@@ -13,8 +15,12 @@ from starlette.responses import Response
 from cairn_appliance.api.ops_v1.context import Ops
 from cairn_appliance.domain.access import Principal
 from cairn_appliance.services.idempotency import Answer, Claim
+from cairn_appliance.store.port import StoreError
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+log = logging.getLogger(__name__)
+
+_GIVE_UP_WITHIN_S = 1.0
 _KEPT_HEADERS = ("etag", "location", "content-type")
 
 
@@ -45,17 +51,30 @@ async def _once(handler: Handler, request: Request, client_key: str) -> Response
     try:
         response = await handler(request)
     except BaseException:
-        # Cancelled or failed: the next one may try. Shielded, as we may be cancelled again.
-        await asyncio.shield(ops.idempotency.abandon(begun))
+        await _give_up(ops, begun)
         raise
     await _keep(ops, begun, response)
     return response
 
 
+async def _give_up(ops: Ops, claim: Claim) -> None:
+    """Let the next one try: the request failed or was cancelled.
+
+    Bounded, as the store may be why; an open claim is void after a minute by itself.
+    """
+    with suppress(StoreError, TimeoutError):
+        async with asyncio.timeout(_GIVE_UP_WITHIN_S):
+            await ops.idempotency.abandon(claim)
+
+
 async def _keep(ops: Ops, claim: Claim, response: Response) -> None:
     headers = [(name, response.headers[name]) for name in _KEPT_HEADERS if name in response.headers]
     answer = Answer(response.status_code, headers, bytes(response.body).decode())
-    await ops.idempotency.finish(claim, answer)
+    try:
+        await ops.idempotency.finish(claim, answer)
+    except StoreError as error:
+        # It is done and must be told; only a repetition would be told nothing for a minute.
+        log.warning("answer not kept for its Idempotency-Key reason=%s", error)
 
 
 def _again(answer: Answer) -> Response:
