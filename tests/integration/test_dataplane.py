@@ -93,7 +93,7 @@ class Node:
         """Make the TAP as the agent does."""
         self.host.sysctl(net__ipv6__conf__default__accept_dad=0)
         self.host.ip(
-            f"tuntap add {TAP} mode tap vnet_hdr multi_queue {' '.join(options)}",
+            f"tuntap add dev {TAP} mode tap vnet_hdr multi_queue {' '.join(options)}",
             f"link set {TAP} address {self.mac} mtu 1400 up",
             f"addr add {self.ips[0]}/24 dev {TAP}",
             f"addr add {self.ips[1]}/64 dev {TAP} nodad",

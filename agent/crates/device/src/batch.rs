@@ -109,6 +109,15 @@ impl<M: Copy + Default> Batch<M> {
         &mut self.storage[start..start + self.room.content]
     }
 
+    /// Returns the content areas of the slots that hold nothing yet, in order.
+    pub(crate) fn free_areas(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let content = self.room.before..self.room.before + self.room.content;
+        self.storage
+            .chunks_exact_mut(self.room.octets())
+            .skip(self.filled)
+            .map(move |memory| &mut memory[content.clone()])
+    }
+
     /// Declares the next slot to hold `length` octets of content.
     ///
     /// # Panics

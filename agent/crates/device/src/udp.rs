@@ -261,9 +261,9 @@ impl UdpSocket {
         Ok(())
     }
 
-    fn receive_some(&self, batch: &mut DatagramBatch) -> io::Result<usize> {
-        let first = batch.len();
-        let wanted = (batch.capacity() - first).min(BATCH);
+    /// Returns whether more may wait.
+    fn receive_some(&self, batch: &mut DatagramBatch) -> io::Result<bool> {
+        let wanted = (batch.capacity() - batch.len()).min(BATCH);
         let mut addresses = [RawAddress::empty(); BATCH];
         let mut parts = [libc::iovec {
             iov_base: std::ptr::null_mut(),
@@ -271,8 +271,7 @@ impl UdpSocket {
         }; BATCH];
         // SAFETY: mmsghdr is plain data, all zero is a valid value of it.
         let mut messages: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
-        for index in 0..wanted {
-            let area = batch.area(first + index);
+        for (index, area) in batch.free_areas().take(wanted).enumerate() {
             parts[index] = libc::iovec {
                 iov_base: area.as_mut_ptr().cast(),
                 iov_len: area.len(),
@@ -308,7 +307,7 @@ impl UdpSocket {
                 },
             );
         }
-        Ok(count)
+        Ok(count == wanted)
     }
 }
 
@@ -316,7 +315,8 @@ impl DatagramSocket for UdpSocket {
     fn receive(&self, batch: &mut DatagramBatch) -> io::Result<()> {
         while !batch.is_full() {
             match self.receive_some(batch) {
-                Ok(_) => {}
+                Ok(true) => {}
+                Ok(false) => break,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
