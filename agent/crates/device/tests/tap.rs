@@ -1,5 +1,6 @@
 //! Real TAP devices. Each test runs again by itself in a network namespace of its
 //! own, where nothing else sends; without root or /dev/net/tun it says that it didn't run.
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 use std::process::Command;
 use std::thread::sleep;
@@ -22,16 +23,12 @@ fn frames_pass_in_both_directions() {
         assert_eq!(tap.name(), "t0");
 
         // The host answers an ARP request: one frame in, one frame out.
-        let written = tap.write(&[plain(&arp_request())]);
+        let ask = || {
+            let written = tap.write(&[plain(&arp_request())]);
+            assert_eq!(written.frames, 1);
+        };
+        let reply = wait_for_frame(&tap, ask, |frame| frame[12..14] == [0x08, 0x06]);
 
-        assert_eq!(
-            written,
-            Written {
-                frames: 1,
-                ..Written::default()
-            }
-        );
-        let reply = wait_for_frame(&tap, |frame| frame[12..14] == [0x08, 0x06]);
         assert_eq!(reply[..6], [2, 0, 0, 0, 0, 9], "to the one that asked");
         assert_eq!(
             reply[6..12],
@@ -137,8 +134,8 @@ fn a_frame_longer_than_the_mtu_is_read_whole() {
         ip("neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev t0");
         let tap = Tap::attach("t0").unwrap();
         let sender = std::net::UdpSocket::bind("192.0.2.1:0").unwrap();
-        sender.send_to(&[7; 8900], "192.0.2.9:9").unwrap();
-        let frame = wait_for_frame(&tap, |frame| frame.len() > 8900);
+        let send = || assert_eq!(sender.send_to(&[7; 8900], "192.0.2.9:9").unwrap(), 8900);
+        let frame = wait_for_frame(&tap, send, |frame| frame.len() > 8900);
         assert_eq!(frame.len(), 14 + 20 + 8 + 8900);
     });
 }
@@ -210,11 +207,14 @@ fn arp_request() -> Vec<u8> {
     frame
 }
 
-/// The host sends of its own, too (router solicitations...): waits for what is meant.
-fn wait_for_frame(tap: &Tap, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+/// Pokes the host until it sends what is meant. It sends of its own, too (router
+/// solicitations...), and nothing before it has noticed that the device has a carrier.
+fn wait_for_frame(tap: &Tap, poke: impl Fn(), wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut batch: FrameBatch = frame_batch(8, 0, 0);
     let deadline = Instant::now() + Duration::from_secs(5);
     while Instant::now() < deadline {
+        poke();
+        sleep(Duration::from_millis(5));
         batch.clear();
         tap.read(&mut batch).unwrap();
         for mut filled in batch.filled() {
@@ -223,7 +223,6 @@ fn wait_for_frame(tap: &Tap, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
                 return filled.content().to_vec();
             }
         }
-        sleep(Duration::from_millis(5));
     }
     panic!("the frame didn't come");
 }
