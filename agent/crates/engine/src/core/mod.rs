@@ -1,6 +1,7 @@
 //! The slow path: handshakes, timers, the desired state. One thread owns it.
 
 mod apply;
+mod contact;
 mod effects;
 mod handshakes;
 mod peer;

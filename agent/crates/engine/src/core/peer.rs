@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cairn_wire::Mac;
-use cairn_wire::control::{Tlv, Tlvs};
 use cairn_wire::header;
 
 use crate::core::apply::VSubnet;
@@ -15,10 +14,10 @@ use crate::core::effects::Effects;
 use crate::drops::Dropped;
 use crate::event::{DownReason, Fact, ProbeOutcome};
 use crate::handshake::{Accepted, Attempt, Cookies, Due};
-use crate::link::{Link, Path, read, stamp};
-use crate::liveness::{Liveness, Noted, Step};
+use crate::link::{Link, read};
+use crate::liveness::Liveness;
 use crate::mac::MacKey;
-use crate::paths::{ChallengeDue, Paths};
+use crate::paths::Paths;
 use crate::seal::Kind;
 use crate::session::Session;
 use crate::slots::Slots;
@@ -32,12 +31,8 @@ const QUEUE_FOR: Duration = Duration::from_secs(2);
 const NAT_KEEPALIVE: Duration = Duration::from_secs(20);
 /// Sessions that came about at nearly the same time have crossed (rule 16).
 const CROSSING: Duration = Duration::from_secs(5);
-/// A packet on a session this much older than the one in use moves no endpoint.
-const ROAM_OVERLAP: Duration = Duration::from_secs(10);
 /// Spoofed frames of a peer are reported this often.
 const SPOOFING_EVERY: Duration = Duration::from_secs(1);
-/// Probes asked for by people, at once.
-const MAX_PROBES: usize = 64;
 
 pub(crate) struct Peer {
     pub(crate) link: Arc<Link>,
@@ -56,7 +51,7 @@ pub(crate) struct Peer {
     pub(crate) rtt: Option<Duration>,
     queue: VecDeque<Waiting>,
     keepalive_at: Option<Time>,
-    probes: Vec<Probe>,
+    pub(super) probes: Vec<Probe>,
     /// Whether `session_up` was the last to be told.
     told_up: bool,
     spoofing: Spoofing,
@@ -68,10 +63,10 @@ struct Waiting {
 }
 
 /// A probe that somebody asked for.
-struct Probe {
-    token: u64,
-    until: Time,
-    sent: Option<(Time, [u8; 8])>,
+pub(super) struct Probe {
+    pub(super) token: u64,
+    pub(super) until: Time,
+    pub(super) sent: Option<(Time, [u8; 8])>,
 }
 
 #[derive(Default)]
@@ -210,41 +205,11 @@ impl Peer {
         Ok(())
     }
 
-    /// Sends TLVs on a session; none: a keepalive.
-    fn send_control(
-        &self,
-        session: &Session,
-        tlv: Option<Tlv>,
-        to: SocketAddr,
-        fx: &mut Effects,
-        now: Time,
-    ) {
-        let encoded = tlv.map(Tlv::encode);
-        let plaintext = encoded
-            .as_ref()
-            .map_or(&[][..], |(octets, len)| &octets[..*len]);
-        let Some(datagram) = fx.seal(session, Kind::Control, plaintext) else {
-            return;
-        };
-        if self.admits(to, datagram.len()) {
-            fx.transmit(to, datagram);
-            stamp(&self.link.traffic.sent, now);
-        } else {
-            fx.shared.drops.count(Dropped::PathUnvalidated);
-        }
-    }
-
     /// Whether `octets` may go to `to`: the path in use may still have to prove itself (rule 9).
     pub(crate) fn admits(&self, to: SocketAddr, octets: usize) -> bool {
         let path = self.link.path.load();
         let in_use = path.as_ref().filter(|path| path.endpoint == to);
         in_use.is_none_or(|path| path.admit(octets).is_ok())
-    }
-
-    fn send_keepalive(&self, fx: &mut Effects, now: Time) {
-        if let (Some(session), Some(to)) = (self.usable(now), self.link.endpoint()) {
-            self.send_control(&session, None, to, fx, now);
-        }
     }
 
     /// Data was received: something has to go back within the keepalive time.
@@ -319,187 +284,6 @@ impl Peer {
         self.link.current.store(self.slots.current().cloned());
         self.send_probes(fx, now);
         self.tell_up_or_down(DownReason::Expired, fx, now);
-    }
-
-    /// The peer's newest packet came from another endpoint (rule 9).
-    pub(crate) fn roam(
-        &mut self,
-        session: &Session,
-        from: SocketAddr,
-        octets: u64,
-        fx: &mut Effects,
-        now: Time,
-    ) {
-        let in_use = self.slots.current();
-        let current_since = in_use.map_or(Time::ZERO, |current| current.established);
-        if session.is_confirmed() && session.established + ROAM_OVERLAP >= current_since {
-            self.arrive_at(from, false, octets as usize, fx, now);
-        }
-    }
-
-    /// Sends to `from` from now on; challenges it first unless it has proved itself.
-    fn arrive_at(
-        &mut self,
-        from: SocketAddr,
-        proved: bool,
-        octets: usize,
-        fx: &mut Effects,
-        now: Time,
-    ) {
-        let before = self.link.endpoint();
-        if proved {
-            self.paths.prove(from, now);
-        }
-        let proved = self.paths.is_proven(from, now);
-        let known = self.link.path.load_full();
-        match known.filter(|path| path.endpoint == from) {
-            Some(path) if proved => path.validated.store(true, Ordering::Relaxed),
-            Some(path) => {
-                path.note_received(octets);
-                // What could not be afforded before may be now.
-                self.paths.hasten_challenge(from, now);
-            }
-            None => {
-                let path = Path::new(from, proved, octets as u64);
-                self.link.path.store(Some(Arc::new(path)));
-                self.paths.keep_challenge_of(from);
-            }
-        }
-        if !proved {
-            self.challenge(from, fx, now);
-        } else if before.is_some_and(|before| before != from) {
-            self.tell_moved(from, fx, now);
-        }
-    }
-
-    fn challenge(&mut self, endpoint: SocketAddr, fx: &mut Effects, now: Time) {
-        let under_way = self.paths.challenge.as_ref();
-        if under_way.is_none_or(|challenge| challenge.endpoint != endpoint) {
-            self.paths.challenge(endpoint, fx.draw(), now);
-        }
-    }
-
-    fn tell_moved(&mut self, endpoint: SocketAddr, fx: &mut Effects, now: Time) {
-        let fact = Fact::EndpointChanged {
-            vni: self.link.vni,
-            peer: self.link.node,
-            endpoint,
-        };
-        fx.event(fact, now);
-    }
-
-    /// Acts on an authentic CONTROL packet.
-    pub(crate) fn control(
-        &mut self,
-        session: &Arc<Session>,
-        from: SocketAddr,
-        plaintext: &[u8],
-        fx: &mut Effects,
-        now: Time,
-    ) {
-        // A responder never sends on an unconfirmed session; this one was confirmed by the packet.
-        let reply_on = self.usable(now).unwrap_or_else(|| Arc::clone(session));
-        for tlv in Tlvs::new(plaintext) {
-            match tlv {
-                Err(_) => fx.shared.drops.count(Dropped::MalformedControl),
-                Ok(Tlv::Keepalive) => {}
-                Ok(Tlv::Challenge(token)) => {
-                    self.send_control(&reply_on, Some(Tlv::Response(token)), from, fx, now);
-                }
-                Ok(Tlv::Probe(token)) => {
-                    self.send_control(&reply_on, Some(Tlv::ProbeReply(token)), from, fx, now);
-                }
-                Ok(Tlv::Response(token)) => self.responded(from, token, fx, now),
-                Ok(Tlv::ProbeReply(token)) => self.probe_replied(from, token, fx, now),
-            }
-        }
-    }
-
-    fn responded(&mut self, from: SocketAddr, token: [u8; 8], fx: &mut Effects, now: Time) {
-        if !self.paths.is_response(from, token) {
-            return;
-        }
-        self.paths.prove(from, now);
-        let path = self.link.path.load_full();
-        if let Some(path) = path.filter(|path| path.endpoint == from) {
-            path.validated.store(true, Ordering::Relaxed);
-            self.tell_moved(from, fx, now);
-        }
-    }
-
-    fn probe_replied(&mut self, from: SocketAddr, token: [u8; 8], fx: &mut Effects, now: Time) {
-        if let Some(sent) = self.liveness.sent_at(token) {
-            self.rtt = Some(now.since(sent));
-        }
-        let mut probes = self.probes.iter();
-        let asked = probes.position(|probe| probe.sent.is_some_and(|(_, sent)| sent == token));
-        let Some(asked) = asked else {
-            return;
-        };
-        let probe = self.probes.swap_remove(asked);
-        if let Some((sent, _)) = probe.sent {
-            let rtt = now.since(sent);
-            self.rtt = Some(rtt);
-            let outcome = ProbeOutcome::Replied {
-                rtt,
-                endpoint: from,
-            };
-            fx.event(
-                Fact::Probed {
-                    token: probe.token,
-                    outcome,
-                },
-                now,
-            );
-        }
-    }
-
-    /// Sends a probe that somebody asked for, once there is a session.
-    pub(crate) fn probe(&mut self, token: u64, until: Time, fx: &mut Effects, now: Time) {
-        if self.probes.len() == MAX_PROBES {
-            let oldest = self.probes.remove(0);
-            let outcome = ProbeOutcome::Timeout;
-            fx.event(
-                Fact::Probed {
-                    token: oldest.token,
-                    outcome,
-                },
-                now,
-            );
-        }
-        self.probes.push(Probe {
-            token,
-            until,
-            sent: None,
-        });
-        if self.usable(now).is_some() {
-            self.send_probes(fx, now);
-        } else {
-            self.seek(now);
-        }
-    }
-
-    fn send_probes(&mut self, fx: &mut Effects, now: Time) {
-        let (Some(session), Some(to)) = (self.usable(now), self.link.endpoint()) else {
-            return;
-        };
-        for at in 0..self.probes.len() {
-            if self.probes[at].sent.is_none() {
-                let token = fx.draw();
-                self.probes[at].sent = Some((now, token));
-                self.send_control(&session, Some(Tlv::Probe(token)), to, fx, now);
-            }
-        }
-    }
-
-    /// Sees at once whether the peer still hears us.
-    pub(crate) fn probe_liveness(&mut self, fx: &mut Effects, now: Time) {
-        if let (Some(session), Some(to)) = (self.usable(now), self.link.endpoint()) {
-            let token = fx.draw();
-            self.send_control(&session, Some(Tlv::Probe(token)), to, fx, now);
-            self.link.watched.store(true, Ordering::Release);
-            self.liveness.probed(token, now);
-        }
     }
 
     /// The peer runs twice from one memory image: the session is worth nothing.
@@ -681,82 +465,6 @@ impl Peer {
             && current.claim_rekey(now)
         {
             self.attempt = Some(Attempt::new(true, now));
-        }
-    }
-
-    fn step_liveness(&mut self, fx: &mut Effects, now: Time) {
-        let noted = self.noted();
-        match self.liveness.step(noted, fx.timers.dead_after, now) {
-            Step::None => {}
-            Step::Rest => self.rest(now),
-            Step::Probe if self.usable(now).is_some() => self.probe_liveness(fx, now),
-            // Without a session there is nothing to probe; the attempt to get one looks on.
-            Step::Probe => self.rest(now),
-            Step::LookElsewhere => self.look_elsewhere(fx, now),
-        }
-    }
-
-    fn noted(&self) -> Noted {
-        Noted {
-            sent_data: read(&self.link.traffic.sent_data).unwrap_or_default(),
-            received: read(&self.link.traffic.received).unwrap_or_default(),
-        }
-    }
-
-    /// Stops watching, unless something was sent meanwhile.
-    fn rest(&mut self, now: Time) {
-        self.liveness = Liveness::Resting;
-        let before = self.noted().sent_data;
-        self.link.watched.store(false, Ordering::SeqCst);
-        let after = self.noted().sent_data;
-        if after > before && !self.link.watched.swap(true, Ordering::SeqCst) {
-            self.liveness.watch(after, now.since(after));
-        }
-    }
-
-    fn look_elsewhere(&mut self, fx: &mut Effects, now: Time) {
-        let fact = Fact::EndpointWanted {
-            vni: self.link.vni,
-            peer: self.link.node,
-        };
-        fx.event(fact, now);
-        self.drop_attempt(fx);
-        self.seek(now);
-    }
-
-    fn step_challenge(&mut self, fx: &mut Effects, now: Time) {
-        match self.paths.challenge_due(now) {
-            None => {}
-            Some(ChallengeDue::Send(endpoint, token)) => {
-                if let Some(session) = self.usable(now) {
-                    self.send_control(&session, Some(Tlv::Challenge(token)), endpoint, fx, now);
-                }
-            }
-            Some(ChallengeDue::Failed(fallback)) => {
-                let path = fallback.map(|endpoint| Arc::new(Path::new(endpoint, true, 0)));
-                if let Some(path) = path {
-                    self.link.path.store(Some(path));
-                }
-            }
-        }
-    }
-
-    fn step_probes(&mut self, fx: &mut Effects, now: Time) {
-        let (over, waiting) = self.probes.drain(..).partition(|probe| probe.until <= now);
-        self.probes = waiting;
-        let over: Vec<Probe> = over;
-        for probe in over {
-            let outcome = match probe.sent {
-                Some(_) => ProbeOutcome::Timeout,
-                None => ProbeOutcome::NoSession,
-            };
-            fx.event(
-                Fact::Probed {
-                    token: probe.token,
-                    outcome,
-                },
-                now,
-            );
         }
     }
 
