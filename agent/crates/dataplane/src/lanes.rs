@@ -300,3 +300,154 @@ fn deliver(verdict: Verdict<'_>, plumbing: &Plumbing, counters: &Counters, outbo
         Verdict::Consumed | Verdict::Dropped(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    use cairn_device::entropy::SystemEntropy;
+    use cairn_device::memory::{MemorySocket, MemoryTap, MemoryUnderlay};
+    use cairn_engine::Core;
+
+    use super::*;
+    use crate::desired;
+    use crate::plumbing::Sockets;
+    use crate::slow::{self, Collect};
+
+    const HOSTS: [&str; 2] = ["192.0.2.1:8002", "192.0.2.2:8002"];
+    const PRIVATE: [&str; 2] = [
+        "EBESExQVFhcYGRobHB0eHyAhIiMkJSYnKCkqKywtLi8=",
+        "MDEyMzQ1Njc4OTo7PD0+P0BBQkNERUZHSElKS0xNTk8=",
+    ];
+
+    /// Of [`PRIVATE`] (RFC 7748).
+    const PUBLIC: [&str; 2] = [
+        "2J47rXlDfb7Z+ENBgwT0YP8Fx/6B/kqVd6gEy5Nn/2Y=",
+        "NOQtSvXvlKB6OoQgG4idTNGnQ8snsRtqEEOKj+uOWEc=",
+    ];
+
+    #[test]
+    fn frames_cross_two_pairs_of_threads_in_order() {
+        let underlay = MemoryUnderlay::default();
+        let (mut a, mut b) = (Node::new(0, &underlay), Node::new(1, &underlay));
+        for number in 0..100 {
+            assert!(a.tap.queue.host_sends(&frame(number)));
+        }
+
+        // The first 64 wait for the session; all come, and none before another.
+        let mut received = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while received.len() < 64 && Instant::now() < deadline {
+            a.turn();
+            b.turn();
+            received.extend(std::iter::from_fn(|| b.tap.queue.host_receives()));
+        }
+
+        let numbers: Vec<u8> = received.iter().map(|frame| frame[14]).collect();
+        assert!(numbers.len() >= 64, "{numbers:?}");
+        assert!(numbers.is_sorted(), "{numbers:?}");
+        assert_eq!(received[0], frame(numbers[0]));
+        a.lanes.stop();
+        b.lanes.stop();
+    }
+
+    #[test]
+    fn a_packet_thread_that_fails_ends_the_process() {
+        const INSIDE: &str = "CAIRN_TEST_FAILING_THREAD";
+        if std::env::var_os(INSIDE).is_some() {
+            let thread = spawn("broken", || Err(io::Error::other("no more\nwork"))).unwrap();
+            thread.join().unwrap();
+            return;
+        }
+        let name = "lanes::tests::a_packet_thread_that_fails_ends_the_process";
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(INSIDE, "1")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            text.contains("error: the broken packet thread failed: no more work\n"),
+            "{text}"
+        );
+    }
+
+    struct Node {
+        core: Core,
+        collect: Collect,
+        lanes: Lanes,
+        tap: Arc<Port<MemoryTap>>,
+        outbox: Outbox,
+    }
+
+    impl Node {
+        fn new(number: usize, underlay: &MemoryUnderlay) -> Self {
+            let mut core = Core::new(Arc::new(SystemEntropy::new()));
+            let (submit, collect) = slow::queue().unwrap();
+            let counters = Arc::new(Counters::default());
+            let lanes = Lanes::start(core.outbound(), core.inbound(), &submit, &counters).unwrap();
+            let tap = Arc::new(Port::new("t", MemoryTap::new().unwrap()));
+            let socket: MemorySocket = underlay.bind(HOSTS[number].parse().unwrap()).unwrap();
+            let sockets = Sockets {
+                v4: Some(Arc::new(socket)),
+                v6: None,
+            };
+            let ports: Vec<(Vni, Arc<Port>)> = vec![(7, Arc::clone(&tap) as Arc<Port>)];
+            let mut outbox = Outbox::new(counters);
+            outbox.connect(sockets.clone());
+            core.apply(desired::read(&state(number)).unwrap(), clock::now())
+                .unwrap();
+            lanes.publish(&Arc::new(Plumbing { ports, sockets }));
+            Self {
+                core,
+                collect,
+                lanes,
+                tap,
+                outbox,
+            }
+        }
+
+        /// What the control thread does.
+        fn turn(&mut self) {
+            self.collect.silence();
+            let now = clock::now();
+            while let Some(message) = self.collect.take() {
+                self.core.handle(message, now);
+            }
+            self.core.handle_timeout(now);
+            while let Some(transmit) = self.core.poll_transmit() {
+                self.outbox.send(transmit.to, &transmit.datagram);
+            }
+            self.outbox.flush();
+            while self.core.poll_event().is_some() {}
+        }
+    }
+
+    fn state(number: usize) -> String {
+        let other = 1 - number;
+        let id = |number: usize| format!("00000000-0000-4000-8000-{number:012}");
+        let mac = |number: usize| format!("02:00:00:00:00:{number:02x}");
+        format!(
+            r#"{{"cluster_id": "{}", "node": {{"id": "{}", "private_key": "{}"}},
+                 "vsubnets": [{{"vni": 7, "tap": "t", "macs": ["{}"],
+                   "peers": [{{"id": "{}", "public_key": "{}", "macs": ["{}"],
+                               "endpoints": ["{}"]}}]}}]}}"#,
+            id(9),
+            id(number),
+            PRIVATE[number],
+            mac(number),
+            id(other),
+            PUBLIC[other],
+            mac(other),
+            HOSTS[other],
+        )
+    }
+
+    fn frame(number: u8) -> Vec<u8> {
+        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0x81, 0x37, number];
+        frame.resize(60, 0);
+        frame
+    }
+}
