@@ -179,7 +179,7 @@ def test_an_operator_walks_through_a_first_day(site: Site) -> None:
 
 def test_following_events_shows_a_change_within_a_second(site: Site) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(site.home), "COLUMNS": "120"}
-    follow = [BIN / "cairn", "event", "list", "--follow", "--limit", "1", "--json"]
+    follow = [str(BIN / "cairn"), "event", "list", "--follow", "--limit", "1", "--json"]
     with subprocess.Popen(
         follow, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     ) as process:
