@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 
@@ -46,22 +47,29 @@ class FakeClock:
 
 
 class YieldingStore:
-    """The store in memory, letting others in before each operation as a network does."""
+    """The store in memory, letting others in before each operation as a network does.
+
+    With `dice` for a random number of turns, so that every order of steps comes up.
+    """
 
     def __init__(self, inner: MemoryStore) -> None:
         self.inner = inner
-        self.conflicts = 0
+        self.dice: random.Random | None = None
+
+    async def _let_others_in(self) -> None:
+        for _ in range(self.dice.randrange(1, 12) if self.dice else 1):
+            await asyncio.sleep(0)
 
     async def get(self, key: str) -> Item | None:
-        await asyncio.sleep(0)
+        await self._let_others_in()
         return await self.inner.get(key)
 
     async def list(self, prefix: str) -> Listing:
-        await asyncio.sleep(0)
+        await self._let_others_in()
         return await self.inner.list(prefix)
 
     async def commit(self, compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> int:
-        await asyncio.sleep(0)
+        await self._let_others_in()
         return await self.inner.commit(compares, writes)
 
     def follow(self, prefix: str) -> AsyncGenerator[Reset | Events | Progress, None]:

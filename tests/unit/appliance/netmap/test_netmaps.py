@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import pytest
 from cairn_agent.protocol import netmap as wire
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.domain.node import NodeState
 from cairn_appliance.netmap import topic as topic_module
 from cairn_appliance.netmap.feed import Feed
 from cairn_appliance.netmap.netmaps import Netmaps
@@ -135,19 +137,36 @@ async def test_a_change_concerns_only_the_members_of_the_vsubnets_it_touches() -
 
 async def test_a_removed_node_is_told_and_gone_from_its_peers_before_its_memberships_are() -> None:
     replica, mirror, (a, b) = await world("a", "b")
+    red = await vni(replica)
     copy, feed, removed = follower(a), mirror.feed(a), mirror.feed(b)
     copy.take_all(list(feed.pull()))
     list(removed.pull())
-    await replica.services.nodes.remove("b", SYSTEM, reason="stolen")
-    await mirror.take()
-    lines = [wire.decode_line(line) for line in removed.pull()]
-    assert lines == [wire.Removed("stolen")]
+    removing = asyncio.create_task(replica.services.nodes.remove("b", SYSTEM, reason="stolen"))
+    while (await replica.services.nodes.get(b.id)).value.node.state is not NodeState.REMOVED:
+        await asyncio.sleep(0)
+    removing.cancel()
+    await asyncio.gather(removing, return_exceptions=True)
+    assert len(await replica.services.members.list()) == 2
+    assert await mirror.take() == {a.id, b.id}
+    assert [wire.decode_line(line) for line in removed.pull()] == [wire.Removed("stolen")]
     assert removed.is_finished
     copy.take_all(list(feed.pull()))
-    assert copy.names(await vni(replica)) == ["a"]
+    assert copy.names(red) == ["a"]
+
+
+async def test_with_a_removal_the_others_get_a_new_secret_and_accept_the_old_one_for_a_while() -> (
+    None
+):
+    replica, mirror, (a, _) = await world("a", "b")
+    copy, feed = follower(a), mirror.feed(a)
+    copy.take_all(list(feed.pull()))
+    await replica.services.nodes.remove("b", SYSTEM)
+    await mirror.take()
+    copy.take_all(list(feed.pull()))
     assert copy.copy.current is not None
     psks = copy.copy.current.vsubnets[await vni(replica)].header.psks
     assert [psk.epoch for psk in psks] == [2, 1]
+    assert psks[0].key != psks[1].key
 
 
 async def test_a_pending_node_has_a_document_without_vsubnets_until_it_is_approved() -> None:
@@ -229,12 +248,12 @@ async def test_a_removal_during_a_restart_is_not_lost() -> None:
 async def test_one_whose_revision_is_out_of_the_history_gets_the_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(topic_module, "HISTORY_DELTAS", 2)
-    replica, mirror, (a, b) = await world("a", "b")
+    monkeypatch.setattr(topic_module, "HISTORY_DELTAS", 1)
+    _, mirror, (a, *others) = await world("a", "b", "c", "d")
     copy = follower(a)
     copy.take_all(list(mirror.feed(a).pull()))
-    for host in range(5):
-        await replica.register(b, endpoints=(f"192.0.2.{host + 1}:8002",))
+    for node in others:
+        await mirror.replica.register(node, endpoints=("192.0.2.99:8002",))
         await mirror.take()
     assert copy.take_all(list(mirror.feed(a, copy.revision).pull()))[1] == "full"
     assert copy.digests == mirror.netmaps.digests(a.id)
@@ -273,7 +292,7 @@ async def test_another_incarnation_is_answered_with_a_reset() -> None:
 
 
 async def test_one_that_left_and_came_back_while_away_gets_the_whole() -> None:
-    replica, mirror, (a, b) = await world("a", "b")
+    replica, mirror, (a, _) = await world("a", "b")
     copy, feed = follower(a), mirror.feed(a)
     copy.take_all(list(feed.pull()))
     await replica.services.members.delete("red", "a", SYSTEM)
@@ -281,8 +300,6 @@ async def test_one_that_left_and_came_back_while_away_gets_the_whole() -> None:
     assert "gone" in copy.take_all(list(feed.pull()))
     at = copy.revision
     await replica.services.members.create(MemberOrder("red", "a"), SYSTEM)
-    await mirror.take()
-    await replica.register(b, endpoints=("192.0.2.99:8002",))
     await mirror.take()
     kinds = copy.take_all(list(mirror.feed(a, at).pull()))
     assert kinds == ["node", "full", "insync"]

@@ -70,8 +70,8 @@ class Addressing(RuleBasedStateMachine):
         outcomes = await asyncio.gather(
             *(
                 replica.services.members.create(order, SYSTEM)
-                for replica in self.replicas
-                for order in orders
+                for replica, each in zip(self.replicas, (orders, orders[::-1]), strict=True)
+                for order in each
             ),
             return_exceptions=True,
         )
