@@ -29,7 +29,8 @@ class DataPlaneRefused(AgentError):
     """The data plane answered an operation with an error; `code` is its own."""
 
     def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"the data plane says: {message}", "look at its log, and report this")
+        cause, _, remedy = message.partition("; ")  # docs/protocol.md 2: cause and remedy
+        super().__init__(f"the data plane says: {cause}", remedy or "look at its log")
         self.code = code
 
 

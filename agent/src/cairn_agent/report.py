@@ -97,6 +97,7 @@ class Status(msgspec.Struct, frozen=True):
     dataplane: DataPlaneReport = DataPlaneReport()
     vsubnets: list[VSubnetReport] = []
     peers: list[PeerReport] = []
+    problems: list[str] = []  # sentences: everything that isn't as it should be
 
 
 class Pinged(msgspec.Struct, frozen=True):

@@ -53,6 +53,7 @@ async def status(agent: Agent) -> Status:
         dataplane=_dataplane(agent, stats),
         vsubnets=_vsubnets(agent, membership, stats),
         peers=_peers(membership, stats),
+        problems=_problems(agent, membership),
     )
 
 
@@ -70,6 +71,16 @@ def find_peer(agent: Agent, reference: str) -> PeerReport:
         f"no peer has the name, address or node ID {reference!r}",
         "see `cairn-agent peers` for those that there are",
     )
+
+
+def _problems(agent: Agent, membership: Membership) -> list[str]:
+    """Return a sentence for everything that isn't as it should be."""
+    problems = [membership.identity().barred, *agent.problems.values()]
+    if agent.dataplane_error is not None:
+        problems.append(agent.dataplane_error.cause)
+    if not membership.link.state.is_up:
+        problems.append(membership.link.state.error)
+    return [problem for problem in problems if problem]
 
 
 def _link(membership: Membership) -> LinkReport:
