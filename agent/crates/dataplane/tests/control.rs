@@ -145,6 +145,44 @@ fn the_agents_going_away_leaves_the_state_in_place() {
 }
 
 #[test]
+fn without_descriptors_to_spare_it_waits_and_goes_on() {
+    let place = Place::new();
+    // Enough for the start and a client or two.
+    let limited = format!(
+        "ulimit -n 14; exec {} --socket {}",
+        env!("CARGO_BIN_EXE_cairn-dataplane"),
+        place.socket().display()
+    );
+    let process = Command::new("sh")
+        .args(["-c", &limited])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let dataplane = DataPlane {
+        process,
+        place: &place,
+    };
+    let mut crowd: Vec<Agent> = (0..12).map(|_| dataplane.agent()).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let ticks = processor_ticks(dataplane.process.id());
+    assert!(ticks < 20, "it is busy: {ticks}");
+    assert_eq!(crowd[0].ask(json!({"op": "hello"}))["ok"], true);
+
+    let mut last = crowd.pop().unwrap();
+    crowd.clear();
+
+    assert_eq!(last.ask(json!({"op": "hello"}))["ok"], true);
+}
+
+/// Hundredths of a second of processor time that a process has used.
+fn processor_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
 fn the_socket_is_for_its_owner_only() {
     let place = Place::new();
     let _dataplane = DataPlane::start(&place);

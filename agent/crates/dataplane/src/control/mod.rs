@@ -47,6 +47,9 @@ const FIRST_CLIENT: u64 = 16;
 /// The agent needs one; the rest is for people who look.
 const MOST_CLIENTS: usize = 32;
 
+/// How long to wait after a connection couldn't be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Messages of the slow path handled before clients and timers have their turn.
 const MESSAGES_A_ROUND: usize = 256;
 
@@ -74,6 +77,8 @@ pub struct Control {
     epoll: Epoll,
     signals: EndSignals,
     listener: Option<Listener>,
+    /// When connections are accepted again, while they can't be.
+    accept_again: Option<Time>,
     clients: BTreeMap<ClientId, Client>,
     next_client: ClientId,
     /// Probes under way: the engine's token, who asked, and the number of the question.
@@ -121,6 +126,7 @@ impl Control {
             epoll,
             signals,
             listener: None,
+            accept_again: None,
             clients: BTreeMap::new(),
             next_client: FIRST_CLIENT,
             probes: BTreeMap::new(),
@@ -169,7 +175,11 @@ impl Control {
         let events = self.clients.values().filter_map(Client::next_events);
         let handover = self.handover.as_ref().map(|handover| handover.deadline);
         let core = self.core.next_timeout().filter(|_| self.handover.is_none());
-        events.chain(handover).chain(core).min()
+        events
+            .chain(handover)
+            .chain(core)
+            .chain(self.accept_again)
+            .min()
     }
 
     fn attend(&mut self, ready: Ready) {
@@ -197,7 +207,26 @@ impl Control {
                     log::warn("connection refused", &[("cause", &gone)]);
                 }
             }
-            Err(error) => log::warn("a connection can't be accepted", &[("cause", &error)]),
+            Err(error) => {
+                log::warn("a connection can't be accepted", &[("cause", &error)]);
+                self.pause_accepting();
+            }
+        }
+    }
+
+    /// Without a descriptor to spare the newcomer stays ready, and would keep us busy.
+    fn pause_accepting(&mut self) {
+        self.accept_again = Some(clock::now() + ACCEPT_PAUSE);
+        self.expect_newcomers(false);
+    }
+
+    fn expect_newcomers(&mut self, read: bool) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        let interest = Interest { read, write: false };
+        if let Err(error) = self.epoll.modify(listener.as_fd(), LISTENER, interest) {
+            log::warn("the listener can't be waited for", &[("cause", &error)]);
         }
     }
 
@@ -298,6 +327,10 @@ impl Control {
 
     fn keep_time(&mut self) {
         let now = clock::now();
+        if self.accept_again.is_some_and(|at| at <= now) {
+            self.accept_again = None;
+            self.expect_newcomers(true);
+        }
         if self.handover.is_some() {
             self.end_late_handover(now);
         } else if self.core.next_timeout().is_some_and(|due| due <= now) {
