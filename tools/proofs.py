@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPECTED = ROOT / "tests" / "expected-proofs.txt"
 PROOFS = ROOT / "build" / "proofs"
+_WIDTH_OF_A_FILE = 200
 
 
 def main() -> int:
@@ -20,19 +23,20 @@ def main() -> int:
     expected = _expected()
     found = [json.loads(file.read_text()) for file in sorted(PROOFS.glob("*.json"))]
     found.sort(key=lambda proof: (_age_of(proof["commit"]), proof["at"]))
-    missing = [(name, what) for name, what in expected.items() if name not in _ids(found)]
+    missing = [name for name in expected if not _is_proved(name, found)]
 
-    table = Table(title=f"Proofs under {PROOFS.relative_to(ROOT)}")
-    for column in ("id", "what", "bar", "measured", "holds", "commit", "at"):
-        table.add_column(column, overflow="fold")
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_A_FILE)
+    table = Table(title=f"Proofs under {PROOFS.relative_to(ROOT)}", box=box.SIMPLE)
+    for column in ("id", "holds", "measured", "bar", "what", "commit", "at"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("id", "holds", "commit"))
     for proof in found:
         measured = f"{proof['value']} {proof['unit']}".strip()
         holds = "[green]yes[/]" if proof["holds"] else "[red]NO[/]"
-        row = [proof["id"], proof["what"], proof["bar"], measured, holds]
-        table.add_row(*row, proof["commit"], proof["at"])
-    for name, what in missing:
-        table.add_row(name, what, "", "", "[red]missing[/]", "", "")
-    Console().print(table)
+        row = [proof["id"], holds, escape(measured), escape(proof["bar"]), escape(proof["what"])]
+        table.add_row(*row, proof["commit"], proof["at"][:16])
+    for name in missing:
+        table.add_row(name, "[red]missing[/]", "", "", expected[name], "", "")
+    console.print(table)
 
     broken = [proof["id"] for proof in found if not proof["holds"]]
     print(f"{len(found) - len(broken)} hold, {len(broken)} do not, {len(missing)} are missing")
@@ -45,8 +49,9 @@ def _expected() -> dict[str, str]:
     return {name: what for name, what in pairs}
 
 
-def _ids(proofs: list[dict[str, str]]) -> set[str]:
-    return {proof["id"] for proof in proofs}
+def _is_proved(name: str, proofs: list[dict[str, str]]) -> bool:
+    """Say whether there is a proof `name`, or parts of it (`name-part`)."""
+    return any(proof["id"] == name or proof["id"].startswith(f"{name}-") for proof in proofs)
 
 
 def _age_of(commit: str) -> int:

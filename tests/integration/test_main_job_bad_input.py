@@ -39,6 +39,14 @@ def idle(world: World) -> Host:
     return world.sites["office"].host("idle")
 
 
+@pytest.fixture(scope="module")
+def initialised(idle: Host) -> Path:
+    """The data directory of an appliance that has never run."""
+    data = idle.directory / "data"
+    idle.run(_init(data))
+    return data
+
+
 @pytest.fixture
 def network(world: World) -> Iterator[Network]:
     """A vSubnet that no node has joined."""
@@ -47,11 +55,22 @@ def network(world: World) -> Iterator[Network]:
     world.appliance.remove_network(made)
 
 
-def _edited(token: str, **fields: object) -> str:
-    """Return the token with other fields and a right check sum, as a forger would make it."""
+def _fields(token: str) -> dict[str, object]:
+    """Return what is written in a token."""
     encoded = token.removeprefix("cairn1.")
     octets = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
-    body = json.dumps({**json.loads(octets[:-4]), **fields}, separators=(",", ":")).encode()
+    found: dict[str, object] = json.loads(octets[:-4])
+    return found
+
+
+def _uses(world: World, token: str) -> int:
+    """Return how often the appliance has counted a use of the token."""
+    return int(world.appliance.cairn("token", "show", str(_fields(token)["id"]))["uses"])
+
+
+def _edited(token: str, **fields: object) -> str:
+    """Return the token with other fields and a right check sum, as a forger would make it."""
+    body = json.dumps({**_fields(token), **fields}, separators=(",", ":")).encode()
     octets = body + hashlib.sha256(body).digest()[:4]
     return "cairn1." + base64.urlsafe_b64encode(octets).rstrip(b"=").decode()
 
@@ -119,8 +138,7 @@ def test_a_foreign_pin_is_noticed_before_the_secret_is_sent(
 
     _expect(done, REFUSED, says="pin|certificate")
     _assert_nothing_was_made(newcomer)
-    (shown,) = [each for each in world.appliance.cairn("token", "list") if not each["uses"]]
-    assert shown["state"] == "active", "nothing of it was used"
+    assert _uses(world, token) == 0
 
 
 def test_an_appliance_that_does_not_answer_is_named(
@@ -148,7 +166,7 @@ def test_without_root_the_programs_say_what_they_need(newcomer: Node, world: Wor
         ["cairn-dataplane", "--socket", "/run/cairn/other.sock"],
     ):
         done = newcomer.host.run([*AS_NOBODY, *command], check=False, within_s=20)
-        _expect(done, ENVIRONMENT, says="root|permitted|CAP_|user")
+        _expect(done, ENVIRONMENT, says="root|permitted|Permission denied|user")
     _assert_nothing_was_made(newcomer)
 
 
@@ -170,8 +188,8 @@ def test_udp_8002_in_use_is_told_and_heals_when_it_is_free(world: World) -> None
     node.join(world.appliance.token(world.prod))
 
     def told() -> bool:
-        status = node.status()
-        return "8002" in json.dumps([status["problems"], status["dataplane"]])
+        error = node.status()["dataplane"]["error"]
+        return "8002" in error and "use" in error
 
     until("the agent says that the port is in use", told, within_s=15)
     holder.stop()
@@ -181,13 +199,13 @@ def test_udp_8002_in_use_is_told_and_heals_when_it_is_free(world: World) -> None
 
 
 @pytest.mark.parametrize("port", [8002, 8443])
-def test_an_appliance_whose_port_is_in_use_says_which(idle: Host, port: int) -> None:
-    data = idle.directory / f"data-{port}"
-    idle.run(_init(data))
+def test_an_appliance_whose_port_is_in_use_says_which(
+    idle: Host, initialised: Path, port: int
+) -> None:
     holder = idle.start(["python3", "-c", _HOLD_TCP, str(port)], name=f"holder-{port}")
     holder.wait_for_log("held", within_s=5)
     try:
-        run = ["cairn-appliance", "run", "--data-dir", str(data)]
+        run = ["cairn-appliance", "run", "--data-dir", str(initialised)]
         _expect(idle.run(run, check=False, within_s=60), ENVIRONMENT, says=str(port))
         assert "etcd" not in idle.run(["ps", "ax", "-o", "comm"]).stdout
     finally:
@@ -215,7 +233,7 @@ def test_a_damaged_identity_is_named_and_kept(world: World) -> None:
     assert a2.agent is not None
     a2.agent.stop()
     try:
-        for damaged in (b"", b"{", whole[: len(whole) // 2], b"\0" * len(whole)):
+        for damaged in (b"", whole[: len(whole) // 2]):
             identity.write_bytes(damaged)
             done = a2.host.run(["cairn-agent", "run"], check=False, within_s=20)
             _expect(done, STATE, says="identity")
@@ -227,7 +245,7 @@ def test_a_damaged_identity_is_named_and_kept(world: World) -> None:
     until("it is connected", lambda: a2.answers() and a2.status()["link"]["is_up"], within_s=30)
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "flipped", "signature"])
+@pytest.mark.parametrize("damage", ["half", "flipped", "signature"])
 def test_a_damaged_netmap_is_set_aside_and_fetched_anew(world: World, damage: str) -> None:
     a2 = world.node("a2")
     netmap = a2.state_dir / "netmap.jsonl"
@@ -256,9 +274,7 @@ def test_a_full_disk_stops_a_join_before_the_token_is_used(
     done = idle.run(["unshare", "-m", "sh", "-c", script], stdin=token, check=False, within_s=60)
     _expect(done, STATE, says="space|full")
     assert not re.search("identity|tmp|new", done.stdout), done.stdout
-    (shown,) = [each for each in world.appliance.cairn("token", "list") if each["state"] == "active"
-                and each["vsubnets"] and each["vsubnets"][0]["name"] == network.name]  # fmt: skip
-    assert shown["uses"] == 0
+    assert _uses(world, token) == 0
 
 
 def test_a_full_disk_leaves_no_half_made_appliance(idle: Host) -> None:
@@ -273,9 +289,8 @@ def test_a_full_disk_leaves_no_half_made_appliance(idle: Host) -> None:
     assert not done.stdout.strip(), "nothing is left there"
 
 
-def test_an_appliance_with_a_damaged_store_key_says_so(idle: Host) -> None:
-    data = idle.directory / "data-damaged"
-    idle.run(_init(data))
+def test_an_appliance_with_a_damaged_file_names_it(idle: Host, initialised: Path) -> None:
+    data = initialised
     run = ["cairn-appliance", "run", "--data-dir", str(data)]
     for name, octets in (
         ("kek", b"short"),
@@ -290,9 +305,8 @@ def test_an_appliance_with_a_damaged_store_key_says_so(idle: Host) -> None:
         (data / name).write_bytes(whole)
 
 
-def test_init_into_a_directory_in_use_changes_nothing(idle: Host) -> None:
-    data = idle.directory / "data-used"
-    idle.run(_init(data))
+def test_init_into_a_directory_in_use_changes_nothing(idle: Host, initialised: Path) -> None:
+    data = initialised
     before = {file: file.read_bytes() for file in data.rglob("*") if file.is_file()}
     _expect(idle.run(_init(data), check=False), STATE, says="in use")
     assert {file: file.read_bytes() for file in data.rglob("*") if file.is_file()} == before
@@ -361,8 +375,6 @@ def _assert_nothing_was_made(node: Node) -> None:
 
 
 def _damaged(octets: bytes, how: str) -> bytes:
-    if how == "empty":
-        return b""
     if how == "half":
         return octets[: len(octets) // 2]
     if how == "flipped":

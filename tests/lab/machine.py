@@ -41,11 +41,16 @@ class Machine:
             [*_UNSHARE, *_script("init.py"), name, str(machine_id)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
-        self.pid = self._ready()
-        self.run(["ip", "link", "set", "lo", "up"])
+        try:
+            self.pid = self._ready()
+            self.ip("link set lo up")
+        except BaseException:  # also Ctrl-C: nobody else knows of this machine yet
+            self._end_init()
+            raise
 
     def run(
         self,
@@ -173,12 +178,16 @@ class Machine:
         """End everything that runs here and give the namespaces back to the kernel."""
         for capture in self._captures:
             capture.stop()
-        self._init.kill()  # unshare --kill-child: process 1 dies too, and with it the machine
-        self._init.wait(10)
+        self._end_init()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, 9)
         for program in self._programs:
             program.stop()
+
+    def _end_init(self) -> None:
+        """Kill unshare: by --kill-child process 1 dies too, and with it the machine."""
+        self._init.kill()
+        self._init.wait(10)
         if self._init.stdout:
             self._init.stdout.close()
 
@@ -186,8 +195,6 @@ class Machine:
         assert self._init.stdout is not None
         words = self._init.stdout.readline().decode().split()
         if len(words) != 2 or words[0] != "ready":
-            self._init.kill()
-            self._init.wait(5)
             raise LabError(f"machine {self.name} did not start; root is needed")
         return int(words[1])
 
