@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Coroutine
 from pathlib import Path
 from socket import socket
+from typing import Any
 
 from cairn_appliance.api.agent_v1 import app as agent_api
 from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
@@ -29,10 +31,16 @@ from cairn_appliance.store.port import Compare, Conflict, Put, Store
 log = logging.getLogger(__name__)
 
 _RENEWAL_LOOKED_AT_EVERY_S = 12 * 3600.0
+# After the signal: to end in order; then to be cut off; stopping etcd comes on top (STOP_S).
+_END_S = 5.0
+_CUT_OFF_S = 1.0
 
 
 async def run(data_dir: Path) -> None:
-    """Run the appliance until SIGTERM or SIGINT; raise CairnError where it can't."""
+    """Run the appliance until SIGTERM or SIGINT; raise CairnError where it can't.
+
+    It ends within ten seconds of the signal, whatever hangs: the store, a client, etcd.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -43,6 +51,20 @@ async def run(data_dir: Path) -> None:
     ops_sockets = listening(local.settings.ops_port, "operations API")
     bootstrap.renew_etcd_certificates(local, utc_now())
     etcd = EtcdProcess(local, binary)
+    try:
+        await _until_ended(_run(local, etcd, stop, agent_sockets, ops_sockets), stop)
+    finally:
+        await etcd.stop()
+    log.info("appliance ended")
+
+
+async def _run(
+    local: Local,
+    etcd: EtcdProcess,
+    stop: asyncio.Event,
+    agent_sockets: list[socket],
+    ops_sockets: list[socket],
+) -> None:
     await etcd.start()
     async with asyncio.TaskGroup() as outer:
         supervising = outer.create_task(etcd.supervise(), name="supervise etcd")
@@ -53,7 +75,23 @@ async def run(data_dir: Path) -> None:
         finally:
             await store.close()
             supervising.cancel()  # it stops etcd
-    log.info("appliance ended")
+
+
+async def _until_ended(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Run the work to its end, which it finds by itself after `stop`, or is cut off."""
+    working = asyncio.create_task(work, name="appliance")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working}, timeout=_END_S if stop.is_set() else None)
+        if not working.done():
+            log.warning("what is still under way is cut off")
+    finally:
+        stopping.cancel()
+        working.cancel()
+        await asyncio.wait({working}, timeout=_CUT_OFF_S)
+    if working.done() and not working.cancelled():
+        working.result()
 
 
 class Appliance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from cairn_agent.protocol.token import decode_token
 
 from tests.contract.etcd_server import free_port
+from tests.integration.appliance.running import RunningAppliance, register_request
 
 pytestmark = pytest.mark.etcd
 
@@ -152,6 +154,30 @@ def test_a_changed_address_is_in_the_next_token(made: tuple[Path, dict[str, str]
         assert process.wait(20) == 0
     assert "certificate of the APIs renewed" in seen
     assert told["cluster_id"] in seen
+
+
+async def test_told_to_stop_while_etcd_hangs_it_ends_within_ten_seconds(tmp_path: Path) -> None:
+    """With a stream open, requests waiting for the store, and a lease that can't be revoked."""
+    appliance = await asyncio.to_thread(RunningAppliance, tmp_path)
+    await asyncio.to_thread(appliance.start)
+    assert appliance.process is not None
+    member = await appliance.member("patient")
+    etcd = appliance.etcd_pid()
+    async with member.client() as stream, member.client() as caller:
+        lines = stream.netmap_lines(0, 0, quiet_s=5.0)
+        await anext(lines)
+        await asyncio.sleep(6)  # by now presence has its lease
+        os.kill(etcd, signal.SIGSTOP)
+        calls = [asyncio.create_task(caller.register(register_request(member.node)))]
+        await asyncio.sleep(0.5)
+        begun = time.monotonic()
+        appliance.process.send_signal(signal.SIGTERM)
+        status = await asyncio.to_thread(appliance.process.wait, 60)
+        took_s = time.monotonic() - begun
+        await asyncio.gather(*calls, return_exceptions=True)
+        await lines.aclose()
+    assert (status, took_s < 10) == (0, True), (status, took_s, appliance.log.read_text())
+    assert not Path(f"/proc/{etcd}").exists()
 
 
 def _set_ports(directory: Path, **ports: int) -> None:

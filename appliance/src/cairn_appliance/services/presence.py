@@ -37,6 +37,7 @@ INTERVAL_S = 5.0
 LEASE_S = 20
 _BATCHES = 64
 _GONE_KEPT_S = 86_400.0
+_CLOSE_S = 1.0  # the end of the process does not wait for a store that hangs
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +137,13 @@ class PresenceBoard:
             batch = min(self._dirty)
             mine = tuple(p for node, p in self._mine.items() if _batch_of(node) == batch)
             value = _batches.encode(_Batch(mine))
-            await self._store.commit([], [Put(keys.presence(self._replica, batch), value, lease)])
-            self._dirty.discard(batch)
+            self._dirty.discard(batch)  # first: what changes during the write is written next
+            try:
+                put = Put(keys.presence(self._replica, batch), value, lease)
+                await self._store.commit([], [put])
+            except BaseException:
+                self._dirty.add(batch)
+                raise
 
     def _forget_gone(self) -> None:
         before = self._clock() - _GONE_KEPT_S
@@ -176,6 +182,7 @@ def _batch_of(node: str) -> str:
 
 async def _close(lease: Lease) -> None:
     try:
-        await lease.close()
-    except StoreError as error:
+        async with asyncio.timeout(_CLOSE_S):
+            await lease.close()
+    except (StoreError, TimeoutError) as error:
         log.info("lease was not closed, it will expire reason=%s", error)
