@@ -100,7 +100,7 @@ fn packet(octets: &[u8]) {
     }
     if let Ok(packet) = ipv4::Packet::parse(octets) {
         let at = within(octets, packet.payload());
-        assert!((20..=60).contains(&at) && at % 4 == 0);
+        assert!((20..=60).contains(&at) && at.is_multiple_of(4));
         assert!(packet.has_upper_header() || packet.is_fragment());
         assert_eq!(packet.source().octets(), octets[12..16]);
         assert_eq!(packet.destination().octets(), octets[16..20]);
