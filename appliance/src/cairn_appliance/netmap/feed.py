@@ -8,6 +8,8 @@ from cairn_agent.protocol import netmap as wire
 
 from cairn_appliance.netmap.netmaps import Netmaps
 
+_UNREADABLE_AFTER_MS = 5000
+
 
 class Feed:
     """The position of one node's stream in all documents that concern it."""
@@ -34,6 +36,11 @@ class Feed:
         if reason is not None:
             self.is_finished = True
             yield _line(wire.Removed(reason))
+            return
+        if netmaps.is_unreadable(self._node_id):
+            # Not removed, and nothing true can be said: another replica may understand it.
+            self.is_finished = True
+            yield _line(wire.GoAway(_UNREADABLE_AFTER_MS))
             return
         if not self._is_begun:
             self._is_begun = True

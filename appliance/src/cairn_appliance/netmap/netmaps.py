@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -10,10 +11,15 @@ from cairn_agent.protocol import netmap as wire
 
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.node import NodeState
+from cairn_appliance.domain.vsubnet import VSubnet
 from cairn_appliance.netmap import render
 from cairn_appliance.netmap.snapshot import Snapshot, Touched
 from cairn_appliance.netmap.topic import Topic
+from cairn_appliance.pki.errors import PkiError
+from cairn_appliance.store import keys
 from cairn_appliance.store.port import Events, Progress, Reset
+
+log = logging.getLogger(__name__)
 
 SignOctets = Callable[[bytes], bytes]  # Ed25519 by the map key
 
@@ -73,11 +79,15 @@ class Netmaps:
     def removed_why(self, node_id: str) -> str | None:
         """Return why the node is none of ours (any more), None while it is."""
         node = self.snapshot.nodes.get(node_id)
-        if node is None:
+        if node is None and not self.is_unreadable(node_id):
             return "the cluster does not know this node"
-        if node.state is NodeState.REMOVED:
+        if node and node.state is NodeState.REMOVED:
             return node.removed_why or "removed"
         return None
+
+    def is_unreadable(self, node_id: str) -> bool:
+        """True where the node is in the store, but this version can't read it."""
+        return node_id not in self.snapshot.nodes and self.snapshot.has(keys.node(node_id))
 
     def node_document(self, node_id: str) -> wire.NodeDocument:
         """Return the newest document of a node that is there."""
@@ -107,12 +117,12 @@ class Netmaps:
         begun = {each for each in vsubnets if self._begin_or_end(each)}
         for vsubnet_id in touched.headers - begun:
             vsubnet = self.snapshot.vsubnets.get(vsubnet_id)
-            if vsubnet:
-                header = render.header(self.snapshot, vsubnet, self._open_psk)
+            header = self._header(vsubnet) if vsubnet else None
+            if header:
                 self._topics[vsubnet_id].set_header(header)
         for vsubnet_id, node_id in touched.members:
             vsubnet = self.snapshot.vsubnets.get(vsubnet_id)
-            if vsubnet and vsubnet_id not in begun:
+            if vsubnet and vsubnet_id not in begun and vsubnet_id in self._topics:
                 member = render.member(self.snapshot, vsubnet, node_id)
                 self._topics[vsubnet_id].set_member(node_id, member)
         return vsubnets
@@ -125,13 +135,26 @@ class Netmaps:
             return False
         if vsubnet_id in self._topics:
             return False
-        header = render.header(self.snapshot, vsubnet, self._open_psk)
+        header = self._header(vsubnet)
+        if header is None:
+            return False
         topic = Topic(vsubnet.vni, header, self._sign_vsubnet)
         for node_id in self.snapshot.members_of(vsubnet_id):
             topic.set_member(node_id, render.member(self.snapshot, vsubnet, node_id))
         topic.begin(self.revision, self.snapshot.changed_at(vsubnet_id))
         self._topics[vsubnet_id] = topic
         return True
+
+    def _header(self, vsubnet: VSubnet) -> wire.VSubnetHeader | None:
+        """Return the header; None where it can't be made: what was sent before stays.
+
+        One damaged object must not end the service of all the others.
+        """
+        try:
+            return render.header(self.snapshot, vsubnet, self._open_psk)
+        except (PkiError, ValueError) as error:
+            log.error("netmap can't be made vsubnet=%s reason=%s", vsubnet.id, error)  # noqa: TRY400
+            return None
 
     def _sign_vsubnet(self, vni: int, revision: int, digest: str) -> str:
         return self.sign("vsubnet", str(vni), revision, digest)

@@ -44,6 +44,10 @@ class Snapshot:
         self._places: dict[str, set[str]] = {}  # node -> vSubnets
         self._versions: dict[str, tuple[int, int]] = {}  # key -> created, last written
 
+    def has(self, key: str) -> bool:
+        """True while the store has the key, readable or not."""
+        return key in self._versions
+
     def members_of(self, vsubnet: str) -> dict[str, Member]:
         """Return a vSubnet's members by node ID."""
         return self._members.get(vsubnet, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Sequence
 
@@ -351,6 +352,49 @@ async def test_an_object_that_cannot_be_read_is_left_out_and_the_rest_served() -
     mirror.netmaps.take([Events(broken.revision, (broken,))])
     copy.take_all(list(feed.pull()))
     assert len(copy.digests) == 2
+
+
+async def test_a_node_whose_object_cannot_be_read_is_sent_elsewhere_and_not_removed() -> None:
+    """Told `removed`, it would give up its identity; another replica may be newer."""
+    _, mirror, (a, _) = await world("a", "b")
+    copy, feed = follower(a), mirror.feed(a)
+    copy.take_all(list(feed.pull()))
+    newer = Item(f"{MAP}nodes/{a.id}", b'{"v":2}', mirror.netmaps.revision + 1, 1)
+    mirror.netmaps.take([Events(newer.revision, (newer,))])
+    assert mirror.netmaps.removed_why(a.id) is None
+    assert copy.take_all(list(feed.pull())) == ["goaway"]
+    assert feed.is_finished
+    gone = Events(newer.revision + 1, (Delete(newer.key),))
+    mirror.netmaps.take([gone])
+    assert copy.take_all(list(mirror.feed(a).pull())) == ["removed"]
+
+
+async def test_a_secret_that_cannot_be_opened_stops_its_vsubnet_alone() -> None:
+    replica, mirror, (a, _) = await world("a", "b")
+    red = (await replica.services.vsubnets.get("red")).value
+    blue = await replica.vsubnet("blue", "10.8.0.0/24")
+    await replica.services.members.create(MemberOrder("blue", a.id), SYSTEM)
+    await mirror.take()
+    copy, feed = follower(a), mirror.feed(a)
+    copy.take_all(list(feed.pull()))
+    before = copy.digests
+    key = f"{MAP}psks/{red.id}"
+    (good,) = [item for item in (await replica.memory.list(MAP)).items if item.key == key]
+    sealed = json.loads(good.value)
+    sealed["epochs"][0]["sealed"] = "AAAA"
+    damaged = Item(key, json.dumps(sealed).encode(), mirror.netmaps.revision + 1, good.created)
+    mirror.netmaps.take([Events(damaged.revision, (damaged,))])
+    copy.take_all(list(feed.pull()))
+    assert copy.digests == before
+    # A replica that starts with it serves the others, and makes no document without a secret.
+    listing = await replica.memory.list(MAP)
+    fresh = Mirror(replica)
+    items = tuple(damaged if item.key == key else item for item in listing.items)
+    fresh.netmaps.take([Reset(damaged.revision, items)])
+    blue_vni = (await replica.services.vsubnets.get(blue)).value.vni
+    assert set(fresh.netmaps.digests(a.id)) == {"node", str(blue_vni)}
+    await replica.register(a, endpoints=("192.0.2.77:8002",))
+    await fresh.take()
 
 
 _ACTIONS = ["register", "leave", "join", "mtu", "remove", "rotate", "pull", "reconnect", "resync"]
