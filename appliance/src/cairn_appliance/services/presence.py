@@ -18,6 +18,7 @@ from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.store import keys
 from cairn_appliance.store.codec import Codec
 from cairn_appliance.store.port import (
+    MAX_TRANSACTION_OCTETS,
     Delete,
     Events,
     Item,
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 INTERVAL_S = 5.0
 LEASE_S = 20
 _BATCHES = 64
+_BATCH_OCTETS = MAX_TRANSACTION_OCTETS // 2
 _GONE_KEPT_S = 86_400.0
 _CLOSE_S = 1.0  # the end of the process does not wait for a store that hangs
 
@@ -136,7 +138,7 @@ class PresenceBoard:
         while self._dirty:
             batch = min(self._dirty)
             mine = tuple(p for node, p in self._mine.items() if _batch_of(node) == batch)
-            value = _batches.encode(_Batch(mine))
+            value = _encoded(mine)
             self._dirty.discard(batch)  # first: what changes during the write is written next
             try:
                 put = Put(keys.presence(self._replica, batch), value, lease)
@@ -174,6 +176,14 @@ class PresenceBoard:
             return
         for batch in _batches.decode_all([item], quarantine):
             self._others[item.key] = batch.presences
+
+
+def _encoded(presences: tuple[Presence, ...]) -> bytes:
+    """Return the batch; where it is too large, without what the nodes have loaded."""
+    value = _batches.encode(_Batch(presences))
+    if len(value) <= _BATCH_OCTETS:
+        return value
+    return _batches.encode(_Batch(tuple(replace(p, digests={}) for p in presences)))
 
 
 def _batch_of(node: str) -> str:

@@ -170,3 +170,29 @@ async def test_a_refused_netmap_keeps_what_is_loaded() -> None:
     seen = board.of("n")
     assert seen is not None
     assert (seen.loaded_revision, seen.digests, seen.refused) == (5, {"node": "a"}, "disk full")
+
+
+async def test_presence_that_changes_during_its_write_is_written_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(presence_module, "INTERVAL_S", 0.01)
+    first = Replica()
+    second = Replica(first.memory, "r2")
+    board = first.services.presence
+    commit = first.store.commit
+
+    async def slow_commit(*arguments: object) -> int:
+        revision = await commit(*arguments)  # type: ignore[arg-type]
+        if not board.is_connected("n"):
+            board.connected("n")
+        return revision
+
+    monkeypatch.setattr(first.store, "commit", slow_commit)
+    board.loaded("n", 1, {}, "")
+    sharing = [asyncio.create_task(each.services.presence.share()) for each in (first, second)]
+    async with asyncio.timeout(2):
+        while not second.services.presence.is_connected("n"):
+            await asyncio.sleep(0.005)
+    for task in sharing:
+        task.cancel()
+    await asyncio.gather(*sharing, return_exceptions=True)

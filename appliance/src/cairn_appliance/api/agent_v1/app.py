@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from cairn_appliance.api import errors
 from cairn_appliance.api.agent_v1.limits import EnrolLimit
 from cairn_appliance.api.agent_v1.stream import NetmapStream
 from cairn_appliance.api.client_certificate import connection_of, node_of
-from cairn_appliance.domain.errors import Invalid, NodeRemoved, Unavailable
+from cairn_appliance.domain.errors import Invalid, Unavailable
 from cairn_appliance.domain.identity import Facts
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.enrolment import Newcomer
@@ -30,6 +31,10 @@ from cairn_appliance.store.port import StoreError
 log = logging.getLogger(__name__)
 
 BODY_MAX_OCTETS = 65_536
+BODY_WITHIN_S = 10.0
+_REASON_MAX = 500  # characters
+_DIGESTS_MAX = 512
+_DIGEST_MAX = 64  # hex digits of SHA-256
 T = TypeVar("T")
 
 
@@ -144,16 +149,16 @@ class _AgentApi:
         """A node says what its data plane has loaded."""
         node_id = self._node(request)
         body = await _decoded(request, wire.AckRequest)
-        reason = self._services.netmaps.removed_why(node_id)
-        if reason is not None:
-            raise NodeRemoved(f"the node was removed: {reason}")
-        if len(body.digests) > 4096 or len(body.refused) > 1024:
-            raise Invalid("the acknowledgement is too long", code="invalid_body")
-        if body.refused:
+        _check_digests(body.digests)
+        if self._services.netmaps.removed_why(node_id) is not None:
+            # What this replica has in memory may be behind, and "removed" is for good.
+            await self._services.registry.known_at(node_id)
+        refused = body.refused[:_REASON_MAX]
+        if refused:
             log.warning(
-                "netmap refused node=%s revision=%d reason=%s", node_id, body.revision, body.refused
+                "netmap refused node=%s revision=%d reason=%s", node_id, body.revision, refused
             )
-        self._services.presence.loaded(node_id, body.revision, body.digests, body.refused)
+        self._services.presence.loaded(node_id, body.revision, body.digests, refused)
         return Response(status_code=204)
 
     async def renew(self, request: Request) -> Response:
@@ -202,13 +207,27 @@ async def _bounded_body(request: Request) -> bytes:
     announced = request.headers.get("content-length", "")
     is_short = not announced.isdecimal() or int(announced[:12]) <= BODY_MAX_OCTETS
     if is_short:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > BODY_MAX_OCTETS:
-                break
+        try:
+            async with asyncio.timeout(BODY_WITHIN_S):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > BODY_MAX_OCTETS:
+                        break
+        except TimeoutError as error:
+            raise HTTPException(408, "the request took too long to come") from error
     if not is_short or len(body) > BODY_MAX_OCTETS:
         raise HTTPException(413, f"a request has at most {BODY_MAX_OCTETS} octets")
     return bytes(body)
+
+
+def _check_digests(digests: dict[str, str]) -> None:
+    """Refuse what no agent of ours acknowledges: it is kept, and told to the other replicas."""
+    fits = len(digests) <= _DIGESTS_MAX and all(
+        (key == "node" or (key.isdecimal() and len(key) <= 8)) and len(digest) <= _DIGEST_MAX
+        for key, digest in digests.items()
+    )
+    if not fits:
+        raise Invalid("the acknowledgement names what is no document", code="invalid_body")
 
 
 def _answer(value: object) -> Response:

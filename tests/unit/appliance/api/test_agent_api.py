@@ -1,0 +1,106 @@
+"""The agent API above its services, without TLS: what a node may make it do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from cairn_appliance.api.agent_v1 import app as app_module
+from cairn_appliance.api.agent_v1.app import Answers, create_app
+from cairn_appliance.api.client_certificate import EXTENSION, Connection
+from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.pki.authority import utc_now
+from cairn_appliance.services import presence as presence_module
+from cairn_appliance.store import keys
+from cairn_appliance.store.port import MAX_TRANSACTION_OCTETS
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.simulated_node import SimulatedNode
+from tests.unit.appliance.replica import AUTHORITY, Replica
+
+
+def client(replica: Replica, node: SimulatedNode) -> httpx.AsyncClient:
+    """Return a client whose connections show the node's certificate."""
+    pem = AUTHORITY.issue_agent(node.certificate_request().encode(), node.id, utc_now())
+    der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+    app = create_app(replica.services, Answers("map key"), lambda: utc_now().timestamp())
+
+    async def with_connection(scope: Any, receive: Any, send: Any) -> None:
+        connection = Connection(der, lambda: None)
+        await app({**scope, "extensions": {EXTENSION: connection}}, receive, send)
+
+    transport = httpx.ASGITransport(app=with_connection)
+    return httpx.AsyncClient(transport=transport, base_url="http://appliance/agent/v1")
+
+
+ACK = {"revision": 1, "incarnation": 1, "digests": {"node": "ab" * 32}, "refused": ""}
+
+
+async def test_a_replica_that_has_loaded_nothing_yet_does_not_call_a_node_removed() -> None:
+    """The agent takes `node_removed` for good; it acknowledges as soon as it has registered."""
+    replica = Replica()
+    node = await replica.joined("n")
+    assert not replica.services.streams.is_loaded
+    async with client(replica, node) as api:
+        assert (await api.post("/ack", json=ACK)).status_code == 204
+        await replica.services.nodes.remove(node.id, SYSTEM)
+        refused = await api.post("/ack", json=ACK)
+    assert (refused.status_code, refused.json()["code"]) == (403, "node_removed")
+
+
+@pytest.mark.parametrize(
+    "digests",
+    [{"node": "a" * 65}, {"no document": "ab"}, {str(n): "ab" for n in range(1000)}],
+    ids=["long digest", "unknown document", "too many"],
+)
+async def test_an_acknowledgement_of_what_is_no_document_is_refused(
+    digests: dict[str, str],
+) -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    async with client(replica, node) as api:
+        answer = await api.post("/ack", json={**ACK, "digests": digests})
+    assert answer.status_code == 422
+    assert replica.services.presence.of(node.id) is None
+
+
+async def test_acknowledgements_never_outgrow_a_write_of_presence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A node chooses its ID, and so the batch in which it is told to the other replicas."""
+    monkeypatch.setattr(presence_module, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(presence_module, "_BATCHES", 1)
+    replica = Replica()
+    board = replica.services.presence
+    digests = {str(vni): "ab" * 32 for vni in range(512)}
+    for number in range(40):
+        board.connected(f"n{number}")
+        board.loaded(f"n{number}", 1, digests, "")
+    sharing = asyncio.create_task(board.share())
+    async with asyncio.timeout(5):
+        while not (items := (await replica.memory.list(keys.PRESENCE)).items):
+            await asyncio.sleep(0.005)
+            assert not sharing.done()
+    assert all(len(item.value) < MAX_TRANSACTION_OCTETS for item in items)
+    sharing.cancel()
+    await asyncio.gather(sharing, return_exceptions=True)
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app_module, "BODY_WITHIN_S", 0.05)
+    replica = Replica()
+    node = await replica.joined("n")
+
+    async def dribble() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(5)
+
+    async with client(replica, node) as api, asyncio.timeout(2):
+        answer = await api.post("/enrol", content=dribble())
+    assert answer.status_code == 408
