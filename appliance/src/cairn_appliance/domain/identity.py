@@ -85,7 +85,8 @@ class Facts:
         pairs = [(getattr(self, name), getattr(other, name)) for name in names]
         known = [(mine, theirs) for mine, theirs in pairs if mine and theirs]
         if not known:
-            known = [(self.first_mac, other.first_mac)]
+            macs = (self.first_mac, other.first_mac)
+            known = [macs] if all(macs) else []
         return all(mine == theirs for mine, theirs in known)
 
     def clipped(self) -> Facts:

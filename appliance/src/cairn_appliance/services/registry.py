@@ -6,7 +6,7 @@ import ipaddress
 import logging
 from dataclasses import dataclass, replace
 
-from cairn_appliance.domain.errors import DuplicateNode, Invalid
+from cairn_appliance.domain.errors import DuplicateNode, Invalid, Unavailable
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.generation import Decision, decide
 from cairn_appliance.domain.identity import Actor, ActorKind, Facts
@@ -28,6 +28,8 @@ ENDPOINTS_MAX = 16
 _OFFLOADS_MAX = 32
 _DUPLICATE_TOLD_EVERY_S = 60.0
 _TOLD_MAX = 10_000
+DOUBT_S = 25.0  # a dead link is known to be dead after 20 s
+_DOUBT_KEPT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Registry:
         self._journal = journal
         self._clock = clock
         self._told: dict[str, float] = {}
+        self._doubts: dict[str, float] = {}  # node -> since when
 
     async def register(self, node_id: str, report: Report, address: str) -> Registered:
         """Return the offered generation; raise NodeRemoved, DuplicateNode, Invalid.
@@ -89,6 +92,7 @@ class Registry:
             other_alive=self._presence.is_connected(node_id),
         )
         if decision is Decision.DUPLICATE:
+            self._check_certain(registration, report)
             await self._refuse_duplicate(node.value, registration, report, address)
         new = _renewed(registration, report, decision, _plain(address), self._clock())
         compares = [Compare(keys.node(node_id), node.revision)]
@@ -101,6 +105,7 @@ class Registry:
         entry = self._entry(node.value, registration, new, decision, address)
         await self._store.commit(compares, [*writes, *entry])
         self._presence.seen(node_id)
+        self._doubts.pop(node_id, None)
         log.info(
             "node registered node=%s generation=%d decision=%s",
             node_id,
@@ -122,6 +127,24 @@ class Registry:
         """Remove the node on its own wish; asking again changes nothing."""
         by = Actor(ActorKind.NODE, node_id, address)
         await self._nodes.remove(node_id, by, reason=f"it left: {reason}" if reason else "it left")
+
+    def _check_certain(self, registration: Registration, report: Report) -> None:
+        """Raise Unavailable while it may be the same machine, put back to a snapshot.
+
+        The link from before the restore looks alive until it is known to be dead (serving.py).
+        Whoever is turned away as a clone must not come back, so that waits for certainty.
+        """
+        if not registration.facts.same_machine(report.facts):
+            return
+        now = self._clock()
+        self._doubts = {n: at for n, at in self._doubts.items() if now - at < _DOUBT_KEPT_S}
+        since = self._doubts.setdefault(registration.node, now)
+        if now - since < DOUBT_S:
+            raise Unavailable(
+                "a link of this node from before is still open: whether it lives is known in "
+                f"{DOUBT_S:.0f} seconds",
+                "wait; the agent tries again by itself",
+            )
 
     async def _refuse_duplicate(
         self, node: Node, registration: Registration, report: Report, address: str

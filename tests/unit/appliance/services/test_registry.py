@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from cairn_appliance.domain.errors import DuplicateNode, NodeRemoved
+from cairn_appliance.domain.errors import DuplicateNode, NodeRemoved, Unavailable
 from cairn_appliance.domain.generation import Generation
 from cairn_appliance.domain.identity import SYSTEM, Facts
 from cairn_appliance.domain.node import NodeState, Registration
@@ -87,6 +87,55 @@ async def test_a_restored_snapshot_goes_on_and_its_peers_forget_their_sessions()
     found = await registration(replica, node)
     assert found.sessions_since == found.generation.current > 3
     assert (await replica.kinds())[-1] == "node_restored"
+
+
+async def test_a_restored_snapshot_whose_old_link_still_looks_alive_is_no_clone() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    for _ in range(3):
+        await replica.register(node)
+    replica.services.presence.connected(node.id)  # of before: nobody has noticed its end yet
+    with pytest.raises(Unavailable):
+        await replica.register(node, generation=1)
+    replica.clock.now += 20
+    replica.services.presence.disconnected(node.id)
+    await replica.register(node, generation=1)
+    assert (await replica.kinds())[-1] == "node_restored"
+
+
+async def test_an_old_generation_beside_a_link_that_lives_on_is_a_clone() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    for _ in range(3):
+        await replica.register(node)
+    replica.services.presence.connected(node.id)
+    for _ in range(5):
+        with pytest.raises(Unavailable):
+            await replica.register(node, generation=1)
+        replica.clock.now += 5
+    with pytest.raises(DuplicateNode):
+        await replica.register(node, generation=1)
+
+
+@pytest.mark.parametrize("boot", ["", "another boot"])
+@pytest.mark.parametrize("offered", [False, True])
+async def test_a_crashed_vm_that_is_back_before_its_old_link_is_noticed_dead_just_restarts(
+    boot: str, offered: bool
+) -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    replica.services.presence.connected(node.id)
+    facts = replace(node.facts, boot_id=boot)
+    await replica.register(node, facts=facts, generation=node.generation - (not offered))
+    kinds = await replica.kinds()
+    assert not {"duplicate_node", "node_restored", "node_moved"} & set(kinds)
+
+
+def test_a_machine_whose_only_fact_is_not_there_yet_is_not_another_one() -> None:
+    assert Facts(first_mac="02:00:00:00:00:01").same_machine(Facts())
+    assert not Facts(first_mac="02:00:00:00:00:01").same_machine(
+        Facts(first_mac="02:00:00:00:00:02")
+    )
 
 
 async def test_two_replicas_asked_at_once_with_the_same_offer_agree_on_one_history() -> None:
