@@ -47,6 +47,7 @@ from cairn_appliance.services.events import Journal
 from cairn_appliance.store import keys
 from cairn_appliance.store.codec import Codec
 from cairn_appliance.store.port import Compare, Conflict, Delete, Item, Put, Store, Unavailable
+from cairn_appliance.store.records import quarantine
 
 log = logging.getLogger(__name__)
 
@@ -192,12 +193,12 @@ class Access:
         now = self._now()
         swept = 0
         for item in (await self._store.list(keys.SESSIONS)).items:
-            if now >= _sessions.decode(item).ends_at:
-                swept += await self._drop(item)
+            for session in _sessions.decode_all([item], quarantine):
+                swept += now >= session.ends_at and await self._drop(item)
         for item in (await self._store.list(keys.LOGIN_FAILURES)).items:
-            at = _failures.decode(item).at
-            if not recent(at, now=now, window_s=FAILURES_WINDOW_S):
-                swept += await self._drop(item)
+            for failures in _failures.decode_all([item], quarantine):
+                counts = recent(failures.at, now=now, window_s=FAILURES_WINDOW_S)
+                swept += not counts and await self._drop(item)
         return swept
 
     def _remember(self, key: str, principal: Principal) -> None:

@@ -22,6 +22,7 @@ from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.store import keys
 from cairn_appliance.store.codec import Codec
 from cairn_appliance.store.port import Compare, Conflict, Delete, Item, Put, Store
+from cairn_appliance.store.records import quarantine
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class Idempotency:
         """Forget what is older than a day; return how many."""
         swept = 0
         for item in (await self._store.list(keys.IDEMPOTENCY)).items:
-            if self._is_over(_records.decode(item)):
+            if any(map(self._is_over, _records.decode_all([item], quarantine))):
                 try:
                     await self._store.commit([Compare(item.key, item.revision)], [Delete(item.key)])
                 except Conflict:

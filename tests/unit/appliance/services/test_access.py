@@ -18,7 +18,7 @@ from cairn_appliance.services.access import Access, create_user, new_password
 from cairn_appliance.services.events import Events
 from cairn_appliance.store import keys
 from cairn_appliance.store.memory import MemoryStore
-from cairn_appliance.store.port import Delete, Unavailable
+from cairn_appliance.store.port import Delete, Put, Unavailable
 
 from tests.unit.appliance.operations import PASSWORD, Clock, Operations, operations
 
@@ -238,6 +238,18 @@ async def test_sweeping_forgets_what_has_ended_and_nothing_else(
     assert await access.sweep() == 1
 
     assert await access.authenticate(fresh)
+
+
+async def test_one_session_that_cannot_be_read_does_not_stop_the_sweeping_of_others(
+    ops: Operations, access: Access
+) -> None:
+    await access.login("admin", PASSWORD, HERE)
+    broken = keys.session("0" * 64)
+    await ops.store.commit([], [Put(broken, b"{")])
+    ops.clock.advance(24 * 3600)
+
+    assert await access.sweep() == 1
+    assert [item.key for item in (await ops.store.list(keys.SESSIONS)).items] == [broken]
 
 
 async def test_a_user_is_created_once() -> None:

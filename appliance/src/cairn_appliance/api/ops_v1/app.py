@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 
@@ -86,6 +86,9 @@ async def _sweep(ops: Ops) -> None:
     """Forget what has expired, for ever; replicas do so at different times."""
     while True:
         await asyncio.sleep(SWEEP_EVERY_S * random.uniform(0.8, 1.2))
-        with suppress(StoreError):  # it is tried again in ten minutes
+        try:
             swept = await ops.access.sweep() + await ops.idempotency.sweep()
+        except StoreError as error:
+            log.warning("sweeping was put off reason=%s", error)
+        else:
             log.info("swept sessions, failures and answers count=%d", swept)
