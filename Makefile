@@ -32,7 +32,7 @@ bench: setup  ## what can be measured so far: sealing, replay window, FDB
 	@tools/bench $(ARGS)
 
 fuzz: setup  ## every fuzz target for FUZZ_SECONDS (default 600)
-	@agent/fuzz/run all $(FUZZ_SECONDS)
+	@tools/fuzz $(FUZZ_SECONDS)
 
 proofs:  ## the proofs under build/proofs as a table
 	@$(RUN) python tools/proofs.py

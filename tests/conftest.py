@@ -1,12 +1,11 @@
 """Which kinds of test can run here; the others are skipped with a plain reason.
 
-The last lines of a run say which kinds did not run and why, also into build/not-run.txt
-for `make test`.
+The last lines of a run say which kinds did not run and why; `make test` names a file by
+CAIRN_NOT_RUN to gather those of its several runs.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -18,7 +17,6 @@ import pytest
 from tests.reports import REPORTS
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_RUN = ROOT / "build" / "not-run.txt"
 _KINDS = {
     "root": "network namespaces",
     "tun": "real TAP devices",
@@ -43,6 +41,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for kind, reason in config.stash[_missing].items():
             if item.get_closest_marker(kind) is not None:
                 item.add_marker(pytest.mark.skip(reason=f"{_KINDS[kind]}: {reason}"))
+                break
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count what was skipped, from the reports: with xdist only workers see the items."""
+    config = terminalreporter.config
+    for report in terminalreporter.stats.get("skipped", []):
+        for kind, reason in config.stash[_missing].items():
+            if f"{_KINDS[kind]}: {reason}" in str(report.longrepr):
                 count = config.stash[_skipped]
                 count[kind] = count.get(kind, 0) + 1
                 break
@@ -56,9 +63,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     ]
     for line in lines:
         print(line)
-    with contextlib.suppress(OSError):  # whoever may not write here has seen the lines
-        NOT_RUN.parent.mkdir(parents=True, exist_ok=True)
-        NOT_RUN.write_text("".join(line + "\n" for line in lines))
+    gather = os.environ.get("CAIRN_NOT_RUN")
+    if lines and gather:
+        with Path(gather).open("a") as file:
+            file.writelines(line + "\n" for line in lines)
 
 
 def _what_is_missing(kind: str) -> str | None:
