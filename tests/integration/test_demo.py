@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -28,22 +30,79 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "tests.demo"]
 
 
-def test_the_demo_ends_by_itself_and_proves_every_line() -> None:
-    demo = subprocess.Popen(
-        [*COMMAND, "--once"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    said, errors = demo.communicate(timeout=110)
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A demo that runs, with what it says."""
 
-    assert demo.returncode == 0, said + errors
+    process: subprocess.Popen[bytes]
+    out: Path
+    errors: Path
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Running]]:
+    """Two demos at once, one of each kind: they must not get into each other's way."""
+    started = {}
+    for name, arguments in (("once", ["--once"]), ("stays", [])):
+        directory = tmp_path_factory.mktemp(name)
+        out, errors = directory / "out", directory / "errors"
+        with out.open("wb") as to_out, errors.open("wb") as to_errors:
+            process = subprocess.Popen(
+                [*COMMAND, *arguments], cwd=ROOT, stdout=to_out, stderr=to_errors
+            )
+        started[name] = Running(process, out, errors)
+    yield started
+    for demo in started.values():
+        if demo.process.poll() is None:
+            demo.process.terminate()
+            demo.process.wait(20)
+
+
+def test_the_demo_ends_by_itself_and_proves_every_line(demos: dict[str, Running]) -> None:
+    demo = demos["once"]
+    status = demo.process.wait(110)
+
+    said = demo.out.read_text()
+    assert status == 0, said + demo.errors.read_text()
+    _assert_every_proof_held(said)
+    assert not demo.errors.read_text()
+    assert not _files_of(demo.process.pid)
+
+
+def test_a_demo_that_stays_up_can_be_reached_and_ends_with_0_on_ctrl_c(
+    demos: dict[str, Running],
+) -> None:
+    demo = demos["stays"]
+    until("it is up", lambda: "Ctrl-C ends the demo" in demo.out.read_text(), within_s=110)
+    until("it says all", lambda: "  ping  " in demo.out.read_text(), within_s=5)
+    _assert_every_proof_held(demo.out.read_text())
+    url = re.search(r"(https://\S+)", demo.out.read_text())
+    assert url, "it says where the appliance is"
+    namespaces = _namespaces_of(demo.process.pid)
+
+    reached = subprocess.run(
+        [sys.executable, "-c", _IS_HEALTHY, url[1]], capture_output=True, text=True, check=False
+    )
+    demo.process.send_signal(signal.SIGINT)
+    status = demo.process.wait(20)
+
+    assert reached.stdout.strip() == "200", reached.stderr
+    assert status == 0
+    assert not demo.errors.read_text()
+    assert not _left_of(demo.process.pid, namespaces) + _files_of(demo.process.pid)
+
+
+_IS_HEALTHY = """
+import ssl, sys, urllib.request
+context = ssl._create_unverified_context()
+print(urllib.request.urlopen(sys.argv[1] + "/healthz", context=context, timeout=5).status)
+"""
+
+
+def _assert_every_proof_held(said: str) -> None:
     for name, _ in (*CONNECTED, *ALONE, *RETURN):
-        assert re.search(rf" s  ok  {re.escape(name)}", said), name
+        assert re.search(rf" s  ok  {re.escape(name)}", said), (name, said)
     assert "FAILED" not in said
-    assert not errors
-    assert not _files_of(demo.pid)
 
 
 # Where it is interrupted: while it builds, when etcd runs, when nodes have joined. (At the end:
@@ -91,31 +150,6 @@ def test_an_interrupted_demo_leaves_nothing_behind(moment: str, number: signal.S
         unit="things",
         holds=not _left_in_all,
     ), _left_in_all
-
-
-def test_a_demo_that_stays_up_can_be_reached_and_ends_with_0_on_ctrl_c() -> None:
-    demo = subprocess.Popen(COMMAND, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert demo.stdout is not None
-    url = ""
-    for line in demo.stdout:
-        if found := re.search(r"(https://\S+)", line):
-            url = found[1]
-        if line.strip().startswith("ping "):
-            break
-    assert url, "it says where the appliance is"
-    namespaces = _namespaces_of(demo.pid)
-    probe = "import ssl,sys,urllib.request as u; c=ssl._create_unverified_context();"
-    probe += "print(u.urlopen(sys.argv[1]+'/healthz',context=c,timeout=5).status)"
-    reached = subprocess.run(
-        [sys.executable, "-c", probe, url], capture_output=True, text=True, check=False
-    )
-    demo.send_signal(signal.SIGINT)
-    status = demo.wait(20)
-    demo.stdout.close()
-
-    assert reached.stdout.strip() == "200", reached.stderr
-    assert status == 0
-    assert not _left_of(demo.pid, namespaces) + _files_of(demo.pid)
 
 
 def test_a_proof_that_fails_is_told_in_a_sentence() -> None:
