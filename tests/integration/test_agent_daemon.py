@@ -259,6 +259,24 @@ def test_everything_is_applied_again_to_a_new_data_plane(tmp_path: Path) -> None
     in_new_network(test)
 
 
+def test_what_the_data_plane_tells_is_shown_until_it_is_over(tmp_path: Path) -> None:
+    async def test(netlink: AsyncIPRoute) -> None:
+        async with a_member(tmp_path, netlink) as host:
+            host.dataplane.emit(event="degraded", what="entropy", reason="no RDRAND")
+
+            async def shown() -> Any:
+                return (await host.status())["dataplane"]["offloads"].get("entropy")
+
+            await host.until("it is shown", shown)
+            assert await shown() == "off: no RDRAND"
+            await host.dataplane.stop()
+            await host.dataplane.start()
+            await host.until("peer 2 is loaded again", lambda: host.has_peers(2))
+            assert await shown() is None
+
+    in_new_network(test)
+
+
 def test_sigterm_leaves_tap_and_data_plane_as_they_are(tmp_path: Path) -> None:
     async def test(netlink: AsyncIPRoute) -> None:
         async with a_member(tmp_path, netlink) as host:

@@ -19,11 +19,12 @@ from typing import Final
 
 import msgspec
 from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from cairn_agent.control.link import Barred
 from cairn_agent.dataplane import DataPlane, Event, Hello, connected
 from cairn_agent.entropy import key_octets
-from cairn_agent.errors import AgentError
+from cairn_agent.errors import AgentError, StateUnusable
 from cairn_agent.files import held_lock
 from cairn_agent.host.machine import boottime
 from cairn_agent.host.network import Network, read_network
@@ -71,6 +72,7 @@ class Agent:
         self._recent: dict[str, float] = {}  # node ID -> boottime heard
         self._nobody = nobody()
         self._settled = asyncio.Event()
+        self._is_stale = False  # the state that is on its way to the data plane
 
     def load(self) -> None:
         """Read what is on disk; changes nothing. Raises StateUnusable."""
@@ -121,7 +123,11 @@ class Agent:
         """Apply whenever something changed, and when the trust in a netmap ends."""
         while True:
             self.wake.clear()
-            wait_s = await self._apply()
+            try:
+                wait_s = await self._apply()
+            except (AgentError, NetlinkError) as error:
+                log.warning("the host can't be brought to what is desired: %s", error)
+                wait_s = _RETRY_S
             if not self.wake.is_set():
                 self._settled.set()
             with contextlib.suppress(TimeoutError):
@@ -157,14 +163,17 @@ class Agent:
                 with contextlib.suppress(AgentError):
                     await self.dataplane.underlay_changed()
             if before.own().keys() - change.network.own().keys():
-                self.applied = None  # a TAP that the data plane had is gone
+                self._apply_anew()  # a TAP that the data plane had is gone
             self.wake.set()
 
     async def keep_books(self) -> None:
         """Write down, at most once a minute, what a restart must know."""
         while True:
             await asyncio.sleep(_BOOKS_S)
-            await self.write_books()
+            try:
+                await self.write_books()
+            except StateUnusable as error:
+                log.warning("the books could not be written: %s", error.cause)
 
     async def write_books(self) -> None:
         """Write standing and recent peers where they changed."""
@@ -216,6 +225,7 @@ class Agent:
         if state == self.applied or has_nothing_to_forget:
             return True
         self.generation += 1
+        self._is_stale = False
         try:
             await dataplane.apply(self.generation, state)
         except AgentError as error:
@@ -223,12 +233,23 @@ class Agent:
             log.warning("the data plane did not take revision=%d: %s", state.revision, error.cause)
             self._acknowledge(membership, refused=error.cause)
             return False
-        self.applied, self.dataplane_error = state, None
+        self.dataplane_error = None
+        if self._is_stale:
+            return True  # what was applied is out of date already, and its successor is due
+        self.applied = state
+        # It is attached to every TAP of the state again.
+        self.degraded = {w: why for w, why in self.degraded.items() if not w.startswith("tap ")}
+        self._tell_membership()
         log.info("loaded revision=%d vsubnets=%d", state.revision, len(state.vsubnets))
         if membership is not None:
             membership.loaded_revision = state.revision
         self._acknowledge(membership)
         return True
+
+    def _apply_anew(self) -> None:
+        """Have everything applied, whatever the data plane has; also if it is just taking it."""
+        self.applied, self._is_stale = None, True
+        self.wake.set()
 
     def _acknowledge(self, membership: Membership | None, refused: str = "") -> None:
         netmap = membership.netmap if membership else None
@@ -245,9 +266,10 @@ class Agent:
         if self.hello is not None and hello.instance != self.hello.instance:
             await self._note_recent()
             self.warm = frozenset(self._recent) or self.runtime.recent()
+            self.degraded.clear()
         self.hello, self.dataplane, self.dataplane_error = hello, dataplane, None
         self.generation = max(self.generation, hello.generation or 0)
-        self.applied = None
+        self._apply_anew()
         log.info("data plane is there version=%s instance=%s", hello.version, hello.instance)
         self._tell_membership()
         self.wake.set()
@@ -270,7 +292,7 @@ class Agent:
             case "session_up":
                 self._recent[event.peer] = boottime()
             case "endpoint_wanted" if self.membership and not self.membership.link.state.is_up:
-                self.membership.link.register_soon()
+                self.membership.link.hasten()
             case "degraded":
                 self.degraded[event.what] = f"off: {event.reason}"
                 log.warning("data plane degraded what=%s reason=%s", event.what, event.reason)

@@ -104,7 +104,7 @@ class Stats(msgspec.Struct, frozen=True):
 class Event(msgspec.Struct, frozen=True):
     """Something that happened (docs/protocol.md 2.3); each type fills its own fields."""
 
-    type: str = ""
+    type: str = msgspec.field(default="", name="event")
     vni: int = 0
     peer: str = ""
     reason: str = ""

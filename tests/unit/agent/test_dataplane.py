@@ -85,12 +85,23 @@ async def test_events_beyond_the_bound_push_out_the_oldest_and_are_counted(
 ) -> None:
     await client.hello()
     for number in range(1100):
-        fake.emit(type="session_up", vni=number, peer="p", of_tomorrow=1)
+        fake.emit(event="session_up", vni=number, peer="p", of_tomorrow=1)
     async with asyncio.timeout(5):
         while client.lost_events < 76:
             await asyncio.sleep(0.01)
     assert client.events.qsize() == 1024
     assert client.events.get_nowait().vni == 76
+
+
+async def test_events_have_the_names_that_the_protocol_gives_them(
+    client: DataPlane, fake: FakeDataPlane
+) -> None:
+    """docs/protocol.md 2.3: the name of an event is in `event`."""
+    await client.hello()
+    fake.emit(event="degraded", what="tap cairn7", reason="it is gone", at_ms=5)
+    async with asyncio.timeout(5):
+        event = await client.events.get()
+    assert (event.type, event.what, event.reason) == ("degraded", "tap cairn7", "it is gone")
 
 
 async def test_the_private_key_is_not_in_what_is_printed() -> None:

@@ -288,3 +288,17 @@ async def test_a_long_line_arrives_whole_in_any_pieces(running: Running) -> None
     assert running.copy.current is not None
     assert len(json.dumps(running.copy.current.digests())) > 0
     assert len(running.copy.current.vsubnets[7].members) == 2
+
+
+async def test_lost_peers_end_the_wait_for_an_appliance_now_and_then_only(
+    running: Running,
+) -> None:
+    """Each data plane asks for endpoints every second, of every agent that lost a peer."""
+    busy = {"title": "No", "status": 503, "code": "unavailable", "detail": "no"}
+    running.appliance.answers["register"] = lambda _: (503, busy)
+    async with running.linked():
+        await running.appliance.until(lambda fake: fake.asked("register"))
+        for _ in range(100):
+            running.link.hasten()
+            await asyncio.sleep(0.01)
+    assert len(running.appliance.asked("register")) < 8

@@ -40,6 +40,7 @@ _BARRING_CODES: Final = frozenset({"node_removed", "duplicate_node", "node_rejec
 _FIRST_HEARTBEAT_S: Final = 15.0
 _MISSED_HEARTBEATS: Final = 2.5
 _NEXT_REPLICA_S: Final = 0.2  # when the first of several can't be reached
+_HASTEN_AGAIN_S: Final = 10.0
 _RENEW_AGAIN_S: Final = 3600.0  # a wrong clock must not make us renew all the time
 
 
@@ -104,6 +105,7 @@ class Link:
         self._turn = random.SystemRandom().randrange(1 << 16)
         self._unreachable = 0  # replicas in a row
         self._renewed_at = -_RENEW_AGAIN_S
+        self._hastened_at = -_HASTEN_AGAIN_S
         self.state = LinkState()
 
     def register_soon(self) -> None:
@@ -112,6 +114,16 @@ class Link:
         self._say.set()
         self._backoff.reset()
         self._hurry.set()
+
+    def hasten(self) -> None:
+        """End a wait for the next try, now and then: a peer is lost, and may be elsewhere.
+
+        Every agent that lost the same peer wants this as often as its data plane does.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._hastened_at >= _HASTEN_AGAIN_S:
+            self._hastened_at = now
+            self._hurry.set()
 
     def acknowledge(self, ack: enrolment.AckRequest) -> None:
         """Tell the appliances what is loaded; only the newest is sent."""
