@@ -15,6 +15,7 @@ from cairn_agent.netmap.desired import TAP_PREFIX
 
 OWN_MARK: Final = "cairn-agent:"  # begins the alias of each interface that the agent made
 _MAX_ENDPOINTS = 16
+_PAUSE_S = 0.02
 _DUMPS = 10  # tries to read a network that keeps changing
 
 IFF_UP = 0x1
@@ -123,11 +124,11 @@ def endpoint(address: str, port: int) -> str:
 
 async def read_network(netlink: AsyncIPRoute) -> Network:
     """Return the network as the kernel has it now."""
-    for _ in range(_DUMPS):
+    for attempt in range(_DUMPS):
         try:
             return await _dump(netlink)
-        except NetlinkDumpInterrupted:
-            await asyncio.sleep(0)  # it changed meanwhile
+        except NetlinkDumpInterrupted:  # it changed meanwhile; a storm of changes has pauses
+            await asyncio.sleep(attempt * _PAUSE_S)
     return await _dump(netlink)
 
 

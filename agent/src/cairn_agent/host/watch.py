@@ -38,11 +38,11 @@ async def network_changes(netlink: AsyncIPRoute) -> AsyncIterator[Change]:
     """
     is_first = True
     while True:
-        async with AsyncIPRoute() as monitor:
-            await monitor.bind(groups=_GROUPS)
-            network = await read_network(netlink)
-            yield Change(network, is_underlay=not is_first)
-            with contextlib.suppress(NetlinkError, OSError):
+        with contextlib.suppress(NetlinkError, OSError):
+            async with AsyncIPRoute() as monitor:
+                await monitor.bind(groups=_GROUPS)
+                network = await read_network(netlink)
+                yield Change(network, is_underlay=not is_first)
                 async for change in _changes(monitor, netlink, network):
                     yield change
         is_first = False
