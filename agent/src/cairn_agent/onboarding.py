@@ -31,7 +31,8 @@ async def join(settings: Settings, token_text: str, name: str) -> tuple[Identity
     """Enrol with a token; return the identity and whether a running agent took it up.
 
     Everything that can be checked is checked before the token is used: a refused token
-    or a full disk leaves the machine as it was.
+    or a full disk leaves the machine as it was. Where no answer came, the token may have been
+    used: the keys are kept, and joining again with the same token goes on as the same node.
     """
     try:
         token = decode_token(token_text)
@@ -48,12 +49,23 @@ async def join(settings: Settings, token_text: str, name: str) -> tuple[Identity
             )
         async with AsyncIPRoute() as netlink:
             facts = machine_facts(await read_network(netlink))
-        identity = await enrol(
-            token, new_keys(), name=name or host_name(), facts=facts, version=VERSION
-        )
+        keys = state.attempted(token.id) or new_keys()
+        try:
+            identity = await enrol(
+                token,
+                keys,
+                name=name or host_name(),
+                facts=facts,
+                version=VERSION,
+                before_sending=lambda: state.keep_attempt(token.id, keys),
+            )
+        except Refused:
+            state.forget_attempt()
+            raise
         if before is not None:
-            state.forget()
+            state.forget_membership()
         state.keep_identity(identity)
+        state.forget_attempt()
     return identity, await _tell_running_agent(settings)
 
 

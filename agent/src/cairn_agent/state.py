@@ -9,7 +9,7 @@ import msgspec
 
 from cairn_agent.errors import StateUnusable
 from cairn_agent.files import make_directory, quarantine, read_file, remove_file, write_whole
-from cairn_agent.identity import SCHEMA, Identity
+from cairn_agent.identity import SCHEMA, Identity, Keys
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +19,13 @@ class Standing(msgspec.Struct, frozen=True):
 
     offline_s: float = 0.0  # CLOCK_BOOTTIME seconds without an appliance, added up
     behind_nat: bool = False  # as the appliance last saw it
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """A join whose answer has not come: the token may count as used by these keys."""
+
+    token_id: str
+    keys: Keys
 
 
 class Recent(msgspec.Struct, frozen=True):
@@ -35,6 +42,7 @@ class StateDir:
         self._identity = path / "identity.json"
         self._netmap = path / "netmap.jsonl"
         self._standing = path / "standing.json"
+        self._attempt = path / "joining.json"
 
     @property
     def lock(self) -> Path:
@@ -80,8 +88,31 @@ class StateDir:
 
     def forget(self) -> None:
         """Remove everything that belongs to the identity, the identity last."""
-        for path in (self._netmap, self._standing, self._identity):
+        self.forget_attempt()
+        self.forget_membership()
+        remove_file(self._identity)
+
+    def forget_membership(self) -> None:
+        """Remove what is known beside the identity."""
+        for path in (self._netmap, self._standing):
             remove_file(path)
+
+    def attempted(self, token_id: str) -> Keys | None:
+        """Return the keys that this token was shown with, if its answer was lost."""
+        octets = read_file(self._attempt)
+        try:
+            attempt = msgspec.json.decode(octets or b"null", type=Attempt | None)
+        except msgspec.MsgspecError:
+            return None  # cut short: the token was not shown with what it would hold
+        return attempt.keys if attempt and attempt.token_id == token_id else None
+
+    def keep_attempt(self, token_id: str, keys: Keys) -> None:
+        """Write down the keys before the token is shown with them."""
+        write_whole(self._attempt, msgspec.json.encode(Attempt(token_id, keys)))
+
+    def forget_attempt(self) -> None:
+        """Remove them: the answer has come."""
+        remove_file(self._attempt)
 
     def netmap(self) -> bytes | None:
         """Return the netmap as it was kept."""

@@ -7,14 +7,18 @@ import ssl
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
+from cairn_agent import onboarding
 from cairn_agent.control import joining
-from cairn_agent.errors import Environment, Refused, Unreachable
+from cairn_agent.control.tls import split_address
+from cairn_agent.errors import BadInput, Environment, Refused, Unreachable
 from cairn_agent.identity import new_keys
 from cairn_agent.protocol.enrolment import Facts
 from cairn_agent.protocol.token import Token, decode_token
+from cairn_agent.settings import Settings
 
 from tests.unit.agent.fakes.appliance import Authority, FakeAppliance
 
@@ -176,3 +180,58 @@ def appliance_context() -> ssl.SSLContext:
     from cairn_agent.control.tls import server_context
 
     return server_context(Authority().pem)
+
+
+async def join_without_answer(appliance: FakeAppliance, settings: Settings, token: str) -> None:
+    def lose(_: object) -> tuple[int, dict[str, Any]]:
+        raise ConnectionResetError
+
+    appliance.answers["enrol"] = lose
+    with pytest.raises(Unreachable):
+        await onboarding.join(settings, token, "vm")
+    del appliance.answers["enrol"]
+
+
+async def test_a_join_whose_answer_was_lost_goes_on_as_the_same_node(
+    appliance: FakeAppliance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The appliance may have taken it in: with other keys the token would be used up."""
+    monkeypatch.setattr(joining, "_BOUND_S", 0.1)
+    settings = Settings(tmp_path / "state", tmp_path / "run")
+    token = appliance.token()
+    await join_without_answer(appliance, settings, token)
+    assert (settings.state_dir / "joining.json").stat().st_mode & 0o777 == 0o600
+
+    identity, _ = await onboarding.join(settings, token, "vm")
+
+    shown = {(r["node_id"], r["data_public_key"]) for r in appliance.asked("enrol")}
+    assert len(shown) == 1
+    assert identity.node_id == shown.pop()[0]
+    assert not (settings.state_dir / "joining.json").exists()
+
+
+async def test_a_join_that_was_refused_or_never_reached_an_appliance_leaves_no_keys(
+    appliance: FakeAppliance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "_BOUND_S", 0.1)
+    settings = Settings(tmp_path / "state", tmp_path / "run")
+    token = appliance.token()
+    await join_without_answer(appliance, settings, token)
+    problem = {"title": "No", "status": 403, "code": "token_used_up", "detail": "used up"}
+    appliance.answers["enrol"] = lambda _: (403, problem)
+    with pytest.raises(Refused):
+        await onboarding.join(settings, token, "vm")
+    assert not (settings.state_dir / "joining.json").exists()
+    await appliance.stop()
+    with pytest.raises(Unreachable):
+        await onboarding.join(settings, token, "vm")
+    assert not (settings.state_dir / "joining.json").exists()
+    await appliance.start()
+
+
+@pytest.mark.parametrize(
+    "address", ["a b:8002", "x" * 300 + ":8002", "a..b:8002", "h:80\u0662", "h:1" + "0" * 5000, "h"]
+)
+async def test_an_address_that_is_none_is_bad_input(address: str) -> None:
+    with pytest.raises(BadInput):
+        split_address(address)

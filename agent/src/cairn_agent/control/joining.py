@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Callable
 from typing import Final
 
 from cairn_agent.control.backoff import Backoff
@@ -22,11 +23,20 @@ _BOUND_S: Final = 20.0
 _LEAVE_BOUND_S: Final = 10.0
 
 
-async def enrol(token: Token, keys: Keys, *, name: str, facts: Facts, version: str) -> Identity:
+async def enrol(
+    token: Token,
+    keys: Keys,
+    *,
+    name: str,
+    facts: Facts,
+    version: str,
+    before_sending: Callable[[], None] = lambda: None,
+) -> Identity:
     """Enrol at one of the token's appliances and return the identity that came of it.
 
     Tries them in turn for up to 20 s; an answer that says no ends it at once. The same
     node ID and keys are shown each time, so that an answer that was lost uses up nothing.
+    `before_sending` is called before an appliance sees the token: it may count as used then.
     """
     request = EnrolRequest(
         token_id=token.id,
@@ -44,7 +54,9 @@ async def enrol(token: Token, keys: Keys, *, name: str, facts: Facts, version: s
     while True:
         for address in addresses:
             try:
-                return _identity(token, keys, name, await _enrol_at(address, token.pin, request))
+                authority = await pinned_authority(address, token.pin)
+                before_sending()
+                return _identity(token, keys, name, await _enrol_at(address, authority, request))
             except Unreachable as error:
                 last = error
                 log.debug("no enrolment at appliance=%s: %s", address, error.cause)
@@ -75,8 +87,7 @@ async def leave(identity: Identity, reason: str = "") -> None:
     raise last
 
 
-async def _enrol_at(address: str, pin: str, request: EnrolRequest) -> EnrolAnswer:
-    authority = await pinned_authority(address, pin)
+async def _enrol_at(address: str, authority: str, request: EnrolRequest) -> EnrolAnswer:
     async with Replica(address, server_context(authority)) as replica:
         return await replica.enrol(request)
 

@@ -11,15 +11,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import ipaddress
 import os
+import re
 import ssl
 from typing import Any, Final
 
 from cairn_agent.entropy import stir_tls
-from cairn_agent.errors import AgentError, BadInput, Environment, Refused, Unreachable
+from cairn_agent.errors import (
+    AgentError,
+    BadInput,
+    Environment,
+    Refused,
+    StateUnusable,
+    Unreachable,
+)
 from cairn_agent.identity import Identity
 
 CONNECT_TIMEOUT_S: Final = 5.0
+_LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _CLOCK_ERRORS: Final = frozenset({9, 10})
 
@@ -28,9 +38,19 @@ def split_address(address: str) -> tuple[str, int]:
     """Return host and port of "host:port" or "[v6]:port"; raise BadInput."""
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    is_port = port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536
+    if not colon or not is_port or not _is_host(host):
         raise BadInput(f"{address!r} is not an appliance's address (host:port)", "make a new token")
     return host, int(port)
+
+
+def is_address(address: str) -> bool:
+    """Return whether an appliance's address can be used at all."""
+    try:
+        split_address(address)
+    except BadInput:
+        return False
+    return True
 
 
 async def pinned_authority(address: str, pin: str) -> str:
@@ -70,9 +90,15 @@ def server_context(ca: str) -> ssl.SSLContext:
 
 
 def node_context(identity: Identity) -> ssl.SSLContext:
-    """Return a context that also shows the node's certificate."""
-    context = server_context(identity.ca)
-    _load_certificate(context, identity.certificate + identity.keys.control_key)
+    """Return a context that also shows the node's certificate; raise StateUnusable."""
+    try:
+        context = server_context(identity.ca)
+        _load_certificate(context, identity.certificate + identity.keys.control_key)
+    except (ssl.SSLError, ValueError) as error:
+        raise StateUnusable(
+            f"the identity's certificate, key or CA can't be used: {error}",
+            "put the identity back from a backup, or leave with --force and join again",
+        ) from error
     return context
 
 
@@ -104,6 +130,14 @@ def connection_error(address: str, error: BaseException) -> AgentError:
         f"the appliance at {address} can't be reached: {_reason(cause or error)}",
         "check the address, the route, and that the appliance runs",
     )
+
+
+def _is_host(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return len(host) <= 253 and all(map(_LABEL.fullmatch, host.removesuffix(".").split(".")))
+    return True
 
 
 def _tls_cause(error: BaseException | None) -> BaseException | None:
