@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from cairn_agent.control import joining
 from cairn_agent.control.link import Barred, Link, renewal_in_s
-from cairn_agent.identity import Identity, new_keys
+from cairn_agent.identity import Identity, certificate_request, new_keys
 from cairn_agent.netmap.held import NetmapCopy
 from cairn_agent.protocol import enrolment
 from cairn_agent.protocol.token import decode_token
@@ -302,3 +302,38 @@ async def test_lost_peers_end_the_wait_for_an_appliance_now_and_then_only(
             running.link.hasten()
             await asyncio.sleep(0.01)
     assert len(running.appliance.asked("register")) < 8
+
+
+@pytest.mark.parametrize(
+    "answer", [{"certificate": "", "ca": ""}, {"certificate": "x", "ca": "y"}], ids=["none", "junk"]
+)
+async def test_a_renewal_that_cannot_be_used_is_not_kept(
+    running: Running, answer: dict[str, str]
+) -> None:
+    """Kept, it would end every later start of the agent."""
+    running.appliance.answers["renew"] = lambda _: (200, answer)
+    before = running.node.identity().certificate
+    due = running.appliance.authority.client(
+        certificate_request(running.node.identity().keys), timedelta(seconds=30)
+    )
+    running.node.keep(certificate=due)
+    async with running.linked() as task:
+        await running.appliance.until(lambda fake: fake.asked("renew"))
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        assert running.link.state.is_up
+    assert running.node.identity().certificate == due != before
+
+
+@pytest.mark.parametrize("appliances", [[], ["not an address"]])
+async def test_a_node_that_knows_no_usable_appliance_waits(
+    running: Running, appliances: list[str]
+) -> None:
+    known = running.node.identity().appliances
+    running.node.keep(appliances=appliances)
+    async with running.linked() as task:
+        await running.until(lambda: "no appliance is known" in running.link.state.error)
+        assert not task.done()
+        running.node.keep(appliances=[*appliances, *known])
+        running.link.register_soon()
+        await running.until(lambda: running.link.state.is_up)

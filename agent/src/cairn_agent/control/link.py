@@ -26,8 +26,8 @@ from cryptography import x509
 
 from cairn_agent.control.backoff import Backoff
 from cairn_agent.control.replica import Busy, Replica
-from cairn_agent.control.tls import node_context
-from cairn_agent.errors import AgentError, Refused
+from cairn_agent.control.tls import is_address, node_context
+from cairn_agent.errors import AgentError, Refused, StateUnusable, Unreachable
 from cairn_agent.identity import Identity, certificate_request
 from cairn_agent.netmap.held import NetmapCopy, NetmapRefused
 from cairn_agent.protocol import enrolment
@@ -133,8 +133,9 @@ class Link:
     async def run(self) -> None:
         """Keep the link until cancelled; raise Barred."""
         while True:
-            address = self._next_replica()
+            address = ""
             try:
+                address = self._next_replica()
                 await self._session(address)
             except (AgentError, NetmapRefused) as error:
                 wait_s = self._after(address, error)
@@ -158,15 +159,17 @@ class Link:
             self.state, is_up=False, since=loop.time(), error=error.cause, remedy=error.remedy
         )
         self._unreachable = 0 if was_up else self._unreachable + 1
-        if self._unreachable % len(self._replicas()) != 0:
+        if self._unreachable % max(1, len(self._replicas())) != 0:
             return _NEXT_REPLICA_S
         return self._backoff.next_s(error.retry_after_s if isinstance(error, Busy) else 0.0)
 
     def _replicas(self) -> list[str]:
-        return list(dict.fromkeys(self._node.identity().appliances))
+        return list(filter(is_address, dict.fromkeys(self._node.identity().appliances)))
 
     def _next_replica(self) -> str:
         replicas = self._replicas()
+        if not replicas:
+            raise Unreachable("no appliance is known", "leave with --force and join again")
         self._turn += 1
         return replicas[self._turn % len(replicas)]
 
@@ -262,13 +265,21 @@ class Link:
         self._renewed_at = asyncio.get_running_loop().time()
         request = enrolment.RenewRequest(certificate_request(self._node.identity().keys))
         try:
-            self._node.renewed(await replica.renew(request))
-        except Refused as refused:
-            if refused.code in _BARRING_CODES:
+            answer = await replica.renew(request)
+            _check_usable(self._node.identity(), answer)
+            self._node.renewed(answer)
+        except (Refused, StateUnusable) as refused:
+            if isinstance(refused, Refused) and refused.code in _BARRING_CODES:
                 raise
             log.warning("certificate could not be renewed: %s", refused.cause)
         else:
             log.info("certificate renewed appliance=%s", replica.address)
+
+
+def _check_usable(identity: Identity, answer: enrolment.RenewAnswer) -> None:
+    """Raise StateUnusable for what would take the node its identity if it were kept."""
+    ca = answer.ca or identity.ca
+    node_context(msgspec.structs.replace(identity, certificate=answer.certificate, ca=ca))
 
 
 async def _messages(

@@ -132,7 +132,7 @@ class Replica:
             yield
         except httpx.TimeoutException as error:
             raise connection_error(self.address, TimeoutError()) from error
-        except httpx.TransportError as error:
+        except httpx.HTTPError as error:
             raise connection_error(self.address, error) from error
 
     def _look_at_clock(self, response: httpx.Response) -> None:
