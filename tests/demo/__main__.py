@@ -13,6 +13,7 @@ import signal
 import sys
 from types import FrameType
 
+from tests.demo.door import open_door
 from tests.demo.proofs import ALONE, CONNECTED, RETURN, Proof, ProofFailed
 from tests.demo.show import Show
 from tests.demo.stage import PICTURE, Stage, build
@@ -94,7 +95,7 @@ def _keep(lab: Lab, show: Show) -> int:
 
 def _stay(stage: Stage, show: Show) -> None:
     """Let the person look around until Ctrl-C, which is the demo's normal end."""
-    appliance, node = stage.appliance, stage.nodes["web-1"]
+    appliance = stage.appliance
     show.title("Have a look around; Ctrl-C ends the demo and removes everything")
     try:
         stage.lab.reach(appliance.host)
@@ -103,17 +104,14 @@ def _stay(stage: Stage, show: Show) -> None:
         show.plain(f"  appliance        {appliance.url}  (not reachable from here: {error})")
     show.plain(f"  login            admin   password {appliance.password}")
     show.plain(f"  CA fingerprint   {appliance.fingerprint}")
-    show.plain(f"  operator's way   nsenter -t {appliance.host.pid} -a cairn node list")
-    show.plain("  on a node        " + _inside(node.host.pid, "cairn-agent status"))
-    show.plain("  ping             " + _inside(node.host.pid, f"ping {stage.address('db-1')}"))
     try:
-        signal.pause()
+        with open_door(stage) as inside:
+            show.plain(f"  operator         {inside} appliance cairn node list")
+            show.plain(f"  a node           {inside} web-1 cairn-agent status")
+            show.plain(f"  ping             {inside} web-1 ping {stage.address('db-1')}")
+            signal.pause()
     except Interrupted:
         show.plain()
-
-
-def _inside(pid: int, command: str) -> str:
-    return f"nsenter -t {pid} -a {command}"
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

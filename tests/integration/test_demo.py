@@ -74,7 +74,7 @@ def test_a_demo_that_stays_up_can_be_reached_and_ends_with_0_on_ctrl_c(
 ) -> None:
     demo = demos["stays"]
     until("it is up", lambda: "Ctrl-C ends the demo" in demo.out.read_text(), within_s=110)
-    until("it says all", lambda: "  ping  " in demo.out.read_text(), within_s=5)
+    until("it says all", lambda: "web-1 ping" in demo.out.read_text(), within_s=5)
     _assert_every_proof_held(demo.out.read_text())
     url = re.search(r"(https://\S+)", demo.out.read_text())
     assert url, "it says where the appliance is"
@@ -83,9 +83,14 @@ def test_a_demo_that_stays_up_can_be_reached_and_ends_with_0_on_ctrl_c(
     reached = subprocess.run(
         [sys.executable, "-c", _IS_HEALTHY, url[1]], capture_output=True, text=True, check=False
     )
+    commands = re.findall(r"(build/demo/in \S+ cairn.*)", demo.out.read_text())
+    shown = [subprocess.run(c.split(), cwd=ROOT, capture_output=True, text=True) for c in commands]
     demo.process.send_signal(signal.SIGINT)
     status = demo.process.wait(20)
 
+    assert len(shown) == 2 and all(done.returncode == 0 for done in shown), shown
+    assert all(name in done.stdout for done in shown for name in ("web-1", "db-1", "desk-1"))
+    assert not (ROOT / "build" / "demo").is_symlink()
     assert reached.stdout.strip() == "200", reached.stderr
     assert status == 0
     assert not demo.errors.read_text()

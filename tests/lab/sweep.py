@@ -39,6 +39,9 @@ def sweep() -> list[Path]:
         if len(parts) > 2 and parts[1].isdigit() and _started(int(parts[1])) != parts[2]:
             shutil.rmtree(directory, ignore_errors=True)
             removed.append(directory)
+    for link in (ROOT / "build").iterdir():
+        if link.is_symlink() and not link.exists():  # the door of a demo that was killed
+            link.unlink(missing_ok=True)
     return removed
 
 
