@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import logging
 from pathlib import Path
 
@@ -12,6 +14,12 @@ from cairn_agent.files import make_directory, quarantine, read_file, remove_file
 from cairn_agent.identity import SCHEMA, Identity, Keys
 
 log = logging.getLogger(__name__)
+
+
+_RESTORE = (
+    "put it back from a backup, or give this node up with `cairn-agent leave --force` "
+    "and join again with a new token"
+)
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -71,9 +79,12 @@ class StateDir:
         except msgspec.MsgspecError as error:
             raise StateUnusable(
                 f"the identity file {self._identity} is damaged: {error}",
-                "put it back from a backup, or give this node up with `cairn-agent leave --force` "
-                "and join again with a new token",
+                _RESTORE,
             ) from error
+        if not all(map(_is_key, (identity.map_key, identity.keys.data_key))):
+            raise StateUnusable(
+                f"the identity file {self._identity} is damaged: a key in it is none", _RESTORE
+            )
         if identity.schema > SCHEMA:
             raise StateUnusable(
                 f"the identity file {self._identity} was written by a newer agent",
@@ -173,3 +184,11 @@ class RuntimeDir:
     def keep_recent(self, peers: frozenset[str]) -> None:
         """Write them."""
         write_whole(self._recent, msgspec.json.encode(Recent(sorted(peers))))
+
+
+def _is_key(text: str) -> bool:
+    """Return whether this is the base64 of a key's 32 octets."""
+    try:
+        return len(base64.b64decode(text, validate=True)) == 32
+    except (binascii.Error, ValueError):
+        return False

@@ -32,7 +32,7 @@ def identity(**changes: object) -> Identity:
         "pin": "p",
         "certificate": "x",
         "ca": "y",
-        "map_key": "z",
+        "map_key": base64.b64encode(bytes(32)).decode(),
         "appliances": ["192.0.2.1:8002"],
         "generation": 3,
     }
@@ -119,6 +119,14 @@ def test_a_damaged_identity_is_named_and_never_removed(
         state.identity()
     assert error.value.remedy
     assert path.read_bytes() == octets
+
+
+@pytest.mark.parametrize("key", ["", "z", "AAAA", "ü" * 44])
+def test_an_identity_with_a_key_that_is_none_is_damaged(tmp_path: Path, key: str) -> None:
+    state = StateDir(tmp_path)
+    state.keep_identity(identity(map_key=key))
+    with pytest.raises(StateUnusable, match="is damaged"):
+        state.identity()
 
 
 def test_an_identity_of_a_newer_agent_is_left_alone(tmp_path: Path) -> None:
