@@ -22,6 +22,8 @@ from cairn_appliance.services.stored import Stored, read, read_all
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.port import Compare, Put, Store
 
+_TOLD_MAX = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
@@ -49,6 +51,7 @@ class Nodes:
         self._presence = presence
         self._journal = journal
         self._clock = clock
+        self._told_waiting: set[tuple[str, str]] = set()  # node and vSubnet
 
     async def list(self, state: NodeState | None = None) -> tuple[Stored[NodeView], ...]:
         """Return nodes by name; removed ones only when asked for by their state."""
@@ -183,11 +186,15 @@ class Nodes:
     async def _tell_waiting(
         self, node: Node, vsubnet_id: str, error: CairnError, by: Actor
     ) -> None:
-        """Write an event, unless it was written already for this node and vSubnet."""
-        events = (await self._store.list(keys.EVENTS)).items
-        for event in records.events.decode_all(events, records.quarantine):
-            if (event.kind, event.node, event.vsubnet) == ("member_waiting", node.id, vsubnet_id):
-                return
+        """Write an event, once for each node and vSubnet while this replica runs.
+
+        Housekeeping comes by all the time, for as many nodes as wait: looking it up among
+        all events would keep the replica busy with nothing else.
+        """
+        if (node.id, vsubnet_id) in self._told_waiting:
+            return
+        if len(self._told_waiting) >= _TOLD_MAX:
+            self._told_waiting.clear()
         text = f"node {node.name} could not become a member: {error.cause}"
         entry = self._journal.entry(
             "member_waiting",
@@ -199,6 +206,7 @@ class Nodes:
             remedy=error.remedy,
         )
         await self._store.commit([], [entry])
+        self._told_waiting.add((node.id, vsubnet_id))
 
     async def _write_removed(self, old: Stored[Node], kind: str, why: str, by: Actor) -> None:
         node = replace(
