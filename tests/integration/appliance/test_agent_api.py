@@ -188,6 +188,43 @@ async def test_a_certificate_that_does_not_count_ends_the_connection(
     assert good.state == "approved"
 
 
+@pytest.mark.parametrize(("ended_days_ago", "may_renew"), [(10, True), (40, False)])
+async def test_an_expired_certificate_is_good_for_its_renewal_and_for_nothing_else(
+    appliance: RunningAppliance, ended_days_ago: int, may_renew: bool
+) -> None:
+    member = await appliance.member("long away")
+    local = bootstrap.load(appliance.data_dir)
+    store = EtcdStore([local.etcd_endpoint], client_tls(local))
+    try:
+        real = (await bootstrap.load_secrets(store, local)).authority
+    finally:
+        await store.close()
+    request = member.node.certificate_request()
+    then = datetime.now(UTC) - timedelta(days=30 + ended_days_ago)
+    pem = real.issue_agent(request.encode(), member.node.id, then)
+    context = context_with(appliance, pem.decode(), member.node.key_pem)
+    async with Replica(appliance.address, context) as replica:
+        for call in (
+            replica.register(register_request(member.node)),
+            replica.ack(wire.AckRequest(1, 1)),
+            replica.leave(wire.LeaveRequest("")),
+            anext(replica.netmap_lines(0, 0, quiet_s=5.0)),
+        ):
+            with pytest.raises(Refused) as caught:
+                await call
+            assert caught.value.code == "certificate_expired"
+        if not may_renew:
+            with pytest.raises(Refused) as caught:
+                await replica.renew(wire.RenewRequest(request))
+            assert caught.value.code == "certificate_expired"
+            return
+        renewed = await replica.renew(wire.RenewRequest(request))
+    good = context_with(appliance, renewed.certificate, member.node.key_pem)
+    async with Replica(appliance.address, good) as replica:
+        answer = await replica.register(register_request(member.node))
+    assert answer.state == "approved"
+
+
 async def test_a_certificate_for_a_node_that_never_enrolled_is_refused(
     appliance: RunningAppliance,
 ) -> None:

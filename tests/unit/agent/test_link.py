@@ -337,3 +337,15 @@ async def test_a_node_that_knows_no_usable_appliance_waits(
         running.node.keep(appliances=[*appliances, *known])
         running.link.register_soon()
         await running.until(lambda: running.link.state.is_up)
+
+
+async def test_a_node_that_was_away_past_its_certificate_renews_it_and_is_back(
+    running: Running,
+) -> None:
+    expired = {"title": "No", "status": 403, "code": "certificate_expired", "detail": "expired"}
+    running.appliance.answers["register"] = lambda _: (403, expired)
+    async with running.linked():
+        await running.appliance.until(lambda fake: fake.asked("renew"))
+        del running.appliance.answers["register"]
+        await running.until(lambda: running.link.state.is_up, within_s=5.0)
+    assert running.node.identity().certificate

@@ -179,7 +179,12 @@ class Link:
     async def _session(self, address: str) -> None:
         """Register and follow until something breaks: never returns."""
         async with self._replica(address) as replica:
-            await self._register(replica)
+            try:
+                await self._register(replica)
+            except Refused as refused:
+                if refused.code == "certificate_expired":
+                    await self._renew(replica)  # the next session shows the new one
+                raise
             self._is_ack_due = True  # this replica may not know yet
             loop = asyncio.get_running_loop()
             self.state = LinkState(

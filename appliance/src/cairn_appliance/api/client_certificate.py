@@ -26,6 +26,7 @@ from cairn_appliance.domain.errors import CertificateRequired
 log = logging.getLogger(__name__)
 
 EXTENSION = "cairn.connection"
+_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME
 HEADERS_MAX_OCTETS = 16_384  # of one request, URL included
 REQUEST_WITHIN_S = 10.0  # from the connection to the end of the first request's headers
 
@@ -95,19 +96,22 @@ def connection_of(request: Request) -> Connection:
     return connection
 
 
-def node_of(connection: Connection, now: float) -> str:
+def node_of(connection: Connection, now: float, *, expired_for_s: float = 0.0) -> str:
     """Return the node ID that the certificate proves; raise CertificateRequired.
 
-    TLS has checked the chain and the dates when the connection began; it may have lasted
-    past the certificate's end since then.
+    TLS has checked the chain and that the key is there; the dates are checked here, so that
+    a node that was away for long gets a sentence, and may renew: `expired_for_s`.
     """
     if connection.certificate is None:
         raise CertificateRequired("the connection has no client certificate")
     certificate = x509.load_der_x509_certificate(connection.certificate)
-    if now >= certificate.not_valid_after_utc.timestamp():
+    if now < certificate.not_valid_before_utc.timestamp():
+        raise CertificateRequired("the client certificate is not valid yet", "check the clocks")
+    if now >= certificate.not_valid_after_utc.timestamp() + expired_for_s:
         raise CertificateRequired(
             "the client certificate has expired",
-            "renew the certificate (the agent does so by itself), and check the clock",
+            "check the clock; the agent renews by itself up to 30 days after the end, then "
+            "leave and join again with a new token",
             code="certificate_expired",
         )
     node_id = _subject_node(certificate)
@@ -121,6 +125,7 @@ def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLCont
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_OPTIONAL
+    context.verify_flags |= _NO_CHECK_TIME  # `node_of` looks at the dates
     context.num_tickets = 0  # each connection shows its certificate anew
     context.load_verify_locations(cafile=authority)
     context.load_cert_chain(certificate, key)

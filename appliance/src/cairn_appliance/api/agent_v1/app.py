@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 BODY_MAX_OCTETS = 65_536
 BODY_WITHIN_S = 10.0
+RENEWED_UNTIL_S = 30 * 86_400.0  # after the certificate's end (trust.md 2.2)
 _REASON_MAX = 500  # characters
 _DIGESTS_MAX = 512
 _DIGEST_MAX = 64  # hex digits of SHA-256
@@ -162,8 +163,10 @@ class _AgentApi:
         return Response(status_code=204)
 
     async def renew(self, request: Request) -> Response:
-        """A node gets a new certificate while the old one is good."""
-        node_id = self._node(request)
+        """A node gets a new certificate, also one that was away for long: no node is locked
+        out for having been switched off while it is one of ours."""
+        connection = connection_of(request)
+        node_id = node_of(connection, self._clock(), expired_for_s=RENEWED_UNTIL_S)
         body = await _decoded(request, wire.RenewRequest)
         certificate = await self._services.enrolment.renew(node_id, body.certificate_request)
         return _answer(wire.RenewAnswer(certificate, self._services.enrolment.ca))
