@@ -33,11 +33,12 @@ from cairn_appliance.services.events import Journal
 from cairn_appliance.services.nodes import Nodes
 from cairn_appliance.services.stored import Stored, read
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Compare, Put, Store
+from cairn_appliance.store.port import Compare, Put, Store, StoreError
 
 log = logging.getLogger(__name__)
 
 _X25519_OCTETS = 32
+REFUSALS_TOLD_A_MINUTE = 300
 _NOBODY = Token("nobody", "0" * 64, 0.0, "", 0.0)
 
 
@@ -85,6 +86,7 @@ class Enrolment:
         self._clock = clock
         # Within a replica the uses of one token queue up instead of racing each other.
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._told_since, self._told = 0.0, 0  # refusals told since
 
     async def enrol(self, newcomer: Newcomer, address: str) -> Credentials:
         """Return the node's credentials; raise TokenRefused, NodeRemoved, Clash, Invalid.
@@ -190,7 +192,18 @@ class Enrolment:
         return self._authority.issue_agent(pem, node_id, utc_now()).decode()
 
     async def _tell_refused(self, newcomer: Newcomer, address: str, error: TokenRefused) -> None:
-        """Write an event; the name of a token that is none is not worth keeping."""
+        """Write an event; the name of a token that is none is not worth keeping.
+
+        Strangers must not push all else out of the events, so the log alone has what is
+        beyond some a minute. They are refused whether or not it can be written.
+        """
+        log.warning("token refused address=%s code=%s", address, error.code)
+        now = self._clock()
+        if abs(now - self._told_since) >= 60.0:
+            self._told_since, self._told = now, 0
+        self._told += 1
+        if self._told > REFUSALS_TOLD_A_MINUTE:
+            return
         entry = self._journal.entry(
             "token_refused",
             f"a node was turned away: {error.cause}",
@@ -200,8 +213,10 @@ class Enrolment:
             name=newcomer.name,
             code=error.code,
         )
-        await self._store.commit([], [entry])
-        log.warning("token refused address=%s code=%s", address, error.code)
+        try:
+            await self._store.commit([], [entry])
+        except StoreError as failure:
+            log.warning("refusal could not be written as an event reason=%s", failure)
 
 
 def _checked(newcomer: Newcomer) -> Node:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, MutableMapping
 from typing import Any
 
 import pytest
+from cairn_appliance.api.agent_v1 import limits as limits_module
 from cairn_appliance.api.agent_v1 import stream as stream_module
 from cairn_appliance.api.agent_v1.limits import EnrolLimit, source_of
 from cairn_appliance.api.agent_v1.stream import NetmapStream
@@ -113,6 +114,29 @@ async def test_any_number_of_good_enrolments_is_let_through() -> None:
     for _ in range(100):
         async with limit.attempt("192.0.2.1"):
             pass
+
+
+async def test_a_newcomer_does_not_wait_long_for_those_who_hang(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits_module, "SLOT_WITHIN_S", 0.05)
+    limit = EnrolLimit(FakeClock())
+    goes_on = asyncio.Event()
+
+    async def hang() -> None:
+        async with limit.attempt("192.0.2.1"):
+            await goes_on.wait()
+
+    hanging = [asyncio.create_task(hang()) for _ in range(16)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(2):
+        with pytest.raises(TooMany):
+            async with limit.attempt("192.0.2.2"):
+                pytest.fail("let in")
+    goes_on.set()
+    await asyncio.gather(*hanging)
+    async with limit.attempt("192.0.2.2"):
+        pass
 
 
 async def test_guesses_made_at_once_count_all_the_same() -> None:

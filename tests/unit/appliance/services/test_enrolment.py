@@ -10,9 +10,11 @@ import pytest
 from cairn_appliance.domain.errors import Clash, Invalid, NodeRemoved, TokenRefused
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.node import NodeState
+from cairn_appliance.services import enrolment as enrolment_module
 from cairn_appliance.services.stored import read
 from cairn_appliance.services.vsubnets import Epochs
 from cairn_appliance.store import keys, records
+from cairn_appliance.store.port import Full
 from cryptography import x509
 
 from tests.simulated_node import SimulatedNode
@@ -245,3 +247,34 @@ async def test_secrets_of_tokens_and_vsubnets_are_not_in_the_store() -> None:
     opened = Epochs(SEALER).open(red, psk.epoch, psk.sealed)
     assert len(base64.b64decode(opened)) == 32
     assert opened.encode() not in everything
+
+
+async def test_strangers_cannot_push_all_else_out_of_the_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(enrolment_module, "REFUSALS_TOLD_A_MINUTE", 5)
+    replica = Replica()
+    token = await replica.token()
+    wrong = replace(SimulatedNode().newcomer(token), token_secret="wrong")
+    for _ in range(20):
+        with pytest.raises(TokenRefused):
+            await replica.services.enrolment.enrol(wrong, "198.51.100.9")
+    assert (await replica.kinds()).count("token_refused") == 5
+    replica.clock.now += 60
+    with pytest.raises(TokenRefused):
+        await replica.services.enrolment.enrol(wrong, "198.51.100.9")
+    assert (await replica.kinds()).count("token_refused") == 6
+
+
+async def test_a_refusal_counts_where_its_event_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replica = Replica()
+    wrong = replace(SimulatedNode().newcomer(await replica.token()), token_secret="wrong")
+
+    async def full(*_: object) -> int:
+        raise Full("no space")
+
+    monkeypatch.setattr(replica.store, "commit", full)
+    with pytest.raises(TokenRefused):
+        await replica.services.enrolment.enrol(wrong, "198.51.100.9")

@@ -16,6 +16,7 @@ WINDOW_S = 60.0
 _SOURCES_REMEMBERED = 10_000
 _AT_ONCE = 16
 _WAITING_MAX = 1_000
+SLOT_WITHIN_S = 10.0
 
 
 class EnrolLimit:
@@ -38,7 +39,8 @@ class EnrolLimit:
             raise TooMany("too many nodes enrol at once", retry_after_s=5.0)
         self._waiting += 1
         try:
-            async with self._slots:
+            await self._slot()
+            try:
                 source = source_of(address)
                 self._check(source)
                 try:
@@ -46,8 +48,18 @@ class EnrolLimit:
                 except TokenRefused:
                     self._count(source)
                     raise
+            finally:
+                self._slots.release()
         finally:
             self._waiting -= 1
+
+    async def _slot(self) -> None:
+        """Take a slot, while the one who asks still waits; raise TooMany."""
+        try:
+            async with asyncio.timeout(SLOT_WITHIN_S):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise TooMany("too many nodes enrol at once", retry_after_s=5.0) from error
 
     def _check(self, source: str) -> None:
         at = self._refused.get(source)
