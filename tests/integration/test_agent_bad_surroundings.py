@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 from pathlib import Path
@@ -47,8 +48,9 @@ def refusal(done: subprocess.CompletedProcess[str], exit_code: int) -> str:
 def identity(**changes: str) -> Identity:
     """Return an identity of a cluster that can't be reached."""
     values = {"name": "vm", "state": "approved", "cluster_id": "c", "pin": "", "certificate": ""}
+    key = base64.b64encode(bytes(32)).decode()
     return Identity(  # type: ignore[arg-type]
-        keys=new_keys(), ca="", map_key="", appliances=[], generation=1, **(values | changes)
+        keys=new_keys(), ca="", map_key=key, appliances=[], generation=1, **(values | changes)
     )
 
 
