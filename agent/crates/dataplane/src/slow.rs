@@ -82,7 +82,8 @@ impl Collect {
     /// To be called before taking, so that no message is left without a bell.
     pub fn silence(&self) {
         self.bell.ready.clear();
-        self.bell.rung.store(false, Ordering::Release);
+        // A swap: it orders what the last bell announced before what is taken now.
+        self.bell.rung.swap(false, Ordering::AcqRel);
     }
 
     /// Rings again, because messages were left for the next round.
