@@ -44,6 +44,9 @@ pub struct Reply {
     pub datagram: [u8; COOKIE_LEN],
 }
 
+/// CONTROL packets of one peer that may be on the way to `Core` at once.
+const MAX_CONTROLS: u32 = 16;
+
 /// The receiving half of the fast path.
 pub struct Inbound {
     shared: Arc<Shared>,
@@ -73,8 +76,15 @@ impl Inbound {
             Ok(Datagram::Init(init)) => {
                 self.screen_init(&snapshot, &init, from, datagram, now, slow)
             }
+            Ok(Datagram::Resp(resp)) if !self.shared.awaited.contains(resp.receiver()) => {
+                Err(Dropped::UnknownHandshake)
+            }
             Ok(Datagram::Resp(resp)) => {
                 self.screen_resp(&snapshot, &resp.macs(), from, datagram, slow)
+            }
+            // It has no mac1: without this, anybody could fill the way to `Core`.
+            Ok(Datagram::Cookie(cookie)) if !self.shared.awaited.contains(cookie.receiver()) => {
+                Err(Dropped::UnknownCookie)
             }
             Ok(Datagram::Cookie(_)) => self.pass_on(from, datagram, slow),
         };
@@ -134,7 +144,9 @@ impl Inbound {
         }
         let path = link.path.load();
         match path.as_ref() {
-            Some(path) if path.endpoint == from => path.note_received(octets),
+            Some(path) if path.endpoint == from && !path.unanswered.load(Ordering::Relaxed) => {
+                path.note_received(octets);
+            }
             _ if newest && !link.roaming.swap(true, Ordering::AcqRel) => {
                 let note = Note::Roamed {
                     session: Arc::clone(session),
@@ -211,12 +223,20 @@ impl Inbound {
             return Ok(Verdict::Consumed);
         }
         let plaintext = Inline::copy(opened.plaintext).ok_or(Dropped::MalformedControl)?;
+        // The way to `Core` is everybody's: one peer may not fill it.
+        let link = &session.link;
+        if link.controls.fetch_add(1, Ordering::AcqRel) >= MAX_CONTROLS {
+            link.controls.fetch_sub(1, Ordering::AcqRel);
+            return Err(Dropped::SlowPathFull);
+        }
         let note = Note::Control {
             session: Arc::clone(session),
             from,
             plaintext,
         };
-        submit(note, slow)
+        submit(note, slow).inspect_err(|_| {
+            link.controls.fetch_sub(1, Ordering::AcqRel);
+        })
     }
 
     /// mac1 before anything else (rule 1), then the cookie under load (rule 2). What passes costs

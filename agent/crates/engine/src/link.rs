@@ -22,6 +22,8 @@ pub struct Link {
     pub(crate) path: ArcSwapOption<Path>,
     /// Frames that wait in `Core` or on the way to it.
     pub(crate) queued: AtomicU32,
+    /// CONTROL packets on the way to `Core`.
+    pub(crate) controls: AtomicU32,
     pub(crate) removed: AtomicBool,
     /// `Core` watches that something comes back (rule 15); cleared by `Core`.
     pub(crate) watched: AtomicBool,
@@ -61,6 +63,9 @@ pub(crate) fn read(moment: &AtomicU64) -> Option<Time> {
 pub(crate) struct Path {
     pub(crate) endpoint: SocketAddr,
     pub(crate) validated: AtomicBool,
+    /// Its challenges went unanswered, and there is no better path: the peer's next packet from
+    /// here leads to another challenge.
+    pub(crate) unanswered: AtomicBool,
     received: AtomicU64,
     sent: AtomicU64,
 }
@@ -73,6 +78,7 @@ impl Path {
         Self {
             endpoint,
             validated: AtomicBool::new(validated),
+            unanswered: AtomicBool::new(false),
             received: AtomicU64::new(received),
             sent: AtomicU64::new(0),
         }
@@ -110,6 +116,7 @@ impl Link {
             current: ArcSwapOption::empty(),
             path: ArcSwapOption::empty(),
             queued: AtomicU32::new(0),
+            controls: AtomicU32::new(0),
             removed: AtomicBool::new(false),
             watched: AtomicBool::new(false),
             owing: AtomicBool::new(false),

@@ -19,6 +19,10 @@ use crate::time::Time;
 /// The longest frame that fits a UDP datagram over IPv4 with header and tag.
 const MAX_FRAME: usize = 65_507 - HEADER_LEN - TAG_LEN;
 
+/// Frames that may queue up behind earlier ones once there is a session; what comes further is
+/// dropped until the queue is empty.
+const MAX_LATE: u32 = 64;
+
 /// Where sealed datagrams go.
 pub trait Underlay {
     /// Sends one datagram, or puts it into a batch. What can't be sent is counted there.
@@ -133,6 +137,10 @@ impl Outbound {
             Some(session) if !waiting => {
                 self.send_sealed(session, link, frame, salt, now, underlay, slow)
             }
+            // A sender that is faster than `Core` would keep its queue from ever getting empty.
+            Some(session) if session.late.fetch_add(1, Ordering::Relaxed) >= MAX_LATE => {
+                Err(Dropped::QueueFull)
+            }
             _ => self.wait_for_session(link, frame, slow),
         }
     }
@@ -211,6 +219,7 @@ enum Undo {
     Roaming(Arc<Link>),
     Spoofing(Arc<Link>),
     Rekey(Arc<Session>),
+    Confirmed(Arc<Session>),
     Nothing,
 }
 
@@ -222,6 +231,7 @@ impl Undo {
             Note::Roamed { session, .. } => Self::Roaming(Arc::clone(&session.link)),
             Note::Spoofed { link, .. } => Self::Spoofing(Arc::clone(link)),
             Note::RekeyDue { session } => Self::Rekey(Arc::clone(session)),
+            Note::Confirmed { session, .. } => Self::Confirmed(Arc::clone(session)),
             _ => Self::Nothing,
         }
     }
@@ -233,6 +243,7 @@ impl Undo {
             Self::Roaming(link) => &link.roaming,
             Self::Spoofing(link) => &link.spoofing,
             Self::Rekey(session) => &session.rekey_told,
+            Self::Confirmed(session) => return session.take_back_confirmation(),
             Self::Nothing => return,
         };
         flag.store(false, Ordering::Release);

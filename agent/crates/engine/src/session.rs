@@ -1,7 +1,7 @@
 //! One sealed association: two keys, a counter, a window.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cairn_wire::header::{COUNTER_LIMIT, Sealed};
@@ -45,6 +45,8 @@ pub struct Session {
     ended: AtomicBool,
     /// `Core` was told that a new session is due.
     pub(crate) rekey_told: AtomicBool,
+    /// Frames that went through `Core` though there was this session, behind earlier ones.
+    pub(crate) late: AtomicU32,
 }
 
 /// What makes a session.
@@ -106,6 +108,7 @@ impl Session {
             confirmed: AtomicBool::new(keys.offered_to.is_none()),
             ended: AtomicBool::new(false),
             rekey_told: AtomicBool::new(false),
+            late: AtomicU32::new(0),
         }
     }
 
@@ -126,6 +129,11 @@ impl Session {
     /// True for the one caller that confirms the session.
     pub(crate) fn confirm(&self) -> bool {
         !self.is_confirmed() && !self.confirmed.swap(true, Ordering::AcqRel)
+    }
+
+    /// `Core` couldn't be told: the next packet confirms the session.
+    pub(crate) fn take_back_confirmation(&self) {
+        self.confirmed.store(false, Ordering::Release);
     }
 
     /// Ends the session for all threads at once.

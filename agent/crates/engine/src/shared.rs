@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use arc_swap::ArcSwap;
 
@@ -28,6 +28,33 @@ pub(crate) struct Shared {
     pub(crate) queued_octets: AtomicUsize,
     pub(crate) load: LoadMeter,
     pub(crate) cookies: CookieSecret,
+    pub(crate) awaited: Awaited,
+}
+
+/// Whose INIT under way has which index. `Core` alone changes it; the receiving threads look here
+/// before they pass an answer on. Handshakes are rare enough for a lock.
+#[derive(Default)]
+pub(crate) struct Awaited(RwLock<HashMap<u32, PeerId>>);
+
+impl Awaited {
+    pub(crate) fn insert(&self, index: u32, peer: PeerId) {
+        let mut awaited = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        awaited.insert(index, peer);
+    }
+
+    pub(crate) fn remove(&self, index: u32) {
+        let mut awaited = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        awaited.remove(&index);
+    }
+
+    pub(crate) fn peer(&self, index: u32) -> Option<PeerId> {
+        let awaited = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        awaited.get(&index).copied()
+    }
+
+    pub(crate) fn contains(&self, index: u32) -> bool {
+        self.peer(index).is_some()
+    }
 }
 
 impl Shared {
@@ -39,6 +66,7 @@ impl Shared {
             entropy,
             queued_octets: AtomicUsize::new(0),
             load: LoadMeter::default(),
+            awaited: Awaited::default(),
         }
     }
 

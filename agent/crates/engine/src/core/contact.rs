@@ -88,6 +88,7 @@ impl Peer {
         match known.filter(|path| path.endpoint == from) {
             Some(path) if proved => path.validated.store(true, Ordering::Relaxed),
             Some(path) => {
+                path.unanswered.store(false, Ordering::Relaxed);
                 path.note_received(octets);
                 // What could not be afforded before may be now.
                 self.paths.hasten_challenge(from, now);
@@ -296,9 +297,11 @@ impl Peer {
                 }
             }
             Some(ChallengeDue::Failed(fallback)) => {
-                let path = fallback.map(|endpoint| Arc::new(Path::new(endpoint, true, 0)));
-                if let Some(path) = path {
-                    self.link.path.store(Some(path));
+                if let Some(endpoint) = fallback {
+                    let path = Path::new(endpoint, true, 0);
+                    self.link.path.store(Some(Arc::new(path)));
+                } else if let Some(path) = self.link.path.load().as_ref() {
+                    path.unanswered.store(true, Ordering::Relaxed);
                 }
             }
         }

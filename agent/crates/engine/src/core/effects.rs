@@ -1,6 +1,6 @@
 //! What the parts of `Core` act on: the published snapshot, and what goes out.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,6 @@ use cairn_wire::header::{HEADER_LEN, TAG_LEN};
 
 use crate::core::Transmit;
 use crate::event::{Event, Fact};
-use crate::ids::PeerId;
 use crate::seal::Kind;
 use crate::session::{Lifetime, Session};
 use crate::shared::{Shared, Snapshot};
@@ -27,8 +26,6 @@ pub(crate) struct Effects {
     pub(crate) events: VecDeque<Event>,
     pub(crate) timers: Timers,
     pub(crate) behind_nat: bool,
-    /// Whose INIT under way has this index.
-    pub(crate) waiting: HashMap<u32, PeerId>,
     pub(crate) counters: Counters,
 }
 
@@ -51,7 +48,6 @@ impl Effects {
             events: VecDeque::new(),
             timers: Timers::default(),
             behind_nat: false,
-            waiting: HashMap::new(),
             counters: Counters::default(),
         }
     }
@@ -101,7 +97,7 @@ impl Effects {
         let sessions = self.shared.snapshot.load();
         loop {
             let index = u32::from_be_bytes(self.draw()) >> 8;
-            if !self.waiting.contains_key(&index) && sessions.sessions.get(index).is_none() {
+            if !self.shared.awaited.contains(index) && sessions.sessions.get(index).is_none() {
                 return index;
             }
         }

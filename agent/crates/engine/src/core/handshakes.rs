@@ -102,7 +102,7 @@ impl Core {
     }
 
     fn handle_resp(&mut self, from: SocketAddr, resp: &Resp<'_>, now: Time) -> Result<(), Dropped> {
-        let id = self.fx.waiting.get(&resp.receiver()).copied();
+        let id = self.fx.shared.awaited.peer(resp.receiver());
         let id = id.ok_or(Dropped::UnknownHandshake)?;
         let mut result = Err(Dropped::UnknownHandshake);
         self.with_peer(id, now, |peer, fx, _| {
@@ -117,7 +117,7 @@ impl Core {
         cookie: &Cookie<'_>,
         now: Time,
     ) -> Result<(), Dropped> {
-        let id = self.fx.waiting.get(&cookie.receiver()).copied();
+        let id = self.fx.shared.awaited.peer(cookie.receiver());
         let id = id.ok_or(Dropped::UnknownCookie)?;
         let mut result = Err(Dropped::UnknownCookie);
         self.with_peer(id, now, |peer, fx, _| {
@@ -236,7 +236,7 @@ impl Peer {
         fx.counters.inits_sent += endpoints.len() as u64;
         let mut mac1 = [0; MAC_LEN];
         mac1.copy_from_slice(&datagram[datagram.len() - 2 * MAC_LEN..datagram.len() - MAC_LEN]);
-        fx.waiting.insert(index, self.link.peer);
+        fx.shared.awaited.insert(index, self.link.peer);
         let pending = Pending {
             index,
             noise,
@@ -249,7 +249,7 @@ impl Peer {
             .as_mut()
             .and_then(|attempt| attempt.keep(pending));
         if let Some(dropped) = dropped {
-            fx.waiting.remove(&dropped.index);
+            fx.shared.awaited.remove(dropped.index);
         }
     }
 

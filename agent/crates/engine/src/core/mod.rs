@@ -122,6 +122,7 @@ impl Core {
                 from,
                 plaintext,
             } => {
+                session.link.controls.fetch_sub(1, Ordering::AcqRel);
                 self.with_peer(session.link.peer, now, |peer, fx, _| {
                     peer.control(&session, from, plaintext.as_slice(), fx, now);
                 });
@@ -141,7 +142,11 @@ impl Core {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Time) {
-        while let Some(peer) = self.deadlines.pop(now) {
+        // Each peer once: one that found nothing it could do must not keep this thread from the rest.
+        for _ in 0..self.peers.len() {
+            let Some(peer) = self.deadlines.pop(now) else {
+                break;
+            };
             self.with_peer(peer, now, |_, _, _| {});
         }
         self.warm_peers(now);

@@ -51,6 +51,8 @@ pub(crate) struct Peer {
     pub(crate) rtt: Option<Duration>,
     queue: VecDeque<Waiting>,
     keepalive_at: Option<Time>,
+    /// When a keepalive for the NAT was last due: it may have found no path that takes it.
+    nat_kept: Time,
     pub(super) probes: Vec<Probe>,
     /// Whether `session_up` was the last to be told.
     told_up: bool,
@@ -101,6 +103,7 @@ impl Peer {
             rtt: None,
             queue: VecDeque::new(),
             keepalive_at: None,
+            nat_kept: Time::ZERO,
             probes: Vec::new(),
             told_up: false,
             spoofing: Spoofing::default(),
@@ -422,7 +425,7 @@ impl Peer {
             .into_iter()
             .flat_map(|attempt| attempt.pending)
         {
-            fx.waiting.remove(&pending.index);
+            fx.shared.awaited.remove(pending.index);
         }
     }
 
@@ -446,6 +449,7 @@ impl Peer {
             }
         }
         if self.nat_keepalive_at(fx).is_some_and(|at| at <= now) {
+            self.nat_kept = now;
             self.send_keepalive(fx, now);
             self.renew_if_due(now);
         }
@@ -456,7 +460,7 @@ impl Peer {
     fn nat_keepalive_at(&self, fx: &Effects) -> Option<Time> {
         let current = self.slots.current().filter(|_| fx.behind_nat)?;
         let sent = read(&self.link.traffic.sent).unwrap_or(current.established);
-        Some(sent.max(current.established) + NAT_KEEPALIVE)
+        Some(sent.max(current.established).max(self.nat_kept) + NAT_KEEPALIVE)
     }
 
     fn renew_if_due(&mut self, now: Time) {

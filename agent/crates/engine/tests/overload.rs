@@ -1,0 +1,235 @@
+//! What a flood, a lost message or a path that doesn't answer may not lead to: work for strangers,
+//! timers that spin, states that nothing ends.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use cairn_engine::testing::{World, frame, node_id};
+use cairn_engine::{Dropped, Message, SessionState, SlowPath, Suite, Verdict};
+
+const VNI: u32 = 7;
+const INIT: u8 = 0x11;
+const CONTROL: u8 = 0x15;
+
+/// Another place than any node's.
+const ELSEWHERE: &str = "192.0.2.9:4711";
+
+fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+fn pair(seed: u64) -> World {
+    let mut world = World::new(seed, 2);
+    world.join(VNI, Suite::X25519, &[0, 1]);
+    world
+}
+
+/// Node 0 has the RESP, and node 1 hasn't heard it on the session: the CONTROL packet that would
+/// confirm it was lost, and is returned.
+fn offered(seed: u64) -> (World, Vec<u8>) {
+    let mut world = pair(seed);
+    world.recorded = Some(Vec::new());
+    world.send(0, VNI, &frame(0, 1, 0)).expect("queued");
+    world.run(millis(9));
+    world.impairment.loss = 1000;
+    world.run(millis(3));
+    let recorded = world.recorded.take().expect("recorded");
+    let control = recorded
+        .into_iter()
+        .find(|(node, _, datagram)| *node == 0 && datagram[0] == CONTROL);
+    (world, control.expect("a probe confirms the session").2)
+}
+
+fn elsewhere() -> SocketAddr {
+    ELSEWHERE.parse().expect("an endpoint")
+}
+
+fn session_at(world: &World, node: usize) -> SessionState {
+    let stats = world.nodes[node].core.stats(world.now);
+    let mut peers = stats.vsubnets[0].peers.iter();
+    let peer = peers.find(|peer| peer.id == node_id(1 - node));
+    peer.expect("a peer").session
+}
+
+#[test]
+fn behind_a_nat_a_path_that_takes_no_keepalive_keeps_nobody_busy() {
+    let (mut world, control) = offered(1);
+    world.change(1, |state| state.behind_nat = true);
+    world.inject(1, elsewhere(), &control);
+    world.nodes[0].up = false;
+
+    let mut turns = 0;
+    let busy = world.run_until(Duration::from_secs(110), |_| {
+        turns += 1;
+        turns > 200
+    });
+
+    assert_eq!(busy, None, "timers spin");
+}
+
+#[test]
+fn rule_9_an_endpoint_that_missed_its_challenges_is_challenged_again_when_it_speaks() {
+    let (mut world, control) = offered(2);
+    world.inject(1, elsewhere(), &control);
+    world.nodes[0].up = false;
+    world.run(millis(3500));
+    world.nodes[0].up = true;
+    world.nodes[0].address = elsewhere();
+    world.impairment.loss = 0;
+
+    world.send(0, VNI, &frame(0, 1, 1)).expect("in session");
+    world.run(millis(500));
+    for id in 100..120 {
+        world.send(1, VNI, &frame(1, 0, id)).expect("in session");
+    }
+    world.run(millis(100));
+
+    for id in 100..120 {
+        assert_eq!(world.deliveries(id).get(&0), Some(&1), "frame {id}");
+    }
+}
+
+#[test]
+fn a_sender_that_is_faster_than_the_slow_path_leaves_it_once_there_is_a_session() {
+    let mut world = pair(3);
+    world.send(0, VNI, &frame(0, 1, 0)).expect("queued");
+    world.run(millis(9));
+    let now = world.now;
+    let sender = &mut world.nodes[0];
+    let mut slow = Vec::new();
+    let mut sent: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
+    for id in 1..64 {
+        let frame = frame(0, 1, id);
+        let result = sender
+            .outbound
+            .handle_frame(VNI, &frame, now, &mut sent, &mut slow);
+        result.expect("queued");
+    }
+    world.run(millis(5));
+    assert_eq!(session_at(&world, 0), SessionState::Up);
+    assert!(sent.is_empty());
+
+    let mut waiting = VecDeque::from(slow);
+    let sender = &mut world.nodes[0];
+    for id in 64..1000 {
+        let mut slow = Vec::new();
+        for _ in 0..2 {
+            let frame = frame(0, 1, id);
+            // What finds no room is dropped.
+            let _ = sender
+                .outbound
+                .handle_frame(VNI, &frame, world.now, &mut sent, &mut slow);
+        }
+        waiting.extend(slow);
+        if let Some(message) = waiting.pop_front() {
+            sender.core.handle(message, world.now);
+        }
+    }
+
+    assert!(sent.len() > 1000, "{} took the fast path", sent.len());
+}
+
+#[test]
+fn handshake_answers_that_nobody_waits_for_are_no_work_for_the_core() {
+    let mut world = pair(4);
+    world.send(0, VNI, &frame(0, 1, 0)).expect("queued");
+    world.recorded = Some(Vec::new());
+    world.run(millis(100));
+    let recorded = world.recorded.take().expect("recorded");
+    let resp = recorded.into_iter().find(|(node, _, _)| *node == 1);
+    let (_, _, resp) = resp.expect("a RESP");
+    let mut cookie = vec![0x5a; 48];
+    cookie[0] = 0x13;
+
+    for (mut datagram, reason) in [
+        (cookie, Dropped::UnknownCookie),
+        (resp, Dropped::UnknownHandshake),
+    ] {
+        let mut slow: Vec<Message> = Vec::new();
+        let now = world.now;
+        let verdict =
+            world.nodes[0]
+                .inbound
+                .handle_datagram(elsewhere(), &mut datagram, now, &mut slow);
+        assert!(
+            matches!(verdict, Verdict::Dropped(dropped) if dropped == reason),
+            "{verdict:?}"
+        );
+        assert!(slow.is_empty());
+    }
+}
+
+/// A slow path without room.
+struct Full;
+
+impl SlowPath for Full {
+    fn submit(&mut self, _: Message) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_session_whose_confirmation_found_no_room_is_confirmed_by_the_next_packet() {
+    let mut world = pair(5);
+    world.recorded = Some(Vec::new());
+    world.send(0, VNI, &frame(0, 1, 0)).expect("queued");
+    world.run(millis(9));
+    world.impairment.loss = 1000;
+    world.run(millis(3));
+    let recorded = world.recorded.take().expect("recorded");
+    let mut packets = recorded
+        .into_iter()
+        .filter(|(node, _, datagram)| *node == 0 && datagram[0] != INIT);
+    let (_, _, mut first) = packets.next().expect("the frame that waited");
+    let (_, _, second) = packets.next().expect("the probe");
+    let (now, from) = (world.now, world.nodes[0].address);
+
+    world.nodes[1]
+        .inbound
+        .handle_datagram(from, &mut first, now, &mut Full);
+    assert_eq!(session_at(&world, 1), SessionState::Down);
+    world.inject(1, from, &second);
+
+    assert_eq!(session_at(&world, 1), SessionState::Up);
+}
+
+#[test]
+fn a_member_that_floods_with_control_packets_takes_a_small_share_of_the_slow_path() {
+    let mut world = pair(6);
+    world.send(0, VNI, &frame(0, 1, 0)).expect("queued");
+    world.run(millis(100));
+    world.recorded = Some(Vec::new());
+    world.impairment.loss = 1000;
+    let now = world.now;
+    for _ in 0..60 {
+        let asked = world.nodes[0].core.probe(VNI, node_id(1), millis(500), now);
+        asked.expect("a peer");
+    }
+    world.apply(0);
+    let (recorded, from) = (
+        world.recorded.take().expect("recorded"),
+        world.nodes[0].address,
+    );
+    assert_eq!(recorded.len(), 60);
+    let mut recorded = recorded.into_iter().map(|(_, _, datagram)| datagram);
+
+    let mut slow: Vec<Message> = Vec::new();
+    let target = &mut world.nodes[1];
+    for mut datagram in recorded.by_ref().take(50) {
+        target
+            .inbound
+            .handle_datagram(from, &mut datagram, now, &mut slow);
+    }
+    assert_eq!(slow.len(), 16);
+
+    for message in slow.drain(..) {
+        target.core.handle(message, now);
+    }
+    for mut datagram in recorded {
+        target
+            .inbound
+            .handle_datagram(from, &mut datagram, now, &mut slow);
+    }
+    assert_eq!(slow.len(), 10, "there is room again");
+}
