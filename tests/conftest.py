@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
@@ -29,6 +30,8 @@ _skipped = pytest.StashKey[dict[str, int]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Look once what this machine lacks."""
+    # A shell's background job ignores SIGINT, and so would every program that a test interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_missing] = {
         kind: reason for kind in _KINDS if (reason := _what_is_missing(kind)) is not None
     }
