@@ -88,7 +88,9 @@ def _tell(taken: Results) -> None:
     if taken.rounds >= _ROUNDS:
         bars.prove(judged, taken)
     else:
-        print(f"bench: {taken.rounds} rounds are under {_ROUNDS}: no proofs were written")
+        print(
+            f"bench: {taken.rounds} rounds, and the bars are on {_ROUNDS}: no proofs were written"
+        )
     print(f"bench: {results.VALUES} and {picture.FILE} written, {taken.took_s:.0f} s")
 
 

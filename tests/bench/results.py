@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.bench.systems import System
+from tests.bench.systems import SYSTEMS, System
 from tests.lab import ROOT
 
 VALUES = ROOT / "build" / "bench.json"
@@ -68,6 +68,11 @@ class Results:
             if one.is_peer and layer in (0, one.layer)
             if (median := self.median(figure, one.name)) is not None
         }
+
+    @property
+    def has_all_peers(self) -> bool:
+        """Say whether every peer the bench knows how to run was measured in this run."""
+        return all(self.taken("tcp1_gbit_s", one.name) for one in SYSTEMS if one.is_peer)
 
     def line(self, system: str, number: int) -> str:
         """Return a line of progress."""
