@@ -28,7 +28,7 @@ test: setup  ## everything under 20 minutes on 2 cores
 lab: setup  ## end-to-end tests only (ARGS: pytest arguments)
 	@$(RUN) pytest tests/integration $(ARGS)
 
-bench: setup  ## what can be measured so far: sealing, replay window, FDB
+bench: setup  ## Cairn beside veth, VXLAN and other overlays (ARGS=--quick under 5 minutes)
 	@tools/bench $(ARGS)
 
 fuzz: setup  ## every fuzz target for FUZZ_SECONDS (default 600)

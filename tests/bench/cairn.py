@@ -44,7 +44,8 @@ def _make_tap(end: End) -> None:
 
 
 def _listens(end: End) -> bool:
-    return (end.directory / "dp.sock").exists()
+    with socket.socket(socket.AF_UNIX) as stream:
+        return stream.connect_ex(str(end.directory / "dp.sock")) == 0
 
 
 def _mac(end: End) -> str:
