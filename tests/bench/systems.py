@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import subprocess
@@ -48,13 +49,18 @@ class System:
         if self.in_kernel:
             return os.uname().release
         if self.name == "cairn":
-            return _first_line(["git", "-C", str(ROOT), "describe", "--always", "--dirty"])
+            made = datetime.datetime.fromtimestamp(cairn.BINARY.stat().st_mtime, datetime.UTC)
+            return f"binary made {made:%Y-%m-%d %H:%M} UTC (make setup), source now {_commit()}"
         path = shutil.which(self.programs[0], path=SEARCHED) or ""
         if Path(path).is_relative_to(BUILT):
             note = BUILT / f"{self.programs[0]}.version"
             return note.read_text().strip() if note.exists() else "built here"
         query = ["dpkg-query", "-W", "-f", "${Version}", self.name]
         return f"Debian {_first_line(query)}"
+
+
+def _commit() -> str:
+    return _first_line(["git", "-C", str(ROOT), "describe", "--always", "--dirty"])
 
 
 def _first_line(command: list[str]) -> str:
