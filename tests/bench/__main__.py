@@ -73,6 +73,8 @@ def _measured(taken: Results, system: System, number: int, times: Durations) -> 
             pair = make_pair(lab)
             system.start(pair)
             pair.answers(within_s=_READY_S)
+            if number == 0 and pair.shows_plaintext() == bool(system.cipher):
+                raise LabError("the wire shows plaintext, or none where it should")
         except (LabError, OSError, IndexError) as error:
             failed("start", error)
             lab.keep(f"bench-{system.name}")

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab import ROOT, CommandError, Lab, Machine, Program, until
+from tests.lab import ROOT, CommandError, Lab, LabError, Machine, Program, until
 
 BUILT = (
     ROOT / "build" / "bench" / "bin"
@@ -116,6 +116,17 @@ class Pair:
             lambda: self.a.machine.run(ping, check=False).returncode == 0,
             within_s=within_s,
         )
+
+    def shows_plaintext(self) -> bool:
+        """Say whether the wire shows what is sent through the system."""
+        marker = b"markmark"
+        capture = self.a.machine.capture("eth0")
+        ping = ["ping", "-n", "-c", "3", "-i", "0.05", "-s", "200", "-p", marker.hex()]
+        self.a.machine.run([*ping, self.b.inner])
+        packets = capture.packets()
+        if len(packets) < 6:
+            raise LabError(f"the capture has {len(packets)} packets of at least 6")
+        return any(marker in packet.frame for packet in packets)
 
     def switch_offloads_off(self) -> None:
         """Make the veth a plain wire: no superframes, whole checksums, nothing joined."""
