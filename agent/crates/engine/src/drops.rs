@@ -30,6 +30,8 @@ reasons! {
     WrongMac1 => "wrong_mac1",
     /// Under load and without a right mac2 (a cookie was sent).
     CookieRequired => "cookie_required",
+    /// Under load, with a right mac2, and more than 20 INITs of this source in this second.
+    SourceTooFast => "source_too_fast",
     /// A COOKIE that answers no INIT of ours or doesn't authenticate.
     UnknownCookie => "unknown_cookie",
     /// INIT for a vSubnet of which this node is no member.
@@ -44,7 +46,8 @@ reasons! {
     UnknownPeer => "unknown_peer",
     /// INIT whose ephemeral key was seen before.
     ReplayedInit => "replayed_init",
-    /// INIT less than 50 ms after the last accepted one of the same key.
+    /// INIT less than 50 ms after the last accepted one of the same key; those of endpoints that
+    /// proved themselves and those of others are apart.
     InitTooSoon => "init_too_soon",
     /// RESP to no INIT that is waiting.
     UnknownHandshake => "unknown_handshake",

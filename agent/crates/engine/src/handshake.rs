@@ -24,8 +24,9 @@ const MAX_PENDING: usize = 4;
 const COOKIE_SERVES: Duration = Duration::from_secs(120);
 /// Accepted INITs of one key are at least this far apart (rule 3).
 const INIT_SPACING: Duration = Duration::from_millis(50);
-/// How many ephemerals are remembered per peer (rule 3).
-const EPHEMERALS: usize = 16;
+/// How many ephemerals are remembered per peer (rule 3): more than a peer uses in the day that an
+/// epoch lasts with a session each 120 s, so that a recording of all of them is worth nothing.
+const EPHEMERALS: usize = 2048;
 
 /// An INIT that may still be answered.
 pub(crate) struct Pending {
@@ -172,8 +173,11 @@ fn spread(wait: Duration, jitter: i8) -> Duration {
 /// The INITs of one static key that were accepted.
 #[derive(Debug, Default)]
 pub(crate) struct Accepted {
-    ephemerals: VecDeque<[u8; 32]>,
-    last: Option<Time>,
+    /// Eight octets of each, the oldest first.
+    ephemerals: VecDeque<[u8; 8]>,
+    /// From an endpoint that proved itself.
+    last_proven: Option<Time>,
+    last_other: Option<Time>,
 }
 
 /// Why an authentic INIT isn't accepted.
@@ -184,18 +188,28 @@ pub(crate) enum Refusal {
 }
 
 impl Accepted {
-    /// Accepts an INIT with this ephemeral key, or says why not.
-    pub(crate) fn admit(&mut self, ephemeral: &[u8], now: Time) -> Result<(), Refusal> {
-        // Of a compressed point the last 32 octets tell it apart, but for its sign; two INITs
-        // whose ephemerals differ in sign alone come from no honest sender.
-        let tail = ephemeral.last_chunk::<32>().ok_or(Refusal::Replayed)?;
+    /// Accepts an authentic INIT with this ephemeral key, or says why not. Where it comes from an
+    /// endpoint at which the peer is known to be (`proven`), those from elsewhere don't delay it.
+    pub(crate) fn admit(
+        &mut self,
+        ephemeral: &[u8],
+        proven: bool,
+        now: Time,
+    ) -> Result<(), Refusal> {
+        // An honest sender's ephemerals differ in these, and nobody else's authenticate.
+        let tail = ephemeral.last_chunk::<8>().ok_or(Refusal::Replayed)?;
         if self.ephemerals.contains(tail) {
             return Err(Refusal::Replayed);
         }
-        if self.last.is_some_and(|last| now.since(last) < INIT_SPACING) {
+        let last = if proven {
+            &mut self.last_proven
+        } else {
+            &mut self.last_other
+        };
+        if last.is_some_and(|last| now.since(last) < INIT_SPACING) {
             return Err(Refusal::TooSoon);
         }
-        self.last = Some(now);
+        *last = Some(now);
         if self.ephemerals.len() == EPHEMERALS {
             self.ephemerals.pop_front();
         }

@@ -44,7 +44,7 @@ pub struct Reply {
     pub datagram: [u8; COOKIE_LEN],
 }
 
-/// CONTROL packets of one peer that may be on the way to `Core` at once.
+/// CONTROL packets and MACs to be learned of one peer that may be on the way to `Core` at once.
 const MAX_CONTROLS: u32 = 16;
 
 /// The receiving half of the fast path.
@@ -188,17 +188,28 @@ impl Inbound {
                 Dropped::RefusedBySwitch
             })?;
         if let Some(mac) = accepted.learn {
-            let note = Note::Learn {
-                vni: link.vni,
-                mac,
-                peer: link.peer,
-            };
-            tell(&self.shared, note, slow);
+            self.note_learned(link, mac, slow);
         }
         Ok(Verdict::Frame {
             vni: link.vni,
             frame,
         })
+    }
+
+    /// The frame goes on in any case; where there is no room, the next one of this MAC is told of.
+    fn note_learned(&self, link: &Arc<Link>, mac: Mac, slow: &mut impl SlowPath) {
+        if !take_turn(link) {
+            self.shared.drops.count(Dropped::SlowPathFull);
+            return;
+        }
+        let note = Note::Learn {
+            link: Arc::clone(link),
+            mac,
+        };
+        if let Err(reason) = submit(note, slow) {
+            self.shared.drops.count(reason);
+            link.controls.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 
     fn note_spoofing(&self, link: &Arc<Link>, frame: &[u8], slow: &mut impl SlowPath) {
@@ -225,8 +236,7 @@ impl Inbound {
         let plaintext = Inline::copy(opened.plaintext).ok_or(Dropped::MalformedControl)?;
         // The way to `Core` is everybody's: one peer may not fill it.
         let link = &session.link;
-        if link.controls.fetch_add(1, Ordering::AcqRel) >= MAX_CONTROLS {
-            link.controls.fetch_sub(1, Ordering::AcqRel);
+        if !take_turn(link) {
             return Err(Dropped::SlowPathFull);
         }
         let note = Note::Control {
@@ -260,6 +270,9 @@ impl Inbound {
         }
         let cookies = self.shared.cookies.of(from, now);
         if verify_mac2(&macs, &cookies) {
+            if !self.shared.sources.admit(from.ip(), now) {
+                return Err(Dropped::SourceTooFast);
+            }
             return self.pass_on(from, datagram, slow);
         }
         self.shared.drops.count(Dropped::CookieRequired);
@@ -292,6 +305,15 @@ impl Inbound {
         let datagram = Inline::copy(datagram).ok_or(Dropped::MalformedDatagram)?;
         submit(Note::Handshake { from, datagram }, slow)
     }
+}
+
+/// Takes one of the peer's turns on the way to `Core`, which gives it back; false if it has none.
+fn take_turn(link: &Link) -> bool {
+    let taken = link.controls.fetch_add(1, Ordering::AcqRel) < MAX_CONTROLS;
+    if !taken {
+        link.controls.fetch_sub(1, Ordering::AcqRel);
+    }
+    taken
 }
 
 fn submit(note: Note, slow: &mut impl SlowPath) -> Result<Verdict<'static>, Dropped> {

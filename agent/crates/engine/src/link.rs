@@ -22,7 +22,7 @@ pub struct Link {
     pub(crate) path: ArcSwapOption<Path>,
     /// Frames that wait in `Core` or on the way to it.
     pub(crate) queued: AtomicU32,
-    /// CONTROL packets on the way to `Core`.
+    /// CONTROL packets and MACs to be learned on the way to `Core`.
     pub(crate) controls: AtomicU32,
     pub(crate) removed: AtomicBool,
     /// `Core` watches that something comes back (rule 15); cleared by `Core`.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use cairn_wire::Mac;
 
-use crate::ids::{PeerId, Vni};
 use crate::link::Link;
 use crate::session::Session;
 
@@ -81,7 +80,7 @@ pub(crate) enum Kind {
     /// Proof that the peer was cloned.
     CloneSeen { session: Arc<Session> },
     /// A MAC seen behind a peer that may bridge.
-    Learn { vni: Vni, mac: Mac, peer: PeerId },
+    Learn { link: Arc<Link>, mac: Mac },
     /// A frame came from a MAC that isn't the peer's.
     Spoofed { link: Arc<Link>, mac: Mac },
 }

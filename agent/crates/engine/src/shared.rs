@@ -11,7 +11,7 @@ use crate::drops::Drops;
 use crate::entropy::Entropy;
 use crate::ids::{PeerId, Vni};
 use crate::link::Link;
-use crate::load::LoadMeter;
+use crate::load::{LoadMeter, SourceMeter};
 use crate::mac::{CookieSecret, MacKey};
 use crate::session::Session;
 use crate::switch::Switch;
@@ -27,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) queued_octets: AtomicUsize,
     pub(crate) load: LoadMeter,
+    pub(crate) sources: SourceMeter,
     pub(crate) cookies: CookieSecret,
     pub(crate) awaited: Awaited,
 }
@@ -62,6 +63,7 @@ impl Shared {
         Self {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             drops: Drops::default(),
+            sources: SourceMeter::new(entropy.as_ref()),
             cookies: CookieSecret::new(entropy.as_ref()),
             entropy,
             queued_octets: AtomicUsize::new(0),

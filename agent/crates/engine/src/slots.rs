@@ -7,6 +7,7 @@ use crate::session::Session;
 use crate::time::Time;
 
 /// Crossing INITs and their follow-ups leave more than one session in a slot; the oldest goes.
+/// So many next ones for endpoints at which the peer is known to be, and so many for others.
 const MAX_NEXT: usize = 2;
 const MAX_PREVIOUS: usize = 3;
 
@@ -18,7 +19,14 @@ pub(crate) struct Slots {
     /// Send and receive.
     current: Option<Arc<Session>>,
     /// Made as responder and not yet confirmed by the initiator: receive only.
-    next: Vec<Arc<Session>>,
+    next: Vec<Offered>,
+}
+
+#[derive(Debug)]
+struct Offered {
+    session: Arc<Session>,
+    /// To an endpoint at which the peer was known to be.
+    proven: bool,
 }
 
 impl Slots {
@@ -26,17 +34,24 @@ impl Slots {
         self.current.as_ref()
     }
 
-    /// Keeps a session that we made as responder until its initiator uses it.
-    pub(crate) fn offer(&mut self, session: Arc<Session>) -> Option<Arc<Session>> {
-        self.next.push(session);
-        (self.next.len() > MAX_NEXT).then(|| self.next.remove(0))
+    /// Keeps a session that we made as responder until its initiator uses it. Those that were
+    /// offered elsewhere push out none that was offered where the peer is (`proven`).
+    pub(crate) fn offer(&mut self, session: Arc<Session>, proven: bool) -> Option<Arc<Session>> {
+        self.next.push(Offered { session, proven });
+        let alike = self.next.iter().filter(|offered| offered.proven == proven);
+        if alike.count() <= MAX_NEXT {
+            return None;
+        }
+        let mut next = self.next.iter();
+        let oldest = next.position(|offered| offered.proven == proven)?;
+        Some(self.next.remove(oldest).session)
     }
 
     /// Whether this session waits to be confirmed.
     pub(crate) fn take_next(&mut self, index: u32) -> Option<Arc<Session>> {
-        let mut sessions = self.next.iter();
-        let at = sessions.position(|session| session.local_index == index)?;
-        Some(self.next.remove(at))
+        let mut next = self.next.iter();
+        let at = next.position(|offered| offered.session.local_index == index)?;
+        Some(self.next.remove(at).session)
     }
 
     /// Puts a session that both sides hold into use. Of two that crossed, the one initiated by
@@ -72,13 +87,11 @@ impl Slots {
         {
             return self.current.take();
         }
-        for slot in [&mut self.previous, &mut self.next] {
-            let mut sessions = slot.iter();
-            if let Some(at) = sessions.position(|session| session.local_index == index) {
-                return Some(slot.remove(at));
-            }
+        let mut previous = self.previous.iter();
+        match previous.position(|session| session.local_index == index) {
+            Some(at) => Some(self.previous.remove(at)),
+            None => self.take_next(index),
         }
-        None
     }
 
     /// Takes out the sessions that are past their time.
@@ -98,7 +111,7 @@ impl Slots {
     pub(crate) fn take_all(&mut self) -> Vec<Arc<Session>> {
         let mut all: Vec<_> = self.previous.drain(..).collect();
         all.extend(self.current.take());
-        all.append(&mut self.next);
+        all.extend(self.next.drain(..).map(|offered| offered.session));
         all
     }
 
@@ -108,6 +121,7 @@ impl Slots {
     }
 
     fn iter(&self) -> impl Iterator<Item = &Arc<Session>> {
-        self.previous.iter().chain(&self.current).chain(&self.next)
+        let next = self.next.iter().map(|offered| &offered.session);
+        self.previous.iter().chain(&self.current).chain(next)
     }
 }

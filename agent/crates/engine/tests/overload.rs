@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use cairn_engine::testing::{World, frame, node_id};
-use cairn_engine::{Dropped, Message, SessionState, SlowPath, Suite, Verdict};
+use cairn_engine::{Dropped, Message, Role, SessionState, SlowPath, Suite, Verdict};
 
 const VNI: u32 = 7;
 const INIT: u8 = 0x11;
@@ -232,4 +232,203 @@ fn a_member_that_floods_with_control_packets_takes_a_small_share_of_the_slow_pat
             .handle_datagram(from, &mut datagram, now, &mut slow);
     }
     assert_eq!(slow.len(), 10, "there is room again");
+}
+
+/// INITs that a stranger may replay: (from, octets).
+fn inits_of(recorded: &[(usize, SocketAddr, Vec<u8>)], node: usize) -> Vec<Vec<u8>> {
+    let inits = recorded
+        .iter()
+        .filter(|(from, _, datagram)| *from == node && datagram[0] == INIT);
+    inits.map(|(_, _, datagram)| datagram.clone()).collect()
+}
+
+#[test]
+fn rule_2_under_load_one_source_with_a_cookie_gets_twenty_inits_a_second_and_the_others_theirs() {
+    let mut world = World::new(7, 3);
+    world.join(VNI, Suite::X25519, &[0, 1, 2]);
+    world.recorded = Some(Vec::new());
+    world.send(2, VNI, &frame(2, 1, 0)).expect("queued");
+    world.run(millis(9));
+    let flood = inits_of(world.recorded.as_ref().expect("recorded"), 2).remove(0);
+    for _ in 0..300 {
+        world.inject(1, elsewhere(), &flood);
+    }
+    world.recorded = Some(Vec::new());
+    world.send(0, VNI, &frame(0, 1, 1)).expect("queued");
+    world.run(millis(100));
+    assert_eq!(session_at(&world, 0), SessionState::Up);
+    let inits = inits_of(&world.recorded.take().expect("recorded"), 0);
+    let with_cookie = inits.last().expect("an INIT with a cookie");
+
+    let mut slow: Vec<Message> = Vec::new();
+    let (now, from) = (world.now, world.nodes[0].address);
+    for _ in 0..500 {
+        let target = &mut world.nodes[1].inbound;
+        target.handle_datagram(from, &mut with_cookie.clone(), now, &mut slow);
+    }
+    assert!((10..=20).contains(&slow.len()), "{} reach Core", slow.len());
+
+    world.restart(2);
+    world.send(2, VNI, &frame(2, 1, 2)).expect("queued");
+    world.run(millis(100));
+    assert_eq!(world.deliveries(2).get(&1), Some(&1));
+}
+
+#[test]
+fn rule_3_no_init_of_a_day_is_accepted_again() {
+    let mut world = pair(8);
+    for node in 0..2 {
+        world.change(node, |state| {
+            state.timers.rekey_after = millis(1000);
+            state.timers.rekey_jitter = Duration::ZERO;
+        });
+    }
+    world.recorded = Some(Vec::new());
+    for id in 0..2300 {
+        let _ = world.send(0, VNI, &frame(0, 1, id));
+        world.run(millis(500));
+    }
+    let inits = inits_of(&world.recorded.take().expect("recorded"), 0);
+    assert!(inits.len() > 720, "{} INITs", inits.len());
+    let before = world.drops(Dropped::ReplayedInit);
+
+    for init in &inits {
+        world.inject(1, elsewhere(), init);
+        world.run(millis(60));
+    }
+
+    let refused = world.drops(Dropped::ReplayedInit) - before;
+    assert_eq!(refused, inits.len() as u64);
+}
+
+/// Two nodes that know each other's endpoints, and INITs of node 0 that node 1 never saw.
+fn with_unseen_inits(seed: u64) -> (World, Vec<Vec<u8>>) {
+    let mut world = pair(seed);
+    world.send(0, VNI, &frame(0, 1, 0)).expect("queued");
+    world.run(millis(100));
+    world.restart(0);
+    world.impairment.loss = 1000;
+    world.recorded = Some(Vec::new());
+    for id in 1..5 {
+        world.send(0, VNI, &frame(0, 1, id)).expect("queued");
+        world.run(Duration::from_secs(5));
+    }
+    let inits = inits_of(&world.recorded.take().expect("recorded"), 0);
+    assert!(inits.len() >= 10, "{} INITs", inits.len());
+    (world, inits)
+}
+
+#[test]
+fn rule_3_an_init_from_elsewhere_does_not_delay_one_from_where_the_peer_is() {
+    let (mut world, inits) = with_unseen_inits(9);
+    let home = world.nodes[0].address;
+
+    for (at, init) in inits.iter().enumerate() {
+        let from = if at % 2 == 0 { elsewhere() } else { home };
+        world.inject(1, from, init);
+        world.run(millis(if at % 2 == 0 { 1 } else { 60 }));
+    }
+
+    assert_eq!(world.drops(Dropped::InitTooSoon), 0);
+}
+
+#[test]
+fn rule_3_inits_from_elsewhere_push_out_no_session_of_the_place_where_the_peer_is() {
+    let (mut world, mut inits) = with_unseen_inits(10);
+    let home = world.nodes[0].address;
+    let last = inits.pop().expect("the INIT under way");
+    world.impairment.loss = 0;
+    world.impairment.delay = millis(200);
+    world.send(0, VNI, &frame(0, 1, 77)).expect("queued");
+
+    world.inject(1, home, &last);
+    for init in inits.iter().take(6) {
+        world.inject(1, elsewhere(), init);
+        world.run(millis(60));
+    }
+    world.run(millis(100));
+
+    assert_eq!(world.drops(Dropped::InitTooSoon), 0);
+    assert_eq!(world.deliveries(77).get(&1), Some(&1));
+    assert_eq!(world.drops(Dropped::UnknownSession), 0);
+}
+
+#[test]
+fn a_gateway_that_shows_a_new_mac_in_each_frame_takes_a_small_share_of_the_slow_path() {
+    let mut world = pair(11);
+    world.change(0, |state| state.vsubnets[0].role = Role::Gateway);
+    world.change(1, |state| {
+        state.vsubnets[0].peers[0].role = Role::Gateway;
+    });
+    world.send(0, VNI, &frame(0, 1, 0)).expect("queued");
+    world.run(millis(100));
+    world.recorded = Some(Vec::new());
+    world.impairment.loss = 1000;
+    for source in 0..60 {
+        let mut frame = frame(0, 1, 1);
+        frame[6..12].copy_from_slice(&[2, 9, 9, 9, 9, source]);
+        world.send(0, VNI, &frame).expect("a gateway bridges");
+    }
+    let recorded = world.recorded.take().expect("recorded");
+    let (now, from) = (world.now, world.nodes[0].address);
+    let target = &mut world.nodes[1];
+
+    let mut slow: Vec<Message> = Vec::new();
+    let frames = recorded.into_iter().map(|(_, _, datagram)| datagram);
+    for mut datagram in frames {
+        let verdict = target
+            .inbound
+            .handle_datagram(from, &mut datagram, now, &mut slow);
+        assert!(matches!(verdict, Verdict::Frame { .. }), "{verdict:?}");
+    }
+
+    // One more may be about the sender itself: data was received after a rest.
+    assert!((10..=17).contains(&slow.len()), "{} messages", slow.len());
+    for message in slow {
+        target.core.handle(message, now);
+    }
+    let learned = target.core.stats(now).vsubnets[0].learned.len();
+    assert!((10..=16).contains(&learned), "{learned} learned");
+}
+
+#[test]
+fn a_probe_during_an_attempt_that_winds_down_without_a_session_sends_an_init() {
+    let mut world = pair(12);
+    world.impairment.loss = 1000;
+    world.send(1, VNI, &frame(1, 0, 1)).expect("queued");
+    world.run(millis(1));
+    world.impairment.loss = 0;
+    // Node 0's own INIT leads to a session, which is lost while node 1's attempt winds down.
+    world.send(0, VNI, &frame(0, 1, 0)).expect("queued");
+    world.run(millis(50));
+    world.clone_and_send(0, VNI, &frame(0, 1, 2), &frame(0, 1, 3));
+    world.run(millis(10));
+    assert_ne!(session_at(&world, 1), SessionState::Up);
+
+    world.recorded = Some(Vec::new());
+    let now = world.now;
+    let asked = world.nodes[1].core.probe(VNI, node_id(0), millis(900), now);
+    asked.expect("a peer");
+    world.apply(1);
+    world.run(millis(100));
+
+    let recorded = world.recorded.take().expect("recorded");
+    assert!(!inits_of(&recorded, 1).is_empty());
+    assert_eq!(session_at(&world, 1), SessionState::Up);
+}
+
+#[test]
+fn a_rekey_jitter_of_any_length_is_no_reason_to_stop() {
+    let mut world = pair(13);
+    for node in 0..2 {
+        world.change(node, |state| {
+            state.timers.rekey_jitter = millis(1 << 63);
+            state.timers.reject_after = millis(u64::MAX);
+        });
+    }
+
+    world.send(0, VNI, &frame(0, 1, 0)).expect("queued");
+    world.run(millis(100));
+
+    assert_eq!(session_at(&world, 0), SessionState::Up);
 }

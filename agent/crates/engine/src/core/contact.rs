@@ -106,6 +106,14 @@ impl Peer {
         }
     }
 
+    /// Whether the peer has proved that it is at `endpoint`, lately or for the path in use.
+    pub(crate) fn is_at(&self, endpoint: SocketAddr, now: Time) -> bool {
+        let path = self.link.path.load();
+        let mut in_use = path.iter().filter(|path| path.endpoint == endpoint);
+        let validated = in_use.any(|path| path.validated.load(Ordering::Relaxed));
+        validated || self.paths.is_proven(endpoint, now)
+    }
+
     pub(super) fn challenge(&mut self, endpoint: SocketAddr, fx: &mut Effects, now: Time) {
         let under_way = self.paths.challenge.as_ref();
         if under_way.is_none_or(|challenge| challenge.endpoint != endpoint) {
@@ -221,7 +229,7 @@ impl Peer {
         if self.usable(now).is_some() {
             self.send_probes(fx, now);
         } else {
-            self.seek(now);
+            self.seek(fx, now);
         }
     }
 
@@ -253,8 +261,11 @@ impl Peer {
         match self.liveness.step(noted, fx.timers.dead_after, now) {
             Step::None => {}
             Step::Rest => self.rest(now),
-            Step::Probe if self.usable(now).is_some() => self.probe_liveness(fx, now),
-            // Without a session there is nothing to probe; the attempt to get one looks on.
+            Step::Probe if self.usable(now).is_some() && self.link.endpoint().is_some() => {
+                self.probe_liveness(fx, now);
+            }
+            // Without a session and an endpoint there is nothing to probe: to go on watching would
+            // leave a deadline in the past. The attempt to get a session looks on.
             Step::Probe => self.rest(now),
             Step::LookElsewhere => self.look_elsewhere(fx, now),
         }
@@ -285,7 +296,7 @@ impl Peer {
         };
         fx.event(fact, now);
         self.drop_attempt(fx);
-        self.seek(now);
+        self.seek(fx, now);
     }
 
     pub(super) fn step_challenge(&mut self, fx: &mut Effects, now: Time) {

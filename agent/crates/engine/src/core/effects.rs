@@ -117,7 +117,8 @@ impl Effects {
             rekey_after = rekey_after.min(REKEY_WITHOUT_CPU_RNG);
         }
         let share = u32::from(u16::from_be_bytes(self.draw()));
-        let jitter = self.timers.rekey_jitter * share / u32::from(u16::MAX);
+        // Divided first: no setting makes it overflow.
+        let jitter = self.timers.rekey_jitter / u32::from(u16::MAX) * share;
         Lifetime {
             established: now,
             rekey_at: now + rekey_after + jitter,

@@ -61,14 +61,15 @@ impl Core {
         if received.payload[..8] != peer.config.id.agent_id() {
             return Err(Dropped::UnknownPeer);
         }
+        let proven = peer.is_at(from, now);
         peer.accepted
-            .admit(init.ephemeral(), now)
+            .admit(init.ephemeral(), proven, now)
             .map_err(|refusal| match refusal {
                 Refusal::Replayed => Dropped::ReplayedInit,
                 Refusal::TooSoon => Dropped::InitTooSoon,
             })?;
         self.fx.counters.inits_accepted += 1;
-        self.answer(id, received, init.sender(), from, now)
+        self.answer(id, received, init.sender(), from, proven, now)
     }
 
     fn answer(
@@ -77,6 +78,7 @@ impl Core {
         received: Received,
         remote_index: u32,
         to: SocketAddr,
+        proven: bool,
         now: Time,
     ) -> Result<(), Dropped> {
         let local_index = self.fx.draw_index();
@@ -93,7 +95,7 @@ impl Core {
             };
             let session = make_session(peer, fx, &keys, indexes, Some(to), now);
             fx.publish(Arc::clone(&session));
-            if let Some(old) = peer.slots.offer(session) {
+            if let Some(old) = peer.slots.offer(session, proven) {
                 fx.retire(&old);
             }
             fx.transmit(to, datagram);

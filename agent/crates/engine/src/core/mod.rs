@@ -130,7 +130,10 @@ impl Core {
             Kind::CloneSeen { session } => self.with_peer(session.link.peer, now, |peer, fx, _| {
                 peer.cloned(&session, fx, now);
             }),
-            Kind::Learn { vni, mac, peer } => self.learn(vni, mac, peer, now),
+            Kind::Learn { link, mac } => {
+                link.controls.fetch_sub(1, Ordering::AcqRel);
+                self.learn(link.vni, mac, link.peer, now);
+            }
             Kind::Spoofed { link, mac } => self.spoofed(&link, mac, now),
         }
     }
@@ -271,7 +274,7 @@ impl Core {
             };
             let cold = self.peers.get(&peer).is_some_and(Peer::is_cold);
             if cold {
-                self.with_peer(peer, now, |peer, _, _| peer.seek(now));
+                self.with_peer(peer, now, |peer, fx, _| peer.seek(fx, now));
                 self.warm_at = Some(now + WARM_EVERY);
             }
         }

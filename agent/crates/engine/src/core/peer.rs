@@ -141,8 +141,11 @@ impl Peer {
         }
     }
 
-    /// Wants a session over any path.
-    pub(crate) fn seek(&mut self, now: Time) {
+    /// Wants a session over any path. An attempt that winds down sends nothing more.
+    pub(crate) fn seek(&mut self, fx: &mut Effects, now: Time) {
+        if self.attempt.as_ref().is_some_and(Attempt::is_winding_down) {
+            self.drop_attempt(fx);
+        }
         match &mut self.attempt {
             Some(attempt) => attempt.widen(now),
             None => self.attempt = Some(Attempt::new(false, now)),
@@ -166,8 +169,7 @@ impl Peer {
         if self.usable(now).is_some() {
             self.flush(fx, now);
         } else if self.attempt.as_ref().is_none_or(Attempt::is_winding_down) {
-            self.drop_attempt(fx);
-            self.seek(now);
+            self.seek(fx, now);
         }
     }
 
