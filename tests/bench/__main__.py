@@ -49,7 +49,10 @@ def _arguments() -> argparse.Namespace:
         "--quick", action="store_true", help="veth, VXLAN, the best peer and Cairn; short figures"
     )
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="interleaved rounds")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds needs 1 or more")
+    return arguments
 
 
 def _end(number: int, _frame: object) -> None:
