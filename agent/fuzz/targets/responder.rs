@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::{digest, hmac};
+use cairn_engine::offload::{Bundled, Coalescer, Content};
 use cairn_engine::{
     Core, Entropy, Identity, Inbound, Kind, Message, NodeId, Outbound, PeerState, Policy, Psk,
     Role, SealKey, Secret, State, Suite, Time, Timers, VSubnetState, Verdict,
@@ -237,9 +238,16 @@ impl Attack {
 
     fn send_data(&mut self, from: SocketAddr, input: &mut Input<'_>) {
         let choice = input.number();
-        let mut frame = frame(choice & 7);
+        let mut frame = [&[0, 0][..], &frame(choice & 7)].concat();
         if choice & 8 != 0 {
             frame.extend(input.octets());
+        }
+        if choice & 32 != 0 {
+            frame[..2].copy_from_slice(&input.array::<2>());
+        }
+        if choice & 64 != 0 {
+            let len = u16::try_from(frame.len() - 2).expect("short").to_be_bytes();
+            frame = [&[0xc0, 0, len[0], len[1]][..], &frame].concat();
         }
         if choice & 16 != 0 {
             input.damage(&mut frame);
@@ -413,23 +421,31 @@ impl Attack {
         let sent_before = self.sent.get(&from).copied().unwrap_or(0);
         let mut opened = datagram.clone();
         let mut messages: Vec<Message> = Vec::new();
-        let verdict = self
-            .inbound
-            .handle_datagram(from, &mut opened, self.now, &mut messages);
+        let mut frames: Vec<(u32, Vec<u8>)> = Vec::new();
+        let mut coalescer = Coalescer::new(&mut frames);
+        let verdict = self.inbound.handle_datagram(
+            from,
+            &mut opened,
+            self.now,
+            &mut messages,
+            &mut coalescer,
+        );
+        coalescer.finish();
         let mut reply = None;
         match verdict {
-            Verdict::Frame { vni, frame } => {
-                assert_eq!(vni, VNI);
+            Verdict::Frames(number) => {
+                assert_eq!(number, frames.len());
                 let sealed = self.authentic.remove(&datagram);
-                assert_eq!(
-                    sealed.as_deref(),
-                    Some(&*frame),
-                    "never sealed, or seen before"
-                );
+                let sealed = sealed.expect("never sealed, or seen before");
                 assert!(self.is_member, "from a removed member");
-                assert_eq!(frame[6..12], mac(MALLORY).0, "from another's address");
-                let to_us = frame[..6] == mac(NODE).0 || frame[0] & 1 == 1;
-                assert!(to_us, "for another node");
+                let mut sealed = frames_of(&sealed).into_iter();
+                for (vni, frame) in frames {
+                    assert_eq!(vni, VNI);
+                    assert!(sealed.any(|one| one == frame), "never sealed");
+                    assert_eq!(frame[6..12], mac(MALLORY).0, "from another's address");
+                    let to_us = frame[..6] == mac(NODE).0 || frame[0] & 1 == 1;
+                    assert!(to_us, "for another node");
+                }
             }
             Verdict::Reply(cookie) => reply = Some(cookie),
             Verdict::Consumed | Verdict::Dropped(_) => {}
@@ -534,7 +550,7 @@ impl Attack {
         self.deliver(address(1), init);
         assert_eq!(self.sessions.len(), 1, "a proper INIT was not answered");
 
-        let frame = frame(0);
+        let frame = [&[0, 0][..], &frame(0)].concat();
         let data = self.seal(Kind::Data, &frame, &mut Input(&[]));
         let data = data.expect("there is a session");
         self.genuine.insert(authentic_part(&data).to_vec());
@@ -588,6 +604,18 @@ fn state(with_mallory: bool) -> State {
             policy: Policy::default(),
             peers,
         }],
+    }
+}
+
+/// What a plaintext holds.
+fn frames_of(plaintext: &[u8]) -> Vec<Vec<u8>> {
+    match Content::split(plaintext) {
+        None => Vec::new(),
+        Some((Content::Bundle, rest)) => Bundled::new(rest)
+            .flatten()
+            .map(|(_, frame)| frame.to_vec())
+            .collect(),
+        Some((_, frame)) => vec![frame.to_vec()],
     }
 }
 

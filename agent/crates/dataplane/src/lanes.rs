@@ -12,11 +12,12 @@ use cairn_device::clock;
 use cairn_device::readiness::{Epoll, Interest, Ready};
 use cairn_device::tap::{FrameBatch, frame_batch};
 use cairn_device::udp::{Arrival, DatagramBatch, DatagramSocket, datagram_batch};
-use cairn_engine::{Inbound, Outbound, Underlay, Verdict, Vni};
+use cairn_engine::offload::Coalescer;
+use cairn_engine::{Inbound, Outbound, TapFrame, Verdict, Vni};
 
 use crate::log;
 use crate::outbox::Outbox;
-use crate::plumbing::{Counters, Feed, Plumbing, Port};
+use crate::plumbing::{Counters, Delivery, Feed, Plumbing, Port};
 use crate::slow::Submit;
 
 /// Frames or datagrams taken from one descriptor before the next has its turn.
@@ -123,6 +124,14 @@ impl Lane {
         })
     }
 
+    /// Sends what was collected; the core's thread tells of an offload that failed.
+    fn flush(&mut self) {
+        self.outbox.flush();
+        if std::mem::take(&mut self.outbox.fell_back) {
+            self.submit.ring();
+        }
+    }
+
     /// Waits; returns whether the plumbing is to be renewed.
     fn wait(&mut self) -> io::Result<bool> {
         self.epoll.wait(&mut self.ready, None)?;
@@ -178,24 +187,25 @@ impl Outward {
         self.frames.clear();
         let read = port.queue.read(&mut self.frames);
         let now = clock::now();
-        for mut frame in self.frames.filled() {
-            if !frame.meta.is_plain() {
-                self.lane
-                    .counters
-                    .unexpected_offload
-                    .fetch_add(1, Ordering::Relaxed);
-                continue;
-            }
-            // The engine counts what it drops.
-            let _counted = self.outbound.handle_frame(
-                vni,
-                frame.content(),
-                now,
-                &mut self.lane.outbox,
-                &mut self.lane.submit,
-            );
-        }
-        self.lane.outbox.flush();
+        let mut filled = self.frames.filled();
+        let mut count = 0;
+        let frames: [TapFrame<'_>; BATCH] = std::array::from_fn(|_| {
+            let Some(frame) = filled.next() else {
+                return TapFrame::default();
+            };
+            count += 1;
+            TapFrame::new(frame.meta, frame.into_content())
+        });
+        // The engine counts what it drops.
+        let _counted = self.outbound.handle_frames(
+            vni,
+            &frames[..count],
+            now,
+            &mut self.lane.outbox,
+            &mut self.lane.submit,
+        );
+        drop(filled);
+        self.lane.flush();
         if let Err(error) = read {
             self.give_up(port, &error);
         }
@@ -259,45 +269,41 @@ impl Inward {
             counters.receive_errors.fetch_add(1, Ordering::Relaxed);
         }
         let now = clock::now();
-        for mut slot in self.datagrams.filled() {
+        let lane = &mut self.lane;
+        let counters = &lane.counters;
+        let mut delivery = Delivery::new(&lane.plumbing, counters);
+        let mut frames = Coalescer::new(&mut delivery);
+        for slot in self.datagrams.filled() {
             let Arrival {
                 from,
                 segment_octets,
             } = slot.meta;
-            let mut rest = slot.content();
+            let mut rest = slot.into_content();
             // At least once: an empty datagram is one, too.
             loop {
                 let datagram;
                 (datagram, rest) = rest.split_at_mut(segment_octets.min(rest.len()));
                 counters.received.fetch_add(1, Ordering::Relaxed);
-                let verdict =
-                    self.inbound
-                        .handle_datagram(from, datagram, now, &mut self.lane.submit);
-                deliver(
-                    verdict,
-                    &self.lane.plumbing,
-                    counters,
-                    &mut self.lane.outbox,
+                let verdict = self.inbound.handle_datagram(
+                    from,
+                    datagram,
+                    now,
+                    &mut lane.submit,
+                    &mut frames,
                 );
+                if let Verdict::Reply(reply) = verdict {
+                    lane.outbox.send(reply.to, &reply.datagram);
+                }
                 if rest.is_empty() || segment_octets == 0 {
                     break;
                 }
             }
         }
-        self.lane.outbox.flush();
-    }
-}
-
-fn deliver(verdict: Verdict<'_>, plumbing: &Plumbing, counters: &Counters, outbox: &mut Outbox) {
-    match verdict {
-        Verdict::Frame { vni, frame } => match plumbing.port(vni) {
-            Some(port) => port.deliver(frame),
-            None => {
-                counters.no_tap.fetch_add(1, Ordering::Relaxed);
-            }
-        },
-        Verdict::Reply(reply) => outbox.send(reply.to, &reply.datagram),
-        Verdict::Consumed | Verdict::Dropped(_) => {}
+        frames.finish();
+        if delivery.fell_back {
+            lane.submit.ring();
+        }
+        self.lane.flush();
     }
 }
 
@@ -312,6 +318,7 @@ mod tests {
 
     use super::*;
     use crate::desired;
+    use crate::offloads::Offloads;
     use crate::plumbing::Sockets;
     use crate::slow::{self, Collect};
 
@@ -388,7 +395,11 @@ mod tests {
             let (submit, collect) = slow::queue().unwrap();
             let counters = Arc::new(Counters::default());
             let lanes = Lanes::start(core.outbound(), core.inbound(), &submit, &counters).unwrap();
-            let tap = Arc::new(Port::new("t", MemoryTap::new().unwrap()));
+            let tap = Arc::new(Port::new(
+                "t",
+                MemoryTap::new().unwrap(),
+                Offloads::wanted().tap,
+            ));
             let socket: MemorySocket = underlay.bind(HOSTS[number].parse().unwrap()).unwrap();
             let sockets = Sockets {
                 v4: Some(Arc::new(socket)),

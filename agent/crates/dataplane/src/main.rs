@@ -10,6 +10,7 @@ mod desired;
 mod failure;
 mod lanes;
 mod log;
+mod offloads;
 mod outbox;
 mod plumbing;
 mod refusal;

@@ -1,13 +1,14 @@
 //! Which TAPs and sockets the packet threads work on: a value, replaced as a whole.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cairn_device::readiness::EventFd;
-use cairn_device::tap::{OutgoingFrame, TapQueue, VnetHeader, Written};
+use cairn_device::tap::{MOST_PARTS, OutgoingFrame, TapOffloads, TapQueue, Written};
 use cairn_device::udp::{DatagramSocket, Sent};
 use cairn_engine::Vni;
+use cairn_engine::offload::{Host, MOST_HEADERS, Run, VnetHeader};
 
 /// A TAP and what is known of it.
 pub struct Port<T: ?Sized = dyn TapQueue> {
@@ -17,19 +18,28 @@ pub struct Port<T: ?Sized = dyn TapQueue> {
     pub lost: AtomicBool,
     /// Set when the loss was told.
     pub reported: AtomicBool,
+    /// What the device gives and is given; all off for a queue that isn't asked.
+    pub offloads: TapOffloads,
+    /// Superframes that the device refused in a row, each then written frame by frame.
+    refused_in_a_row: AtomicU32,
     /// Frames that the device took or refused.
     pub written: WrittenCounters,
     /// The queue of frames.
     pub queue: T,
 }
 
+/// A device that refused so many superframes and took none gets no more of them.
+const REFUSALS: u32 = 16;
+
 impl<T: TapQueue> Port<T> {
     /// A port on a queue that works.
-    pub fn new(name: impl Into<String>, queue: T) -> Self {
+    pub fn new(name: impl Into<String>, queue: T, offloads: TapOffloads) -> Self {
         Self {
             name: name.into(),
             lost: AtomicBool::new(false),
             reported: AtomicBool::new(false),
+            offloads,
+            refused_in_a_row: AtomicU32::new(0),
             written: WrittenCounters::default(),
             queue,
         }
@@ -37,13 +47,67 @@ impl<T: TapQueue> Port<T> {
 }
 
 impl Port {
-    /// Writes a frame that came from a peer.
-    pub fn deliver(&self, frame: &[u8]) {
-        let frame = OutgoingFrame {
-            header: VnetHeader::default(),
-            octets: frame,
+    /// Whether the device, asked for superframes, has refused them.
+    pub fn refuses_superframes(&self) -> bool {
+        self.refused_in_a_row.load(Ordering::Relaxed) >= REFUSALS
+    }
+
+    /// Writes frames that came from a peer, as one superframe if they are one. Returns whether
+    /// the device has just been found to refuse superframes.
+    fn deliver(&self, run: &Run<'_>) -> bool {
+        let mut room = [0; MOST_HEADERS];
+        if self.takes_superframes(run)
+            && let Some((header, headers, payloads)) = run.superframe(&mut room)
+        {
+            let written = self.write_superframe(header, headers, payloads);
+            if written.refused == 0 {
+                self.refused_in_a_row.store(0, Ordering::Relaxed);
+                self.written.count(Written {
+                    frames: written.frames * run.len() as u64,
+                    ..written
+                });
+                return false;
+            }
+            let refused = self.refused_in_a_row.fetch_add(1, Ordering::Relaxed);
+            self.write_singly(run);
+            return refused + 1 == REFUSALS;
+        }
+        self.write_singly(run);
+        false
+    }
+
+    fn takes_superframes(&self, run: &Run<'_>) -> bool {
+        let wanted = if run.is_udp() {
+            self.offloads.udp_segmentation
+        } else {
+            self.offloads.segmentation
         };
-        self.written.count(self.queue.write(&[frame]));
+        wanted && !self.refuses_superframes()
+    }
+
+    fn write_superframe<'p>(
+        &self,
+        header: VnetHeader,
+        headers: &'p [u8],
+        payloads: impl Iterator<Item = &'p [u8]>,
+    ) -> Written {
+        let mut parts: [&[u8]; MOST_PARTS] = [&[]; MOST_PARTS];
+        parts[0] = headers;
+        let mut count = 1;
+        for (part, payload) in parts[1..].iter_mut().zip(payloads) {
+            *part = payload;
+            count += 1;
+        }
+        let parts = &parts[..count];
+        self.queue.write(&[OutgoingFrame { header, parts }])
+    }
+
+    fn write_singly(&self, run: &Run<'_>) {
+        for (header, frame) in run.frames() {
+            let parts = &[frame][..];
+            let written = self.queue.write(&[OutgoingFrame { header, parts }]);
+            self.written.count(written);
+        }
     }
 }
 
@@ -86,6 +150,37 @@ impl Plumbing {
             .binary_search_by_key(&vni, |(vni, _)| *vni)
             .ok()?;
         Some(&self.ports[at].1)
+    }
+}
+
+/// Brings runs of frames to their TAPs.
+pub struct Delivery<'p> {
+    plumbing: &'p Plumbing,
+    counters: &'p Counters,
+    /// A device was found to refuse superframes.
+    pub fell_back: bool,
+}
+
+impl<'p> Delivery<'p> {
+    /// A delivery to these TAPs.
+    pub fn new(plumbing: &'p Plumbing, counters: &'p Counters) -> Self {
+        Self {
+            plumbing,
+            counters,
+            fell_back: false,
+        }
+    }
+}
+
+impl Host for Delivery<'_> {
+    fn take(&mut self, run: &Run<'_>) {
+        match self.plumbing.port(run.vni()) {
+            Some(port) => self.fell_back |= port.deliver(run),
+            None => {
+                let frames = run.len() as u64;
+                self.counters.no_tap.fetch_add(frames, Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -171,6 +266,7 @@ counters! {
         unreachable => "udp_unreachable",
         filtered => "udp_filtered",
         failed => "udp_failed",
+        fallbacks => "udp_train_fallbacks",
     }
 }
 
@@ -187,8 +283,6 @@ pub struct Counters {
     pub receive_errors: AtomicU64,
     /// Frames for a vSubnet whose TAP is gone.
     pub no_tap: AtomicU64,
-    /// Frames that came with an offload that was not asked for.
-    pub unexpected_offload: AtomicU64,
 }
 
 impl Counters {
@@ -201,7 +295,6 @@ impl Counters {
                 ("udp_received", &self.received),
                 ("udp_receive_errors", &self.receive_errors),
                 ("tap_missing", &self.no_tap),
-                ("tap_unexpected_offload", &self.unexpected_offload),
             ]
             .map(|(name, counter)| (name, counter.load(Ordering::Relaxed))),
         );

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cairn_device::tap::Tap;
-use cairn_device::udp::{DatagramSocket, Family, UdpSocket};
+use cairn_device::udp::{DatagramSocket, Family, Off, UdpSocket};
 use cairn_engine::{State, Vni};
 
+use crate::offloads::{self, Offloads};
 use crate::plumbing::{Plumbing, Port, Sockets};
 use crate::refusal::Refusal;
 
@@ -74,6 +75,45 @@ impl Wiring {
                 .eq(other.plumbing.ports.iter().map(id))
     }
 
+    /// The state of each offload by its name in `hello`; of several TAPs or sockets that of
+    /// the worst.
+    pub fn offloads(&self) -> [(&'static str, String); 5] {
+        let wanted = Offloads::wanted().tap;
+        let tap = |is_on: fn(&Port) -> bool, wanted: bool| {
+            let mut ports = self.plumbing.ports.iter();
+            offloads::of_tap(ports.all(|(_, port)| is_on(port)), wanted)
+        };
+        let socket = |off: fn(&dyn DatagramSocket) -> Option<Off>| {
+            let mut sockets = self.plumbing.sockets.present();
+            offloads::of_socket(sockets.find_map(|socket| off(&**socket)))
+        };
+        [
+            (
+                "tap_checksum",
+                tap(|port| port.offloads.checksum, wanted.checksum),
+            ),
+            (
+                "tap_segmentation",
+                tap(
+                    |port| port.offloads.segmentation && !port.refuses_superframes(),
+                    wanted.segmentation,
+                ),
+            ),
+            (
+                "tap_udp_segmentation",
+                tap(
+                    |port| port.offloads.udp_segmentation,
+                    wanted.udp_segmentation,
+                ),
+            ),
+            (
+                "udp_segmentation",
+                socket(|socket| socket.segmentation_off()),
+            ),
+            ("udp_coalescing", socket(|socket| socket.coalescing_off())),
+        ]
+    }
+
     fn port(&self, name: &str, inherited: &mut Inherited) -> Result<Arc<Port>, Refusal> {
         let open = self.plumbing.ports.iter().map(|(_, port)| port);
         let mut usable = open.filter(|port| !port.lost.load(Ordering::Acquire));
@@ -85,7 +125,8 @@ impl Wiring {
             Some(at) => inherited.taps.swap_remove(at),
             None => Tap::attach(name)?,
         };
-        Ok(Arc::new(Port::new(name, tap)))
+        let on = tap.switch_on(Offloads::wanted().tap);
+        Ok(Arc::new(Port::new(name, tap, on)))
     }
 
     fn bind(&mut self, port: u16, inherited: &mut Inherited) -> Result<(), Refusal> {
@@ -97,7 +138,10 @@ impl Wiring {
             Some(socket) => (Some(socket), None),
             None => bind_ipv6(port)?,
         };
-        let shared = |socket: UdpSocket| Arc::new(socket) as Arc<dyn DatagramSocket>;
+        let shared = |mut socket: UdpSocket| {
+            socket.switch_on(Offloads::wanted().udp);
+            Arc::new(socket) as Arc<dyn DatagramSocket>
+        };
         let sockets = Sockets {
             v4: Some(shared(v4)),
             v6: v6.map(shared),

@@ -54,7 +54,12 @@ pub struct Filled<'a, M> {
     pub meta: M,
 }
 
-impl<M> Filled<'_, M> {
+impl<'a, M> Filled<'a, M> {
+    /// Returns the content alone, for as long as the batch is borrowed.
+    pub fn into_content(self) -> &'a mut [u8] {
+        &mut self.memory[self.start..self.start + self.length]
+    }
+
     /// Returns the content alone.
     pub fn content(&mut self) -> &mut [u8] {
         &mut self.memory[self.start..self.start + self.length]
@@ -96,6 +101,14 @@ impl<M: Copy + Default> Batch<M> {
     /// Whether every slot holds content.
     pub fn is_full(&self) -> bool {
         self.filled == self.slots.len()
+    }
+
+    /// How many octets the filled slots hold.
+    pub fn octets(&self) -> usize {
+        self.slots[..self.filled]
+            .iter()
+            .map(|slot| slot.length)
+            .sum()
     }
 
     /// How many slots there are.

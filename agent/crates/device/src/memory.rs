@@ -101,9 +101,10 @@ impl TapQueue for MemoryTap {
     fn write(&self, frames: &[OutgoingFrame<'_>]) -> Written {
         let mut written = Written::default();
         for frame in frames {
-            if frame.octets.len() < 14 {
+            let octets = frame.parts.concat();
+            if octets.len() < 14 {
                 written.refused += 1;
-            } else if self.to_host.push(frame.header, frame.octets) {
+            } else if self.to_host.push(frame.header, &octets) {
                 written.frames += 1;
             } else {
                 written.unavailable += 1;

@@ -10,62 +10,13 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use cairn_engine::offload::VNET_OCTETS;
 use thiserror::Error;
 
 use crate::batch::{Batch, FRAME_OCTETS, Room};
 use crate::call::{check, check_length, retry};
 
-/// What the virtio-net header says of a frame (virtio 1.2 §5.1.6, legacy layout, host order).
-///
-/// All zero is a plain frame with complete checksums.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VnetHeader {
-    /// `VIRTIO_NET_HDR_F_*`.
-    pub flags: u8,
-    /// `VIRTIO_NET_HDR_GSO_*`.
-    pub gso_type: u8,
-    /// Length of all headers; a hint.
-    pub hdr_len: u16,
-    /// Payload of each segment of a superframe.
-    pub gso_size: u16,
-    /// Where the checksum starts, if it is partial.
-    pub csum_start: u16,
-    /// Where the checksum is stored, from `csum_start`.
-    pub csum_offset: u16,
-}
-
-/// Length of [`VnetHeader`] on the descriptor. Twelve would add `num_buffers` for nothing.
-const VNET_OCTETS: usize = 10;
-
-impl VnetHeader {
-    /// Whether the frame is whole as it stands: no superframe, no partial checksum.
-    pub fn is_plain(self) -> bool {
-        self == Self::default()
-    }
-
-    fn parse(octets: [u8; VNET_OCTETS]) -> Self {
-        let half = |at: usize| u16::from_ne_bytes([octets[at], octets[at + 1]]);
-        Self {
-            flags: octets[0],
-            gso_type: octets[1],
-            hdr_len: half(2),
-            gso_size: half(4),
-            csum_start: half(6),
-            csum_offset: half(8),
-        }
-    }
-
-    fn octets(self) -> [u8; VNET_OCTETS] {
-        let mut octets = [0; VNET_OCTETS];
-        octets[0] = self.flags;
-        octets[1] = self.gso_type;
-        octets[2..4].copy_from_slice(&self.hdr_len.to_ne_bytes());
-        octets[4..6].copy_from_slice(&self.gso_size.to_ne_bytes());
-        octets[6..8].copy_from_slice(&self.csum_start.to_ne_bytes());
-        octets[8..10].copy_from_slice(&self.csum_offset.to_ne_bytes());
-        octets
-    }
-}
+pub use cairn_engine::offload::VnetHeader;
 
 /// Frames read from a queue, each with its header.
 pub type FrameBatch = Batch<VnetHeader>;
@@ -87,8 +38,22 @@ pub fn frame_batch(frames: usize, before: usize, after: usize) -> FrameBatch {
 pub struct OutgoingFrame<'a> {
     /// Zero for a plain frame.
     pub header: VnetHeader,
-    /// The frame from its destination address on.
-    pub octets: &'a [u8],
+    /// The frame from its destination address on, in at most [`MOST_PARTS`] parts.
+    pub parts: &'a [&'a [u8]],
+}
+
+/// The most parts of a frame: its headers, and the payloads of 64 segments.
+pub const MOST_PARTS: usize = 65;
+
+/// Which offloads of a TAP are wanted, or on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TapOffloads {
+    /// Frames come with partial checksums.
+    pub checksum: bool,
+    /// Superframes of TCP come and go.
+    pub segmentation: bool,
+    /// Superframes of UDP come and go.
+    pub udp_segmentation: bool,
 }
 
 /// What became of the frames of a write.
@@ -183,6 +148,14 @@ pub struct Tap {
     name: String,
 }
 
+/// `TUN_F_*` of linux/if_tun.h.
+const CHECKSUM: c_ulong = 0x01;
+const TSO4_TSO6: c_ulong = 0x02 | 0x04;
+const USO4_USO6: c_ulong = 0x20 | 0x40;
+
+/// A read that brought so many octets is enough: what waits in the cache is sealed first.
+const ENOUGH_OCTETS: usize = 64 << 10;
+
 const KIND: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
 impl Tap {
@@ -273,11 +246,46 @@ impl Tap {
             )
         })
         .map_err(self.error("TUNSETVNETHDRSZ"))?;
-        let offloads: c_ulong = 0;
+        self.set_offloads(0).map_err(self.error("TUNSETOFFLOAD"))
+    }
+
+    fn set_offloads(&self, offloads: c_ulong) -> io::Result<()> {
         // SAFETY: TUNSETOFFLOAD takes its argument by value.
-        check(unsafe { libc::ioctl(self.queue.as_raw_fd(), libc::TUNSETOFFLOAD, offloads) })
-            .map_err(self.error("TUNSETOFFLOAD"))?;
+        check(unsafe { libc::ioctl(self.queue.as_raw_fd(), libc::TUNSETOFFLOAD, offloads) })?;
         Ok(())
+    }
+
+    /// Switches offloads on, as far as the kernel has them, and returns those that are on.
+    /// Segmentation needs checksums; kernels before 6.2 have none of UDP.
+    pub fn switch_on(&self, wanted: TapOffloads) -> TapOffloads {
+        let mut on = TapOffloads {
+            checksum: wanted.checksum,
+            segmentation: wanted.checksum && wanted.segmentation,
+            udp_segmentation: wanted.checksum && wanted.udp_segmentation,
+        };
+        loop {
+            let bits = [
+                (on.checksum, CHECKSUM),
+                (on.segmentation, TSO4_TSO6),
+                (on.udp_segmentation, USO4_USO6),
+            ];
+            let bits = bits
+                .iter()
+                .filter(|(is_on, _)| *is_on)
+                .map(|(_, bits)| bits);
+            if self.set_offloads(bits.sum()).is_ok() {
+                return on;
+            }
+            if on.udp_segmentation {
+                on.udp_segmentation = false;
+            } else if on.segmentation {
+                on.segmentation = false;
+            } else if on.checksum {
+                on.checksum = false;
+            } else {
+                return on;
+            }
+        }
     }
 
     fn read_one(&self, area: &mut [u8]) -> io::Result<(usize, VnetHeader)> {
@@ -304,29 +312,46 @@ impl Tap {
 
     fn write_one(&self, frame: &OutgoingFrame<'_>) -> io::Result<usize> {
         let header = frame.header.octets();
-        let parts = [
-            libc::iovec {
-                iov_base: header.as_ptr().cast_mut().cast(),
-                iov_len: header.len(),
-            },
-            libc::iovec {
-                iov_base: frame.octets.as_ptr().cast_mut().cast(),
-                iov_len: frame.octets.len(),
-            },
-        ];
+        let part = |octets: &[u8]| libc::iovec {
+            iov_base: octets.as_ptr().cast_mut().cast(),
+            iov_len: octets.len(),
+        };
+        if let [octets] = frame.parts {
+            return self.write_parts(&[part(&header), part(octets)]);
+        }
+        let mut parts = [part(&[]); 1 + MOST_PARTS];
+        parts[0] = part(&header);
+        for (to, octets) in parts[1..].iter_mut().zip(frame.parts) {
+            *to = part(octets);
+        }
+        self.write_parts(&parts[..1 + frame.parts.len().min(MOST_PARTS)])
+    }
+
+    /// The parts describe memory that the caller borrows.
+    fn write_parts(&self, parts: &[libc::iovec]) -> io::Result<usize> {
         retry(|| {
-            // SAFETY: both parts describe memory that is borrowed for the call, and
-            // writev only reads it.
-            check_length(unsafe { libc::writev(self.queue.as_raw_fd(), parts.as_ptr(), 2) })
+            // SAFETY: `parts` describe memory that the only caller, `write_one`, has borrowed
+            // for the call, and writev only reads it.
+            check_length(unsafe {
+                libc::writev(
+                    self.queue.as_raw_fd(),
+                    parts.as_ptr(),
+                    parts.len() as libc::c_int,
+                )
+            })
         })
     }
 }
 
 impl TapQueue for Tap {
     fn read(&self, batch: &mut FrameBatch) -> io::Result<()> {
-        while !batch.is_full() {
+        let mut octets = 0;
+        while !batch.is_full() && octets < ENOUGH_OCTETS {
             match self.read_one(batch.area(batch.len())) {
-                Ok((length, header)) => batch.fill(length, header),
+                Ok((length, header)) => {
+                    octets += length;
+                    batch.fill(length, header);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
@@ -426,21 +451,6 @@ fn attach_error(name: &str, error: io::Error) -> TapError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_header_survives_its_octets() {
-        let header = VnetHeader {
-            flags: 1,
-            gso_type: 4,
-            hdr_len: 66,
-            gso_size: 1380,
-            csum_start: 34,
-            csum_offset: 16,
-        };
-        assert_eq!(VnetHeader::parse(header.octets()), header);
-        assert!(!header.is_plain());
-        assert!(VnetHeader::parse([0; VNET_OCTETS]).is_plain());
-    }
 
     #[test]
     fn a_name_that_no_device_can_have_is_refused() {

@@ -4,6 +4,7 @@ use std::io;
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use crate::address::{ROOM, RawAddress};
 use crate::batch::{Batch, DATAGRAM_OCTETS, Room};
@@ -72,6 +73,44 @@ impl<'a> Departure<'a> {
         };
         self.octets.chunks(size)
     }
+
+    fn is_train(&self) -> bool {
+        self.segment_octets > 0 && self.octets.len() > self.segment_octets
+    }
+
+    fn count(&self) -> u64 {
+        if self.is_train() {
+            self.octets.len().div_ceil(self.segment_octets) as u64
+        } else {
+            1
+        }
+    }
+}
+
+/// The most datagrams of one train: older kernels take no more, and none joins more.
+pub const MOST_SEGMENTS: usize = 64;
+
+/// The most octets of one train to `to`.
+pub fn most_octets(to: SocketAddr) -> usize {
+    if to.is_ipv4() { 65_507 } else { 65_527 }
+}
+
+/// Which offloads of a socket are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpOffloads {
+    /// A train is sent as one datagram that the kernel or the device divides.
+    pub segmentation: bool,
+    /// The kernel may hand over datagrams of one sender as a train.
+    pub coalescing: bool,
+}
+
+/// Why an offload of a socket is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Off {
+    /// It wasn't wanted.
+    NotWanted,
+    /// The kernel refused it with this error number.
+    Refused(i32),
 }
 
 /// What became of the datagrams of a send: counted, never fatal.
@@ -89,6 +128,8 @@ pub struct Sent {
     pub filtered: u64,
     /// Any other reason.
     pub failed: u64,
+    /// Trains that were refused and sent again datagram by datagram.
+    pub fallbacks: u64,
 }
 
 impl Sent {
@@ -100,9 +141,10 @@ impl Sent {
         self.unreachable += other.unreachable;
         self.filtered += other.filtered;
         self.failed += other.failed;
+        self.fallbacks += other.fallbacks;
     }
 
-    fn count_error(&mut self, error: &io::Error) {
+    fn count_error(&mut self, error: &io::Error, datagrams: u64) {
         let counter = match error.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => &mut self.no_buffer,
             Some(libc::EMSGSIZE) => &mut self.too_big,
@@ -117,7 +159,7 @@ impl Sent {
             Some(libc::EPERM | libc::EACCES) => &mut self.filtered,
             _ => &mut self.failed,
         };
-        *counter += 1;
+        *counter += datagrams;
     }
 }
 
@@ -134,6 +176,16 @@ pub trait DatagramSocket: Send + Sync {
 
     /// The descriptor that is readable while datagrams wait.
     fn readiness(&self) -> BorrowedFd<'_>;
+
+    /// Why trains are divided here and not by the kernel, if so.
+    fn segmentation_off(&self) -> Option<Off> {
+        None
+    }
+
+    /// Why datagrams come one by one, if so.
+    fn coalescing_off(&self) -> Option<Off> {
+        None
+    }
 }
 
 /// IPv4 or IPv6, never both in one socket: each has its own path MTU setting.
@@ -150,10 +202,20 @@ pub enum Family {
 pub struct UdpSocket {
     socket: OwnedFd,
     family: Family,
+    segments: AtomicBool,
+    /// The error that switched it off; 0: it wasn't wanted.
+    segmentation_error: AtomicI32,
+    coalescing_off: Option<Off>,
 }
 
 /// Most datagrams for one system call.
 const BATCH: usize = 64;
+
+/// The first call asks for so many: with trains that is plenty.
+const FEW: usize = 4;
+
+/// A batch of so many octets is enough.
+const ENOUGH_OCTETS: usize = 128 << 10;
 
 /// Asked for in both directions; the default of 208 KiB holds a few trains only.
 const BUFFER_OCTETS: libc::c_int = 4 << 20;
@@ -173,7 +235,7 @@ impl UdpSocket {
         let fd = check(unsafe { libc::socket(domain, kind, 0) })?;
         // SAFETY: the descriptor is new and nobody else's.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let socket = Self { socket, family };
+        let socket = Self::plain(socket, family);
         socket.set_path_mtu_probing()?;
         socket.set_buffers();
         let address = RawAddress::from(SocketAddr::new(any, port));
@@ -197,7 +259,40 @@ impl UdpSocket {
             SocketAddr::V4(_) => Family::V4,
             SocketAddr::V6(_) => Family::V6,
         };
-        Ok(Self { socket, family })
+        Ok(Self::plain(socket, family))
+    }
+
+    fn plain(socket: OwnedFd, family: Family) -> Self {
+        Self {
+            socket,
+            family,
+            segments: AtomicBool::new(false),
+            segmentation_error: AtomicI32::new(0),
+            coalescing_off: Some(Off::NotWanted),
+        }
+    }
+
+    /// Switches offloads on, as far as the kernel has them.
+    pub fn switch_on(&mut self, wanted: UdpOffloads) {
+        if wanted.segmentation {
+            // Sets what is the default already: the kernel knows the option, or it doesn't.
+            match self.set(libc::SOL_UDP, libc::UDP_SEGMENT, 0) {
+                Ok(()) => self.segments.store(true, Ordering::Relaxed),
+                Err(error) => self.stop_segmentation(&error),
+            }
+        }
+        let coalescing = libc::c_int::from(wanted.coalescing);
+        self.coalescing_off = match self.set(libc::SOL_UDP, libc::UDP_GRO, coalescing) {
+            _ if !wanted.coalescing => Some(Off::NotWanted),
+            Ok(()) => None,
+            Err(error) => Some(Off::Refused(error.raw_os_error().unwrap_or(0))),
+        };
+    }
+
+    fn stop_segmentation(&self, error: &io::Error) {
+        let number = error.raw_os_error().unwrap_or(libc::EINVAL);
+        self.segmentation_error.store(number, Ordering::Relaxed);
+        self.segments.store(false, Ordering::Release);
     }
 
     /// The family it was bound with.
@@ -261,16 +356,14 @@ impl UdpSocket {
         Ok(())
     }
 
-    /// Returns whether more may wait.
-    fn receive_some(&self, batch: &mut DatagramBatch) -> io::Result<bool> {
-        let wanted = (batch.capacity() - batch.len()).min(BATCH);
-        let mut addresses = [RawAddress::empty(); BATCH];
-        let mut parts = [libc::iovec {
-            iov_base: std::ptr::null_mut(),
-            iov_len: 0,
-        }; BATCH];
+    /// Fills at most `N` slots; returns whether more may wait.
+    fn receive_some<const N: usize>(&self, batch: &mut DatagramBatch) -> io::Result<bool> {
+        let wanted = (batch.capacity() - batch.len()).min(N);
+        let mut addresses = [RawAddress::empty(); N];
+        let mut controls = [Control::EMPTY; N];
+        let mut parts = [NO_PART; N];
         // SAFETY: mmsghdr is plain data, all zero is a valid value of it.
-        let mut messages: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
+        let mut messages: [libc::mmsghdr; N] = unsafe { std::mem::zeroed() };
         for (index, area) in batch.free_areas().take(wanted).enumerate() {
             parts[index] = libc::iovec {
                 iov_base: area.as_mut_ptr().cast(),
@@ -281,10 +374,12 @@ impl UdpSocket {
             header.msg_namelen = ROOM;
             header.msg_iov = &raw mut parts[index];
             header.msg_iovlen = 1;
+            header.msg_control = (&raw mut controls[index]).cast();
+            header.msg_controllen = size_of::<Control>() as _;
         }
         let count = retry(|| {
-            // SAFETY: `wanted` messages are set up; what they point to (addresses, parts,
-            // areas of the batch) is not touched by others and outlives the call.
+            // SAFETY: `wanted` messages are set up; what they point to (addresses, controls,
+            // parts, areas of the batch) is not touched by others and outlives the call.
             check(unsafe {
                 libc::recvmmsg(
                     self.fd(),
@@ -295,26 +390,176 @@ impl UdpSocket {
                 )
             })
         })? as usize;
-        for (message, address) in messages[..count].iter().zip(&addresses) {
-            let length = message.msg_len as usize;
+        for index in 0..count {
+            let length = messages[index].msg_len as usize;
+            let controls_length = messages[index].msg_hdr.msg_controllen as usize;
+            let joined = controls[index].segment_octets(controls_length);
             // An address of no family we know can't be answered: nobody's.
-            let from = address.parse().unwrap_or(Arrival::default().from);
-            batch.fill(
-                length,
-                Arrival {
-                    from,
-                    segment_octets: length,
-                },
-            );
+            let from = addresses[index].parse().unwrap_or(Arrival::default().from);
+            let arrival = Arrival {
+                from,
+                segment_octets: joined.unwrap_or(length),
+            };
+            batch.fill(length, arrival);
         }
         Ok(count == wanted)
+    }
+
+    /// Sends as many of the first `N` departures as the kernel takes, at least one.
+    fn send_some<const N: usize>(&self, departures: &[Departure<'_>]) -> io::Result<usize> {
+        let count = departures.len().min(N);
+        let mut addresses = [RawAddress::empty(); N];
+        let mut controls = [Control::EMPTY; N];
+        let mut parts = [NO_PART; N];
+        // SAFETY: mmsghdr is plain data, all zero is a valid value of it.
+        let mut messages: [libc::mmsghdr; N] = unsafe { std::mem::zeroed() };
+        for (index, departure) in departures[..count].iter().enumerate() {
+            addresses[index] = departure.to.into();
+            parts[index] = libc::iovec {
+                iov_base: departure.octets.as_ptr().cast_mut().cast(),
+                iov_len: departure.octets.len(),
+            };
+            let header = &mut messages[index].msg_hdr;
+            header.msg_name = (&raw mut addresses[index].storage).cast();
+            header.msg_namelen = addresses[index].length;
+            header.msg_iov = &raw mut parts[index];
+            header.msg_iovlen = 1;
+            if departure.is_train() {
+                controls[index] = Control::segment(departure.segment_octets);
+                header.msg_control = (&raw mut controls[index]).cast();
+                header.msg_controllen = Control::SEGMENT_LENGTH as _;
+            }
+        }
+        let sent = retry(|| {
+            // SAFETY: `count` messages are set up; what they point to outlives the call, and
+            // sendmmsg only reads the datagrams.
+            check(unsafe {
+                libc::sendmmsg(
+                    self.fd(),
+                    messages.as_mut_ptr(),
+                    count as libc::c_uint,
+                    libc::MSG_DONTWAIT as _,
+                )
+            })
+        })?;
+        Ok(sent as usize)
+    }
+
+    /// Sends all; what the kernel refuses is counted and left out.
+    fn send_all(&self, mut departures: &[Departure<'_>], sent: &mut Sent) {
+        while let Some(first) = departures.first() {
+            let taken = if departures.len() == 1 {
+                self.send_some::<1>(departures)
+            } else {
+                self.send_some::<BATCH>(departures)
+            };
+            match taken {
+                Ok(count) => {
+                    let (gone, rest) = departures.split_at(count.max(1));
+                    sent.datagrams += gone.iter().map(Departure::count).sum::<u64>();
+                    departures = rest;
+                }
+                Err(error) => {
+                    if first.is_train() && may_be_of_the_train(&error) {
+                        self.send_again(first, &error, sent);
+                    } else {
+                        sent.count_error(&error, first.count());
+                    }
+                    departures = &departures[1..];
+                }
+            }
+        }
+    }
+
+    /// Sends a train that was refused datagram by datagram. If that works the train was the
+    /// trouble, and there are no more of them.
+    fn send_again(&self, train: &Departure<'_>, error: &io::Error, sent: &mut Sent) {
+        let before = sent.datagrams;
+        self.send_divided(train, sent);
+        sent.fallbacks += 1;
+        if sent.datagrams - before == train.count() {
+            self.stop_segmentation(error);
+        }
+    }
+
+    fn send_divided(&self, train: &Departure<'_>, sent: &mut Sent) {
+        let mut singles = [Departure::single(train.to, &[]); BATCH];
+        let mut count = 0;
+        for octets in train.datagrams() {
+            singles[count].octets = octets;
+            count += 1;
+            if count == BATCH {
+                self.send_all(&singles, sent);
+                count = 0;
+            }
+        }
+        self.send_all(&singles[..count], sent);
+    }
+}
+
+/// EIO: no checksum offload, or IPsec on the route; EINVAL and EMSGSIZE: by kernel, where a
+/// segment exceeds the route's MTU, which single datagrams then tell.
+fn may_be_of_the_train(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
+    )
+}
+
+const NO_PART: libc::iovec = libc::iovec {
+    iov_base: std::ptr::null_mut(),
+    iov_len: 0,
+};
+
+/// Room for one control message, in the layout of `cmsghdr` and its data.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Control {
+    header: libc::cmsghdr,
+    /// UDP_GRO has an int here, UDP_SEGMENT a u16.
+    value: libc::c_int,
+    padding: libc::c_int,
+}
+
+impl Control {
+    // SAFETY: cmsghdr is plain data, all zero is a valid value of it.
+    const EMPTY: Self = unsafe { std::mem::zeroed() };
+    const HEADER_LENGTH: usize = size_of::<libc::cmsghdr>();
+    const SEGMENT_LENGTH: usize = Self::HEADER_LENGTH + size_of::<u64>();
+
+    fn segment(octets: usize) -> Self {
+        let mut control = Self::EMPTY;
+        control.header.cmsg_len = (Self::HEADER_LENGTH + size_of::<u16>()) as _;
+        control.header.cmsg_level = libc::SOL_UDP;
+        control.header.cmsg_type = libc::UDP_SEGMENT;
+        let [a, b] = (octets as u16).to_ne_bytes();
+        control.value = libc::c_int::from_ne_bytes([a, b, 0, 0]);
+        control
+    }
+
+    /// Size of the datagrams that the kernel joined; `None`: it is a single one.
+    fn segment_octets(&self, length: usize) -> Option<usize> {
+        let present = length >= Self::HEADER_LENGTH + size_of::<libc::c_int>()
+            && self.header.cmsg_level == libc::SOL_UDP
+            && self.header.cmsg_type == libc::UDP_GRO;
+        usize::try_from(self.value)
+            .ok()
+            .filter(|&octets| present && octets > 0)
     }
 }
 
 impl DatagramSocket for UdpSocket {
     fn receive(&self, batch: &mut DatagramBatch) -> io::Result<()> {
-        while !batch.is_full() {
-            match self.receive_some(batch) {
+        // Trains are large: what waits in the cache is opened first.
+        let mut few = true;
+        while !batch.is_full() && batch.octets() < ENOUGH_OCTETS {
+            let received = if few {
+                self.receive_some::<FEW>(batch)
+            } else {
+                self.receive_some::<BATCH>(batch)
+            };
+            few = false;
+            match received {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -326,103 +571,40 @@ impl DatagramSocket for UdpSocket {
 
     fn send(&self, departures: &[Departure<'_>]) -> Sent {
         let mut sent = Sent::default();
-        let mut outbox = Outbox::new(self);
-        for departure in departures {
-            for octets in departure.datagrams() {
-                outbox.push(departure.to, octets, &mut sent);
+        let divide = |departure: &Departure<'_>| {
+            departure.is_train() && !self.segments.load(Ordering::Acquire)
+        };
+        for alike in departures.chunk_by(|a, b| !divide(a) && !divide(b)) {
+            match alike {
+                [train] if divide(train) => self.send_divided(train, &mut sent),
+                _ => self.send_all(alike, &mut sent),
             }
         }
-        outbox.flush(&mut sent);
         sent
     }
 
     fn readiness(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+
+    fn segmentation_off(&self) -> Option<Off> {
+        if self.segments.load(Ordering::Acquire) {
+            return None;
+        }
+        match self.segmentation_error.load(Ordering::Relaxed) {
+            0 => Some(Off::NotWanted),
+            number => Some(Off::Refused(number)),
+        }
+    }
+
+    fn coalescing_off(&self) -> Option<Off> {
+        self.coalescing_off
+    }
 }
 
 impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-}
-
-/// Datagrams collected for one `sendmmsg`.
-struct Outbox<'a> {
-    socket: &'a UdpSocket,
-    addresses: [RawAddress; BATCH],
-    octets: [&'a [u8]; BATCH],
-    count: usize,
-}
-
-impl<'a> Outbox<'a> {
-    fn new(socket: &'a UdpSocket) -> Self {
-        Self {
-            socket,
-            addresses: [RawAddress::empty(); BATCH],
-            octets: [&[]; BATCH],
-            count: 0,
-        }
-    }
-
-    fn push(&mut self, to: SocketAddr, octets: &'a [u8], sent: &mut Sent) {
-        self.addresses[self.count] = to.into();
-        self.octets[self.count] = octets;
-        self.count += 1;
-        if self.count == BATCH {
-            self.flush(sent);
-        }
-    }
-
-    /// Sends all; a datagram that the kernel refuses is counted and left out.
-    fn flush(&mut self, sent: &mut Sent) {
-        let mut from = 0;
-        while from < self.count {
-            match self.send_from(from) {
-                Ok(count) => {
-                    sent.datagrams += count as u64;
-                    from += count.max(1);
-                }
-                Err(error) => {
-                    sent.count_error(&error);
-                    from += 1;
-                }
-            }
-        }
-        self.count = 0;
-    }
-
-    fn send_from(&mut self, from: usize) -> io::Result<usize> {
-        let mut parts = [libc::iovec {
-            iov_base: std::ptr::null_mut(),
-            iov_len: 0,
-        }; BATCH];
-        // SAFETY: mmsghdr is plain data, all zero is a valid value of it.
-        let mut messages: [libc::mmsghdr; BATCH] = unsafe { std::mem::zeroed() };
-        for index in from..self.count {
-            parts[index] = libc::iovec {
-                iov_base: self.octets[index].as_ptr().cast_mut().cast(),
-                iov_len: self.octets[index].len(),
-            };
-            let header = &mut messages[index].msg_hdr;
-            header.msg_name = (&raw mut self.addresses[index].storage).cast();
-            header.msg_namelen = self.addresses[index].length;
-            header.msg_iov = &raw mut parts[index];
-            header.msg_iovlen = 1;
-        }
-        retry(|| {
-            // SAFETY: the messages from `from` on are set up; what they point to outlives
-            // the call, and sendmmsg only reads the datagrams.
-            let result = check(unsafe {
-                libc::sendmmsg(
-                    self.socket.fd(),
-                    messages[from..].as_mut_ptr(),
-                    (self.count - from) as libc::c_uint,
-                    libc::MSG_DONTWAIT as _,
-                )
-            })?;
-            Ok(result as usize)
-        })
     }
 }
 
@@ -511,6 +693,72 @@ mod tests {
         let mut batch = datagram_batch(8);
         b.receive(&mut batch).unwrap();
         assert_eq!(contents(&mut batch), [&b"aaa"[..], b"bbb", b"c"]);
+    }
+
+    #[test]
+    fn a_train_crosses_as_one_and_arrives_as_it_was() {
+        for family in [Family::V4, Family::V6] {
+            let Some((mut a, mut b, to)) = pair(family) else {
+                continue;
+            };
+            for socket in [&mut a, &mut b] {
+                socket.switch_on(UdpOffloads {
+                    segmentation: true,
+                    coalescing: true,
+                });
+            }
+            let octets: Vec<u8> = (0..40_u8).flat_map(|n| vec![n; 1448]).collect();
+            let octets = &octets[..39 * 1448 + 7];
+
+            let sent = a.send(&[
+                Departure {
+                    to,
+                    octets,
+                    segment_octets: 1448,
+                },
+                Departure::single(to, b"single"),
+            ]);
+
+            assert_eq!((sent.datagrams, sent.fallbacks), (41, 0));
+            assert_eq!((a.segmentation_off(), b.coalescing_off()), (None, None));
+            let mut batch = datagram_batch(64);
+            b.receive(&mut batch).unwrap();
+            let (mut together, mut slots) = (Vec::new(), 0);
+            for slot in batch.filled() {
+                slots += 1;
+                assert!(slot.meta.segment_octets <= 1448);
+                together.extend_from_slice(slot.into_content());
+            }
+            assert_eq!(together, [octets, b"single"].concat());
+            assert!(slots < 41, "joined: {slots}");
+        }
+    }
+
+    #[test]
+    fn a_refused_train_is_sent_again_and_is_the_last() {
+        let Some((mut a, b, to)) = pair(Family::V4) else {
+            return;
+        };
+        a.switch_on(UdpOffloads {
+            segmentation: true,
+            coalescing: false,
+        });
+        // Without UDP checksums the kernel refuses trains, and single datagrams pass.
+        a.set(libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+        let train = Departure {
+            to,
+            octets: b"aaabbbc",
+            segment_octets: 3,
+        };
+        let first = a.send(&[Departure::single(to, b"before"), train]);
+        let second = a.send(&[train]);
+        assert_eq!((first.datagrams, first.fallbacks), (4, 1));
+        assert_eq!((second.datagrams, second.fallbacks), (3, 0));
+        assert_eq!(a.segmentation_off(), Some(Off::Refused(libc::EINVAL)));
+        let mut batch = datagram_batch(16);
+        b.receive(&mut batch).unwrap();
+        let expected: [&[u8]; 7] = [b"before", b"aaa", b"bbb", b"c", b"aaa", b"bbb", b"c"];
+        assert_eq!(contents(&mut batch), expected);
     }
 
     #[test]

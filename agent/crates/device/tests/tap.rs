@@ -24,7 +24,7 @@ fn frames_pass_in_both_directions() {
 
         // The host answers an ARP request: one frame in, one frame out.
         let ask = || {
-            let written = tap.write(&[plain(&arp_request())]);
+            let written = tap.write(&[plain(&[&arp_request()])]);
             assert_eq!(written.frames, 1);
         };
         let reply = wait_for_frame(&tap, ask, |frame| frame[12..14] == [0x08, 0x06]);
@@ -72,7 +72,7 @@ fn frames_for_a_device_that_is_down_are_counted() {
     inside("frames_for_a_device_that_is_down_are_counted", || {
         ip("tuntap add dev t0 mode tap vnet_hdr multi_queue");
         let tap = Tap::attach("t0").unwrap();
-        let down = tap.write(&[plain(&arp_request())]);
+        let down = tap.write(&[plain(&[&arp_request()])]);
         assert_eq!(
             down,
             Written {
@@ -81,7 +81,7 @@ fn frames_for_a_device_that_is_down_are_counted() {
             }
         );
         ip("link set t0 up");
-        let short = tap.write(&[plain(&[0; 13]), plain(&arp_request())]);
+        let short = tap.write(&[plain(&[&[0; 13]]), plain(&[&arp_request()])]);
         assert_eq!(
             short,
             Written {
@@ -190,10 +190,10 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {text}");
 }
 
-fn plain(octets: &[u8]) -> OutgoingFrame<'_> {
+fn plain<'a>(parts: &'a [&'a [u8]]) -> OutgoingFrame<'a> {
     OutgoingFrame {
         header: VnetHeader::default(),
-        octets,
+        parts,
     }
 }
 

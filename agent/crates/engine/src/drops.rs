@@ -75,6 +75,10 @@ reasons! {
     PathUnvalidated => "path_unvalidated",
     /// The queue to the slow path is full.
     SlowPathFull => "slow_path_full",
+    /// A superframe of the TAP whose header and octets disagree.
+    BadSuperframe => "bad_superframe",
+    /// DATA whose prefix, bundle or partial checksum isn't what it must be.
+    MalformedData => "malformed_data",
     /// The frame doesn't fit a datagram.
     FrameTooLong => "frame_too_long",
     /// The switch refused the frame; `Switch::refusals` counts why.

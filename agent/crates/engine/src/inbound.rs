@@ -8,25 +8,20 @@ use cairn_wire::Mac;
 use cairn_wire::header::{COOKIE_LEN, Datagram, Init, Macs, Type};
 
 use crate::drops::Dropped;
-use crate::ids::Vni;
 use crate::link::{Link, stamp};
 use crate::mac::verify_mac2;
 use crate::message::{Inline, Kind as Note, Message, SlowPath};
+use crate::offload::{Bundled, Coalescer, Content, Host, Incoming, Run};
 use crate::outbound::tell;
 use crate::session::{Opened, Session};
-use crate::shared::{Shared, Snapshot};
+use crate::shared::{Shared, Snapshot, VSubnetView};
 use crate::time::Time;
 
 /// What became of a datagram.
 #[derive(Debug)]
-pub enum Verdict<'a> {
-    /// Write this frame to the TAP of the vSubnet.
-    Frame {
-        /// The vSubnet.
-        vni: Vni,
-        /// The frame.
-        frame: &'a mut [u8],
-    },
+pub enum Verdict {
+    /// Its frames, so many, went to the coalescer.
+    Frames(usize),
     /// Send this back: the only answer that the fast path gives, under load and to a right mac1.
     Reply(Reply),
     /// It was for the engine itself.
@@ -57,21 +52,23 @@ impl Inbound {
         Self { shared }
     }
 
-    /// Takes a datagram from the underlay; opens it in place.
+    /// Takes a datagram from the underlay; opens it in place. Its frames are the coalescer's
+    /// until that is told to finish.
     pub fn handle_datagram<'a>(
         &mut self,
         from: SocketAddr,
         datagram: &'a mut [u8],
         now: Time,
         slow: &mut impl SlowPath,
-    ) -> Verdict<'a> {
+        frames: &mut Coalescer<'a, '_, impl Host>,
+    ) -> Verdict {
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         let snapshot = self.shared.snapshot.load();
         let verdict = match Datagram::parse(datagram) {
             Err(_) => Err(Dropped::MalformedDatagram),
             Ok(Datagram::Data(view) | Datagram::Control(view)) => {
                 let receiver = view.receiver();
-                self.open(&snapshot, receiver, from, datagram, now, slow)
+                self.open(&snapshot, receiver, from, datagram, now, slow, frames)
             }
             Ok(Datagram::Init(init)) => {
                 self.screen_init(&snapshot, &init, from, datagram, now, slow)
@@ -94,6 +91,10 @@ impl Inbound {
         })
     }
 
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one call site; a struct would be built per packet"
+    )]
     fn open<'a>(
         &self,
         snapshot: &Snapshot,
@@ -102,7 +103,8 @@ impl Inbound {
         datagram: &'a mut [u8],
         now: Time,
         slow: &mut impl SlowPath,
-    ) -> Result<Verdict<'a>, Dropped> {
+        frames: &mut Coalescer<'a, '_, impl Host>,
+    ) -> Result<Verdict, Dropped> {
         let session = snapshot
             .sessions
             .get(receiver)
@@ -120,7 +122,7 @@ impl Inbound {
         })?;
         self.note_authentic(session, from, octets, opened.newest, now, slow);
         if is_data {
-            self.judge_frame(snapshot, session, opened, now, slow)
+            self.take_frames(snapshot, session, opened, now, slow, frames)
         } else {
             self.pass_control(session, from, &opened, slow)
         }
@@ -163,37 +165,91 @@ impl Inbound {
         }
     }
 
-    fn judge_frame<'a>(
+    /// Hands the frames of a DATA packet on; one that is refused doesn't keep the others back.
+    fn take_frames<'a>(
         &self,
         snapshot: &Snapshot,
-        session: &Arc<Session>,
+        session: &Session,
         opened: Opened<'a>,
         now: Time,
         slow: &mut impl SlowPath,
-    ) -> Result<Verdict<'a>, Dropped> {
+        frames: &mut Coalescer<'a, '_, impl Host>,
+    ) -> Result<Verdict, Dropped> {
         let link = &session.link;
         let view = snapshot.vsubnet(link.vni).ok_or(Dropped::UnknownVSubnet)?;
-        let frame = opened.plaintext;
-        if link.note_received_frame(frame.len(), now) {
+        let (content, rest) = Content::split(opened.plaintext).ok_or(Dropped::MalformedData)?;
+        let incoming = |(content, frame)| Incoming {
+            vni: link.vni,
+            session: session.local_index,
+            counter: opened.counter,
+            content,
+            frame,
+        };
+        if content != Content::Bundle {
+            let one = incoming((content, rest));
+            self.note_frames(link, 1, rest.len(), now, slow);
+            self.take_frame(view, link, one, now, slow, frames)?;
+            return Ok(Verdict::Frames(1));
+        }
+        let (mut taken, mut number, mut octets) = (0, 0, 0);
+        for bundled in Bundled::new(rest) {
+            let Some((content, frame)) = bundled else {
+                self.shared.drops.count(Dropped::MalformedData);
+                break;
+            };
+            number += 1;
+            octets += frame.len();
+            match self.take_frame(view, link, incoming((content, frame)), now, slow, frames) {
+                Ok(()) => taken += 1,
+                Err(reason) => self.shared.drops.count(reason),
+            }
+        }
+        self.note_frames(link, number, octets, now, slow);
+        Ok(Verdict::Frames(taken))
+    }
+
+    fn note_frames(
+        &self,
+        link: &Arc<Link>,
+        frames: usize,
+        octets: usize,
+        now: Time,
+        slow: &mut impl SlowPath,
+    ) {
+        if link.note_received_frames(frames, octets, now) {
             let link = Arc::clone(link);
             tell(&self.shared, Note::ReceivedData { link }, slow);
         }
+    }
+
+    /// Joins a frame to the run under way, or judges it and starts another.
+    fn take_frame<'a>(
+        &self,
+        view: &VSubnetView,
+        link: &Arc<Link>,
+        incoming: Incoming<'a>,
+        now: Time,
+        slow: &mut impl SlowPath,
+        frames: &mut Coalescer<'a, '_, impl Host>,
+    ) -> Result<(), Dropped> {
+        if frames.join(&incoming) {
+            return Ok(());
+        }
         let accepted = view
             .switch
-            .ingress(frame, link.peer, now)
+            .ingress(incoming.frame, link.peer, now)
             .map_err(|refused| {
                 if refused.is_spoofing() {
-                    self.note_spoofing(link, frame, slow);
+                    self.note_spoofing(link, incoming.frame, slow);
                 }
                 Dropped::RefusedBySwitch
             })?;
         if let Some(mac) = accepted.learn {
             self.note_learned(link, mac, slow);
         }
-        Ok(Verdict::Frame {
-            vni: link.vni,
-            frame,
-        })
+        let run = Run::new(incoming).ok_or(Dropped::MalformedData)?;
+        frames.start(run);
+        Ok(())
     }
 
     /// The frame goes on in any case; where there is no room, the next one of this MAC is told of.
@@ -229,7 +285,7 @@ impl Inbound {
         from: SocketAddr,
         opened: &Opened<'_>,
         slow: &mut impl SlowPath,
-    ) -> Result<Verdict<'static>, Dropped> {
+    ) -> Result<Verdict, Dropped> {
         if opened.plaintext.is_empty() {
             return Ok(Verdict::Consumed);
         }
@@ -259,7 +315,7 @@ impl Inbound {
         datagram: &[u8],
         now: Time,
         slow: &mut impl SlowPath,
-    ) -> Result<Verdict<'static>, Dropped> {
+    ) -> Result<Verdict, Dropped> {
         let macs = init.macs();
         let mut keys = snapshot.mac_keys.iter();
         let key = keys
@@ -289,7 +345,7 @@ impl Inbound {
         from: SocketAddr,
         datagram: &[u8],
         slow: &mut impl SlowPath,
-    ) -> Result<Verdict<'static>, Dropped> {
+    ) -> Result<Verdict, Dropped> {
         if !snapshot.mac_keys.iter().any(|key| key.verify_mac1(macs)) {
             return Err(Dropped::WrongMac1);
         }
@@ -301,7 +357,7 @@ impl Inbound {
         from: SocketAddr,
         datagram: &[u8],
         slow: &mut impl SlowPath,
-    ) -> Result<Verdict<'static>, Dropped> {
+    ) -> Result<Verdict, Dropped> {
         let datagram = Inline::copy(datagram).ok_or(Dropped::MalformedDatagram)?;
         submit(Note::Handshake { from, datagram }, slow)
     }
@@ -316,7 +372,7 @@ fn take_turn(link: &Link) -> bool {
     taken
 }
 
-fn submit(note: Note, slow: &mut impl SlowPath) -> Result<Verdict<'static>, Dropped> {
+fn submit(note: Note, slow: &mut impl SlowPath) -> Result<Verdict, Dropped> {
     if slow.submit(Message(note)) {
         Ok(Verdict::Consumed)
     } else {

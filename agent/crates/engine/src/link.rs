@@ -137,9 +137,11 @@ impl Link {
         self.path.load().as_ref().map(|path| path.endpoint)
     }
 
-    /// Counts a sent frame; true if `Core` must be told to watch for an answer.
-    pub(crate) fn note_sent_frame(&self, octets: usize, now: Time) -> bool {
-        self.traffic.tx_frames.fetch_add(1, Ordering::Relaxed);
+    /// Counts sent frames; true if `Core` must be told to watch for an answer.
+    pub(crate) fn note_sent_frames(&self, frames: usize, octets: usize, now: Time) -> bool {
+        self.traffic
+            .tx_frames
+            .fetch_add(frames as u64, Ordering::Relaxed);
         self.traffic
             .tx_octets
             .fetch_add(octets as u64, Ordering::Relaxed);
@@ -148,9 +150,11 @@ impl Link {
         !self.watched.load(Ordering::Relaxed) && !self.watched.swap(true, Ordering::AcqRel)
     }
 
-    /// Counts a received frame; true if `Core` must be told to see to an answer.
-    pub(crate) fn note_received_frame(&self, octets: usize, now: Time) -> bool {
-        self.traffic.rx_frames.fetch_add(1, Ordering::Relaxed);
+    /// Counts received frames; true if `Core` must be told to see to an answer.
+    pub(crate) fn note_received_frames(&self, frames: usize, octets: usize, now: Time) -> bool {
+        self.traffic
+            .rx_frames
+            .fetch_add(frames as u64, Ordering::Relaxed);
         self.traffic
             .rx_octets
             .fetch_add(octets as u64, Ordering::Relaxed);

@@ -52,7 +52,7 @@ pub(crate) enum Kind {
         from: SocketAddr,
         datagram: Inline<MAX_HANDSHAKE_LEN>,
     },
-    /// A frame for a peer without a session.
+    /// A frame, with its prefix, for a peer without a session.
     Wanted { link: Arc<Link>, frame: Box<[u8]> },
     /// The session is old enough to be renewed.
     RekeyDue { session: Arc<Session> },

@@ -1,6 +1,8 @@
-//! From a TAP to the underlay: decide, seal, send. Owned by one thread; there may be several.
+//! From a TAP to the underlay: decide, divide or bundle, seal, send. Owned by one thread; there
+//! may be several.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,16 +10,21 @@ use cairn_wire::header::{HEADER_LEN, TAG_LEN};
 
 use crate::drops::Dropped;
 use crate::ids::{PeerId, Vni};
-use crate::link::Link;
+use crate::link::{Link, Path};
 use crate::message::{Kind as Note, Message, SlowPath};
-use crate::seal::{Kind, Salt};
+use crate::offload::{
+    BUNDLED_LEN, Bundled, Content, Layout, PREFIX_LEN, Split, Transport, VnetHeader, complete,
+};
+use crate::seal::Salt;
 use crate::session::Session;
 use crate::shared::{Shared, VSubnetView};
 use crate::switch::Egress;
 use crate::time::Time;
 
-/// The longest frame that fits a UDP datagram over IPv4 with header and tag.
-const MAX_FRAME: usize = 65_507 - HEADER_LEN - TAG_LEN;
+/// The longest frame that fits a UDP datagram over IPv4 with header, prefix and tag.
+const MAX_FRAME: usize = 65_507 - HEADER_LEN - PREFIX_LEN - TAG_LEN;
+
+const ETHERNET_LEN: usize = 14;
 
 /// Frames that may queue up behind earlier ones once there is a session; what comes further is
 /// dropped until the queue is empty.
@@ -25,33 +32,112 @@ const MAX_LATE: u32 = 64;
 
 /// Where sealed datagrams go.
 pub trait Underlay {
-    /// Sends one datagram, or puts it into a batch. What can't be sent is counted there.
-    fn send(&mut self, to: SocketAddr, datagram: &[u8]);
+    /// Gives room for one datagram, to be filled before the next call. What can't be sent is
+    /// counted there.
+    fn datagram(&mut self, to: SocketAddr, len: usize) -> &mut [u8];
 }
 
 impl Underlay for Vec<(SocketAddr, Vec<u8>)> {
-    fn send(&mut self, to: SocketAddr, datagram: &[u8]) {
-        self.push((to, datagram.to_vec()));
+    fn datagram(&mut self, to: SocketAddr, len: usize) -> &mut [u8] {
+        self.push((to, vec![0; len]));
+        &mut self.last_mut().expect("just pushed").1
     }
+}
+
+/// A frame that the TAP gave.
+#[derive(Debug)]
+pub struct TapFrame<'a> {
+    octets: &'a mut [u8],
+    shape: Shape,
+}
+
+/// What a frame is sent as.
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    One(Content),
+    Many(Split),
+    Unusable(Dropped),
+}
+
+/// No frame; it is not sent.
+impl Default for TapFrame<'_> {
+    fn default() -> Self {
+        Self {
+            octets: &mut [],
+            shape: Shape::Unusable(Dropped::BadSuperframe),
+        }
+    }
+}
+
+impl<'a> TapFrame<'a> {
+    /// Takes a frame with its virtio-net header. A partial checksum that the far side couldn't
+    /// make sense of is completed here.
+    pub fn new(header: VnetHeader, octets: &'a mut [u8]) -> Self {
+        let shape = Shape::of(header, octets);
+        Self { octets, shape }
+    }
+
+    fn datagrams(&self) -> usize {
+        match self.shape {
+            Shape::One(_) => 1,
+            Shape::Many(split) => split.count(),
+            Shape::Unusable(_) => 0,
+        }
+    }
+
+    fn is_bundled_within(&self, limit: usize) -> bool {
+        matches!(self.shape, Shape::One(_)) && self.octets.len() <= limit / 2
+    }
+}
+
+impl Shape {
+    fn of(header: VnetHeader, octets: &mut [u8]) -> Self {
+        if header.is_superframe() {
+            let split = Split::new(octets, header).filter(|split| split.longest() <= MAX_FRAME);
+            return split.map_or(Self::Unusable(Dropped::BadSuperframe), Self::Many);
+        }
+        if octets.len() > MAX_FRAME {
+            return Self::Unusable(Dropped::FrameTooLong);
+        }
+        if header.flags & VnetHeader::NEEDS_CHECKSUM == 0 {
+            return Self::One(Content::Whole);
+        }
+        let start = usize::from(header.csum_start);
+        let known = Transport::of_checksum_offset(header.csum_offset)
+            .zip(u8::try_from(start).ok())
+            .filter(|(transport, _)| Layout::of(octets, start, *transport).is_some());
+        if let Some((transport, start)) = known {
+            return Self::One(Content::Partial {
+                transport,
+                start,
+                index: 0,
+            });
+        }
+        match complete(octets, start, usize::from(header.csum_offset)) {
+            Some(()) => Self::One(Content::Whole),
+            None => Self::Unusable(Dropped::BadSuperframe),
+        }
+    }
+}
+
+/// What surrounds the sending of frames.
+struct Ways<'w, U, S> {
+    now: Time,
+    underlay: &'w mut U,
+    slow: &'w mut S,
 }
 
 /// The sending half of the fast path.
 pub struct Outbound {
     shared: Arc<Shared>,
-    /// Header, frame, tag.
-    scratch: Box<[u8]>,
 }
 
 impl Outbound {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self {
-            shared,
-            scratch: vec![0; HEADER_LEN + MAX_FRAME + TAG_LEN].into_boxed_slice(),
-        }
+        Self { shared }
     }
 
-    /// Sends a frame that the TAP of `vni` gave to whom it concerns. What was dropped is counted;
-    /// of a flooded frame only whole failures are returned.
+    /// Sends one plain frame; see [`Self::handle_frames`].
     pub fn handle_frame(
         &mut self,
         vni: Vni,
@@ -60,147 +146,383 @@ impl Outbound {
         underlay: &mut impl Underlay,
         slow: &mut impl SlowPath,
     ) -> Result<(), Dropped> {
-        let shared = Arc::clone(&self.shared);
-        let sent = self.forward(vni, frame, now, underlay, slow);
-        if let Err(reason) = sent {
-            shared.drops.count(reason);
-        }
-        sent
+        let mut frame = frame.to_vec();
+        let frame = TapFrame::new(VnetHeader::default(), &mut frame);
+        self.handle_frames(vni, &[frame], now, underlay, slow)
     }
 
-    fn forward(
+    /// Sends frames that the TAP of `vni` gave, in order, to whom they concern. What was dropped
+    /// is counted; of flooded frames only whole failures are returned, of many the last.
+    pub fn handle_frames(
         &mut self,
         vni: Vni,
-        frame: &[u8],
+        frames: &[TapFrame<'_>],
         now: Time,
         underlay: &mut impl Underlay,
         slow: &mut impl SlowPath,
     ) -> Result<(), Dropped> {
-        if frame.len() > MAX_FRAME {
-            return Err(Dropped::FrameTooLong);
-        }
-        let shared = Arc::clone(&self.shared);
-        let snapshot = shared.snapshot.load();
-        let view = snapshot.vsubnet(vni).ok_or(Dropped::UnknownVSubnet)?;
-        match view.switch.egress(frame, now) {
-            Err(_) => Err(Dropped::RefusedBySwitch),
-            Ok(Egress::Unicast(peer)) => {
-                let link = view.link(peer).ok_or(Dropped::PeerRemoved)?;
-                self.send_to(link, frame, &mut None, now, underlay, slow)
+        let snapshot = self.shared.snapshot.load();
+        let Some(view) = snapshot.vsubnet(vni) else {
+            self.shared
+                .drops
+                .add(Dropped::UnknownVSubnet, frames.len() as u64);
+            return Err(Dropped::UnknownVSubnet);
+        };
+        let mut ways = Ways {
+            now,
+            underlay,
+            slow,
+        };
+        self.forward(view, frames, &mut ways)
+    }
+
+    /// Frames to the same peer that stand side by side go out together.
+    fn forward<U: Underlay, S: SlowPath>(
+        &self,
+        view: &VSubnetView,
+        frames: &[TapFrame<'_>],
+        ways: &mut Ways<'_, U, S>,
+    ) -> Result<(), Dropped> {
+        let mut outcome = Ok(());
+        let mut group: Option<(&Arc<Link>, usize)> = None;
+        for (at, frame) in frames.iter().enumerate() {
+            let decided = decide(view, frame, ways.now);
+            if let (Some((link, _)), Ok(Way::To(same))) = (&group, &decided)
+                && Arc::ptr_eq(link, same)
+            {
+                continue;
             }
-            Ok(Egress::Flood(list)) => {
-                self.flood(view, list, frame, now, underlay, slow);
-                Ok(())
+            if let Some((link, from)) = group.take() {
+                outcome = outcome.and(self.send_to(view, link, &frames[from..at], &mut None, ways));
+            }
+            match decided {
+                Ok(Way::To(link)) => group = Some((link, at)),
+                Ok(Way::Flood(list)) => self.flood(view, list, frame, ways),
+                Err(reason) => {
+                    self.shared.drops.count(reason);
+                    outcome = Err(reason);
+                }
             }
         }
+        if let Some((link, from)) = group {
+            outcome = outcome.and(self.send_to(view, link, &frames[from..], &mut None, ways));
+        }
+        outcome
     }
 
     /// Head-end replication: a copy under each pairwise key. One salt serves all copies, because
     /// the keys differ and the plaintext was fixed before the draw.
-    fn flood(
-        &mut self,
+    fn flood<U: Underlay, S: SlowPath>(
+        &self,
         view: &VSubnetView,
         list: &[PeerId],
-        frame: &[u8],
-        now: Time,
-        underlay: &mut impl Underlay,
-        slow: &mut impl SlowPath,
+        frame: &TapFrame<'_>,
+        ways: &mut Ways<'_, U, S>,
     ) {
         let mut salt = None;
         for peer in list {
-            let sent = match view.link(*peer) {
-                Some(link) => self.send_to(link, frame, &mut salt, now, underlay, slow),
-                None => Err(Dropped::PeerRemoved),
-            };
-            if let Err(reason) = sent {
-                self.shared.drops.count(reason);
+            match view.link(*peer) {
+                Some(link) => {
+                    let frames = std::slice::from_ref(frame);
+                    let _counted = self.send_to(view, link, frames, &mut salt, ways);
+                }
+                None => self.shared.drops.count(Dropped::PeerRemoved),
             }
         }
     }
 
-    fn send_to(
-        &mut self,
+    fn send_to<U: Underlay, S: SlowPath>(
+        &self,
+        view: &VSubnetView,
         link: &Arc<Link>,
-        frame: &[u8],
+        frames: &[TapFrame<'_>],
         salt: &mut Option<Salt>,
-        now: Time,
-        underlay: &mut impl Underlay,
-        slow: &mut impl SlowPath,
+        ways: &mut Ways<'_, U, S>,
     ) -> Result<(), Dropped> {
         if link.removed.load(Ordering::Acquire) {
-            return Err(Dropped::PeerRemoved);
+            return self.drop_all(frames.len(), Dropped::PeerRemoved);
         }
         // While earlier frames still wait in Core, later ones queue up behind them.
         let waiting = link.queued.load(Ordering::Acquire) > 0;
         let session = link.current.load();
-        match session.as_ref().filter(|session| session.is_usable(now)) {
+        match session
+            .as_ref()
+            .filter(|session| session.is_usable(ways.now))
+        {
             Some(session) if !waiting => {
-                self.send_sealed(session, link, frame, salt, now, underlay, slow)
+                let limit = view.mtu + ETHERNET_LEN;
+                self.send_sealed(session, frames, limit, salt, ways)
             }
             // A sender that is faster than `Core` would keep its queue from ever getting empty.
             Some(session) if session.late.fetch_add(1, Ordering::Relaxed) >= MAX_LATE => {
                 Err(Dropped::QueueFull)
             }
-            _ => self.wait_for_session(link, frame, slow),
+            _ => self.wait_for_session(link, frames, ways.slow),
         }
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one call site; a struct would be built per packet"
-    )]
-    fn send_sealed(
-        &mut self,
+    fn drop_all(&self, frames: usize, reason: Dropped) -> Result<(), Dropped> {
+        self.shared.drops.add(reason, frames as u64);
+        Err(reason)
+    }
+
+    /// The order is that of docs/protocol.md 1.4: all plaintext is in memory, then the counters
+    /// of all datagrams are allocated, then one salt is drawn, then they are sealed.
+    fn send_sealed<U: Underlay, S: SlowPath>(
+        &self,
         session: &Arc<Session>,
-        link: &Arc<Link>,
-        frame: &[u8],
-        salt: &mut Option<Salt>,
-        now: Time,
-        underlay: &mut impl Underlay,
-        slow: &mut impl SlowPath,
+        frames: &[TapFrame<'_>],
+        limit: usize,
+        shared_salt: &mut Option<Salt>,
+        ways: &mut Ways<'_, U, S>,
     ) -> Result<(), Dropped> {
-        let len = HEADER_LEN + frame.len() + TAG_LEN;
+        let link = &session.link;
         let path = link.path.load();
-        let to = path.as_ref().ok_or(Dropped::NoEndpoint)?.admit(len)?;
-        let datagram = &mut self.scratch[..len];
-        datagram[HEADER_LEN..HEADER_LEN + frame.len()].copy_from_slice(frame);
-        let counter = session.allocate(1).ok_or(Dropped::SessionExpired)?;
-        let salt = *salt.get_or_insert_with(|| self.shared.entropy.salt());
-        session.seal(Kind::Data, salt, counter, datagram);
-        underlay.send(to, datagram);
-        if link.note_sent_frame(frame.len(), now) {
+        let Some(path) = path.as_ref() else {
+            return self.drop_all(frames.len(), Dropped::NoEndpoint);
+        };
+        let datagrams = parcels(frames, limit)
+            .map(|parcel| parcel.datagrams(frames))
+            .sum::<usize>();
+        let Some(counter) = session.allocate(datagrams as u64) else {
+            return self.drop_all(frames.len(), Dropped::SessionExpired);
+        };
+        let salt = if datagrams == 1 {
+            *shared_salt.get_or_insert_with(|| self.shared.entropy.salt())
+        } else {
+            // With several counters under one salt, the salt must be younger than they are:
+            // of two clones, one could otherwise give a counter to another of these frames.
+            self.shared.entropy.salt()
+        };
+        let mut sealing = Sealing {
+            session,
+            path,
+            salt,
+            counter,
+            underlay: &mut *ways.underlay,
+            refused: None,
+            sent: (0, 0),
+        };
+        for parcel in parcels(frames, limit) {
+            sealing.send(&parcel, frames);
+        }
+        let (sent, refused) = (sealing.sent, sealing.refused);
+        if sent.0 > 0 && link.note_sent_frames(sent.0, sent.1, ways.now) {
             let link = Arc::clone(link);
-            self.tell(Note::SentData { link }, slow);
+            self.tell(Note::SentData { link }, ways.slow);
         }
-        if session.claim_rekey(now) {
+        if session.claim_rekey(ways.now) {
             let session = Arc::clone(session);
-            self.tell(Note::RekeyDue { session }, slow);
+            self.tell(Note::RekeyDue { session }, ways.slow);
         }
-        Ok(())
+        match refused {
+            None => Ok(()),
+            Some((reason, number)) => self.drop_all(number, reason),
+        }
     }
 
     fn wait_for_session(
         &self,
         link: &Arc<Link>,
-        frame: &[u8],
+        frames: &[TapFrame<'_>],
         slow: &mut impl SlowPath,
     ) -> Result<(), Dropped> {
-        if !self.shared.reserve_queue(link, frame.len()) {
+        let mut outcome = Ok(());
+        for frame in frames {
+            let Err(reason) = self.queue(link, frame, slow) else {
+                continue;
+            };
+            self.shared.drops.count(reason);
+            outcome = Err(reason);
+        }
+        outcome
+    }
+
+    fn queue(
+        &self,
+        link: &Arc<Link>,
+        frame: &TapFrame<'_>,
+        slow: &mut impl SlowPath,
+    ) -> Result<(), Dropped> {
+        match frame.shape {
+            Shape::Unusable(reason) => Err(reason),
+            Shape::One(content) => {
+                self.queue_one(link, [&content.octets()[..], &*frame.octets].concat(), slow)
+            }
+            Shape::Many(split) => (0..split.count()).try_for_each(|index| {
+                let mut plaintext = vec![0; PREFIX_LEN + split.headers_len()];
+                plaintext[..PREFIX_LEN].copy_from_slice(&split.content(index).octets());
+                split.put_headers(frame.octets, index, &mut plaintext[PREFIX_LEN..]);
+                plaintext.extend_from_slice(split.payload(frame.octets, index));
+                self.queue_one(link, plaintext, slow)
+            }),
+        }
+    }
+
+    fn queue_one(
+        &self,
+        link: &Arc<Link>,
+        plaintext: Vec<u8>,
+        slow: &mut impl SlowPath,
+    ) -> Result<(), Dropped> {
+        let octets = plaintext.len();
+        if !self.shared.reserve_queue(link, octets) {
             return Err(Dropped::QueueFull);
         }
         let wanted = Note::Wanted {
             link: Arc::clone(link),
-            frame: frame.into(),
+            frame: plaintext.into_boxed_slice(),
         };
         if slow.submit(Message(wanted)) {
             return Ok(());
         }
-        self.shared.release_queue(link, frame.len());
+        self.shared.release_queue(link, octets);
         Err(Dropped::SlowPathFull)
     }
 
     fn tell(&self, note: Note, slow: &mut impl SlowPath) {
         tell(&self.shared, note, slow);
+    }
+}
+
+enum Way<'v> {
+    To(&'v Arc<Link>),
+    Flood(&'v [PeerId]),
+}
+
+fn decide<'v>(view: &'v VSubnetView, frame: &TapFrame<'_>, now: Time) -> Result<Way<'v>, Dropped> {
+    if let Shape::Unusable(reason) = frame.shape {
+        return Err(reason);
+    }
+    match view.switch.egress(frame.octets, now) {
+        Err(_) => Err(Dropped::RefusedBySwitch),
+        Ok(Egress::Flood(list)) => Ok(Way::Flood(list)),
+        Ok(Egress::Unicast(peer)) => view.link(peer).map(Way::To).ok_or(Dropped::PeerRemoved),
+    }
+}
+
+/// Frames that share datagrams: one frame in one or many, or a bundle in one.
+struct Parcel(Range<usize>);
+
+impl Parcel {
+    fn datagrams(&self, frames: &[TapFrame<'_>]) -> usize {
+        if self.0.len() > 1 {
+            1
+        } else {
+            frames[self.0.start].datagrams()
+        }
+    }
+}
+
+/// Divides frames to one peer. Bundled are those that wait together anyway; the limit is what
+/// a frame of the TAP's MTU needs, so that a bundle fits where a frame does.
+fn parcels<'f>(frames: &'f [TapFrame<'_>], limit: usize) -> impl Iterator<Item = Parcel> + 'f {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let first = frames.get(at)?;
+        let start = at;
+        at += 1;
+        if !first.is_bundled_within(limit) {
+            return Some(Parcel(start..at));
+        }
+        let mut octets = BUNDLED_LEN + first.octets.len();
+        while let Some(next) = frames.get(at) {
+            octets += BUNDLED_LEN + next.octets.len();
+            if !next.is_bundled_within(limit) || octets > limit {
+                break;
+            }
+            at += 1;
+        }
+        Some(Parcel(start..at))
+    })
+}
+
+/// The sealing of what has its counters and its salt.
+struct Sealing<'s, U> {
+    session: &'s Session,
+    path: &'s Path,
+    salt: Salt,
+    counter: u64,
+    underlay: &'s mut U,
+    /// Why some weren't sent, and how many frames.
+    refused: Option<(Dropped, usize)>,
+    /// Frames and octets.
+    sent: (usize, usize),
+}
+
+impl<U: Underlay> Sealing<'_, U> {
+    fn send(&mut self, parcel: &Parcel, frames: &[TapFrame<'_>]) {
+        if parcel.0.len() > 1 {
+            return self.send_bundle(&frames[parcel.0.clone()]);
+        }
+        let frame = &frames[parcel.0.start];
+        match frame.shape {
+            Shape::Unusable(_) => {}
+            Shape::One(content) => self.send_one(content, frame.octets),
+            Shape::Many(split) => {
+                (0..split.count()).for_each(|index| self.send_segment(&split, frame.octets, index));
+            }
+        }
+    }
+
+    /// Room for a plaintext, and the counter to seal it with.
+    fn room(&mut self, plaintext: usize, frames: usize, octets: usize) -> Option<(u64, &mut [u8])> {
+        let counter = self.counter;
+        self.counter += 1;
+        let len = HEADER_LEN + plaintext + TAG_LEN;
+        match self.path.admit(len) {
+            Err(reason) => {
+                let before = self.refused.map_or(0, |(_, number)| number);
+                self.refused = Some((reason, before + frames));
+                None
+            }
+            Ok(to) => {
+                self.sent.0 += frames;
+                self.sent.1 += octets;
+                Some((counter, self.underlay.datagram(to, len)))
+            }
+        }
+    }
+
+    fn send_one(&mut self, content: Content, frame: &[u8]) {
+        let (session, salt) = (self.session, self.salt);
+        let Some((counter, datagram)) = self.room(PREFIX_LEN + frame.len(), 1, frame.len()) else {
+            return;
+        };
+        datagram[HEADER_LEN..HEADER_LEN + PREFIX_LEN].copy_from_slice(&content.octets());
+        session.seal_gathered(salt, counter, datagram, PREFIX_LEN, frame);
+    }
+
+    fn send_segment(&mut self, split: &Split, frame: &[u8], index: usize) {
+        let (session, salt) = (self.session, self.salt);
+        let payload = split.payload(frame, index);
+        let octets = split.headers_len() + payload.len();
+        let Some((counter, datagram)) = self.room(PREFIX_LEN + octets, 1, octets) else {
+            return;
+        };
+        let start = PREFIX_LEN + split.headers_len();
+        let (prefix, headers) = datagram[HEADER_LEN..HEADER_LEN + start].split_at_mut(PREFIX_LEN);
+        prefix.copy_from_slice(&split.content(index).octets());
+        split.put_headers(frame, index, headers);
+        session.seal_gathered(salt, counter, datagram, start, payload);
+    }
+
+    fn send_bundle(&mut self, frames: &[TapFrame<'_>]) {
+        let (session, salt) = (self.session, self.salt);
+        let octets = frames.iter().map(|frame| frame.octets.len()).sum();
+        let plaintext = PREFIX_LEN + BUNDLED_LEN * frames.len() + octets;
+        let Some((counter, datagram)) = self.room(plaintext, frames.len(), octets) else {
+            return;
+        };
+        let mut room = &mut datagram[HEADER_LEN..HEADER_LEN + plaintext];
+        room[..PREFIX_LEN].copy_from_slice(&Content::Bundle.octets());
+        room = &mut room[PREFIX_LEN..];
+        for frame in frames {
+            if let Shape::One(content) = frame.shape {
+                room = Bundled::put(room, content, frame.octets);
+            }
+        }
+        session.seal_gathered(salt, counter, datagram, plaintext, &[]);
     }
 }
 

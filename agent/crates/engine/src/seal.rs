@@ -73,6 +73,32 @@ impl SealKey {
             .expect("a datagram is far below GCM's limit");
         tag.copy_from_slice(sealed.as_ref());
     }
+
+    /// Writes the header, seals `start` octets that are in place behind it, then `rest` from
+    /// elsewhere: the encryption is the copy. `datagram` ends with room for the tag.
+    ///
+    /// # Panics
+    /// If `datagram` isn't as long as all these.
+    #[allow(clippy::too_many_arguments, reason = "as seal_in_place, with two more")]
+    pub fn seal_gathered(
+        &self,
+        kind: Kind,
+        receiver: u32,
+        salt: Salt,
+        counter: u64,
+        datagram: &mut [u8],
+        start: usize,
+        rest: &[u8],
+    ) {
+        let (head, sealed) = datagram
+            .split_first_chunk_mut::<HEADER_LEN>()
+            .expect("room for the header");
+        *head = header::sealed(kind.wire(), receiver, salt, counter);
+        let (in_place, gathered) = sealed.split_at_mut(start);
+        self.0
+            .seal_in_place_scatter(nonce(head), Aad::from(&head[..]), in_place, rest, gathered)
+            .expect("room for the rest and the tag, far below GCM's limit");
+    }
 }
 
 impl OpenKey {
@@ -115,4 +141,42 @@ pub(crate) fn seal_with(key: &[u8; 32], message: &mut [u8]) {
 /// Opens what `seal_with` sealed.
 pub(crate) fn open_with<'a>(key: &[u8; 32], message: &'a mut [u8]) -> Option<&'a mut [u8]> {
     OpenKey::new(key).open_in_place(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gathered_packet_is_the_same_as_one_sealed_in_place() {
+        let key = SealKey::new(&[7; 32]);
+        for (start, rest) in [
+            (0, 0),
+            (0, 1),
+            (2, 0),
+            (68, 1348),
+            (5, 16),
+            (16, 33),
+            (79, 8921),
+        ] {
+            let plaintext: Vec<u8> = (0..start + rest).map(|at| at as u8).collect();
+            let mut whole = vec![0; HEADER_LEN + plaintext.len() + TAG_LEN];
+            whole[HEADER_LEN..HEADER_LEN + plaintext.len()].copy_from_slice(&plaintext);
+            let mut gathered = whole.clone();
+            gathered[HEADER_LEN + start..].fill(0);
+
+            key.seal_in_place(Kind::Data, 9, [1; 6], 5, &mut whole);
+            key.seal_gathered(
+                Kind::Data,
+                9,
+                [1; 6],
+                5,
+                &mut gathered,
+                start,
+                &plaintext[start..],
+            );
+
+            assert_eq!(gathered, whole, "{start} {rest}");
+        }
+    }
 }

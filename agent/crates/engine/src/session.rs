@@ -83,6 +83,8 @@ pub struct Opened<'a> {
     pub plaintext: &'a mut [u8],
     /// Whether its counter is the highest so far (rule 9).
     pub newest: bool,
+    /// Its counter.
+    pub counter: u64,
 }
 
 impl Session {
@@ -161,6 +163,20 @@ impl Session {
             .seal_in_place(kind, self.remote_index, salt, counter, datagram);
     }
 
+    /// Seals what is in place and what is elsewhere; see [`SealKey::seal_gathered`].
+    pub(crate) fn seal_gathered(
+        &self,
+        salt: Salt,
+        counter: u64,
+        datagram: &mut [u8],
+        start: usize,
+        rest: &[u8],
+    ) {
+        let (kind, receiver) = (Kind::Data, self.remote_index);
+        self.seal
+            .seal_gathered(kind, receiver, salt, counter, datagram, start, rest);
+    }
+
     /// Whether this side should ask for a new session: its initiator first, the other side later.
     pub(crate) fn is_rekey_due(&self, now: Time) -> bool {
         let aged = if self.initiator {
@@ -209,10 +225,12 @@ impl Session {
             Seen::Newest => Ok(Opened {
                 plaintext,
                 newest: true,
+                counter,
             }),
             Seen::Fresh => Ok(Opened {
                 plaintext,
                 newest: false,
+                counter,
             }),
             Seen::Duplicate => Err(Dropped::Replayed),
             Seen::TooOld => Err(Dropped::TooOld),

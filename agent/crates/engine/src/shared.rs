@@ -113,6 +113,8 @@ impl Snapshot {
 /// One vSubnet as the fast path sees it.
 pub(crate) struct VSubnetView {
     pub(crate) vni: Vni,
+    /// Of the TAP: a bundle is never longer than a frame may be.
+    pub(crate) mtu: usize,
     pub(crate) switch: Arc<Switch>,
     pub(crate) links: HashMap<PeerId, Arc<Link>, NumberHash>,
 }

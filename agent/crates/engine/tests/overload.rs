@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use cairn_engine::offload::Coalescer;
 use cairn_engine::testing::{World, frame, node_id};
-use cairn_engine::{Dropped, Message, Role, SessionState, SlowPath, Suite, Verdict};
+use cairn_engine::{Dropped, Inbound, Message, Role, SessionState, SlowPath, Suite, Time, Verdict};
 
 const VNI: u32 = 7;
 const INIT: u8 = 0x11;
@@ -148,10 +149,13 @@ fn handshake_answers_that_nobody_waits_for_are_no_work_for_the_core() {
     ] {
         let mut slow: Vec<Message> = Vec::new();
         let now = world.now;
-        let verdict =
-            world.nodes[0]
-                .inbound
-                .handle_datagram(elsewhere(), &mut datagram, now, &mut slow);
+        let verdict = take(
+            &mut world.nodes[0].inbound,
+            elsewhere(),
+            &mut datagram,
+            now,
+            &mut slow,
+        );
         assert!(
             matches!(verdict, Verdict::Dropped(dropped) if dropped == reason),
             "{verdict:?}"
@@ -185,9 +189,13 @@ fn a_session_whose_confirmation_found_no_room_is_confirmed_by_the_next_packet() 
     let (_, _, second) = packets.next().expect("the probe");
     let (now, from) = (world.now, world.nodes[0].address);
 
-    world.nodes[1]
-        .inbound
-        .handle_datagram(from, &mut first, now, &mut Full);
+    take(
+        &mut world.nodes[1].inbound,
+        from,
+        &mut first,
+        now,
+        &mut Full,
+    );
     assert_eq!(session_at(&world, 1), SessionState::Down);
     world.inject(1, from, &second);
 
@@ -217,9 +225,7 @@ fn a_member_that_floods_with_control_packets_takes_a_small_share_of_the_slow_pat
     let mut slow: Vec<Message> = Vec::new();
     let target = &mut world.nodes[1];
     for mut datagram in recorded.by_ref().take(50) {
-        target
-            .inbound
-            .handle_datagram(from, &mut datagram, now, &mut slow);
+        take(&mut target.inbound, from, &mut datagram, now, &mut slow);
     }
     assert_eq!(slow.len(), 16);
 
@@ -227,9 +233,7 @@ fn a_member_that_floods_with_control_packets_takes_a_small_share_of_the_slow_pat
         target.core.handle(message, now);
     }
     for mut datagram in recorded {
-        target
-            .inbound
-            .handle_datagram(from, &mut datagram, now, &mut slow);
+        take(&mut target.inbound, from, &mut datagram, now, &mut slow);
     }
     assert_eq!(slow.len(), 10, "there is room again");
 }
@@ -264,7 +268,7 @@ fn rule_2_under_load_one_source_with_a_cookie_gets_twenty_inits_a_second_and_the
     let (now, from) = (world.now, world.nodes[0].address);
     for _ in 0..500 {
         let target = &mut world.nodes[1].inbound;
-        target.handle_datagram(from, &mut with_cookie.clone(), now, &mut slow);
+        take(target, from, &mut with_cookie.clone(), now, &mut slow);
     }
     assert!((10..=20).contains(&slow.len()), "{} reach Core", slow.len());
 
@@ -376,10 +380,8 @@ fn a_gateway_that_shows_a_new_mac_in_each_frame_takes_a_small_share_of_the_slow_
     let mut slow: Vec<Message> = Vec::new();
     let frames = recorded.into_iter().map(|(_, _, datagram)| datagram);
     for mut datagram in frames {
-        let verdict = target
-            .inbound
-            .handle_datagram(from, &mut datagram, now, &mut slow);
-        assert!(matches!(verdict, Verdict::Frame { .. }), "{verdict:?}");
+        let verdict = take(&mut target.inbound, from, &mut datagram, now, &mut slow);
+        assert!(matches!(verdict, Verdict::Frames(1)), "{verdict:?}");
     }
 
     // One more may be about the sender itself: data was received after a rest.
@@ -431,4 +433,16 @@ fn a_rekey_jitter_of_any_length_is_no_reason_to_stop() {
     world.run(millis(100));
 
     assert_eq!(session_at(&world, 0), SessionState::Up);
+}
+
+/// Hands a datagram to a node; what it delivers is of no interest here.
+fn take(
+    inbound: &mut Inbound,
+    from: SocketAddr,
+    datagram: &mut [u8],
+    now: Time,
+    slow: &mut impl SlowPath,
+) -> Verdict {
+    let mut frames: Vec<(u32, Vec<u8>)> = Vec::new();
+    inbound.handle_datagram(from, datagram, now, slow, &mut Coalescer::new(&mut frames))
 }

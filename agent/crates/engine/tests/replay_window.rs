@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
+use cairn_engine::offload::Coalescer;
 use cairn_engine::testing::{SeededEntropy, World, frame};
 use cairn_engine::{ReplayWindow, Seen, Suite, Verdict, WINDOW};
 
@@ -115,8 +116,11 @@ fn kt_3_of_four_receiving_threads_exactly_one_delivers_each_packet() {
             let mut slow = Vec::new();
             let delivers = |(_, _, datagram): &&(usize, SocketAddr, Vec<u8>)| {
                 let mut datagram = datagram.clone();
-                let verdict = inbound.handle_datagram(from, &mut datagram, now, &mut slow);
-                matches!(verdict, Verdict::Frame { .. })
+                let mut frames: Vec<(u32, Vec<u8>)> = Vec::new();
+                let mut coalescer = Coalescer::new(&mut frames);
+                let verdict =
+                    inbound.handle_datagram(from, &mut datagram, now, &mut slow, &mut coalescer);
+                matches!(verdict, Verdict::Frames(1))
             };
             packets.iter().filter(delivers).count()
         })

@@ -24,7 +24,7 @@ use cairn_device::process::Hardening;
 use cairn_device::readiness::{Epoll, Interest, Ready};
 use cairn_device::signals::EndSignals;
 use cairn_device::{clock, local};
-use cairn_engine::{Core, Entropy, Fact, ProbeOutcome, Time, Underlay};
+use cairn_engine::{Core, Entropy, Fact, ProbeOutcome, Time};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -90,6 +90,8 @@ pub struct Control {
     hardening: Hardening,
     /// Whether it was said that the CPU's generator can't be used.
     entropy_reported: bool,
+    /// Offloads that are off, and were said to be.
+    offloads_reported: BTreeMap<&'static str, String>,
     end: bool,
 }
 
@@ -135,6 +137,7 @@ impl Control {
             started: clock::now(),
             hardening,
             entropy_reported: false,
+            offloads_reported: BTreeMap::new(),
             end: false,
         })
     }
@@ -415,6 +418,13 @@ impl Control {
                 &format!("tap {name}"),
                 "the device is gone; apply attaches anew",
             );
+        }
+        for (name, state) in self.wiring.offloads() {
+            if state == "on" {
+                self.offloads_reported.remove(name);
+            } else if self.offloads_reported.insert(name, state.clone()) != Some(state.clone()) {
+                self.degrade(&format!("offload {name}"), &state);
+            }
         }
         if !self.entropy.has_cpu_rng() && !self.entropy_reported {
             self.entropy_reported = true;

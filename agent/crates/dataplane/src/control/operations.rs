@@ -86,22 +86,16 @@ impl Control {
     }
 
     fn offloads(&self) -> Map<String, Value> {
-        const PLAIN: &str = "off: this version carries one frame a datagram";
         let ipv6 = match &self.wiring.without_ipv6 {
             Some(reason) => format!("off: {reason}"),
             None => "on".into(),
         };
-        [
-            ("batched_system_calls", "on".to_owned()),
-            ("ipv6", ipv6),
-            ("tap_segmentation", PLAIN.into()),
-            ("tap_checksum", PLAIN.into()),
-            ("udp_segmentation", PLAIN.into()),
-            ("udp_coalescing", PLAIN.into()),
-        ]
-        .map(|(name, state)| (name.to_owned(), Value::from(state)))
-        .into_iter()
-        .collect()
+        let mut states = vec![("batched_system_calls", "on".to_owned()), ("ipv6", ipv6)];
+        states.extend(self.wiring.offloads());
+        states
+            .into_iter()
+            .map(|(name, state)| (name.to_owned(), Value::from(state)))
+            .collect()
     }
 
     /// Makes a state true as a whole, or leaves everything as it is.

@@ -205,6 +205,7 @@ impl Core {
             let peers = vsubnet.by_node.values().filter_map(|id| self.peers.get(id));
             Arc::new(VSubnetView {
                 vni: vsubnet.config.vni,
+                mtu: usize::from(vsubnet.config.mtu),
                 switch: Arc::clone(&vsubnet.switch),
                 links: peers
                     .map(|peer| (peer.link.peer, Arc::clone(&peer.link)))

@@ -17,6 +17,7 @@ use crate::handshake::{Accepted, Attempt, Cookies, Due};
 use crate::link::{Link, read};
 use crate::liveness::Liveness;
 use crate::mac::MacKey;
+use crate::offload::PREFIX_LEN;
 use crate::paths::Paths;
 use crate::seal::Kind;
 use crate::session::Session;
@@ -61,6 +62,7 @@ pub(crate) struct Peer {
 
 struct Waiting {
     since: Time,
+    /// With its prefix.
     frame: Box<[u8]>,
 }
 
@@ -204,7 +206,7 @@ impl Peer {
             .ok_or(Dropped::SessionExpired)?;
         let to = path.admit(datagram.len())?;
         fx.transmit(to, datagram);
-        if self.link.note_sent_frame(frame.len(), now) {
+        if self.link.note_sent_frames(1, frame.len() - PREFIX_LEN, now) {
             self.liveness.watch(now, fx.timers.dead_after);
         }
         Ok(())

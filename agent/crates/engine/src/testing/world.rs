@@ -15,6 +15,7 @@ use crate::event::Event;
 use crate::ids::{NodeId, Vni};
 use crate::inbound::{Inbound, Verdict};
 use crate::message::Message;
+use crate::offload::Coalescer;
 use crate::outbound::Outbound;
 use crate::state::{Identity, PeerState, Policy, Secret, State, Suite, Timers, VSubnetState};
 use crate::switch::Role;
@@ -355,21 +356,22 @@ impl World {
         let now = self.now;
         let mut slow: Vec<Message> = Vec::new();
         let mut reply = None;
-        match self.nodes[node]
-            .inbound
-            .handle_datagram(from, &mut datagram, now, &mut slow)
-        {
-            Verdict::Frame { vni, frame } => {
-                let id = frame.get(14..22).and_then(|id| id.try_into().ok());
-                self.delivered.push(Delivery {
-                    at: now,
-                    node,
-                    vni,
-                    id: id.map_or(u64::MAX, u64::from_be_bytes),
-                });
-            }
+        let mut frames: Vec<(Vni, Vec<u8>)> = Vec::new();
+        let mut coalescer = Coalescer::new(&mut frames);
+        let inbound = &mut self.nodes[node].inbound;
+        match inbound.handle_datagram(from, &mut datagram, now, &mut slow, &mut coalescer) {
             Verdict::Reply(cookie) => reply = Some(cookie),
-            Verdict::Consumed | Verdict::Dropped(_) => {}
+            Verdict::Frames(_) | Verdict::Consumed | Verdict::Dropped(_) => {}
+        }
+        coalescer.finish();
+        for (vni, frame) in frames {
+            let id = frame.get(14..22).and_then(|id| id.try_into().ok());
+            self.delivered.push(Delivery {
+                at: now,
+                node,
+                vni,
+                id: id.map_or(u64::MAX, u64::from_be_bytes),
+            });
         }
         if let Some(cookie) = reply {
             self.launch(node, cookie.to, cookie.datagram.to_vec());

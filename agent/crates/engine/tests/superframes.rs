@@ -1,0 +1,406 @@
+//! Superframes: divided, sealed, opened and joined again, whatever they carry.
+#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+use cairn_engine::offload::{
+    Coalescer, Content, Host, Incoming, MOST_HEADERS, MOST_SEGMENTS, Run, Split, Transport,
+    VnetHeader, complete,
+};
+use proptest::prelude::*;
+
+/// What a superframe is made of.
+#[derive(Clone, Debug)]
+struct Recipe {
+    tags: usize,
+    is_v6: bool,
+    extensions: usize,
+    ip_options: usize,
+    is_udp: bool,
+    tcp_options: usize,
+    flags: u8,
+    size: usize,
+    payload: usize,
+    seed: u8,
+}
+
+fn recipes() -> impl Strategy<Value = Recipe> {
+    let network = (0..=2_usize, any::<bool>(), 0..=2_usize, 0..=10_usize);
+    let transport = (any::<bool>(), 0..=10_usize, any::<u8>());
+    let sizes = prop_oneof![1..=9_usize, 500..=1500_usize, Just(8960_usize)];
+    (network, transport, sizes, 0..=9000_usize, any::<u8>()).prop_map(
+        |(
+            (tags, is_v6, extensions, ip_options),
+            (is_udp, tcp_options, flags),
+            size,
+            want,
+            seed,
+        )| {
+            Recipe {
+                tags,
+                is_v6,
+                extensions,
+                ip_options,
+                is_udp,
+                tcp_options,
+                flags,
+                size,
+                payload: want.min(size * 150).max(1),
+                seed,
+            }
+        },
+    )
+}
+
+impl Recipe {
+    /// The frame with a partial checksum, and its header.
+    fn cook(&self) -> (VnetHeader, Vec<u8>) {
+        let protocol = if self.is_udp { 17 } else { 6 };
+        let mut transport = vec![0x12, 0x34, 0x56, 0x78];
+        if self.is_udp {
+            transport.extend(((8 + self.payload) as u16).to_be_bytes());
+            transport.extend([0, 0]);
+        } else {
+            transport.extend([0xff, 0xff, 0xff, 0x00, 1, 2, 3, 4]);
+            transport.extend([
+                ((5 + self.tcp_options) << 4) as u8,
+                self.flags,
+                9,
+                9,
+                0,
+                0,
+                0,
+                0,
+            ]);
+            transport.extend(vec![1; 4 * self.tcp_options]);
+        }
+        let length = transport.len() + self.payload;
+        let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+        for tag in 0..self.tags {
+            frame.extend([[0x81, 0x00, 0, 5], [0x88, 0xa8, 0, 7]][tag]);
+        }
+        let pseudo = if self.is_v6 {
+            self.put_v6(&mut frame, protocol, length)
+        } else {
+            self.put_v4(&mut frame, protocol, length)
+        };
+        let start = frame.len();
+        let offset = if self.is_udp { 6 } else { 16 };
+        transport[offset..offset + 2].copy_from_slice(&pseudo.to_be_bytes());
+        frame.extend(transport);
+        let headers = frame.len();
+        frame.extend((0..self.payload).map(|at| (at as u8).wrapping_mul(31) ^ self.seed));
+        let gso_type = match (self.is_udp, self.is_v6) {
+            (true, _) => VnetHeader::UDP,
+            (false, false) => VnetHeader::TCP4,
+            (false, true) => VnetHeader::TCP6,
+        };
+        let header = VnetHeader {
+            flags: VnetHeader::NEEDS_CHECKSUM,
+            gso_type,
+            hdr_len: headers as u16,
+            gso_size: self.size as u16,
+            csum_start: start as u16,
+            csum_offset: offset as u16,
+        };
+        (header, frame)
+    }
+
+    fn put_v4(&self, frame: &mut Vec<u8>, protocol: u8, length: usize) -> u16 {
+        frame.extend([0x08, 0x00]);
+        let header = 20 + 4 * self.ip_options;
+        let at = frame.len();
+        frame.push(0x40 | (header / 4) as u8);
+        frame.push(3);
+        frame.extend(((header + length) as u16).to_be_bytes());
+        frame.extend([0xff, 0xf0, 0x40, 0, 64, protocol, 0, 0]);
+        frame.extend([10, 7, 0, 1, 10, 7, 0, 2]);
+        frame.extend(vec![1; 4 * self.ip_options]);
+        let sum = !sum(&frame[at..]);
+        frame[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
+        let mut pseudo = vec![10, 7, 0, 1, 10, 7, 0, 2, 0, protocol];
+        pseudo.extend((length as u16).to_be_bytes());
+        super_sum(&pseudo)
+    }
+
+    fn put_v6(&self, frame: &mut Vec<u8>, protocol: u8, length: usize) -> u16 {
+        frame.extend([0x86, 0xdd, 0x61, 2, 3, 4]);
+        frame.extend(((length + 8 * self.extensions) as u16).to_be_bytes());
+        let kinds = [60, 0];
+        let next = |at: usize| {
+            if at < self.extensions {
+                kinds[at]
+            } else {
+                protocol
+            }
+        };
+        frame.extend([next(0), 64]);
+        let addresses: Vec<u8> = (0..32).map(|at| 0xfd ^ at).collect();
+        frame.extend(&addresses);
+        for at in 0..self.extensions {
+            frame.extend([next(at + 1), 0, 1, 4, 0, 0, 0, 0]);
+        }
+        let mut pseudo = addresses;
+        pseudo.extend((length as u32).to_be_bytes());
+        pseudo.extend([0, 0, 0, protocol]);
+        super_sum(&pseudo)
+    }
+}
+
+/// Written apart from the code under test.
+fn sum(octets: &[u8]) -> u16 {
+    let mut sum = 0_u32;
+    for pair in octets.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+fn super_sum(pseudo: &[u8]) -> u16 {
+    sum(pseudo)
+}
+
+/// What a segment must be: made by building it as a frame of its own.
+fn expected(recipe: &Recipe, index: usize, count: usize, payload: &[u8]) -> Vec<u8> {
+    let alone = Recipe {
+        payload: payload.len(),
+        ..recipe.clone()
+    };
+    let (header, mut frame) = alone.cook();
+    let start = usize::from(header.csum_start);
+    let headers = frame.len() - payload.len();
+    frame[headers..].copy_from_slice(payload);
+    if !recipe.is_udp {
+        let sequence = 0xffff_ff00_u32.wrapping_add((index * recipe.size) as u32);
+        frame[start + 4..start + 8].copy_from_slice(&sequence.to_be_bytes());
+        if index + 1 < count {
+            frame[start + 13] &= !0x09;
+        }
+        if index > 0 {
+            frame[start + 13] &= !0x80;
+        }
+    }
+    if !recipe.is_v6 {
+        let at = 14 + 4 * recipe.tags;
+        let id = 0xfff0_u16.wrapping_add(index as u16);
+        frame[at + 4..at + 6].copy_from_slice(&id.to_be_bytes());
+        frame[at + 10..at + 12].fill(0);
+        let sum = !sum(&frame[at..start.min(at + 20 + 4 * recipe.ip_options)]);
+        frame[at + 10..at + 12].copy_from_slice(&sum.to_be_bytes());
+    }
+    frame
+}
+
+fn divide(header: VnetHeader, frame: &[u8]) -> Vec<(Content, Vec<u8>)> {
+    let split = Split::new(frame, header).unwrap();
+    let segment = |index| {
+        let mut segment = vec![0; split.headers_len()];
+        split.put_headers(frame, index, &mut segment);
+        segment.extend_from_slice(split.payload(frame, index));
+        assert!(segment.len() <= split.longest());
+        (split.content(index), segment)
+    };
+    (0..split.count()).map(segment).collect()
+}
+
+/// Superframes and single frames as the TAP would get them.
+#[derive(Default)]
+struct Tap(Vec<(VnetHeader, Vec<u8>)>);
+
+impl Host for Tap {
+    fn take(&mut self, run: &Run<'_>) {
+        let mut room = [0; MOST_HEADERS];
+        let joined = run.superframe(&mut room);
+        match joined {
+            Some((header, headers, payloads)) => {
+                let mut frame = headers.to_vec();
+                payloads.for_each(|payload| frame.extend_from_slice(payload));
+                self.0.push((header, frame));
+            }
+            None => self
+                .0
+                .extend(run.frames().map(|(header, frame)| (header, frame.to_vec()))),
+        }
+    }
+}
+
+fn join<'f>(segments: impl IntoIterator<Item = (u64, Content, &'f [u8])>) -> Tap {
+    let mut tap = Tap::default();
+    let mut coalescer = Coalescer::new(&mut tap);
+    for (counter, content, frame) in segments {
+        let incoming = Incoming {
+            vni: 7,
+            session: 1,
+            counter,
+            content,
+            frame,
+        };
+        if !coalescer.join(&incoming) {
+            coalescer.start(Run::new(incoming).unwrap());
+        }
+    }
+    coalescer.finish();
+    tap
+}
+
+proptest! {
+    #[test]
+    fn each_segment_is_what_the_kernel_would_have_sent(recipe in recipes()) {
+        let (header, frame) = recipe.cook();
+        let segments = divide(header, &frame);
+        prop_assert_eq!(segments.len(), recipe.payload.div_ceil(recipe.size));
+        let payload = &frame[frame.len() - recipe.payload..];
+        let parts: Vec<&[u8]> = payload.chunks(recipe.size).collect();
+        for (index, (_, segment)) in segments.iter().enumerate() {
+            let right = expected(&recipe, index, parts.len(), parts[index]);
+            prop_assert_eq!(segment, &right, "segment {}", index);
+        }
+    }
+
+    #[test]
+    fn what_was_divided_and_joined_is_what_it_was(recipe in recipes()) {
+        let (header, frame) = recipe.cook();
+        let segments = divide(header, &frame);
+        let tap = join(segments.iter().enumerate().map(|(at, (content, segment))| {
+            (at as u64, *content, &segment[..])
+        }));
+        let trains = segments.len().div_ceil(MOST_SEGMENTS);
+        prop_assert_eq!(tap.0.len(), trains);
+        if trains == 1 && segments.len() > 1 {
+            prop_assert_eq!(&tap.0[0], &(header, frame));
+        } else {
+            let again: Vec<Vec<u8>> = tap.0.iter().flat_map(|(header, frame)| {
+                if header.is_superframe() {
+                    divide(*header, frame).into_iter().map(|(_, one)| one).collect()
+                } else {
+                    vec![frame.clone()]
+                }
+            }).collect();
+            prop_assert_eq!(again, segments.into_iter().map(|(_, one)| one).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn what_is_lost_takes_nothing_else_with_it(
+        recipe in recipes(),
+        lost in proptest::collection::vec(any::<bool>(), 150),
+    ) {
+        let (header, frame) = recipe.cook();
+        let segments = divide(header, &frame);
+        let arrived: Vec<_> = segments.iter().enumerate().filter(|(at, _)| !lost[*at]).collect();
+        let tap = join(arrived.iter().map(|(at, (content, segment))| {
+            (*at as u64, *content, &segment[..])
+        }));
+        let mut again = Vec::new();
+        for (header, frame) in &tap.0 {
+            if header.is_superframe() {
+                again.extend(divide(*header, frame).into_iter().map(|(_, one)| one));
+            } else {
+                again.push(frame.clone());
+            }
+        }
+        let right: Vec<_> = arrived.into_iter().map(|(_, (_, segment))| segment.clone()).collect();
+        // Across a gap nothing is joined by index; equal UDP datagrams may be by their flow, and
+        // then only the identification differs.
+        if recipe.is_udp && !recipe.is_v6 {
+            prop_assert_eq!(again.len(), right.len());
+        } else {
+            prop_assert_eq!(again, right);
+        }
+    }
+
+    #[test]
+    fn any_octets_are_refused_or_divided_within_bounds(
+        octets in proptest::collection::vec(any::<u8>(), 0..200),
+        recipe in recipes(),
+        at in any::<usize>(),
+        header in any::<[u8; 10]>(),
+        damaged in any::<bool>(),
+    ) {
+        let header = VnetHeader::parse(header);
+        if let Some(split) = Split::new(&octets, header) {
+            let _ = (split.count(), split.longest());
+        }
+        // Nearly right ones reach further.
+        let (mut near, mut frame) = recipe.cook();
+        let at = at % frame.len().min(120);
+        frame[at] ^= header.flags;
+        if damaged {
+            near.csum_start = header.csum_start % 200;
+            near.gso_size = header.gso_size;
+        }
+        if Split::new(&frame, near).is_some() {
+            let segments = divide(near, &frame);
+            join(segments.iter().enumerate().map(|(at, (content, one))| {
+                (at as u64, *content, &one[..])
+            }));
+        }
+    }
+
+    #[test]
+    fn a_completed_checksum_is_right(recipe in recipes()) {
+        let (header, mut frame) = recipe.cook();
+        let (start, offset) = (usize::from(header.csum_start), usize::from(header.csum_offset));
+        let pseudo = u16::from_be_bytes([frame[start + offset], frame[start + offset + 1]]);
+        complete(&mut frame, start, offset).unwrap();
+        let all = [&pseudo.to_be_bytes()[..], &frame[start..]].concat();
+        prop_assert!(matches!(sum(&all), 0xffff), "the sum over all is zero");
+    }
+}
+
+#[test]
+fn udp_datagrams_of_a_flow_are_joined_and_others_are_not() {
+    let recipe = Recipe {
+        tags: 0,
+        is_v6: false,
+        extensions: 0,
+        ip_options: 0,
+        is_udp: true,
+        tcp_options: 0,
+        flags: 0,
+        size: 100,
+        payload: 100,
+        seed: 1,
+    };
+    let frame = |payload: usize| {
+        Recipe {
+            payload,
+            ..recipe.clone()
+        }
+        .cook()
+        .1
+    };
+    let content = Content::Partial {
+        transport: Transport::Udp,
+        start: 34,
+        index: 0,
+    };
+    let (full, short, long) = (frame(100), frame(30), frame(101));
+    let mut other_port = full.clone();
+    other_port[35] ^= 1;
+    let mut other_tos = full.clone();
+    other_tos[15] ^= 1;
+    let sizes = |frames: &[&[u8]]| -> Vec<(usize, u16)> {
+        let tap = join(frames.iter().map(|frame| (9, content, *frame)));
+        tap.0
+            .iter()
+            .map(|(header, frame)| (frame.len() - 42, header.gso_size))
+            .collect()
+    };
+
+    assert_eq!(sizes(&[&full, &full, &short]), [(230, 100)]);
+    assert_eq!(
+        sizes(&[&full, &short, &full]),
+        [(130, 100), (100, 0)],
+        "a shorter one is the last"
+    );
+    assert_eq!(sizes(&[&full, &long]), [(100, 0), (101, 0)]);
+    assert_eq!(sizes(&[&full, &other_port]), [(100, 0), (100, 0)]);
+    assert_eq!(sizes(&[&full, &other_tos]), [(100, 0), (100, 0)]);
+    let mut group = full.clone();
+    group[0] |= 1;
+    assert_eq!(
+        sizes(&[&group, &group]),
+        [(100, 0), (100, 0)],
+        "each counts as a copy"
+    );
+}
