@@ -19,6 +19,34 @@ const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[test]
+fn a_successor_that_was_given_up_ends_and_leaves_the_old_one_its_socket() {
+    let place = Place::new();
+    fs::create_dir_all(place.socket().parent().unwrap()).unwrap();
+    let old = std::os::unix::net::UnixListener::bind(&place.socket()).unwrap();
+    let old = std::thread::spawn(move || {
+        let mut lines = BufReader::new(old.accept().unwrap().0);
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        let answer = json!({"id": 1, "ok": true, "generation": null, "fds": [], "recent": [],
+                            "state": null});
+        let stream = lines.get_mut();
+        stream.write_all(format!("{answer}\n").as_bytes()).unwrap();
+        // It hears `taken` too late: the connection ends without an answer.
+        lines.read_line(&mut line).unwrap();
+        drop(lines);
+        old
+    });
+
+    let (code, text) = ended(spawn(&place, &["--take-over"]));
+
+    let old = old.join().unwrap();
+    assert_eq!(code, Some(3), "{text}");
+    old.set_nonblocking(true).unwrap();
+    let _agent = UnixStream::connect(&place.socket()).unwrap();
+    assert!(old.accept().is_ok(), "the socket isn't the old one's");
+}
+
+#[test]
 fn before_a_state_the_generation_is_null() {
     let place = Place::new();
     let dataplane = DataPlane::start(&place);
