@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn a_successor_that_was_given_up_ends_and_leaves_the_old_one_its_socket() {
     let place = Place::new();
     fs::create_dir_all(place.socket().parent().unwrap()).unwrap();
-    let old = std::os::unix::net::UnixListener::bind(&place.socket()).unwrap();
+    let old = std::os::unix::net::UnixListener::bind(place.socket()).unwrap();
     let old = std::thread::spawn(move || {
         let mut lines = BufReader::new(old.accept().unwrap().0);
         let mut line = String::new();
@@ -42,7 +42,7 @@ fn a_successor_that_was_given_up_ends_and_leaves_the_old_one_its_socket() {
     let old = old.join().unwrap();
     assert_eq!(code, Some(3), "{text}");
     old.set_nonblocking(true).unwrap();
-    let _agent = UnixStream::connect(&place.socket()).unwrap();
+    let _agent = UnixStream::connect(place.socket()).unwrap();
     assert!(old.accept().is_ok(), "the socket isn't the old one's");
 }
 
