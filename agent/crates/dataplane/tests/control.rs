@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -112,8 +112,8 @@ fn of_a_state_that_is_refused_nothing_is_applied() {
 fn a_port_in_use_is_named_with_its_remedy() {
     let place = Place::new();
     let dataplane = DataPlane::start(&place);
-    let other = UdpSocket::bind("0.0.0.0:0").unwrap();
-    let port = other.local_addr().unwrap().port();
+    let port = free_port();
+    let other = UdpSocket::bind(("0.0.0.0", port)).unwrap();
     let mut agent = dataplane.agent();
 
     let refused = agent.apply(1, &state(port));
@@ -502,12 +502,17 @@ fn ended(mut process: Child) -> (Option<i32>, String) {
     (code, text)
 }
 
+/// A port of this test alone: below the kernel's ephemeral ones, from which a test beside this one
+/// could be given a port between our look and its use.
 fn free_port() -> u16 {
-    UdpSocket::bind("0.0.0.0:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 20_000 + (std::process::id() % 100) as u16 * 100;
+    loop {
+        let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 100;
+        if UdpSocket::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn state(port: u16) -> Value {
