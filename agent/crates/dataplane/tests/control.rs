@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -17,6 +17,34 @@ const NODE: &str = "4c4b1a6e-0000-4000-8000-0123456789ab";
 /// 32 octets 0x01: not anyone's key.
 const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 const PATIENCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn a_successor_that_was_given_up_ends_and_leaves_the_old_one_its_socket() {
+    let place = Place::new();
+    fs::create_dir_all(place.socket().parent().unwrap()).unwrap();
+    let old = std::os::unix::net::UnixListener::bind(place.socket()).unwrap();
+    let old = std::thread::spawn(move || {
+        let mut lines = BufReader::new(old.accept().unwrap().0);
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        let answer = json!({"id": 1, "ok": true, "generation": null, "fds": [], "recent": [],
+                            "state": null});
+        let stream = lines.get_mut();
+        stream.write_all(format!("{answer}\n").as_bytes()).unwrap();
+        // It hears `taken` too late: the connection ends without an answer.
+        lines.read_line(&mut line).unwrap();
+        drop(lines);
+        old
+    });
+
+    let (code, text) = ended(spawn(&place, &["--take-over"]));
+
+    let old = old.join().unwrap();
+    assert_eq!(code, Some(3), "{text}");
+    old.set_nonblocking(true).unwrap();
+    let _agent = UnixStream::connect(place.socket()).unwrap();
+    assert!(old.accept().is_ok(), "the socket isn't the old one's");
+}
 
 #[test]
 fn before_a_state_the_generation_is_null() {
@@ -84,8 +112,8 @@ fn of_a_state_that_is_refused_nothing_is_applied() {
 fn a_port_in_use_is_named_with_its_remedy() {
     let place = Place::new();
     let dataplane = DataPlane::start(&place);
-    let other = UdpSocket::bind("0.0.0.0:0").unwrap();
-    let port = other.local_addr().unwrap().port();
+    let port = free_port();
+    let other = UdpSocket::bind(("0.0.0.0", port)).unwrap();
     let mut agent = dataplane.agent();
 
     let refused = agent.apply(1, &state(port));
@@ -474,12 +502,17 @@ fn ended(mut process: Child) -> (Option<i32>, String) {
     (code, text)
 }
 
+/// A port of this test alone: below the kernel's ephemeral ones, from which a test beside this one
+/// could be given a port between our look and its use.
 fn free_port() -> u16 {
-    UdpSocket::bind("0.0.0.0:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 20_000 + (std::process::id() % 100) as u16 * 100;
+    loop {
+        let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 100;
+        if UdpSocket::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn state(port: u16) -> Value {

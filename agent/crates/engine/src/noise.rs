@@ -169,13 +169,13 @@ fn builder<'a>(party: &Party<'a>) -> Result<Builder<'a>, Error> {
 fn split(state: &mut HandshakeState, initiator: bool) -> SessionKeys {
     let (mut first, mut second) = state.dangerously_get_raw_split();
     let (seal, open) = if initiator {
-        (first, second)
+        (&first, &second)
     } else {
-        (second, first)
+        (&second, &first)
     };
     let keys = SessionKeys {
-        seal: Zeroizing::new(seal),
-        open: Zeroizing::new(open),
+        seal: Zeroizing::new(*seal),
+        open: Zeroizing::new(*open),
     };
     first.zeroize();
     second.zeroize();

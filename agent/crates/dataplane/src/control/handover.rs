@@ -4,9 +4,10 @@
 //! for the successor. Keys of sessions are not handed over: the successor makes new
 //! ones with the peers named in `recent` at once.
 
+use std::fs;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cairn_device::tap::Tap;
@@ -252,8 +253,14 @@ pub fn take_over(control: &mut Control, path: &Path) -> Result<(), Failure> {
     let handed_over: HandedOver<'_> = serde_json::from_slice(&line)
         .map_err(|error| Failure::internal(format!("the old process's answer: {error}")))?;
     control.inherit(&handed_over, fds)?;
-    control.listen(Listener::replace(path)?)?;
-    finish(&old).map_err(|error| lost(&error))?;
+    let kept = Kept::keep(path);
+    let listener = Listener::replace(path).inspect_err(|_| kept.forget())?;
+    control.listen(listener)?;
+    if let Err(error) = finish(&old) {
+        kept.give_back(path);
+        return Err(lost(&error));
+    }
+    kept.forget();
     log::info("took over", &[("peers", &handed_over.recent.len())]);
     Ok(())
 }
@@ -317,9 +324,41 @@ fn check_verdict(line: &[u8]) -> Result<(), Failure> {
 fn finish(mut old: &UnixStream) -> std::io::Result<()> {
     use std::io::{Read as _, Write as _};
     old.write_all(b"{\"id\":2,\"op\":\"taken\"}\n")?;
-    let mut rest = Vec::new();
-    old.take(4_096).read_to_end(&mut rest)?;
-    Ok(())
+    let mut answer = Vec::new();
+    old.take(4_096).read_to_end(&mut answer)?;
+    // Where it had given us up meanwhile it goes on, and its end of the connection says nothing.
+    match serde_json::from_slice::<Verdict>(&answer) {
+        Ok(Verdict { ok: true, .. }) => Ok(()),
+        _ => Err(std::io::Error::other("it went on by itself meanwhile")),
+    }
+}
+
+/// The old process's place in the file system under a second name, until it ends.
+struct Kept(PathBuf);
+
+impl Kept {
+    fn keep(path: &Path) -> Self {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}.old", std::process::id()));
+        let kept = Self(name.into());
+        if let Err(error) = fs::hard_link(path, &kept.0) {
+            log::warn("the old socket can't be kept", &[("cause", &error)]);
+        }
+        kept
+    }
+
+    /// The old process goes on: agents must find it.
+    fn give_back(&self, path: &Path) {
+        if let Err(error) = fs::rename(&self.0, path) {
+            log::warn("the old socket can't be given back", &[("cause", &error)]);
+        }
+    }
+
+    fn forget(&self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            log::debug("the old socket's second name stays", &[("cause", &error)]);
+        }
+    }
 }
 
 fn open_inherited(described: &[Described], fds: Vec<OwnedFd>) -> Result<Inherited, Failure> {
