@@ -17,6 +17,8 @@ from cairn_appliance.cluster.etcd_binary import find_etcd
 from cairn_appliance.store.connection import Tls
 from cairn_appliance.store.etcd import EtcdStore
 
+from tests.ports import free_port
+
 _READY_S = 15
 
 
@@ -140,11 +142,3 @@ async def client(*addresses: str, tls: Tls | None = None):  # type: ignore[no-un
         yield store
     finally:
         await asyncio.wait_for(store.close(), 10)
-
-
-def free_port() -> int:
-    """Return a TCP port of loopback that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -28,8 +28,9 @@ from cairn_appliance.store.port import (
     Unavailable,
 )
 
-from tests.contract.etcd_server import EtcdServer, client, free_port
+from tests.contract.etcd_server import EtcdServer, client
 from tests.contract.follower import Follower, write_from_many
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.etcd, pytest.mark.timeout(120)]
 

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ from pathlib import Path
 import httpx
 import pytest
 from cairn_agent.protocol.token import decode_token
+
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.etcd, pytest.mark.timeout(180)]
 
@@ -96,7 +97,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         [BIN / "cairn-appliance", *init], capture_output=True, check=True, timeout=60
     )
     told = json.loads(made.stdout)
-    ports = free_ports(5)
+    ports = [free_port() for _ in range(5)]
     use_ports(home / "data" / "settings.toml", ports)
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -114,14 +115,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         except subprocess.TimeoutExpired:
             running.process.kill()
             running.process.wait(5)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def use_ports(settings: Path, ports: list[int]) -> None:

@@ -30,7 +30,7 @@ from cairn_appliance.services.vsubnets import VSubnetOrder
 from cairn_appliance.settings import Settings
 from cairn_appliance.store.etcd import EtcdStore
 
-from tests.contract.etcd_server import free_port
+from tests.ports import free_port
 from tests.simulated_node import SimulatedNode
 
 READY_S = 30.0

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from cairn_agent.protocol.token import decode_token
 
-from tests.contract.etcd_server import free_port
 from tests.integration.appliance.running import RunningAppliance, register_request
+from tests.ports import free_port
 
 pytestmark = pytest.mark.etcd
 

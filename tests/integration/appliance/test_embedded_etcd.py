@@ -24,7 +24,8 @@ from cairn_appliance.store import keys, records
 from cairn_appliance.store.connection import Tls
 from cairn_appliance.store.port import Compare, Put, Unavailable
 
-from tests.contract.etcd_server import client, free_port
+from tests.contract.etcd_server import client
+from tests.ports import free_port
 
 pytestmark = pytest.mark.etcd
 NOW = datetime.now(UTC)
