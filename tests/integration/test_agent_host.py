@@ -31,6 +31,19 @@ def test_making_a_tap_twice_changes_nothing() -> None:
     in_new_network(test)
 
 
+def test_a_superframe_of_a_tap_fits_one_send() -> None:
+    async def test(netlink: AsyncIPRoute) -> None:
+        jumbo = Tap("cairn8", 8, "02:00:00:00:00:08", 8900, (), is_up=True)
+        usual = Tap("cairn9", 9, "02:00:00:00:00:09", 1500, (), is_up=True)
+        for tap, segments in ((SEVEN, 45), (jumbo, 7), (usual, 42)):
+            assert not (await ensure_taps(netlink, [tap])).failed
+            link = (await netlink.link("get", ifname=tap.name))[0]
+            assert link.get("IFLA_GSO_MAX_SEGS") == segments
+            assert link.get("IFLA_GSO_MAX_SIZE") == 65_536
+
+    in_new_network(test)
+
+
 def test_ipv6_addresses_are_usable_at_once() -> None:
     """Duplicate address detection would hold back the first pings."""
 

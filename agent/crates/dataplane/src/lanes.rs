@@ -46,7 +46,7 @@ impl Lanes {
         let outward = Outward {
             lane: Lane::new(submit, counters)?,
             outbound,
-            frames: frame_batch(BATCH, 0, 0),
+            frames: frame_batch(BATCH),
         };
         let inward = Inward {
             lane: Lane::new(submit, counters)?,

@@ -122,6 +122,12 @@ impl<M: Copy + Default> Batch<M> {
         &mut self.storage[start..start + self.room.content]
     }
 
+    /// Returns the content area of the next slot, with so many octets before it.
+    pub(crate) fn next_area(&mut self, before: usize) -> &mut [u8] {
+        let start = self.filled * self.room.octets() + self.room.before - before;
+        &mut self.storage[start..start + before + self.room.content]
+    }
+
     /// Returns the content areas of the slots that hold nothing yet, in order.
     pub(crate) fn free_areas(&mut self) -> impl Iterator<Item = &mut [u8]> {
         let content = self.room.before..self.room.before + self.room.content;

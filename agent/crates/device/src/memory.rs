@@ -203,7 +203,7 @@ mod tests {
             .unwrap();
         assert_eq!(ready.len(), 1);
 
-        let mut batch = frame_batch(1, 16, 16);
+        let mut batch = frame_batch(1);
         tap.read(&mut batch).unwrap();
         epoll.wait(&mut ready, Some(Duration::ZERO)).unwrap();
         assert_eq!((batch.len(), ready.len()), (1, 1), "one frame is left");

@@ -21,14 +21,14 @@ pub use cairn_engine::offload::VnetHeader;
 /// Frames read from a queue, each with its header.
 pub type FrameBatch = Batch<VnetHeader>;
 
-/// Makes buffers for `frames` frames, each with room for a header and a tag.
-pub fn frame_batch(frames: usize, before: usize, after: usize) -> FrameBatch {
+/// Makes buffers for `frames` frames, each with room for its header before it.
+pub fn frame_batch(frames: usize) -> FrameBatch {
     Batch::new(
         frames,
         Room {
-            before,
+            before: VNET_OCTETS,
             content: FRAME_OCTETS,
-            after,
+            after: 0,
         },
     )
 }
@@ -288,22 +288,15 @@ impl Tap {
         }
     }
 
+    /// Reads header and frame, one after the other, and returns the frame's length.
     fn read_one(&self, area: &mut [u8]) -> io::Result<(usize, VnetHeader)> {
-        let mut header = [0u8; VNET_OCTETS];
-        let parts = [
-            libc::iovec {
-                iov_base: header.as_mut_ptr().cast(),
-                iov_len: header.len(),
-            },
-            libc::iovec {
-                iov_base: area.as_mut_ptr().cast(),
-                iov_len: area.len(),
-            },
-        ];
         let length = retry(|| {
-            // SAFETY: both parts describe memory that is borrowed mutably for the call.
-            check_length(unsafe { libc::readv(self.queue.as_raw_fd(), parts.as_ptr(), 2) })
+            // SAFETY: pointer and length describe `area`, which is borrowed for the call.
+            check_length(unsafe {
+                libc::read(self.queue.as_raw_fd(), area.as_mut_ptr().cast(), area.len())
+            })
         })?;
+        let header = area.first_chunk().copied().unwrap_or_default();
         Ok((
             length.saturating_sub(VNET_OCTETS),
             VnetHeader::parse(header),
@@ -347,7 +340,7 @@ impl TapQueue for Tap {
     fn read(&self, batch: &mut FrameBatch) -> io::Result<()> {
         let mut octets = 0;
         while !batch.is_full() && octets < ENOUGH_OCTETS {
-            match self.read_one(batch.area(batch.len())) {
+            match self.read_one(batch.next_area(VNET_OCTETS)) {
                 Ok((length, header)) => {
                     octets += length;
                     batch.fill(length, header);

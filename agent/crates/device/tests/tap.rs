@@ -108,7 +108,7 @@ fn a_device_that_is_deleted_ends_the_queue() {
             .wait(&mut ready, Some(Duration::from_secs(5)))
             .unwrap();
         assert!(ready.iter().any(|one| one.readable), "the reader is woken");
-        assert!(tap.read(&mut frame_batch(1, 0, 0)).is_err());
+        assert!(tap.read(&mut frame_batch(1)).is_err());
     });
 }
 
@@ -210,7 +210,7 @@ fn arp_request() -> Vec<u8> {
 /// Pokes the host until it sends what is meant. It sends of its own, too (router
 /// solicitations...), and nothing before it has noticed that the device has a carrier.
 fn wait_for_frame(tap: &Tap, poke: impl Fn(), wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
-    let mut batch: FrameBatch = frame_batch(8, 0, 0);
+    let mut batch: FrameBatch = frame_batch(8);
     let deadline = Instant::now() + Duration::from_secs(5);
     while Instant::now() < deadline {
         poke();
