@@ -212,6 +212,35 @@ fn rule_16_crossing_inits_end_in_one_session_for_both_directions() {
 }
 
 #[test]
+fn rule_16_a_peer_that_restarts_soon_after_a_handshake_is_no_crossing() {
+    for (seed, restarted) in (0..10).flat_map(|seed| [(seed, 0), (seed, 1)]) {
+        let other = 1 - restarted;
+        let mut world = pair(seed);
+        world
+            .send(other, VNI, &frame(other, restarted, 1))
+            .expect("queued");
+        world.run(Duration::from_millis(800));
+        world.restart(restarted);
+        world
+            .send(restarted, VNI, &frame(restarted, other, 2))
+            .expect("queued");
+        world.run(Duration::from_millis(100));
+
+        world
+            .send(other, VNI, &frame(other, restarted, 3))
+            .expect("sent");
+        world.run(Duration::from_millis(100));
+
+        let delivered = world.deliveries(3);
+        assert_eq!(
+            delivered.get(&restarted),
+            Some(&1),
+            "seed {seed}, node {restarted}"
+        );
+    }
+}
+
+#[test]
 fn rule_9_a_peer_that_moves_is_followed_at_once_and_challenged() {
     let mut world = connected(8);
     world.send(1, VNI, &frame(1, 0, 1)).expect("sent");
