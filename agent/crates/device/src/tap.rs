@@ -310,21 +310,26 @@ impl Tap {
             iov_len: octets.len(),
         };
         if let [octets] = frame.parts {
-            return self.write_parts(&[part(&header), part(octets)]);
+            // SAFETY: `header` and `octets` are borrowed until the call returns.
+            return unsafe { self.write_parts(&[part(&header), part(octets)]) };
         }
         let mut parts = [part(&[]); 1 + MOST_PARTS];
         parts[0] = part(&header);
         for (to, octets) in parts[1..].iter_mut().zip(frame.parts) {
             *to = part(octets);
         }
-        self.write_parts(&parts[..1 + frame.parts.len().min(MOST_PARTS)])
+        let used = &parts[..1 + frame.parts.len().min(MOST_PARTS)];
+        // SAFETY: `header` and the frame's parts are borrowed until the call returns.
+        unsafe { self.write_parts(used) }
     }
 
-    /// The parts describe memory that the caller borrows.
-    fn write_parts(&self, parts: &[libc::iovec]) -> io::Result<usize> {
+    /// Writes one frame from its parts.
+    ///
+    /// # Safety
+    /// Each of `parts` describes memory that may be read for the whole call.
+    unsafe fn write_parts(&self, parts: &[libc::iovec]) -> io::Result<usize> {
         retry(|| {
-            // SAFETY: `parts` describe memory that the only caller, `write_one`, has borrowed
-            // for the call, and writev only reads it.
+            // SAFETY: the caller vouches for `parts`, and writev only reads them.
             check_length(unsafe {
                 libc::writev(
                     self.queue.as_raw_fd(),
