@@ -1,4 +1,7 @@
 //! The packet threads: one takes frames from the TAPs to the underlay, one the other way.
+//! There are several such pairs where the host has cores for them. A TAP is read by one thread,
+//! and what a peer sends comes to one, so that every flow keeps its order. (The kernel would
+//! spread a TAP's flows over queues, but puts fragments elsewhere than the rest of their flow.)
 //!
 //! They block in epoll only, allocate nothing per packet, and never wait for
 //! the thread that owns the core.
@@ -13,7 +16,7 @@ use cairn_device::readiness::{Epoll, Interest, Ready};
 use cairn_device::tap::{FrameBatch, frame_batch};
 use cairn_device::udp::{Arrival, DatagramBatch, DatagramSocket, datagram_batch};
 use cairn_engine::offload::Coalescer;
-use cairn_engine::{Inbound, Outbound, TapFrame, Verdict, Vni};
+use cairn_engine::{Core, Inbound, Outbound, TapFrame, Verdict, Vni};
 
 use crate::log;
 use crate::outbox::Outbox;
@@ -29,7 +32,49 @@ const STACK_OCTETS: usize = 256 * 1024;
 /// Token of the feed; TAPs and sockets have their place in the list.
 const FEED: u64 = u64::MAX;
 
-/// The two running threads.
+/// The most pairs of threads: a node is there for its own programs first.
+const MOST_PAIRS: usize = 4;
+
+/// How many pairs of threads there are to be; a test setting.
+const PAIRS: &str = "CAIRN_TEST_THREAD_PAIRS";
+
+/// A pair of threads for every two cores.
+pub fn pairs() -> usize {
+    let asked = std::env::var(PAIRS).ok().and_then(|text| text.parse().ok());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    asked.unwrap_or(cores / 2).clamp(1, MOST_PAIRS)
+}
+
+/// Which TAPs a pair reads.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    number: usize,
+    pairs: usize,
+}
+
+impl Share {
+    /// Depends on nothing else, so that no TAP is ever passed from one thread to another.
+    fn has(self, vni: Vni) -> bool {
+        vni as usize % self.pairs == self.number
+    }
+}
+
+/// Starts so many pairs of threads.
+pub fn start(
+    pairs: usize,
+    core: &Core,
+    submit: &Submit,
+    counters: &Arc<Counters>,
+) -> io::Result<Vec<Lanes>> {
+    (0..pairs)
+        .map(|number| {
+            let share = Share { number, pairs };
+            Lanes::start(share, core.outbound(), core.inbound(), submit, counters)
+        })
+        .collect()
+}
+
+/// A running pair of threads.
 pub struct Lanes {
     outward: (Arc<Feed>, JoinHandle<()>),
     inward: (Arc<Feed>, JoinHandle<()>),
@@ -37,7 +82,8 @@ pub struct Lanes {
 
 impl Lanes {
     /// Starts both threads.
-    pub fn start(
+    fn start(
+        share: Share,
         outbound: Outbound,
         inbound: Inbound,
         submit: &Submit,
@@ -45,6 +91,7 @@ impl Lanes {
     ) -> io::Result<Self> {
         let outward = Outward {
             lane: Lane::new(submit, counters)?,
+            share,
             outbound,
             frames: frame_batch(BATCH),
         };
@@ -142,6 +189,7 @@ impl Lane {
 /// TAPs to underlay.
 struct Outward {
     lane: Lane,
+    share: Share,
     outbound: Outbound,
     frames: FrameBatch,
 }
@@ -171,8 +219,8 @@ impl Outward {
             // A device that is gone took itself out of the set.
             let _gone = self.lane.epoll.remove(port.queue.readiness());
         }
-        for (at, (_, port)) in plumbing.ports.iter().enumerate() {
-            if !port.lost.load(Ordering::Acquire) {
+        for (at, (vni, port)) in plumbing.ports.iter().enumerate() {
+            if self.share.has(*vni) && !port.lost.load(Ordering::Acquire) {
                 self.lane
                     .epoll
                     .add(port.queue.readiness(), at as u64, Interest::READ)?;
@@ -312,7 +360,6 @@ mod tests {
 
     use cairn_device::entropy::SystemEntropy;
     use cairn_device::memory::{MemorySocket, MemoryTap, MemoryUnderlay};
-    use cairn_engine::Core;
 
     use super::*;
     use crate::desired;
@@ -392,7 +439,7 @@ mod tests {
             let mut core = Core::new(Arc::new(SystemEntropy::new()));
             let (submit, collect) = slow::queue().unwrap();
             let counters = Arc::new(Counters::default());
-            let lanes = Lanes::start(core.outbound(), core.inbound(), &submit, &counters).unwrap();
+            let lanes = start(1, &core, &submit, &counters).unwrap().remove(0);
             let tap = Arc::new(Port::new(
                 "t",
                 MemoryTap::new().unwrap(),

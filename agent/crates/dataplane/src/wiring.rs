@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, ErrorKind};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -14,10 +15,10 @@ use crate::plumbing::{Plumbing, Port, Sockets};
 use crate::refusal::Refusal;
 
 /// What is open now, and for which port.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Wiring {
-    /// TAPs and sockets.
-    pub plumbing: Arc<Plumbing>,
+    /// For each pair of packet threads the TAPs, which are the same, and its sockets; at least one.
+    pub plumbings: Vec<Arc<Plumbing>>,
     udp_port: u16,
     /// Why there is no IPv6, where there is none.
     pub without_ipv6: Option<String>,
@@ -33,6 +34,25 @@ pub struct Inherited {
 }
 
 impl Wiring {
+    /// Nothing is open yet, for so many pairs of packet threads.
+    pub fn new(pairs: usize) -> Self {
+        Self {
+            plumbings: vec![Arc::default(); pairs],
+            udp_port: 0,
+            without_ipv6: None,
+        }
+    }
+
+    /// The sockets for what is sent beside the packet threads.
+    pub fn sockets(&self) -> Sockets {
+        self.plumbings[0].sockets.clone()
+    }
+
+    /// The TAPs.
+    pub fn ports(&self) -> &[(Vni, Arc<Port>)] {
+        &self.plumbings[0].ports
+    }
+
     /// Opens what `state` needs and isn't open yet. Nothing is closed or changed:
     /// on an error what is open goes on.
     pub fn plan(&self, state: &State, inherited: &mut Inherited) -> Result<Self, Refusal> {
@@ -58,8 +78,10 @@ impl Wiring {
             .collect();
         let mut ports = ports?;
         ports.sort_unstable_by_key(|(vni, _)| *vni);
-        let sockets = plan.plumbing.sockets.clone();
-        plan.plumbing = Arc::new(Plumbing { ports, sockets });
+        for planned in &mut plan.plumbings {
+            let (ports, sockets) = (ports.clone(), planned.sockets.clone());
+            *planned = Arc::new(Plumbing { ports, sockets });
+        }
         Ok(plan)
     }
 
@@ -67,12 +89,7 @@ impl Wiring {
     pub fn is_same(&self, other: &Self) -> bool {
         let id = |(vni, port): &(Vni, Arc<Port>)| (*vni, Arc::as_ptr(port).cast::<()>());
         self.udp_port == other.udp_port
-            && self
-                .plumbing
-                .ports
-                .iter()
-                .map(id)
-                .eq(other.plumbing.ports.iter().map(id))
+            && self.ports().iter().map(id).eq(other.ports().iter().map(id))
     }
 
     /// The state of each offload by its name in `hello`; of several TAPs or sockets that of
@@ -80,11 +97,11 @@ impl Wiring {
     pub fn offloads(&self) -> [(&'static str, String); 5] {
         let wanted = Offloads::wanted().tap;
         let tap = |is_on: fn(&Port) -> bool, wanted: bool| {
-            let mut ports = self.plumbing.ports.iter();
-            offloads::of_tap(ports.all(|(_, port)| is_on(port)), wanted)
+            offloads::of_tap(self.ports().iter().all(|(_, port)| is_on(port)), wanted)
         };
         let socket = |off: fn(&dyn DatagramSocket) -> Option<Off>| {
-            let mut sockets = self.plumbing.sockets.present();
+            let all = self.plumbings.iter();
+            let mut sockets = all.flat_map(|one| one.sockets.present());
             offloads::of_socket(sockets.find_map(|socket| off(&**socket)))
         };
         [
@@ -115,7 +132,7 @@ impl Wiring {
     }
 
     fn port(&self, name: &str, inherited: &mut Inherited) -> Result<Arc<Port>, Refusal> {
-        let open = self.plumbing.ports.iter().map(|(_, port)| port);
+        let open = self.ports().iter().map(|(_, port)| port);
         let mut usable = open.filter(|port| !port.lost.load(Ordering::Acquire));
         if let Some(port) = usable.find(|port| port.name == name) {
             return Ok(Arc::clone(port));
@@ -130,6 +147,7 @@ impl Wiring {
     }
 
     fn bind(&mut self, port: u16, inherited: &mut Inherited) -> Result<(), Refusal> {
+        let pairs = self.plumbings.len();
         let v4 = match inherited.take(Family::V4) {
             Some(socket) => socket,
             None => UdpSocket::bind(Family::V4, port).map_err(|error| not_bound(port, &error))?,
@@ -138,22 +156,50 @@ impl Wiring {
             Some(socket) => (Some(socket), None),
             None => bind_ipv6(port)?,
         };
-        let shared = |mut socket: UdpSocket| {
-            socket.switch_on(Offloads::wanted().udp);
-            Arc::new(socket) as Arc<dyn DatagramSocket>
+        let v4 = beside(v4, pairs, port, inherited)?.map(Some);
+        let v6: Vec<_> = match v6 {
+            Some(first) => beside(first, pairs, port, inherited)?.map(Some).collect(),
+            None => vec![None; pairs],
         };
-        let sockets = Sockets {
-            v4: Some(shared(v4)),
-            v6: v6.map(shared),
-        };
-        self.plumbing = Arc::new(Plumbing {
-            ports: self.plumbing.ports.clone(),
-            sockets,
-        });
+        let sockets = v4.zip(v6).map(|(v4, v6)| Sockets { v4, v6 });
+        self.plumbings = self
+            .plumbings
+            .iter()
+            .zip(sockets)
+            .map(|(before, sockets)| {
+                let ports = before.ports.clone();
+                Arc::new(Plumbing { ports, sockets })
+            })
+            .collect();
         self.udp_port = port;
         self.without_ipv6 = without_ipv6;
         Ok(())
     }
+}
+
+/// `first` and as many beside it on its port as make `count`, with their offloads on. The kernel
+/// gives a peer's datagrams to one of them, always the same.
+fn beside(
+    first: UdpSocket,
+    count: usize,
+    port: u16,
+    inherited: &mut Inherited,
+) -> Result<impl Iterator<Item = Arc<dyn DatagramSocket>> + use<>, Refusal> {
+    let mut all = vec![first];
+    while all.len() < count {
+        let family = all[0].family();
+        let next = match inherited.take(family) {
+            Some(socket) => socket,
+            None => all[0]
+                .bind_beside()
+                .map_err(|error| not_bound(port, &error))?,
+        };
+        all.push(next);
+    }
+    Ok(all.into_iter().map(|mut socket| {
+        socket.switch_on(Offloads::wanted().udp);
+        Arc::new(socket) as Arc<dyn DatagramSocket>
+    }))
 }
 
 impl Inherited {
@@ -162,7 +208,7 @@ impl Inherited {
             .sockets
             .iter()
             .position(|socket| socket.family() == family)?;
-        Some(self.sockets.swap_remove(at))
+        Some(self.sockets.remove(at))
     }
 }
 
@@ -197,19 +243,18 @@ fn not_bound(port: u16, error: &io::Error) -> Refusal {
     }
 }
 
-/// The descriptors of all that is open, with what each is.
-pub fn descriptors(
-    plumbing: &Plumbing,
-) -> Vec<(&'static str, String, std::os::fd::BorrowedFd<'_>)> {
-    let sockets = [
-        ("udp4", &plumbing.sockets.v4),
-        ("udp6", &plumbing.sockets.v6),
-    ];
-    let sockets = sockets
-        .into_iter()
-        .filter_map(|(kind, socket)| Some((kind, String::new(), socket.as_ref()?.readiness())));
-    let taps = plumbing
-        .ports
+/// An open descriptor: its kind, its name, and itself.
+pub type Described<'p> = (&'static str, String, BorrowedFd<'p>);
+
+/// The descriptors of all that is open.
+pub fn descriptors(wiring: &Wiring) -> Vec<Described<'_>> {
+    let sockets = wiring.plumbings.iter().flat_map(|one| {
+        [("udp4", &one.sockets.v4), ("udp6", &one.sockets.v6)]
+            .into_iter()
+            .filter_map(|(kind, socket)| Some((kind, String::new(), socket.as_ref()?.readiness())))
+    });
+    let taps = wiring
+        .ports()
         .iter()
         .map(|(_, port)| ("tap", port.name.clone(), port.queue.readiness()));
     sockets.chain(taps).collect()

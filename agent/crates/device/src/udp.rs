@@ -226,6 +226,10 @@ impl UdpSocket {
     /// # Errors
     /// `AddrInUse` where another process has the port; `EAFNOSUPPORT` without the family.
     pub fn bind(family: Family, port: u16) -> io::Result<Self> {
+        Self::bind_with(family, port, false)
+    }
+
+    fn bind_with(family: Family, port: u16, beside: bool) -> io::Result<Self> {
         let (domain, any) = match family {
             Family::V4 => (libc::AF_INET, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             Family::V6 => (libc::AF_INET6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
@@ -238,6 +242,9 @@ impl UdpSocket {
         let socket = Self::plain(socket, family);
         socket.set_path_mtu_probing()?;
         socket.set_buffers();
+        if beside {
+            socket.set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        }
         let address = RawAddress::from(SocketAddr::new(any, port));
         // SAFETY: pointer and length describe `address`, which outlives the call.
         check(unsafe {
@@ -248,6 +255,16 @@ impl UdpSocket {
             )
         })?;
         Ok(socket)
+    }
+
+    /// Binds another socket on the port of this one (`SO_REUSEPORT`, socket(7)): the kernel
+    /// spreads senders over them. This one was bound alone, so that the port was nobody else's.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn bind_beside(&self) -> io::Result<Self> {
+        self.set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        Self::bind_with(self.family, self.local_address()?.port(), true)
     }
 
     /// Takes over a socket that another process bound.
@@ -793,6 +810,32 @@ mod tests {
         let port = a.local_address().unwrap().port();
         let error = UdpSocket::bind(Family::V4, port).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn sockets_beside_each_other_share_a_port_that_is_nobody_elses() {
+        for family in [Family::V4, Family::V6] {
+            let Some((a, first, to)) = pair(family) else {
+                continue;
+            };
+            let second = first.bind_beside().unwrap();
+            let error = UdpSocket::bind(family, to.port()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+            let mut others = vec![a];
+            others.extend((0..31).map(|_| UdpSocket::bind(family, 0).unwrap()));
+            for one in &others {
+                assert_eq!(one.send(&[Departure::single(to, b"x"); 3]).datagrams, 3);
+            }
+            let (mut of_first, mut of_second) = (datagram_batch(96), datagram_batch(96));
+            first.receive(&mut of_first).unwrap();
+            second.receive(&mut of_second).unwrap();
+            assert_eq!(of_first.len() + of_second.len(), 96);
+            assert!(
+                of_first.len().is_multiple_of(3),
+                "a sender's go to one of them"
+            );
+            assert!(!of_first.is_empty() && !of_second.is_empty());
+        }
     }
 
     #[test]

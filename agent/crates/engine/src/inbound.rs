@@ -121,9 +121,7 @@ impl Receiving<'_> {
             Ok(Datagram::Resp(resp)) if !self.shared.awaited.contains(resp.receiver()) => {
                 Err(Dropped::UnknownHandshake)
             }
-            Ok(Datagram::Resp(resp)) => {
-                self.screen_resp(&resp.macs(), from, datagram, slow)
-            }
+            Ok(Datagram::Resp(resp)) => self.screen_resp(&resp.macs(), from, datagram, slow),
             // It has no mac1: without this, anybody could fill the way to `Core`.
             Ok(Datagram::Cookie(cookie)) if !self.shared.awaited.contains(cookie.receiver()) => {
                 Err(Dropped::UnknownCookie)
@@ -386,7 +384,12 @@ impl Receiving<'_> {
         datagram: &[u8],
         slow: &mut impl SlowPath,
     ) -> Result<Verdict, Dropped> {
-        if !self.snapshot.mac_keys.iter().any(|key| key.verify_mac1(macs)) {
+        if !self
+            .snapshot
+            .mac_keys
+            .iter()
+            .any(|key| key.verify_mac1(macs))
+        {
             return Err(Dropped::WrongMac1);
         }
         self.pass_on(from, datagram, slow)

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use super::request::{Apply, Endpoints};
 use super::{ClientId, Control, Listener};
 use crate::failure::Failure;
-use crate::lanes::Lanes;
+use crate::lanes::{self, Lanes};
 use crate::log;
 use crate::refusal::Refusal;
 use crate::wiring::{Inherited, descriptors};
@@ -53,17 +53,15 @@ impl Control {
             ));
         }
         let recent = self.recent();
-        if let Some(lanes) = self.lanes.take() {
-            lanes.stop();
-        }
+        self.lanes.drain(..).for_each(Lanes::stop);
         self.handover = Some(Handover {
             to,
             deadline: clock::now() + LONGEST_HANDOVER,
         });
         log::info("handing over", &[("recent_peers", &recent.len())]);
 
-        let plumbing = std::sync::Arc::clone(&self.wiring.plumbing);
-        let open = descriptors(&plumbing);
+        let wiring = self.wiring.clone();
+        let open = descriptors(&wiring);
         if open.len() > local::MOST_DESCRIPTORS {
             self.resume();
             return Err(Refusal::new(
@@ -180,11 +178,11 @@ impl Control {
     /// Reads and sends again.
     fn resume(&mut self) {
         self.handover = None;
-        let (outbound, inbound) = (self.core.outbound(), self.core.inbound());
-        match Lanes::start(outbound, inbound, &self.submit, &self.counters) {
+        let pairs = self.wiring.plumbings.len();
+        match lanes::start(pairs, &self.core, &self.submit, &self.counters) {
             Ok(lanes) => {
-                lanes.publish(&self.wiring.plumbing);
-                self.lanes = Some(lanes);
+                self.lanes = lanes;
+                self.publish();
             }
             Err(error) => crate::die(&format!("packet threads can't be started: {error}")),
         }

@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
-use crate::lanes::Lanes;
+use crate::lanes::{self, Lanes};
 use crate::log;
 use crate::outbox::Outbox;
 use crate::plumbing::Counters;
@@ -71,7 +71,8 @@ pub struct Control {
     counters: Arc<Counters>,
     collect: Collect,
     submit: Submit,
-    lanes: Option<Lanes>,
+    /// One or more; none while another process takes over.
+    lanes: Vec<Lanes>,
     wiring: Wiring,
     outbox: Outbox,
     epoll: Epoll,
@@ -111,7 +112,8 @@ impl Control {
         let core = Core::new(Arc::clone(&entropy) as Arc<dyn Entropy>);
         let counters = Arc::new(Counters::default());
         let (submit, collect) = slow::queue()?;
-        let lanes = Lanes::start(core.outbound(), core.inbound(), &submit, &counters)?;
+        let pairs = lanes::pairs();
+        let lanes = lanes::start(pairs, &core, &submit, &counters)?;
         let epoll = Epoll::new()?;
         epoll.add(signals.as_fd(), SIGNALS, Interest::READ)?;
         epoll.add(collect.ready().as_fd(), SLOW_PATH, Interest::READ)?;
@@ -123,8 +125,8 @@ impl Control {
             counters,
             collect,
             submit,
-            lanes: Some(lanes),
-            wiring: Wiring::default(),
+            lanes,
+            wiring: Wiring::new(pairs),
             epoll,
             signals,
             listener: None,
@@ -168,9 +170,7 @@ impl Control {
             self.keep_time();
             self.send_events();
         }
-        if let Some(lanes) = self.lanes.take() {
-            lanes.stop();
-        }
+        self.lanes.drain(..).for_each(Lanes::stop);
         Ok(())
     }
 
@@ -406,8 +406,7 @@ impl Control {
     fn report_losses(&mut self) {
         let lost: Vec<String> = self
             .wiring
-            .plumbing
-            .ports
+            .ports()
             .iter()
             .filter(|(_, port)| port.lost.load(Ordering::Acquire))
             .filter(|(_, port)| !port.reported.swap(true, Ordering::AcqRel))

@@ -115,11 +115,9 @@ impl Control {
         let rewired = !plan.is_same(&self.wiring);
         let changed = self.core.apply(state, clock::now())? || rewired;
         if rewired {
-            self.outbox.connect(plan.plumbing.sockets.clone());
-            if let Some(lanes) = &self.lanes {
-                lanes.publish(&plan.plumbing);
-            }
+            self.outbox.connect(plan.sockets());
             self.wiring = plan;
+            self.publish();
         }
         let text = Zeroizing::new(text.to_owned());
         self.applied = Some(Applied {
@@ -157,10 +155,17 @@ impl Control {
             let vni = vsubnet["vni"]
                 .as_u64()
                 .and_then(|vni| u32::try_from(vni).ok());
-            if let Some(port) = vni.and_then(|vni| self.wiring.plumbing.port(vni)) {
+            if let Some(port) = vni.and_then(|vni| self.wiring.plumbings[0].port(vni)) {
                 vsubnet["tap_lost"] = port.lost.load(Ordering::Acquire).into();
                 vsubnet["tap_counters"] = answer::numbers(port.written.named());
             }
+        }
+    }
+
+    /// Lets the packet threads work on what is open now.
+    pub(super) fn publish(&self) {
+        for (lanes, plumbing) in self.lanes.iter().zip(&self.wiring.plumbings) {
+            lanes.publish(plumbing);
         }
     }
 
