@@ -7,7 +7,6 @@ a --- [underlay] --- b --- leaf, on a wire whose ends have no offloads
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -281,8 +280,7 @@ def test_frames_that_leave_to_a_bridge_have_right_checksums(lab: Lab, off: str) 
         for address in ON_THE_LAN.values():
             transfer(kind, a, leaf, address)
     transfer("udp+options", a, leaf, ON_THE_LAN[6])
-    if shutil.which("iperf3"):
-        iperf(a, leaf, ON_THE_LAN[4])
+    iperf(a, leaf, ON_THE_LAN[4])
     for machine, device in ((a, TAP), (leaf, "eth0")):
         tag(machine, device, 1)
     for kind, family in (("tcp", 4), ("udp", 6), ("train", 4), ("tcp", 6)):
