@@ -7,7 +7,7 @@ import random
 from types import ModuleType
 
 import pytest
-from scapy import all as scapy
+from scapy.layers import inet, inet6, l2
 
 from tests.lab import ROOT, Packet
 from tests.lab.checksums import TCP, UDP, verify
@@ -17,18 +17,18 @@ CONTENT = random.Random(1).randbytes(3001)
 
 def frames(kind: str) -> list[bytes]:
     """Return what scapy makes of a packet."""
-    ethernet, udp = scapy.Ether(), scapy.UDP(sport=1, dport=2) / CONTENT
-    v4 = scapy.IP(src="10.0.0.1", dst="10.0.0.2", options=[scapy.IPOption(b"\x9e\x04ab")])
-    v6 = scapy.IPv6(src="fd00::1", dst="fd00::2")
-    tcp = scapy.TCP(sport=1, dport=2, options=[("Timestamp", (1, 2))]) / CONTENT[:1001]
-    options = scapy.IPv6ExtHdrHopByHop() / scapy.IPv6ExtHdrDestOpt()
+    ethernet, udp = l2.Ether(), inet.UDP(sport=1, dport=2) / CONTENT
+    v4 = inet.IP(src="10.0.0.1", dst="10.0.0.2", options=[inet.IPOption(b"\x9e\x04ab")])
+    v6 = inet6.IPv6(src="fd00::1", dst="fd00::2")
+    tcp = inet.TCP(sport=1, dport=2, options=[("Timestamp", (1, 2))]) / CONTENT[:1001]
+    options = inet6.IPv6ExtHdrHopByHop() / inet6.IPv6ExtHdrDestOpt()
     made = {
         "tcp4": [ethernet / v4 / tcp],
-        "tagged": [ethernet / scapy.Dot1AD(vlan=9) / scapy.Dot1Q(vlan=5) / v6 / tcp],
+        "tagged": [ethernet / l2.Dot1AD(vlan=9) / l2.Dot1Q(vlan=5) / v6 / tcp],
         "options": [ethernet / v6 / options / tcp],
-        "pieces4": scapy.fragment(ethernet / v4 / udp, fragsize=1000),
-        "pieces6": scapy.fragment6(
-            ethernet / v6 / scapy.IPv6ExtHdrFragment() / scapy.IPv6ExtHdrDestOpt() / udp, 1400
+        "pieces4": inet.fragment(ethernet / v4 / udp, fragsize=1000),
+        "pieces6": inet6.fragment6(
+            ethernet / v6 / inet6.IPv6ExtHdrFragment() / inet6.IPv6ExtHdrDestOpt() / udp, 1400
         ),
     }
     return [bytes(packet) for packet in made[kind]]
