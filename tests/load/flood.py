@@ -12,6 +12,7 @@ from typing import Any
 from tests.integration.test_dataplane import VNI, Node
 from tests.lab import Lab, Probes
 from tests.load.traffic import (
+    FIRST,
     LAB,
     Counted,
     Flow,
@@ -53,13 +54,13 @@ class Flooded:
 
 def flood(lab: Lab, *, rate: float, seconds: float) -> Flooded:
     """Flood b with INITs of spoofed sources while a talks to it and others make sessions."""
-    a, b = connected(lab)
+    a, b = connected(lab, prefix=FIRST)
     site = lab.sites["cloud"]
     attacker = site.host("attacker")
     newcomers = [TimedNode(site.host(f"new{n}"), 3 + n) for n in range(_NEWCOMERS)]
     for node in newcomers:
         node.make_tap()
-        node.start()
+        node.start(prefix=FIRST)
         node.connect()
     assert b.apply(a, *newcomers)["ok"]
     assert all(handshake_s(node, b) < 1 for node in newcomers)

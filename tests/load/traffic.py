@@ -10,7 +10,7 @@ import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tests.integration.test_dataplane import TAP, JsonObject, Node
@@ -43,14 +43,20 @@ class TimedNode(Node):
         return next(peer for peer in peers if peer["id"] == other.id)
 
 
-def connected(lab: Lab, timers: JsonObject | None = None) -> tuple[TimedNode, TimedNode]:
-    """Return two nodes on one LAN, in session."""
+# What a node has against the other programs of this one machine, which elsewhere have their own.
+FIRST = ["nice", "-n", "-10"]
+
+
+def connected(
+    lab: Lab, timers: JsonObject | None = None, *, prefix: Sequence[str] = ()
+) -> tuple[TimedNode, TimedNode]:
+    """Return two nodes on one LAN, in session; `prefix` starts their data planes."""
     site = lab.site("cloud")
     a, b = TimedNode(site.host("a"), 1), TimedNode(site.host("b"), 2)
     for node in (a, b):
         node.timers = timers
         node.make_tap()
-        node.start()
+        node.start(prefix=prefix)
     assert a.apply(b)["ok"] and b.apply(a)["ok"]
     assert a.pings(b.ips[0]) and b.pings(a.ips[1])
     return a, b
