@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 600
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lab bench fuzz proofs clean
+.PHONY: help setup demo check test lab bench soak fuzz proofs clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ lab: setup  ## end-to-end tests only (ARGS: pytest arguments)
 
 bench: setup  ## Cairn beside veth, VXLAN and other overlays (ARGS=--quick under 5 minutes)
 	@tools/bench $(ARGS)
+
+soak: setup  ## 100 GB, ten minutes of rekeys, floods and bad networks: about half an hour
+	@$(RUN) pytest -m slow tests/load $(ARGS)
 
 fuzz: setup  ## every fuzz target for FUZZ_SECONDS (default 600)
 	@tools/fuzz $(FUZZ_SECONDS)

@@ -42,7 +42,7 @@ pub struct Run<'a> {
     layout: Option<Layout>,
     counter: u64,
     index: u8,
-    /// A shorter frame came: it is the last.
+    /// Nothing more is joined to it: a shorter frame came, or nothing may be.
     closed: bool,
     payload: usize,
     frames: [&'a [u8]; MOST_SEGMENTS],
@@ -65,6 +65,9 @@ impl<'a> Run<'a> {
             ),
         };
         let payload = layout.map_or(0, |layout| first.frame.len() - layout.headers);
+        // Linux (6.18) takes destination options for the TCP header when it forwards a superframe,
+        // finds it too big and drops it.
+        let alone = layout.is_none_or(|layout| layout.has_extensions());
         let mut frames: [&[u8]; MOST_SEGMENTS] = [&[]; MOST_SEGMENTS];
         frames[0] = first.frame;
         Some(Self {
@@ -72,7 +75,7 @@ impl<'a> Run<'a> {
             layout,
             counter: first.counter,
             index,
-            closed: payload == 0,
+            closed: payload == 0 || alone,
             payload,
             frames,
             count: 1,

@@ -54,6 +54,8 @@ pub struct Layout {
     pub is_v6: bool,
 }
 
+/// Octets of an IPv6 header.
+const V6_HEADER: usize = 40;
 /// TCP's FIN and PSH: on the last segment only.
 const LAST_ONLY: u8 = 0x09;
 /// TCP's CWR: on the first segment only.
@@ -92,6 +94,11 @@ impl Layout {
             transport,
             is_v6,
         })
+    }
+
+    /// Whether IPv6 has extension headers.
+    pub(super) fn has_extensions(&self) -> bool {
+        self.is_v6 && self.start > self.network + V6_HEADER
     }
 
     /// The largest payload that the length fields can say.
