@@ -16,8 +16,8 @@ use crate::offload::{
     BUNDLED_LEN, Bundled, Content, Fragments, Layout, PREFIX_LEN, Split, Transport, VnetHeader,
     clamp_mss, complete,
 };
-use crate::seal::Salt;
 use crate::pmtu::BASE_PACKET;
+use crate::seal::Salt;
 use crate::session::Session;
 use crate::shared::{Shared, VSubnetView};
 use crate::switch::Egress;
@@ -230,7 +230,8 @@ impl Outbound {
                 continue;
             }
             if let Some((link, from)) = group.take() {
-                outcome = outcome.and(self.send_to(view, link, &mut frames[from..at], &mut None, ways));
+                outcome =
+                    outcome.and(self.send_to(view, link, &mut frames[from..at], &mut None, ways));
             }
             match decided {
                 Ok(Way::To(link)) => group = Some((link, at)),

@@ -162,8 +162,7 @@ impl Search {
     }
 
     /// There is no session or no path to try on.
-    pub(crate) fn stall(&mut self, now: Time) {
-        self.raise_at = self.raise_at.map(|at| at.max(now + CONFIRM_EVERY));
+    pub(crate) fn stall(&mut self) {
         self.phase = match self.phase {
             Phase::Resting { .. } => Phase::Resting { confirm: None },
             _ => Phase::Stalled,
@@ -212,7 +211,11 @@ impl Search {
                 since,
                 due,
             } => {
-                let tries = if trials.len() > 1 { TRIES_OF_MANY } else { TRIES };
+                let tries = if trials.len() > 1 {
+                    TRIES_OF_MANY
+                } else {
+                    TRIES
+                };
                 if *sent < tries {
                     *sent += 1;
                     let twice = rtt.map_or(TRY_EVERY_AT_MOST, |rtt| rtt * 2);
@@ -319,9 +322,19 @@ mod tests {
     const BASE: usize = 1252;
 
     /// Runs until nothing is due before `until`; returns the sizes that were sent.
-    fn run(search: &mut Search, carries: usize, large: bool, from: Time, until: Time) -> Vec<usize> {
+    fn run(
+        search: &mut Search,
+        carries: usize,
+        large: bool,
+        from: Time,
+        until: Time,
+    ) -> Vec<usize> {
         let mut sent = Vec::new();
-        while let Some(now) = search.due().map(|due| due.max(from)).filter(|at| *at <= until) {
+        while let Some(now) = search
+            .due()
+            .map(|due| due.max(from))
+            .filter(|at| *at <= until)
+        {
             let noted = Noted {
                 sent_large: if large { now } else { Time::ZERO },
                 received: now,

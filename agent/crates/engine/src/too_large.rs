@@ -87,7 +87,10 @@ fn v6(answer: &mut Vec<u8>, packet: &[u8], mtu: usize) -> Option<()> {
     let addresses = answer.len();
     answer.extend(&head[24..40]);
     answer.extend(&head[8..24]);
-    let pseudo = add(length as u64 + u64::from(ipv6::ICMPV6), &answer[addresses..]);
+    let pseudo = add(
+        length as u64 + u64::from(ipv6::ICMPV6),
+        &answer[addresses..],
+    );
     let icmp = answer.len();
     answer.extend([PACKET_TOO_BIG, 0, 0, 0]);
     answer.extend((mtu as u32).to_be_bytes());

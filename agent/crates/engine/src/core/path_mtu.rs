@@ -28,6 +28,8 @@ const UDP_OVER_V6: usize = 40 + 8;
 pub(crate) struct PathMtu {
     path: Arc<Path>,
     search: Search,
+    /// There is no session to try on; nothing is due until there is one.
+    paused: bool,
 }
 
 /// The largest datagram of a packet that passes everywhere.
@@ -71,7 +73,8 @@ impl Peer {
     }
 
     pub(super) fn path_mtu_due(&self) -> Option<Time> {
-        self.path_mtu.as_ref().and_then(|known| known.search.due())
+        let active = self.path_mtu.as_ref().filter(|known| !known.paused);
+        active.and_then(|known| known.search.due())
     }
 
     /// Starts over where the path or the need is another one, and does what is due.
@@ -81,21 +84,28 @@ impl Peer {
         };
         let wanted = usize::from(vsubnet.config.mtu) + FRAMED + SEALED;
         let session = self.usable(now);
-        let same = self.path_mtu.take().filter(|known| {
-            Arc::ptr_eq(&known.path, &path) && known.search.wanted() == wanted
-        });
+        let same = self
+            .path_mtu
+            .take()
+            .filter(|known| Arc::ptr_eq(&known.path, &path) && known.search.wanted() == wanted);
         let Some(session) = session.filter(|_| path.validated.load(Ordering::Relaxed)) else {
             // It goes on when large data is sent again, or begins when there is a session.
             self.path_mtu = same.map(|mut known| {
-                known.search.stall(now);
+                known.search.stall();
+                known.paused = true;
                 known
             });
             return self.publish_size();
         };
         let mut known = same.unwrap_or_else(|| {
             let search = Search::new(base_datagram(path.endpoint), wanted, now);
-            PathMtu { path, search }
+            PathMtu {
+                path,
+                search,
+                paused: false,
+            }
         });
+        known.paused = false;
         let to = known.path.endpoint;
         loop {
             let traffic = &self.link.traffic;

@@ -11,6 +11,7 @@ use cairn_wire::header;
 
 use crate::core::apply::VSubnet;
 use crate::core::effects::Effects;
+use crate::core::path_mtu::PathMtu;
 use crate::drops::Dropped;
 use crate::event::{DownReason, Fact, ProbeOutcome};
 use crate::handshake::{Accepted, Attempt, Cookies, Due};
@@ -19,7 +20,6 @@ use crate::liveness::Liveness;
 use crate::mac::MacKey;
 use crate::offload::PREFIX_LEN;
 use crate::paths::Paths;
-use crate::core::path_mtu::PathMtu;
 use crate::seal::Kind;
 use crate::session::Session;
 use crate::slots::Slots;

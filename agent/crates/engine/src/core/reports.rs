@@ -39,9 +39,7 @@ impl Core {
 
     fn vsubnet_stats(&self, vsubnet: &VSubnet, now: Time) -> VSubnetStats {
         let peers = vsubnet.by_node.values().filter_map(|id| self.peers.get(id));
-        let mut peers: Vec<PeerStats> = peers
-            .map(|peer| peer_stats(peer, vsubnet, now))
-            .collect();
+        let mut peers: Vec<PeerStats> = peers.map(|peer| peer_stats(peer, vsubnet, now)).collect();
         peers.sort_by_key(|peer| peer.id);
         let total = |count: fn(&PeerStats) -> u64| peers.iter().map(count).sum();
         VSubnetStats {
@@ -92,6 +90,9 @@ fn peer_stats(peer: &Peer, vsubnet: &VSubnet, now: Time) -> PeerStats {
         tx_frames: traffic.tx_frames.load(Ordering::Relaxed),
         rx_frames: traffic.rx_frames.load(Ordering::Relaxed),
         handshakes: peer.handshakes,
-        mtu: peer.path_mtu().filter(|_| current_is_up).map(|mtu| mtu.min(usize::from(vsubnet.config.mtu))),
+        mtu: peer
+            .path_mtu()
+            .filter(|_| current_is_up)
+            .map(|mtu| mtu.min(usize::from(vsubnet.config.mtu))),
     }
 }

@@ -34,7 +34,10 @@ enum Family {
     V4,
     /// With the place of the octet that says what follows the headers, and whether the packet is
     /// a fragment already.
-    V6 { next: usize, again: bool },
+    V6 {
+        next: usize,
+        again: bool,
+    },
 }
 
 impl Fragments {
@@ -70,14 +73,16 @@ impl Fragments {
         };
         let body_end = network + body + step;
         let sum_in_first = partial.is_none_or(|(start, offset)| start + offset + 2 <= body_end);
-        (step > 0 && sum_in_first && length > body && network + length <= frame.len()).then_some(Self {
-            network,
-            body: network + body,
-            end: network + length,
-            step,
-            family,
-            partial,
-        })
+        (step > 0 && sum_in_first && length > body && network + length <= frame.len()).then_some(
+            Self {
+                network,
+                body: network + body,
+                end: network + length,
+                step,
+                family,
+                partial,
+            },
+        )
     }
 
     /// How many frames it makes.

@@ -38,7 +38,13 @@ pub fn clamp_mss(frame: &mut [u8], content: Content, limit: usize) {
     tcp[at..at + 2].copy_from_slice(&largest.to_be_bytes());
     if content == Content::Whole {
         // RFC 1624 3; where the field isn't on a word boundary, the sum has it turned around.
-        let turned = |value: u16| if at % 2 == 0 { value } else { value.swap_bytes() };
+        let turned = |value: u16| {
+            if at % 2 == 0 {
+                value
+            } else {
+                value.swap_bytes()
+            }
+        };
         let sum = u16::from_be_bytes([tcp[CHECKSUM], tcp[CHECKSUM + 1]]);
         let new = u64::from(!sum) + u64::from(!turned(old)) + u64::from(turned(largest));
         tcp[CHECKSUM..CHECKSUM + 2].copy_from_slice(&(!fold(new)).to_be_bytes());

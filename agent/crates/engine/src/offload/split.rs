@@ -58,7 +58,9 @@ impl Split {
         if self.longest() <= limit {
             return Some(self);
         }
-        let size = limit.checked_sub(self.layout.headers).filter(|size| *size > 0)?;
+        let size = limit
+            .checked_sub(self.layout.headers)
+            .filter(|size| *size > 0)?;
         let divides = self.layout.transport == Transport::Tcp;
         divides.then_some(Self { size, ..self })
     }

@@ -258,13 +258,35 @@ impl World {
         header: VnetHeader,
         frame: &[u8],
     ) -> Result<(), Dropped> {
-        let now = self.now;
         let mut frame = frame.to_vec();
-        let mut frames = [TapFrame::new(header, &mut frame)];
+        self.forward(node, vni, &mut [TapFrame::new(header, &mut frame)])
+    }
+
+    /// Hands frames that wait together to a node as its TAP would.
+    pub fn send_many(
+        &mut self,
+        node: usize,
+        vni: Vni,
+        frames: &mut [Vec<u8>],
+    ) -> Result<(), Dropped> {
+        let frames = frames.iter_mut();
+        let mut frames: Vec<TapFrame<'_>> = frames
+            .map(|frame| TapFrame::new(VnetHeader::default(), frame))
+            .collect();
+        self.forward(node, vni, &mut frames)
+    }
+
+    fn forward(
+        &mut self,
+        node: usize,
+        vni: Vni,
+        frames: &mut [TapFrame<'_>],
+    ) -> Result<(), Dropped> {
+        let now = self.now;
         let mut sent: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
         let mut slow: Vec<Message> = Vec::new();
         let sender = &mut self.nodes[node].outbound;
-        let result = sender.handle_frames(vni, &mut frames, now, &mut sent, &mut slow);
+        let result = sender.handle_frames(vni, frames, now, &mut sent, &mut slow);
         for (to, datagram) in sent {
             self.launch(node, to, datagram);
         }
