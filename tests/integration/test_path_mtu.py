@@ -78,7 +78,8 @@ def test_everything_passes_at_each_mtu(lab: Lab, underlay: int, families: str, m
     site = lab.site("cloud", mtu=underlay, families=families)
     a, b = Node(site.host("a"), 1), Node(site.host("b"), 2)
     for node in (a, b):
-        node.endpoints = [one for one in node.endpoints if len(one.strip("[]:8002")) > 1]
+        # A host that lacks a family has no address of it.
+        node.endpoints = [one for one in node.endpoints if one not in (":8002", "[]:8002")]
     connect(a, b, mtu)
     carried = path_mtu(a)
     assert carried == expected(a, underlay, mtu)
