@@ -4,6 +4,9 @@ MTU from 1,280 to 9,001, on a LAN and between sites, and when it falls while no 
 
 from __future__ import annotations
 
+import ipaddress
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,8 +14,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.integration.test_dataplane import BINARY, LIVING, TAP, Node
-from tests.integration.test_packet_path import transfer
+from tests.integration.test_dataplane import BINARY, FRAMES, LIVING, TAP, Node
+from tests.integration.test_packet_path import ones_sum, transfer
 from tests.lab import ROOT, Lab, until
 from tests.proofs import record
 
@@ -105,6 +108,80 @@ def test_everything_passes_at_each_mtu(lab: Lab, underlay: int, families: str, m
         transfer("tcp", b.host, a.host, address)
     drops = a.stats()["drops"]
     assert not drops.keys() & {"bad_superframe", "malformed_data", "malformed_control"}, drops
+
+
+FORGED = [0, 68, 552, 1279, 1280, 1500, 9001, 65535]
+
+
+def test_no_icmp_of_anybody_makes_a_path_narrower(lab: Lab) -> None:
+    """BI-3: a stranger on the LAN tells each host that what it sent was too large."""
+    site = lab.site("cloud")
+    a, b = Node(site.host("a"), 1), Node(site.host("b"), 2)
+    stranger = site.host("stranger")
+    connect(a, b, 1400)
+    assert path_mtu(a) == path_mtu(b) == 1400
+    target = a.host.run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
+    own = stranger.run(["cat", "/sys/class/net/eth0/address"]).stdout.strip()
+    ethernet = bytes.fromhex((target + own).replace(":", ""))
+    forged = [
+        frame
+        for mtu in FORGED
+        for frame in (
+            ethernet + b"\x08\x00" + too_big_v4(stranger.v4, a.host.v4, b.host.v4, mtu),
+            ethernet + b"\x86\xdd" + too_big_v6(stranger.v6, a.host.v6, b.host.v6, mtu),
+        )
+    ]
+    lines = "".join(frame.hex() + "\n" for frame in forged)
+    seen = a.host.capture("eth0", what="icmp or icmp6")
+    stranger.run(stranger.python(FRAMES, "eth0", "1", "0"), stdin=lines)
+    told = [packet for packet in seen.packets() if packet.frame[6:12] == ethernet[6:12]]
+    assert len(told) >= len(forged), "they arrived"
+
+    fragments = b.host.capture("eth0", what="ip[6:2] & 0x3fff != 0 or ip6[6] == 44")
+    assert a.pings(b.ips[0], "-M", "do", "-s", "1372")
+    transfer("tcp", a.host, b.host, b.ips[0])
+    assert fragments.packets() == []
+    counters = a.stats()["counters"]
+    worst = path_mtu(a)
+    holds = worst == 1400 and not counters.keys() & {"path_mtu_fell", "udp_too_big"}
+    assert record(
+        "BI-3",
+        what="path MTU after forged ICMP and ICMPv6 that claim MTUs from 0 to 65,535",
+        bar="never lowered by ICMP",
+        value=worst,
+        unit="octets",
+        holds=holds,
+    ), counters
+
+
+def too_big_v4(source: str, target: str, peer: str, mtu: int) -> bytes:
+    """Return an IPv4 packet that says that what `target` sent to `peer` was too large."""
+    udp = struct.pack("!HHHH", 8002, 8002, 1460, 0)
+    quoted = v4_header(target, peer, socket.IPPROTO_UDP, 1480) + udp
+    icmp = struct.pack("!BBHHH", 3, 4, 0, 0, mtu) + quoted
+    icmp = icmp[:2] + struct.pack("!H", 0xFFFF - ones_sum(icmp)) + icmp[4:]
+    return v4_header(source, target, socket.IPPROTO_ICMP, 20 + len(icmp)) + icmp
+
+
+def v4_header(source: str, destination: str, protocol: int, length: int) -> bytes:
+    addresses = ipaddress.IPv4Address(source).packed + ipaddress.IPv4Address(destination).packed
+    header = struct.pack("!BBHHHBBH", 0x45, 0, length, 7, 0x4000, 64, protocol, 0) + addresses
+    return header[:10] + struct.pack("!H", 0xFFFF - ones_sum(header)) + header[12:]
+
+
+def too_big_v6(source: str, target: str, peer: str, mtu: int) -> bytes:
+    """The same of IPv6."""
+    udp = struct.pack("!HHHH", 8002, 8002, 1440, 0)
+    quoted = v6_header(target, peer, socket.IPPROTO_UDP, 1440) + udp
+    icmp = struct.pack("!BBHI", 2, 0, 0, mtu) + quoted
+    header = v6_header(source, target, socket.IPPROTO_ICMPV6, len(icmp))
+    pseudo = header[8:] + struct.pack("!II", len(icmp), socket.IPPROTO_ICMPV6)
+    return header + icmp[:2] + struct.pack("!H", 0xFFFF - ones_sum(pseudo + icmp)) + icmp[4:]
+
+
+def v6_header(source: str, destination: str, protocol: int, length: int) -> bytes:
+    addresses = ipaddress.IPv6Address(source).packed + ipaddress.IPv6Address(destination).packed
+    return struct.pack("!IHBB", 0x60000000, length, protocol, 64) + addresses
 
 
 @dataclass(frozen=True)

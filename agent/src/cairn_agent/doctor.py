@@ -187,12 +187,6 @@ def _vsubnets(status: Status) -> list[Check]:
 
 def _tap_mtu(name: str, vsubnet: VSubnetReport) -> Check:
     tap, mtu = vsubnet.tap, vsubnet.tap_mtu
-    try:
-        found = int(Path(f"/sys/class/net/{tap}/mtu").read_text())
-    except (OSError, ValueError):
-        return Check(name, "ok", f"{tap}, MTU {mtu} by the netmap")
-    if found != mtu:
-        return Check(name, "warning", f"{tap} has MTU {found}, not {mtu}", "restart the agent")
     if mtu < vsubnet.mtu:
         return Check(
             name,
@@ -202,6 +196,12 @@ def _tap_mtu(name: str, vsubnet: VSubnetReport) -> Check:
             f"set the underlay interface's MTU to {vsubnet.mtu + 100:,} or more, or lower the "
             f"vSubnet's: cairn vsubnet set {vsubnet.name} --mtu {mtu}",
         )
+    try:
+        found = int(Path(f"/sys/class/net/{tap}/mtu").read_text())
+    except (OSError, ValueError):
+        return Check(name, "ok", f"{tap}, MTU {mtu} by the netmap")
+    if found != mtu:
+        return Check(name, "warning", f"{tap} has MTU {found}, not {mtu}", "restart the agent")
     return Check(name, "ok", f"{tap}, MTU {mtu}")
 
 

@@ -58,7 +58,7 @@ class PeerReport(msgspec.Struct, frozen=True):
     endpoint: str = ""
     rtt_us: int | None = None
     mtu: int | None = None  # of an inner IP packet on this path; None: not known yet
-    vsubnet_mtu: int = 0
+    wanted_mtu: int = 0  # what this node's TAP may send
     tx_octets: int = 0
     rx_octets: int = 0
     key_age_s: float | None = None
@@ -66,13 +66,13 @@ class PeerReport(msgspec.Struct, frozen=True):
 
     def narrow(self) -> tuple[str, str] | None:
         """Return what is wrong with the path's MTU, and what to do; None: nothing is."""
-        if self.session != "up" or self.mtu is None or self.mtu >= self.vsubnet_mtu:
+        if self.session != "up" or self.mtu is None or self.mtu >= self.wanted_mtu:
             return None
         headers = 48 if self.endpoint.startswith("[") else 28
-        packet = self.vsubnet_mtu + _SEALED + headers
+        packet = self.wanted_mtu + _SEALED + headers
         found = (
             f"the path to {self.name} carries packets of {self.mtu:,} octets, "
-            f"vSubnet {self.vsubnet} has {self.vsubnet_mtu:,}"
+            f"vSubnet {self.vsubnet} sends up to {self.wanted_mtu:,}"
         )
         remedy = f"let UDP packets of {packet:,} octets through on the way to {self.endpoint}"
         if self.mtu >= _LEAST_MTU:

@@ -166,14 +166,21 @@ def _peers(membership: Membership, stats: Stats) -> list[PeerReport]:
         (vsubnet.vni, peer.id): peer for vsubnet in stats.vsubnets for peer in vsubnet.peers
     }
     return [
-        _peer(held, member, measured.get((vni, member.node_id), PeerStats(member.node_id)))
+        _peer(
+            held,
+            member,
+            measured.get((vni, member.node_id), PeerStats(member.node_id)),
+            membership.network.carried_mtu(),
+        )
         for vni, held in (netmap.vsubnets if netmap else {}).items()
         for member in sorted(held.readable(), key=lambda member: member.name)
         if member.node_id != own_id
     ]
 
 
-def _peer(held: HeldVSubnet, member: Member, stats: PeerStats) -> PeerReport:
+def _peer(
+    held: HeldVSubnet, member: Member, stats: PeerStats, carried_mtu: int | None
+) -> PeerReport:
     return PeerReport(
         node_id=member.node_id,
         name=member.name,
@@ -189,7 +196,7 @@ def _peer(held: HeldVSubnet, member: Member, stats: PeerStats) -> PeerReport:
         endpoint=stats.endpoint or "",
         rtt_us=stats.rtt_us,
         mtu=stats.mtu,
-        vsubnet_mtu=held.header.mtu,
+        wanted_mtu=tap_mtu(held.header.mtu, carried_mtu),
         tx_octets=stats.tx_octets,
         rx_octets=stats.rx_octets,
         key_age_s=stats.session_age_s,

@@ -24,7 +24,7 @@ def peer(*, mtu: int | None, session: str = "up", endpoint: str = "192.0.2.7:800
         session=session,
         endpoint=endpoint,
         mtu=mtu,
-        vsubnet_mtu=1400,
+        wanted_mtu=1400,
     )
 
 
@@ -32,7 +32,9 @@ def test_a_path_that_carries_less_comes_with_what_to_do() -> None:
     narrow = peer(mtu=1320).narrow()
     assert narrow is not None
     found, remedy = narrow
-    assert found == ("the path to web-1 carries packets of 1,320 octets, vSubnet office has 1,400")
+    assert found == (
+        "the path to web-1 carries packets of 1,320 octets, vSubnet office sends up to 1,400"
+    )
     assert remedy == (
         "let UDP packets of 1,480 octets through on the way to 192.0.2.7:8002, or lower the "
         "MTU: cairn vsubnet set office --mtu 1320"

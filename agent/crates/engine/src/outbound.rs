@@ -283,6 +283,11 @@ impl Outbound {
         if link.removed.load(Ordering::Acquire) {
             return self.drop_all(frames.len(), Dropped::PeerRemoved);
         }
+        let (mut limit, mut fitted) = (view.mtu + ETHERNET_LEN, Ok(()));
+        if let Some(narrow) = link.narrow() {
+            limit = limit.min(narrow.frame);
+            fitted = self.fit(link, narrow, frames, ways);
+        }
         // While earlier frames still wait in Core, later ones queue up behind them.
         let waiting = link.queued.load(Ordering::Acquire) > 0;
         let session = link.current.load();
@@ -291,18 +296,13 @@ impl Outbound {
             .filter(|session| session.is_usable(ways.now))
         {
             Some(session) if !waiting => {
-                let (mut limit, mut fitted) = (view.mtu + ETHERNET_LEN, Ok(()));
-                if let Some(narrow) = link.narrow() {
-                    limit = limit.min(narrow.frame);
-                    fitted = self.fit(link, narrow, frames, ways);
-                }
                 fitted.and(self.send_sealed(session, frames, limit, salt, ways))
             }
             // A sender that is faster than `Core` would keep its queue from ever getting empty.
             Some(session) if session.late.fetch_add(1, Ordering::Relaxed) >= MAX_LATE => {
-                Err(Dropped::QueueFull)
+                self.drop_all(frames.len(), Dropped::QueueFull)
             }
-            _ => self.wait_for_session(link, frames, ways.slow),
+            _ => self.wait_for_session(link, frames, ways),
         }
     }
 
@@ -405,15 +405,19 @@ impl Outbound {
         }
     }
 
-    fn wait_for_session(
+    fn wait_for_session<U: Underlay, S: SlowPath>(
         &self,
         link: &Arc<Link>,
         frames: &[TapFrame<'_>],
-        slow: &mut impl SlowPath,
+        ways: &mut Ways<'_, U, S>,
     ) -> Result<(), Dropped> {
         let mut outcome = Ok(());
         for frame in frames {
-            let Err(reason) = self.queue(link, frame, slow) else {
+            if matches!(frame.shape, Shape::Unusable(_)) {
+                outcome = Err(Dropped::PathTooNarrow);
+                continue;
+            }
+            let Err(reason) = self.queue(link, frame, ways.now, ways.slow) else {
                 continue;
             };
             self.shared.drops.count(reason);
@@ -426,6 +430,7 @@ impl Outbound {
         &self,
         link: &Arc<Link>,
         frame: &TapFrame<'_>,
+        now: Time,
         slow: &mut impl SlowPath,
     ) -> Result<(), Dropped> {
         match frame.shape {
@@ -433,8 +438,13 @@ impl Outbound {
             Shape::One(content) => {
                 self.queue_one(link, [&content.octets()[..], &*frame.octets].concat(), slow)
             }
-            // A path is looked at only once there is a session.
-            Shape::Fragments(_) => Err(Dropped::PathTooNarrow),
+            Shape::Fragments(fragments) => (0..fragments.count()).try_for_each(|index| {
+                let mut plaintext = vec![0; PREFIX_LEN + fragments.len_of(index)];
+                plaintext[..PREFIX_LEN].copy_from_slice(&Content::Whole.octets());
+                let id = now.as_nanos() as u32;
+                fragments.put(frame.octets, index, id, &mut plaintext[PREFIX_LEN..]);
+                self.queue_one(link, plaintext, slow)
+            }),
             Shape::Many(split) => (0..split.count()).try_for_each(|index| {
                 let mut plaintext = vec![0; PREFIX_LEN + split.headers_len()];
                 plaintext[..PREFIX_LEN].copy_from_slice(&split.content(index).octets());

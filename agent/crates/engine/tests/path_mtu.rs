@@ -390,6 +390,23 @@ fn ipv4_that_may_be_divided_is() {
 }
 
 #[test]
+fn what_waits_for_a_session_fits_the_path_too() {
+    let mut world = connected(15, 1300);
+    world.run(seconds(400));
+    world.recorded = Some(Vec::new());
+    let (header, superframe) = tcp(0, 1348, 20_000);
+    world.send_offloaded(0, VNI, header, &superframe).unwrap();
+    world.send(0, VNI, &v4(0, true, 17, false, 1400)).unwrap();
+    let refused = world.send(0, VNI, &v4(0, false, 17, true, 1400));
+    assert_eq!(refused, Err(Dropped::PathTooNarrow));
+    world.run(Duration::from_millis(100));
+    assert_eq!(payloads(&world, 1), 20_000);
+    let sent = world.recorded.take().unwrap();
+    let longest = sent.iter().map(|(_, _, datagram)| datagram.len()).max();
+    assert_eq!(longest, Some(1300));
+}
+
+#[test]
 fn a_syn_learns_in_both_directions_what_the_path_carries() {
     let mut world = connected(12, 1300);
     for from in [0, 1] {
