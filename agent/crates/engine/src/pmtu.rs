@@ -161,6 +161,16 @@ impl Search {
         }
     }
 
+    /// Packets may take another way now, though to the same place: the wanted size is tried, and
+    /// what holds until then is what was found before.
+    pub(crate) fn look_anew(&mut self, now: Time) {
+        if matches!(self.phase, Phase::Resting { .. }) && self.wanted > self.base {
+            self.searching = true;
+            self.raise_at = None;
+            self.resume(now);
+        }
+    }
+
     /// There is no session or no path to try on.
     pub(crate) fn stall(&mut self) {
         self.phase = match self.phase {

@@ -265,6 +265,24 @@ fn a_peer_that_moves_to_a_narrower_path_is_measured_anew() {
 }
 
 #[test]
+fn a_node_that_moves_measures_its_paths_anew() {
+    let mut world = connected(16, 1300);
+    let moved = |world: &mut World, carries| {
+        world.carries = carries;
+        world.nodes[0].address = format!("192.0.2.{}:8002", carries % 251).parse().unwrap();
+        let now = world.now;
+        world.nodes[0].core.underlay_changed(now);
+        world.run(Duration::from_millis(10));
+        world.send(0, VNI, &frame(0, 1, 3)).unwrap();
+        world.run(seconds(4));
+    };
+    moved(&mut world, 1500);
+    assert_eq!(mtu_of(&world, 0), Some(1400));
+    moved(&mut world, 1400);
+    assert_eq!(mtu_of(&world, 0), Some(1400 - AROUND));
+}
+
+#[test]
 fn another_mtu_of_the_vsubnet_is_looked_for_at_once() {
     let mut world = connected(7, 9000);
     for node in 0..2 {

@@ -220,7 +220,10 @@ impl Core {
     pub fn underlay_changed(&mut self, now: Time) {
         let all: Vec<PeerId> = self.peers.keys().copied().collect();
         for peer in all {
-            self.with_peer(peer, now, |peer, fx, _| peer.probe_liveness(fx, now));
+            self.with_peer(peer, now, |peer, fx, _| {
+                peer.probe_liveness(fx, now);
+                peer.measure_anew(now);
+            });
         }
     }
 

@@ -57,6 +57,13 @@ impl Peer {
         }
     }
 
+    /// This node's own addresses changed, and with them perhaps the way to the peer.
+    pub(crate) fn measure_anew(&mut self, now: Time) {
+        if let Some(known) = &mut self.path_mtu {
+            known.search.look_anew(now);
+        }
+    }
+
     /// Takes an answer to a probe; whether it was one of a size.
     pub(super) fn size_passed(&mut self, token: [u8; 8], now: Time) -> bool {
         let Some(known) = &mut self.path_mtu else {
