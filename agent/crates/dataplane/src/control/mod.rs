@@ -351,7 +351,7 @@ impl Control {
         }
         self.outbox.flush();
         while let Some((vni, frame)) = self.core.poll_frame() {
-            self.wiring.plumbing.deliver(vni, &frame);
+            self.wiring.plumbings[0].deliver(vni, &frame);
         }
         while let Some(event) = self.core.poll_event() {
             if let Fact::Probed { token, outcome } = event.fact {
