@@ -419,7 +419,7 @@ async def test_a_full_etcd_says_so_and_works_again_when_freed(tmp_path: Path) ->
     try:
         async with client(server.address) as store:
             keys = [f"{P}{number}" for number in range(20)]
-            # etcd counts what its backend has committed, up to 100 ms later: 20 writes may be faster.
+            # etcd counts what its backend has committed, up to 100 ms later: writes may be faster.
             with pytest.raises(Full):
                 async with asyncio.timeout(20):
                     for key in itertools.cycle(keys):

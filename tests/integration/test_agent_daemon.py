@@ -467,6 +467,31 @@ def test_a_changed_mtu_and_address_reach_the_tap_without_a_restart(tmp_path: Pat
     in_new_network(test)
 
 
+def test_a_tap_is_no_larger_than_the_underlay_carries_and_grows_with_it(tmp_path: Path) -> None:
+    async def test(netlink: AsyncIPRoute) -> None:
+        async with a_member(tmp_path, netlink) as host:
+            [address, *_] = (await host.network()).underlay()
+
+            async def has(mtu: int) -> bool:
+                return (await host.network()).own()["cairn7"].mtu == mtu
+
+            await netlink.link("set", index=address.index, mtu=1400)
+            await host.until("the TAP is smaller", lambda: has(1400 - 28 - 52))
+            await host.until(
+                "the data plane knows",
+                lambda: host.dataplane.state["vsubnets"][0]["mtu"] == 1400 - 28 - 52,
+            )
+            _, out, _ = await host.run("doctor")
+            told = " ".join(out.split())
+            assert "cairn7 has MTU 1,320, vSubnet net-7 has 1,400" in told, told
+            assert "cairn vsubnet set net-7 --mtu 1320" in told
+
+            await netlink.link("set", index=address.index, mtu=1500)
+            await host.until("the TAP is as the netmap says", lambda: has(1400))
+
+    in_new_network(test)
+
+
 def test_what_the_data_plane_refuses_is_told_to_people_and_to_the_appliance(
     tmp_path: Path,
 ) -> None:

@@ -2,7 +2,7 @@
 //! view hands out lies within the octets it was made from.
 #![no_main]
 
-use cairn_wire::control::Tlvs;
+use cairn_wire::control::{Tlvs, without_padding};
 use cairn_wire::ethernet::{self, Frame};
 use cairn_wire::header::{self, Datagram};
 use cairn_wire::{arp, icmpv6, igmp, ipv4, ipv6, udp};
@@ -63,6 +63,7 @@ fn sealed(octets: &[u8], kind: header::Type, view: &header::Sealed<'_>) {
 
 fn control(octets: &[u8]) {
     let mut used = 0;
+    assert!(octets.starts_with(without_padding(octets)));
     for tlv in Tlvs::new(octets) {
         let Ok(tlv) = tlv else {
             continue;

@@ -102,7 +102,7 @@ def peers(context: typer.Context, json: Json = False) -> None:
     if json:
         _print_json(found.peers)
     else:
-        _out.print(screens.peer_table(found.peers, with_keys=True))
+        screens.show_peers(_out, found.peers, with_keys=True)
 
 
 @app.command()

@@ -210,6 +210,7 @@ class Agent:
             behind_nat=membership.behind_nat,
             timers=self.settings.timers,
             offline_trust_s=self.settings.offline_trust_s,
+            carried_mtu=self.network.carried_mtu(),
         )
         if membership.netmap is None:
             return nothing(own)

@@ -11,7 +11,7 @@ from cairn_agent.control.tls import CONNECT_TIMEOUT_S, split_address
 from cairn_agent.entropy import has_cpu_generator
 from cairn_agent.errors import AgentError
 from cairn_agent.host.requirements import can_administer_network, tun_problem
-from cairn_agent.report import VERSION, Check, PeerReport, Status
+from cairn_agent.report import VERSION, Check, PeerReport, Status, VSubnetReport
 from cairn_agent.settings import UNDERLAY_PORT, Settings
 from cairn_agent.state import StateDir
 
@@ -181,11 +181,21 @@ def _vsubnets(status: Status) -> list[Check]:
             cause, _, remedy = vsubnet.problem.partition("; ")
             checks.append(Check(name, "failed", cause, remedy))
         else:
-            checks.append(_tap_mtu(name, vsubnet.tap, vsubnet.mtu))
+            checks.append(_tap_mtu(name, vsubnet))
     return checks
 
 
-def _tap_mtu(name: str, tap: str, mtu: int) -> Check:
+def _tap_mtu(name: str, vsubnet: VSubnetReport) -> Check:
+    tap, mtu = vsubnet.tap, vsubnet.tap_mtu
+    if mtu < vsubnet.mtu:
+        return Check(
+            name,
+            "warning",
+            f"{tap} has MTU {mtu:,}, vSubnet {vsubnet.name} has {vsubnet.mtu:,}: no underlay "
+            "interface of this machine carries more",
+            f"set the underlay interface's MTU to {vsubnet.mtu + 100:,} or more, or lower the "
+            f"vSubnet's: cairn vsubnet set {vsubnet.name} --mtu {mtu}",
+        )
     try:
         found = int(Path(f"/sys/class/net/{tap}/mtu").read_text())
     except (OSError, ValueError):
@@ -197,6 +207,8 @@ def _tap_mtu(name: str, tap: str, mtu: int) -> Check:
 
 def _peer(peer: PeerReport) -> Check:
     name = f"UDP to {peer.name}"
+    if narrow := peer.narrow():
+        return Check(f"path MTU to {peer.name}", "warning", *narrow)
     if peer.session == "up" and (peer.last_received_s or 0.0) < _SILENT_S:
         rtt = "" if peer.rtt_us is None else f", {peer.rtt_us / 1000:.2f} ms"
         return Check(name, "ok", f"{peer.path or 'direct'} via {peer.endpoint}{rtt}")

@@ -8,8 +8,10 @@ import msgspec
 
 VERSION = "0.1.0"
 
-
 Verdict = Literal["ok", "warning", "failed"]
+
+_SEALED = 52  # octets around an inner IP packet, tagged: docs/protocol.md 1.7
+_LEAST_MTU = 1280  # of a vSubnet
 
 
 class LinkReport(msgspec.Struct, frozen=True):
@@ -55,11 +57,27 @@ class PeerReport(msgspec.Struct, frozen=True):
     path: str = ""
     endpoint: str = ""
     rtt_us: int | None = None
-    mtu: int | None = None
+    mtu: int | None = None  # of an inner IP packet on this path; None: not known yet
+    wanted_mtu: int = 0  # what this node's TAP may send
     tx_octets: int = 0
     rx_octets: int = 0
     key_age_s: float | None = None
     last_received_s: float | None = None
+
+    def narrow(self) -> tuple[str, str] | None:
+        """Return what is wrong with the path's MTU, and what to do; None: nothing is."""
+        if self.session != "up" or self.mtu is None or self.mtu >= self.wanted_mtu:
+            return None
+        headers = 48 if self.endpoint.startswith("[") else 28
+        packet = self.wanted_mtu + _SEALED + headers
+        found = (
+            f"the path to {self.name} carries packets of {self.mtu:,} octets, "
+            f"vSubnet {self.vsubnet} sends up to {self.wanted_mtu:,}"
+        )
+        remedy = f"let UDP packets of {packet:,} octets through on the way to {self.endpoint}"
+        if self.mtu >= _LEAST_MTU:
+            remedy += f", or lower the MTU: cairn vsubnet set {self.vsubnet} --mtu {self.mtu}"
+        return found, remedy
 
 
 class VSubnetReport(msgspec.Struct, frozen=True):
@@ -71,6 +89,7 @@ class VSubnetReport(msgspec.Struct, frozen=True):
     mac: str
     ips: list[str]
     mtu: int
+    tap_mtu: int  # less than `mtu` where this machine's underlay carries less
     members: int
     problem: str = ""
     tx_octets: int = 0

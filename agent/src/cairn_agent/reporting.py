@@ -10,7 +10,7 @@ from cairn_agent.dataplane import PeerStats, Stats, VSubnetStats
 from cairn_agent.errors import AgentError, BadInput
 from cairn_agent.host.machine import boottime
 from cairn_agent.membership import Membership
-from cairn_agent.netmap.desired import tap_name
+from cairn_agent.netmap.desired import tap_mtu, tap_name
 from cairn_agent.netmap.held import HeldVSubnet
 from cairn_agent.netmap.trust import limit_s
 from cairn_agent.protocol.netmap import Member
@@ -128,6 +128,7 @@ def _vsubnets(agent: Agent, membership: Membership, stats: Stats) -> list[VSubne
                 counted.get(vni, VSubnetStats(vni)),
                 agent.problems.get(vni, ""),
                 max(0.0, limit - offline_s) if limit else None,
+                agent.network.carried_mtu(),
             )
         )
     return reports
@@ -139,6 +140,7 @@ def _vsubnet(
     stats: VSubnetStats,
     problem: str,
     trusted_for_s: float | None,
+    carried_mtu: int | None,
 ) -> VSubnetReport:
     header = held.header
     return VSubnetReport(
@@ -148,6 +150,7 @@ def _vsubnet(
         mac=me.macs[0] if me and me.macs else "",
         ips=me.ips if me else [],
         mtu=header.mtu,
+        tap_mtu=tap_mtu(header.mtu, carried_mtu),
         members=len(held.members),
         problem=problem,
         tx_octets=stats.tx_octets,
@@ -163,14 +166,21 @@ def _peers(membership: Membership, stats: Stats) -> list[PeerReport]:
         (vsubnet.vni, peer.id): peer for vsubnet in stats.vsubnets for peer in vsubnet.peers
     }
     return [
-        _peer(held, member, measured.get((vni, member.node_id), PeerStats(member.node_id)))
+        _peer(
+            held,
+            member,
+            measured.get((vni, member.node_id), PeerStats(member.node_id)),
+            membership.network.carried_mtu(),
+        )
         for vni, held in (netmap.vsubnets if netmap else {}).items()
         for member in sorted(held.readable(), key=lambda member: member.name)
         if member.node_id != own_id
     ]
 
 
-def _peer(held: HeldVSubnet, member: Member, stats: PeerStats) -> PeerReport:
+def _peer(
+    held: HeldVSubnet, member: Member, stats: PeerStats, carried_mtu: int | None
+) -> PeerReport:
     return PeerReport(
         node_id=member.node_id,
         name=member.name,
@@ -186,6 +196,7 @@ def _peer(held: HeldVSubnet, member: Member, stats: PeerStats) -> PeerReport:
         endpoint=stats.endpoint or "",
         rtt_us=stats.rtt_us,
         mtu=stats.mtu,
+        wanted_mtu=tap_mtu(held.header.mtu, carried_mtu),
         tx_octets=stats.tx_octets,
         rx_octets=stats.rx_octets,
         key_age_s=stats.session_age_s,

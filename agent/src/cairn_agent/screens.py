@@ -25,7 +25,15 @@ def show_status(out: Console, status: Status) -> None:
     if status.vsubnets:
         out.print(_vsubnet_table(status.vsubnets))
     if status.peers:
-        out.print(peer_table(status.peers))
+        show_peers(out, status.peers)
+
+
+def show_peers(out: Console, peers: Sequence[PeerReport], *, with_keys: bool = False) -> None:
+    """Print the peers, and below them what is wrong with their paths and what to do."""
+    out.print(peer_table(peers, with_keys=with_keys))
+    for narrow in filter(None, (peer.narrow() for peer in peers)):
+        found, remedy = narrow
+        out.print(f"[yellow]warning[/]: {escape(found)}; what to do: {escape(remedy)}")
 
 
 def peer_table(peers: Sequence[PeerReport], *, with_keys: bool = False) -> Table:

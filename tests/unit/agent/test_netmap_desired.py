@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 
 import pytest
 from cairn_agent.netmap.desired import Desired, Own, desired, link_local, nothing
@@ -98,6 +99,18 @@ def test_a_vsubnet_without_its_own_member_waits() -> None:
     assert found.taps == ()
     assert found.state.vsubnets == []
     assert set(found.problems) == {7}
+
+
+@pytest.mark.parametrize(
+    ("carried", "mtu"), [(None, 1400), (1448, 1400), (1400, 1400), (1320, 1320), (1200, 1280)]
+)
+def test_a_tap_has_the_mtu_of_its_vsubnet_unless_the_underlay_carries_less(
+    carried: int | None, mtu: int
+) -> None:
+    own = dataclasses.replace(OWN, carried_mtu=carried)
+    found = wanted(member(1), member(2), own=own)
+    assert [tap.mtu for tap in found.taps] == [mtu]
+    assert [vsubnet.mtu for vsubnet in found.state.vsubnets] == [mtu]
 
 
 def test_nothing_has_no_vsubnet() -> None:

@@ -126,3 +126,12 @@ def test_the_first_mac_is_no_tap_and_no_loopback() -> None:
 def test_a_nat_is_told_by_an_address_that_we_do_not_have(seen: str, behind_nat: bool) -> None:
     network = Network((ETH,), (address(2, "192.0.2.7/24"), address(2, "2001:db8::7/64")))
     assert _is_translated(seen, network) is behind_nat
+
+
+def test_the_interface_with_most_room_says_what_an_inner_packet_may_be() -> None:
+    jumbo = link(3, "eth1", mtu=9001)
+    both = (LO, ETH, OWN, jumbo)
+    v4, v6 = address(2, "192.0.2.7/24"), address(3, "2001:db8::7/64")
+    assert Network(both, (v4,)).carried_mtu() == 1500 - 28 - 52
+    assert Network(both, (v4, v6)).carried_mtu() == 9001 - 48 - 52
+    assert Network(both, (address(TAP, "10.7.0.1/24"),)).carried_mtu() is None

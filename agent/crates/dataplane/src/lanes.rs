@@ -237,7 +237,7 @@ impl Outward {
         let now = clock::now();
         let mut filled = self.frames.filled();
         let mut count = 0;
-        let frames: [TapFrame<'_>; BATCH] = std::array::from_fn(|_| {
+        let mut frames: [TapFrame<'_>; BATCH] = std::array::from_fn(|_| {
             let Some(frame) = filled.next() else {
                 return TapFrame::default();
             };
@@ -247,7 +247,7 @@ impl Outward {
         // The engine counts what it drops.
         let _counted = self.outbound.handle_frames(
             vni,
-            &frames[..count],
+            &mut frames[..count],
             now,
             &mut self.lane.outbox,
             &mut self.lane.submit,

@@ -81,6 +81,9 @@ reasons! {
     MalformedData => "malformed_data",
     /// The frame doesn't fit a datagram.
     FrameTooLong => "frame_too_long",
+    /// The frame doesn't fit the path to the peer and can't be divided; its sender was told, where
+    /// there is a way to (ICMP).
+    PathTooNarrow => "path_too_narrow",
     /// The switch refused the frame; `Switch::refusals` counts why.
     RefusedBySwitch => "refused_by_switch",
     /// The peer is no longer a member.

@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 
 use arc_swap::Guard;
 use cairn_wire::Mac;
+use cairn_wire::control::without_padding;
 use cairn_wire::header::{COOKIE_LEN, Datagram, Init, Macs, Type};
 
 use crate::drops::Dropped;
 use crate::link::{Link, Path, stamp};
 use crate::mac::verify_mac2;
 use crate::message::{Inline, Kind as Note, Message, SlowPath};
-use crate::offload::{Bundled, Coalescer, Content, Host, Incoming, Run};
+use crate::offload::{Bundled, Coalescer, Content, Host, Incoming, Run, clamp_mss};
 use crate::outbound::tell;
 use crate::session::{Opened, Session};
 use crate::shared::{Shared, Snapshot};
@@ -229,6 +230,9 @@ impl Receiving<'_> {
     ) -> Result<Verdict, Dropped> {
         let session = &recent.session;
         let link = &session.link;
+        if let Some(narrow) = link.narrow() {
+            clamp_each(opened.plaintext, narrow.frame);
+        }
         let (content, rest) = Content::split(opened.plaintext).ok_or(Dropped::MalformedData)?;
         let incoming = |(content, frame)| Incoming {
             vni: link.vni,
@@ -327,10 +331,11 @@ impl Receiving<'_> {
         opened: &Opened<'_>,
         slow: &mut impl SlowPath,
     ) -> Result<Verdict, Dropped> {
-        if opened.plaintext.is_empty() {
+        let list = without_padding(opened.plaintext);
+        if list.is_empty() {
             return Ok(Verdict::Consumed);
         }
-        let plaintext = Inline::copy(opened.plaintext).ok_or(Dropped::MalformedControl)?;
+        let plaintext = Inline::copy(list).ok_or(Dropped::MalformedControl)?;
         // The way to `Core` is everybody's: one peer may not fill it.
         let link = &session.link;
         if !take_turn(link) {
@@ -403,6 +408,23 @@ impl Receiving<'_> {
     ) -> Result<Verdict, Dropped> {
         let datagram = Inline::copy(datagram).ok_or(Dropped::MalformedDatagram)?;
         submit(Note::Handshake { from, datagram }, slow)
+    }
+}
+
+/// Lowers the MSS of what answers these frames to what the path carries.
+#[cold]
+fn clamp_each(plaintext: &mut [u8], limit: usize) {
+    let Some((prefix, mut rest)) = plaintext.split_first_chunk_mut() else {
+        return;
+    };
+    match Content::parse(*prefix) {
+        Some(Content::Bundle) => {
+            while let Some((content, frame)) = Bundled::take_mut(&mut rest) {
+                clamp_mss(frame, content, limit);
+            }
+        }
+        Some(content) => clamp_mss(rest, content, limit),
+        None => {}
     }
 }
 

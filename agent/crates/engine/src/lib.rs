@@ -22,6 +22,7 @@ mod noise;
 pub mod offload;
 mod outbound;
 mod paths;
+mod pmtu;
 mod replay;
 mod seal;
 mod session;
@@ -34,6 +35,7 @@ pub mod switch;
 pub mod testing;
 mod time;
 mod timers;
+mod too_large;
 
 pub use crate::core::{Core, Transmit, UnknownPeer};
 pub use drops::{Dropped, Drops};

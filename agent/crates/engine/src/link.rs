@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
@@ -33,7 +34,29 @@ pub struct Link {
     pub(crate) roaming: AtomicBool,
     /// `Core` was told of spoofed frames and hasn't reported them.
     pub(crate) spoofing: AtomicBool,
+    /// `Core` watches whether large datagrams still pass; cleared by `Core`.
+    pub(crate) sizing: AtomicBool,
+    /// Octets of the longest frame that the path carries; [`WIDE`]: all that the vSubnet needs.
+    carries: AtomicU32,
+    /// Whether `carries` is the outcome of a search, not what is safe until there is one.
+    settled: AtomicBool,
+    /// When somebody was last told that a frame is too large.
+    too_large_told: AtomicU64,
     pub(crate) traffic: Traffic,
+}
+
+const WIDE: u32 = u32::MAX;
+
+/// Those who send frames that are too large for a peer's path are told this often.
+const TELL_TOO_LARGE_EVERY: Duration = Duration::from_millis(5);
+
+/// What a path carries that doesn't carry what the vSubnet needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Narrow {
+    /// Octets of the longest frame.
+    pub(crate) frame: usize,
+    /// Whether that is known, not assumed.
+    pub(crate) settled: bool,
 }
 
 /// Counters and moments of one peer. Moments are nanoseconds since boot, 0: never.
@@ -45,6 +68,8 @@ pub(crate) struct Traffic {
     pub(crate) rx_octets: AtomicU64,
     pub(crate) sent: AtomicU64,
     pub(crate) sent_data: AtomicU64,
+    /// A datagram above the base of the path MTU search.
+    pub(crate) sent_large: AtomicU64,
     pub(crate) received: AtomicU64,
     pub(crate) received_data: AtomicU64,
 }
@@ -122,6 +147,10 @@ impl Link {
             owing: AtomicBool::new(false),
             roaming: AtomicBool::new(false),
             spoofing: AtomicBool::new(false),
+            sizing: AtomicBool::new(false),
+            carries: AtomicU32::new(WIDE),
+            settled: AtomicBool::new(false),
+            too_large_told: AtomicU64::new(0),
             traffic: Traffic::default(),
         }
     }
@@ -148,6 +177,41 @@ impl Link {
         stamp(&self.traffic.sent, now);
         stamp(&self.traffic.sent_data, now);
         !self.watched.load(Ordering::Relaxed) && !self.watched.swap(true, Ordering::AcqRel)
+    }
+
+    /// What the path carries, if that is less than the vSubnet needs.
+    pub(crate) fn narrow(&self) -> Option<Narrow> {
+        let carries = self.carries.load(Ordering::Relaxed);
+        (carries != WIDE).then(|| Narrow {
+            frame: carries as usize,
+            settled: self.settled.load(Ordering::Relaxed),
+        })
+    }
+
+    /// `None`: all that the vSubnet needs.
+    pub(crate) fn set_narrow(&self, narrow: Option<Narrow>) {
+        let carries = narrow.and_then(|narrow| u32::try_from(narrow.frame).ok());
+        let settled = narrow.is_none_or(|narrow| narrow.settled);
+        self.settled.store(settled, Ordering::Relaxed);
+        self.carries
+            .store(carries.unwrap_or(WIDE), Ordering::Relaxed);
+    }
+
+    /// Notes that a large datagram was sent, or would have been; true if `Core` must be told to
+    /// see that such datagrams pass.
+    pub(crate) fn note_sent_large(&self, now: Time) -> bool {
+        stamp(&self.traffic.sent_large, now);
+        !self.sizing.load(Ordering::Relaxed) && !self.sizing.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether it is time to tell a sender again that its frames are too large.
+    pub(crate) fn may_tell_too_large(&self, now: Time) -> bool {
+        let last = read(&self.too_large_told);
+        let may = last.is_none_or(|last| now.since(last) >= TELL_TOO_LARGE_EVERY);
+        if may {
+            stamp(&self.too_large_told, now);
+        }
+        may
     }
 
     /// Counts received frames.

@@ -77,6 +77,14 @@ pub(crate) enum Kind {
         from: SocketAddr,
         plaintext: Inline<MAX_CONTROL_LEN>,
     },
+    /// A large datagram was sent after a while of rest: see that such ones pass.
+    SentLarge { link: Arc<Link> },
+    /// A frame is too large for the path: tell its sender, of whose frame this is the start.
+    TooLarge {
+        link: Arc<Link>,
+        frame: Box<[u8]>,
+        longest: usize,
+    },
     /// Proof that the peer was cloned.
     CloneSeen { session: Arc<Session> },
     /// A MAC seen behind a peer that may bridge.

@@ -10,21 +10,27 @@ use cairn_wire::header::{HEADER_LEN, TAG_LEN};
 
 use crate::drops::Dropped;
 use crate::ids::{PeerId, Vni};
-use crate::link::{Link, Path};
+use crate::link::{Link, Narrow, Path};
 use crate::message::{Kind as Note, Message, SlowPath};
 use crate::offload::{
-    BUNDLED_LEN, Bundled, Content, Layout, PREFIX_LEN, Split, Transport, VnetHeader, complete,
+    BUNDLED_LEN, Bundled, Content, Fragments, Layout, PREFIX_LEN, Split, Transport, VnetHeader,
+    clamp_mss, complete,
 };
+use crate::pmtu::BASE_PACKET;
 use crate::seal::Salt;
 use crate::session::Session;
 use crate::shared::{Shared, VSubnetView};
 use crate::switch::Egress;
 use crate::time::Time;
+use crate::too_large::QUOTED;
 
 /// The longest frame that fits a UDP datagram over IPv4 with header, prefix and tag.
 const MAX_FRAME: usize = 65_507 - HEADER_LEN - PREFIX_LEN - TAG_LEN;
 
 const ETHERNET_LEN: usize = 14;
+
+/// Datagrams up to here pass everywhere; whether longer ones still do is watched.
+const SMALL_DATAGRAM: usize = BASE_PACKET - 48;
 
 /// Frames that may queue up behind earlier ones once there is a session; what comes further is
 /// dropped until the queue is empty.
@@ -56,6 +62,8 @@ pub struct TapFrame<'a> {
 enum Shape {
     One(Content),
     Many(Split),
+    /// Divided by IP itself.
+    Fragments(Fragments),
     Unusable(Dropped),
 }
 
@@ -81,8 +89,37 @@ impl<'a> TapFrame<'a> {
         match self.shape {
             Shape::One(_) => 1,
             Shape::Many(split) => split.count(),
+            Shape::Fragments(fragments) => fragments.count(),
             Shape::Unusable(_) => 0,
         }
+    }
+
+    /// Makes it fit a path; whether that took anything, and if nothing could, `Unusable`.
+    fn fit(&mut self, narrow: Narrow) -> bool {
+        let Narrow { frame, settled } = narrow;
+        match self.shape {
+            Shape::One(content) if self.octets.len() <= frame => {
+                clamp_mss(self.octets, content, frame);
+                return false;
+            }
+            Shape::Many(split) if split.longest() <= frame => return false,
+            Shape::Fragments(_) | Shape::Unusable(_) => return false,
+            Shape::One(content) => {
+                let segments = Split::of_segment(self.octets, content);
+                if let Some(split) = segments.and_then(|split| split.within(frame)) {
+                    self.shape = Shape::Many(split);
+                } else if settled {
+                    self.shape = Fragments::new(self.octets, content, frame)
+                        .map_or(Shape::Unusable(Dropped::PathTooNarrow), Shape::Fragments);
+                }
+            }
+            Shape::Many(split) => match split.within(frame) {
+                Some(split) => self.shape = Shape::Many(split),
+                None if settled => self.shape = Shape::Unusable(Dropped::PathTooNarrow),
+                None => {}
+            },
+        }
+        true
     }
 
     fn is_bundled_within(&self, limit: usize) -> bool {
@@ -148,7 +185,7 @@ impl Outbound {
     ) -> Result<(), Dropped> {
         let mut frame = frame.to_vec();
         let frame = TapFrame::new(VnetHeader::default(), &mut frame);
-        self.handle_frames(vni, &[frame], now, underlay, slow)
+        self.handle_frames(vni, &mut [frame], now, underlay, slow)
     }
 
     /// Sends frames that the TAP of `vni` gave, in order, to whom they concern. What was dropped
@@ -156,7 +193,7 @@ impl Outbound {
     pub fn handle_frames(
         &mut self,
         vni: Vni,
-        frames: &[TapFrame<'_>],
+        frames: &mut [TapFrame<'_>],
         now: Time,
         underlay: &mut impl Underlay,
         slow: &mut impl SlowPath,
@@ -180,24 +217,25 @@ impl Outbound {
     fn forward<U: Underlay, S: SlowPath>(
         &self,
         view: &VSubnetView,
-        frames: &[TapFrame<'_>],
+        frames: &mut [TapFrame<'_>],
         ways: &mut Ways<'_, U, S>,
     ) -> Result<(), Dropped> {
         let mut outcome = Ok(());
         let mut group: Option<(&Arc<Link>, usize)> = None;
-        for (at, frame) in frames.iter().enumerate() {
-            let decided = decide(view, frame, ways.now);
+        for at in 0..frames.len() {
+            let decided = decide(view, &frames[at], ways.now);
             if let (Some((link, _)), Ok(Way::To(same))) = (&group, &decided)
                 && Arc::ptr_eq(link, same)
             {
                 continue;
             }
             if let Some((link, from)) = group.take() {
-                outcome = outcome.and(self.send_to(view, link, &frames[from..at], &mut None, ways));
+                outcome =
+                    outcome.and(self.send_to(view, link, &mut frames[from..at], &mut None, ways));
             }
             match decided {
                 Ok(Way::To(link)) => group = Some((link, at)),
-                Ok(Way::Flood(list)) => self.flood(view, list, frame, ways),
+                Ok(Way::Flood(list)) => self.flood(view, list, &mut frames[at], ways),
                 Err(reason) => {
                     self.shared.drops.count(reason);
                     outcome = Err(reason);
@@ -205,7 +243,7 @@ impl Outbound {
             }
         }
         if let Some((link, from)) = group {
-            outcome = outcome.and(self.send_to(view, link, &frames[from..], &mut None, ways));
+            outcome = outcome.and(self.send_to(view, link, &mut frames[from..], &mut None, ways));
         }
         outcome
     }
@@ -216,15 +254,18 @@ impl Outbound {
         &self,
         view: &VSubnetView,
         list: &[PeerId],
-        frame: &TapFrame<'_>,
+        frame: &mut TapFrame<'_>,
         ways: &mut Ways<'_, U, S>,
     ) {
         let mut salt = None;
+        let shape = frame.shape;
         for peer in list {
             match view.link(*peer) {
                 Some(link) => {
-                    let frames = std::slice::from_ref(frame);
+                    let frames = std::slice::from_mut(frame);
                     let _counted = self.send_to(view, link, frames, &mut salt, ways);
+                    // What one path asked for concerns no other.
+                    frame.shape = shape;
                 }
                 None => self.shared.drops.count(Dropped::PeerRemoved),
             }
@@ -235,12 +276,17 @@ impl Outbound {
         &self,
         view: &VSubnetView,
         link: &Arc<Link>,
-        frames: &[TapFrame<'_>],
+        frames: &mut [TapFrame<'_>],
         salt: &mut Option<Salt>,
         ways: &mut Ways<'_, U, S>,
     ) -> Result<(), Dropped> {
         if link.removed.load(Ordering::Acquire) {
             return self.drop_all(frames.len(), Dropped::PeerRemoved);
+        }
+        let (mut limit, mut fitted) = (view.mtu + ETHERNET_LEN, Ok(()));
+        if let Some(narrow) = link.narrow() {
+            limit = limit.min(narrow.frame);
+            fitted = self.fit(link, narrow, frames, ways);
         }
         // While earlier frames still wait in Core, later ones queue up behind them.
         let waiting = link.queued.load(Ordering::Acquire) > 0;
@@ -250,15 +296,48 @@ impl Outbound {
             .filter(|session| session.is_usable(ways.now))
         {
             Some(session) if !waiting => {
-                let limit = view.mtu + ETHERNET_LEN;
-                self.send_sealed(session, frames, limit, salt, ways)
+                fitted.and(self.send_sealed(session, frames, limit, salt, ways))
             }
             // A sender that is faster than `Core` would keep its queue from ever getting empty.
             Some(session) if session.late.fetch_add(1, Ordering::Relaxed) >= MAX_LATE => {
-                Err(Dropped::QueueFull)
+                self.drop_all(frames.len(), Dropped::QueueFull)
             }
-            _ => self.wait_for_session(link, frames, ways.slow),
+            _ => self.wait_for_session(link, frames, ways),
         }
+    }
+
+    /// Makes frames fit a path that carries less than the vSubnet needs. A salt that was drawn
+    /// before is still good: what is altered is altered for each copy alike.
+    #[cold]
+    fn fit<U: Underlay, S: SlowPath>(
+        &self,
+        link: &Arc<Link>,
+        narrow: Narrow,
+        frames: &mut [TapFrame<'_>],
+        ways: &mut Ways<'_, U, S>,
+    ) -> Result<(), Dropped> {
+        let (mut large, mut outcome) = (false, Ok(()));
+        for frame in frames {
+            large |= frame.fit(narrow);
+            if !matches!(frame.shape, Shape::Unusable(Dropped::PathTooNarrow)) {
+                continue;
+            }
+            self.shared.drops.count(Dropped::PathTooNarrow);
+            outcome = Err(Dropped::PathTooNarrow);
+            if link.may_tell_too_large(ways.now) {
+                let note = Note::TooLarge {
+                    link: Arc::clone(link),
+                    frame: frame.octets[..frame.octets.len().min(QUOTED)].into(),
+                    longest: narrow.frame,
+                };
+                self.tell(note, ways.slow);
+            }
+        }
+        if large && link.note_sent_large(ways.now) {
+            let link = Arc::clone(link);
+            self.tell(Note::SentLarge { link }, ways.slow);
+        }
+        outcome
     }
 
     fn drop_all(&self, frames: usize, reason: Dropped) -> Result<(), Dropped> {
@@ -302,11 +381,16 @@ impl Outbound {
             underlay: &mut *ways.underlay,
             refused: None,
             sent: (0, 0),
+            longest: 0,
         };
         for parcel in parcels(frames, limit) {
             sealing.send(&parcel, frames);
         }
         let (sent, refused) = (sealing.sent, sealing.refused);
+        if sealing.longest > SMALL_DATAGRAM && link.note_sent_large(ways.now) {
+            let link = Arc::clone(link);
+            self.tell(Note::SentLarge { link }, ways.slow);
+        }
         if sent.0 > 0 && link.note_sent_frames(sent.0, sent.1, ways.now) {
             let link = Arc::clone(link);
             self.tell(Note::SentData { link }, ways.slow);
@@ -321,15 +405,19 @@ impl Outbound {
         }
     }
 
-    fn wait_for_session(
+    fn wait_for_session<U: Underlay, S: SlowPath>(
         &self,
         link: &Arc<Link>,
         frames: &[TapFrame<'_>],
-        slow: &mut impl SlowPath,
+        ways: &mut Ways<'_, U, S>,
     ) -> Result<(), Dropped> {
         let mut outcome = Ok(());
         for frame in frames {
-            let Err(reason) = self.queue(link, frame, slow) else {
+            if matches!(frame.shape, Shape::Unusable(_)) {
+                outcome = Err(Dropped::PathTooNarrow);
+                continue;
+            }
+            let Err(reason) = self.queue(link, frame, ways.now, ways.slow) else {
                 continue;
             };
             self.shared.drops.count(reason);
@@ -342,6 +430,7 @@ impl Outbound {
         &self,
         link: &Arc<Link>,
         frame: &TapFrame<'_>,
+        now: Time,
         slow: &mut impl SlowPath,
     ) -> Result<(), Dropped> {
         match frame.shape {
@@ -349,6 +438,13 @@ impl Outbound {
             Shape::One(content) => {
                 self.queue_one(link, [&content.octets()[..], &*frame.octets].concat(), slow)
             }
+            Shape::Fragments(fragments) => (0..fragments.count()).try_for_each(|index| {
+                let mut plaintext = vec![0; PREFIX_LEN + fragments.len_of(index)];
+                plaintext[..PREFIX_LEN].copy_from_slice(&Content::Whole.octets());
+                let id = now.as_nanos() as u32;
+                fragments.put(frame.octets, index, id, &mut plaintext[PREFIX_LEN..]);
+                self.queue_one(link, plaintext, slow)
+            }),
             Shape::Many(split) => (0..split.count()).try_for_each(|index| {
                 let mut plaintext = vec![0; PREFIX_LEN + split.headers_len()];
                 plaintext[..PREFIX_LEN].copy_from_slice(&split.content(index).octets());
@@ -448,6 +544,8 @@ struct Sealing<'s, U> {
     refused: Option<(Dropped, usize)>,
     /// Frames and octets.
     sent: (usize, usize),
+    /// The longest datagram.
+    longest: usize,
 }
 
 impl<U: Underlay> Sealing<'_, U> {
@@ -461,6 +559,12 @@ impl<U: Underlay> Sealing<'_, U> {
             Shape::One(content) => self.send_one(content, frame.octets),
             Shape::Many(split) => {
                 (0..split.count()).for_each(|index| self.send_segment(&split, frame.octets, index));
+            }
+            Shape::Fragments(fragments) => {
+                let id = self.counter as u32;
+                for index in 0..fragments.count() {
+                    self.send_fragment(&fragments, frame.octets, index, id);
+                }
             }
         }
     }
@@ -479,6 +583,7 @@ impl<U: Underlay> Sealing<'_, U> {
             Ok(to) => {
                 self.sent.0 += frames;
                 self.sent.1 += octets;
+                self.longest = self.longest.max(len);
                 Some((counter, self.underlay.datagram(to, len)))
             }
         }
@@ -505,6 +610,18 @@ impl<U: Underlay> Sealing<'_, U> {
         prefix.copy_from_slice(&split.content(index).octets());
         split.put_headers(frame, index, headers);
         session.seal_gathered(salt, counter, datagram, start, payload);
+    }
+
+    fn send_fragment(&mut self, fragments: &Fragments, frame: &[u8], index: usize, id: u32) {
+        let (session, salt) = (self.session, self.salt);
+        let octets = fragments.len_of(index);
+        let Some((counter, datagram)) = self.room(PREFIX_LEN + octets, 1, octets) else {
+            return;
+        };
+        let (prefix, room) = datagram[HEADER_LEN..].split_at_mut(PREFIX_LEN);
+        prefix.copy_from_slice(&Content::Whole.octets());
+        fragments.put(frame, index, id, &mut room[..octets]);
+        session.seal_gathered(salt, counter, datagram, PREFIX_LEN + octets, &[]);
     }
 
     fn send_bundle(&mut self, frames: &[TapFrame<'_>]) {
@@ -540,6 +657,7 @@ enum Undo {
     Owing(Arc<Link>),
     Roaming(Arc<Link>),
     Spoofing(Arc<Link>),
+    Sizing(Arc<Link>),
     Rekey(Arc<Session>),
     Confirmed(Arc<Session>),
     Nothing,
@@ -552,6 +670,7 @@ impl Undo {
             Note::ReceivedData { link } => Self::Owing(Arc::clone(link)),
             Note::Roamed { session, .. } => Self::Roaming(Arc::clone(&session.link)),
             Note::Spoofed { link, .. } => Self::Spoofing(Arc::clone(link)),
+            Note::SentLarge { link } => Self::Sizing(Arc::clone(link)),
             Note::RekeyDue { session } => Self::Rekey(Arc::clone(session)),
             Note::Confirmed { session, .. } => Self::Confirmed(Arc::clone(session)),
             _ => Self::Nothing,
@@ -564,6 +683,7 @@ impl Undo {
             Self::Owing(link) => &link.owing,
             Self::Roaming(link) => &link.roaming,
             Self::Spoofing(link) => &link.spoofing,
+            Self::Sizing(link) => &link.sizing,
             Self::Rekey(session) => &session.rekey_told,
             Self::Confirmed(session) => return session.take_back_confirmation(),
             Self::Nothing => return,

@@ -101,4 +101,7 @@ pub struct PeerStats {
     pub rx_frames: u64,
     /// Handshakes completed.
     pub handshakes: u64,
+    /// The largest IP packet of the vSubnet that the path carries, once that is known; at most
+    /// the vSubnet's MTU.
+    pub mtu: Option<usize>,
 }

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 use cairn_engine::offload::{
-    Coalescer, Content, Host, Incoming, MOST_HEADERS, MOST_SEGMENTS, Run, Split, Transport,
-    VnetHeader, complete,
+    Coalescer, Content, Fragments, Host, Incoming, MOST_HEADERS, MOST_SEGMENTS, Run, Split,
+    Transport, VnetHeader, clamp_mss, complete,
 };
 use proptest::prelude::*;
 
@@ -191,7 +191,10 @@ fn expected(recipe: &Recipe, index: usize, count: usize, payload: &[u8]) -> Vec<
 }
 
 fn divide(header: VnetHeader, frame: &[u8]) -> Vec<(Content, Vec<u8>)> {
-    let split = Split::new(frame, header).unwrap();
+    divide_as(Split::new(frame, header).unwrap(), frame)
+}
+
+fn divide_as(split: Split, frame: &[u8]) -> Vec<(Content, Vec<u8>)> {
     let segment = |index| {
         let mut segment = vec![0; split.headers_len()];
         split.put_headers(frame, index, &mut segment);
@@ -240,6 +243,59 @@ fn join<'f>(segments: impl IntoIterator<Item = (u64, Content, &'f [u8])>) -> Tap
     }
     coalescer.finish();
     tap
+}
+
+/// The packet of which these are the fragments, in order.
+fn reassemble(parts: &[Vec<u8>], network: usize, is_v6: bool) -> Vec<u8> {
+    let mut whole = Vec::new();
+    let mut next_offset = 0;
+    for (index, part) in parts.iter().enumerate() {
+        let last = index + 1 == parts.len();
+        let body = if is_v6 {
+            let mut at = network + 40;
+            let mut next = network + 6;
+            while part[next] != 44 {
+                assert!([0, 43].contains(&part[next]));
+                next = at;
+                at += 8 + 8 * usize::from(part[at + 1]);
+            }
+            let length = usize::from(u16::from_be_bytes([part[network + 4], part[network + 5]]));
+            assert_eq!(length, part.len() - network - 40);
+            assert_eq!(&part[at + 4..at + 8], &0x1234_5678_u32.to_be_bytes());
+            let field = u16::from_be_bytes([part[at + 2], part[at + 3]]);
+            assert_eq!(field & 1 == 0, last);
+            assert_eq!(usize::from(field & !7), next_offset);
+            if index == 0 {
+                whole.extend_from_slice(&part[..at]);
+                whole[next] = part[at];
+            }
+            at + 8
+        } else {
+            let ip = &part[network..];
+            assert_eq!(sum(&ip[..20]), 0xffff);
+            assert_eq!(usize::from(u16::from_be_bytes([ip[2], ip[3]])), ip.len());
+            let field = u16::from_be_bytes([ip[6], ip[7]]);
+            assert_eq!(field & 0x2000 == 0, last);
+            assert_eq!(usize::from(field & 0x1fff) * 8, next_offset);
+            if index == 0 {
+                whole.extend_from_slice(&part[..network + 20]);
+            }
+            network + 20
+        };
+        next_offset += part.len() - body;
+        whole.extend_from_slice(&part[body..]);
+    }
+    let length = whole.len() - network;
+    if is_v6 {
+        whole[network + 4..network + 6].copy_from_slice(&((length - 40) as u16).to_be_bytes());
+    } else {
+        whole[network + 2..network + 4].copy_from_slice(&(length as u16).to_be_bytes());
+        whole[network + 6] &= 0x40;
+        whole[network + 10..network + 12].fill(0);
+        let sum = !sum(&whole[network..network + 20]);
+        whole[network + 10..network + 12].copy_from_slice(&sum.to_be_bytes());
+    }
+    whole
 }
 
 proptest! {
@@ -334,6 +390,184 @@ proptest! {
             join(segments.iter().enumerate().map(|(at, (content, one))| {
                 (at as u64, *content, &one[..])
             }));
+        }
+    }
+
+    #[test]
+    fn tcp_is_divided_further_for_a_narrow_path_and_a_datagram_is_not(
+        recipe in recipes(),
+        limit in 300..1400_usize,
+    ) {
+        let (header, frame) = recipe.cook();
+        let split = Split::new(&frame, header).unwrap();
+        let fits = split.longest() <= limit;
+        let Some(within) = split.within(limit) else {
+            prop_assert!(recipe.is_udp && !fits);
+            return Ok(());
+        };
+        prop_assert!(within.longest() <= limit);
+        prop_assert!(!fits || within == split);
+        let segments = divide_as(within, &frame);
+        let tap = join(segments.iter().enumerate().map(|(at, (content, segment))| {
+            (at as u64, *content, &segment[..])
+        }));
+        if segments.len() > 1 && segments.len() <= MOST_SEGMENTS {
+            let size = (within.longest() - within.headers_len()) as u16;
+            let right = VnetHeader { gso_size: size, ..header };
+            prop_assert_eq!(&tap.0[..], &[(right, frame.clone())]);
+        }
+    }
+
+    #[test]
+    fn a_segment_by_itself_is_divided_as_a_superframe_is(recipe in recipes(), limit in 300..1400_usize) {
+        let (header, frame) = recipe.cook();
+        let content = Content::Partial {
+            transport: if recipe.is_udp { Transport::Udp } else { Transport::Tcp },
+            start: header.csum_start as u8,
+            index: 0,
+        };
+        let split = Split::of_segment(&frame, content);
+        prop_assert_eq!(split.is_none(), recipe.is_udp);
+        if let Some(split) = split.and_then(|split| split.within(limit)) {
+            let segments = divide_as(split, &frame);
+            let payload: Vec<u8> = segments.iter().flat_map(|(_, segment)| {
+                segment[split.headers_len()..].to_vec()
+            }).collect();
+            prop_assert!(segments.iter().all(|(_, segment)| segment.len() <= limit));
+            prop_assert_eq!(&payload[..], &frame[split.headers_len()..]);
+            prop_assert_eq!(segments.len() == 1, frame.len() <= limit);
+        }
+    }
+
+    #[test]
+    fn fragments_are_the_packet_again(recipe in recipes(), limit in 120..1300_usize, partial in any::<bool>()) {
+        let (header, mut frame) = recipe.cook();
+        let (start, offset) = (usize::from(header.csum_start), usize::from(header.csum_offset));
+        let network = 14 + 4 * recipe.tags;
+        if !recipe.is_v6 {
+            frame[network + 6] &= !0x40;
+            frame[network + 10..network + 12].fill(0);
+            let sum = !sum(&frame[network..start]);
+            frame[network + 10..network + 12].copy_from_slice(&sum.to_be_bytes());
+        }
+        let mut content = Content::Partial {
+            transport: if recipe.is_udp { Transport::Udp } else { Transport::Tcp },
+            start: start as u8,
+            index: 0,
+        };
+        if !partial {
+            complete(&mut frame, start, offset).unwrap();
+            content = Content::Whole;
+        }
+        let may = if recipe.is_v6 {
+            frame.len() - network <= 1280
+        } else {
+            recipe.ip_options == 0
+        };
+        let Some(fragments) = Fragments::new(&frame, content, limit) else {
+            prop_assert!(!may || partial, "only for what it may not or where the sum is too far");
+            return Ok(());
+        };
+        prop_assert!(may);
+        let parts: Vec<Vec<u8>> = (0..fragments.count()).map(|index| {
+            let mut part = vec![0; fragments.len_of(index)];
+            fragments.put(&frame, index, 0x1234_5678, &mut part);
+            part
+        }).collect();
+        prop_assert!(parts.iter().all(|part| part.len() <= limit));
+        if partial {
+            complete(&mut frame, start, offset).unwrap();
+        }
+        prop_assert_eq!(&reassemble(&parts, network, recipe.is_v6), &frame);
+        // A fragment of a fragment is one, too.
+        if let Some(again) = Fragments::new(&parts[0], Content::Whole, limit - 40) {
+            let mut smaller: Vec<Vec<u8>> = (0..again.count()).map(|index| {
+                let mut part = vec![0; again.len_of(index)];
+                again.put(&parts[0], index, 9, &mut part);
+                part
+            }).collect();
+            smaller.extend(parts[1..].iter().cloned());
+            prop_assert_eq!(reassemble(&smaller, network, recipe.is_v6), frame);
+        }
+    }
+
+    #[test]
+    fn fragments_of_any_octets_are_within_bounds(
+        recipe in recipes(),
+        changed in proptest::collection::vec((0..120_usize, any::<u8>()), 0..5),
+        limit in 0..1400_usize,
+    ) {
+        let (header, mut frame) = recipe.cook();
+        for (at, value) in changed {
+            let at = at % frame.len();
+            frame[at] = value;
+        }
+        let content = Content::Partial {
+            transport: Transport::Udp,
+            start: header.csum_start as u8,
+            index: 0,
+        };
+        for content in [Content::Whole, content] {
+            clamp_mss(&mut frame, content, limit);
+            if let Some(fragments) = Fragments::new(&frame, content, limit) {
+                for index in 0..fragments.count() {
+                    let mut part = vec![0; fragments.len_of(index)];
+                    fragments.put(&frame, index, 1, &mut part);
+                    prop_assert!(part.len() <= limit);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_mss_of_a_syn_is_lowered_and_its_checksum_stays_right(
+        recipe in recipes(),
+        options in proptest::collection::vec(0..3_u8, 0..6),
+        mss in any::<u16>(),
+        limit in 600..9000_usize,
+        partial in any::<bool>(),
+        is_syn in any::<bool>(),
+    ) {
+        let recipe = Recipe {
+            is_udp: false,
+            tcp_options: 10,
+            flags: if is_syn { 0x02 } else { 0x10 },
+            payload: recipe.payload.min(20),
+            ..recipe
+        };
+        let (header, mut frame) = recipe.cook();
+        let (start, offset) = (usize::from(header.csum_start), usize::from(header.csum_offset));
+        let mut list = Vec::new();
+        for kind in options {
+            list.extend_from_slice([&[1][..], &[4, 2], &[3, 3, 7]][usize::from(kind)]);
+        }
+        let at = start + 20 + list.len() + 2;
+        list.extend([2, 4]);
+        list.extend(mss.to_be_bytes());
+        list.resize(40, 0);
+        frame[start + 20..start + 60].copy_from_slice(&list);
+        let pseudo = u16::from_be_bytes([frame[start + offset], frame[start + offset + 1]]);
+        let mut content = Content::Partial { transport: Transport::Tcp, start: start as u8, index: 0 };
+        if !partial {
+            complete(&mut frame, start, offset).unwrap();
+            content = Content::Whole;
+        }
+        let before = frame.clone();
+
+        clamp_mss(&mut frame, content, limit);
+
+        let largest = (limit - start - 20) as u16;
+        let now = u16::from_be_bytes([frame[at], frame[at + 1]]);
+        prop_assert_eq!(now, if is_syn { mss.min(largest) } else { mss });
+        if partial {
+            let sum = u16::from_be_bytes([frame[start + offset], frame[start + offset + 1]]);
+            prop_assert_eq!(sum, pseudo);
+        } else {
+            let all = [&pseudo.to_be_bytes()[..], &frame[start..]].concat();
+            prop_assert_eq!(sum(&all), 0xffff);
+        }
+        if now == mss {
+            prop_assert_eq!(frame, before);
         }
     }
 

@@ -43,6 +43,22 @@ impl Tlv {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Truncated;
 
+/// Ends the list: it has no length, and all that follows is padding.
+const PAD: u8 = 0;
+
+/// The list without the padding behind it.
+#[must_use]
+pub fn without_padding(octets: &[u8]) -> &[u8] {
+    let mut at = 0;
+    while octets.get(at).is_some_and(|kind| *kind != PAD) {
+        let Some(len) = octets.get(at + 1) else {
+            return octets;
+        };
+        at += 2 + usize::from(*len);
+    }
+    octets.get(..at).unwrap_or(octets)
+}
+
 /// Walks a list of TLVs; unknown types, and known ones of a foreign length, are skipped.
 #[derive(Clone, Copy, Debug)]
 pub struct Tlvs<'a>(&'a [u8]);
@@ -78,7 +94,7 @@ impl Iterator for Tlvs<'_> {
     type Item = Result<Tlv, Truncated>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while !self.0.is_empty() {
+        while !matches!(self.0, [] | [PAD, ..]) {
             match self.step() {
                 Ok(Some(tlv)) => return Some(Ok(tlv)),
                 Ok(None) => {}
@@ -117,16 +133,20 @@ mod tests {
     }
 
     #[test]
-    fn unknown_types_and_padding_are_skipped() {
-        let list = [0, 3, 9, 9, 9, 200, 0, 1, 0, 2, 1, 7];
+    fn unknown_types_are_skipped_and_padding_ends_the_list() {
+        let list = [200, 0, 1, 0, 2, 1, 7, 0, 1, 0];
         let read: Result<Vec<Tlv>, _> = Tlvs::new(&list).collect();
         assert_eq!(read, Ok(vec![Tlv::Keepalive]));
+        assert_eq!(without_padding(&list), &list[..7]);
+        assert_eq!(without_padding(&list[..7]), &list[..7]);
+        assert_eq!(without_padding(&[0; 9000]), &[] as &[u8]);
     }
 
     #[test]
     fn a_tlv_past_the_end_ends_the_walk() {
         for list in [&[4u8][..], &[4, 8, 1, 2], &[1, 0, 4, 1]] {
             assert_eq!(Tlvs::new(list).last(), Some(Err(Truncated)));
+            assert_eq!(without_padding(list), list);
         }
     }
 }

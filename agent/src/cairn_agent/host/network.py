@@ -15,6 +15,8 @@ from cairn_agent.netmap.desired import TAP_PREFIX
 
 OWN_MARK: Final = "cairn-agent:"  # begins the alias of each interface that the agent made
 _MAX_ENDPOINTS = 16
+_UDP_OVER_IPV4, _UDP_OVER_IPV6 = 28, 48
+_SEALED = 52  # header, prefix, Ethernet, VLAN tag, tag: docs/protocol.md 1.7
 _PAUSE_S = 0.02
 _DUMPS = 10  # tries to read a network that keeps changing
 
@@ -107,6 +109,17 @@ class Network:
         addresses = {a.interface.ip for a in self.underlay() if not _is_inside(a, inner)}
         ordered = sorted(addresses, key=lambda address: (address.version, int(address)))
         return tuple(endpoint(str(address), port) for address in ordered[:_MAX_ENDPOINTS])
+
+    def carried_mtu(self) -> int | None:
+        """Return the largest inner IP packet that fits the underlay interface with most room."""
+        mtus = {link.index: link.mtu for link in self.links}
+        rooms = [
+            mtus[a.index]
+            - _SEALED
+            - (_UDP_OVER_IPV6 if a.interface.version == 6 else _UDP_OVER_IPV4)
+            for a in self.underlay()
+        ]
+        return max(rooms, default=None)
 
     def first_mac(self) -> str:
         """Return the MAC of the first interface that isn't ours; "" without one."""

@@ -16,6 +16,7 @@ from cairn_agent.netmap.trust import is_trusted
 from cairn_agent.protocol.netmap import Member, Psk
 
 TAP_PREFIX: Final = "cairn"
+_LEAST_MTU = 1280  # below it a host has no IPv6 (RFC 8200 5)
 _KEY_OCTETS: Final = {1: 32, 2: 33}  # by suite
 
 
@@ -109,6 +110,7 @@ class Own:
     behind_nat: bool = False
     timers: Mapping[str, int] | None = None
     offline_trust_s: int | None = None  # test setting, overrides every policy
+    carried_mtu: int | None = None  # what the underlay interfaces leave for an inner IP packet
 
 
 def nothing(own: Own) -> Desired:
@@ -131,9 +133,10 @@ def desired(netmap: Netmap, own: Own, *, warm: frozenset[str], offline_s: float)
             problems[vni] = "the netmap doesn't say which MAC address this node has here yet"
             continue
         trusted = is_trusted(vsubnet.header, offline_s, own.offline_trust_s)
-        taps.append(_tap(vsubnet, me, is_up=trusted))
+        mtu = tap_mtu(vsubnet.header.mtu, own.carried_mtu)
+        taps.append(_tap(vsubnet, me, mtu, is_up=trusted))
         if trusted:
-            states.append(_vsubnet_state(vsubnet, me, warm))
+            states.append(_vsubnet_state(vsubnet, me, mtu, warm))
         else:
             problems[vni] = "no appliance has answered for longer than this vSubnet allows"
     return Desired(tuple(taps), _state(own, netmap.revision, states), problems)
@@ -142,6 +145,11 @@ def desired(netmap: Netmap, own: Own, *, warm: frozenset[str], offline_s: float)
 def tap_name(vni: int) -> str:
     """Return the name of a vSubnet's TAP; at most 13 characters."""
     return f"{TAP_PREFIX}{vni}"
+
+
+def tap_mtu(mtu: int, carried: int | None) -> int:
+    """Return a TAP's MTU: the vSubnet's, unless this machine's own underlay carries less."""
+    return mtu if carried is None else min(mtu, max(carried, _LEAST_MTU))
 
 
 def link_local(mac: str) -> str:
@@ -163,20 +171,22 @@ def _state(own: Own, revision: int, vsubnets: list[VSubnetState]) -> DataPlaneSt
     )
 
 
-def _tap(vsubnet: HeldVSubnet, me: Member, *, is_up: bool) -> Tap:
+def _tap(vsubnet: HeldVSubnet, me: Member, mtu: int, *, is_up: bool) -> Tap:
     header = vsubnet.header
     addresses = (*me.ips, f"{link_local(me.macs[0])}/64")
-    return Tap(tap_name(header.vni), header.vni, me.macs[0], header.mtu, addresses, is_up)
+    return Tap(tap_name(header.vni), header.vni, me.macs[0], mtu, addresses, is_up)
 
 
-def _vsubnet_state(vsubnet: HeldVSubnet, me: Member, warm: frozenset[str]) -> VSubnetState:
+def _vsubnet_state(
+    vsubnet: HeldVSubnet, me: Member, mtu: int, warm: frozenset[str]
+) -> VSubnetState:
     header = vsubnet.header
     policy = header.policy
     return VSubnetState(
         vni=header.vni,
         suite=header.suite,
         tap=tap_name(header.vni),
-        mtu=header.mtu,
+        mtu=mtu,
         psks=header.psks,
         role=me.role,
         macs=me.macs,

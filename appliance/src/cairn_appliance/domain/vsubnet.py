@@ -117,7 +117,8 @@ def checked_mtu(mtu: int) -> int:
     if not MTU_MIN <= mtu <= MTU_MAX:
         raise Invalid(
             f"an MTU of {mtu} octets can't be",
-            remedy=f"choose {MTU_MIN} to {MTU_MAX}; 1400 fits almost everywhere",
+            remedy=f"choose {MTU_MIN} to {MTU_MAX}; 1400 fits almost everywhere, and 8900 where "
+            "the underlay has 9001",
             code="invalid_mtu",
         )
     return mtu

@@ -36,12 +36,8 @@ pub fn numbers<'a>(named: impl IntoIterator<Item = (&'a str, u64)>) -> Value {
 }
 
 /// The body of `stats` as far as the engine knows it.
-pub fn stats(stats: &Stats, mtu_of: impl Fn(u32) -> u16) -> Map<String, Value> {
-    let vsubnets: Vec<Value> = stats
-        .vsubnets
-        .iter()
-        .map(|one| vsubnet(one, mtu_of(one.vni)))
-        .collect();
+pub fn stats(stats: &Stats) -> Map<String, Value> {
+    let vsubnets: Vec<Value> = stats.vsubnets.iter().map(vsubnet).collect();
     let drops = stats
         .drops
         .iter()
@@ -52,7 +48,7 @@ pub fn stats(stats: &Stats, mtu_of: impl Fn(u32) -> u16) -> Map<String, Value> {
     body
 }
 
-fn vsubnet(stats: &VSubnetStats, mtu: u16) -> Value {
+fn vsubnet(stats: &VSubnetStats) -> Value {
     let learned: Vec<Value> = stats
         .learned
         .iter()
@@ -73,11 +69,11 @@ fn vsubnet(stats: &VSubnetStats, mtu: u16) -> Value {
         "rx_octets": stats.rx_octets,
         "drops": numbers(stats.refused.iter().map(|(reason, number)| (reason.name(), *number))),
         "learned": learned,
-        "peers": stats.peers.iter().map(|one| peer(one, mtu)).collect::<Vec<_>>(),
+        "peers": stats.peers.iter().map(peer).collect::<Vec<_>>(),
     })
 }
 
-fn peer(stats: &PeerStats, mtu: u16) -> Value {
+fn peer(stats: &PeerStats) -> Value {
     json!({
         "id": stats.id.to_string(),
         "endpoint": stats.endpoint.map(|endpoint| endpoint.to_string()),
@@ -91,7 +87,7 @@ fn peer(stats: &PeerStats, mtu: u16) -> Value {
         "tx_frames": stats.tx_frames,
         "rx_frames": stats.rx_frames,
         "handshakes": stats.handshakes,
-        "mtu": mtu,
+        "mtu": stats.mtu,
     })
 }
 

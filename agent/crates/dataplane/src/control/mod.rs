@@ -61,7 +61,6 @@ struct Applied {
     generation: u64,
     /// As the agent wrote it, to be handed over.
     text: Zeroizing<String>,
-    mtus: BTreeMap<u32, u16>,
 }
 
 /// Everything that isn't per packet.
@@ -351,6 +350,9 @@ impl Control {
             }
         }
         self.outbox.flush();
+        while let Some((vni, frame)) = self.core.poll_frame() {
+            self.wiring.plumbings[0].deliver(vni, &frame);
+        }
         while let Some(event) = self.core.poll_event() {
             if let Fact::Probed { token, outcome } = event.fact {
                 self.answer_probe(token, outcome);

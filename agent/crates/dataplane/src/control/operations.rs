@@ -106,11 +106,6 @@ impl Control {
     ) -> Result<Value, Refusal> {
         let text = apply.state.get();
         let state = desired::read(text)?;
-        let mtus = state
-            .vsubnets
-            .iter()
-            .map(|vsubnet| (vsubnet.vni, vsubnet.mtu))
-            .collect();
         let plan = self.wiring.plan(&state, inherited)?;
         let rewired = !plan.is_same(&self.wiring);
         let changed = self.core.apply(state, clock::now())? || rewired;
@@ -123,7 +118,6 @@ impl Control {
         self.applied = Some(Applied {
             generation: apply.generation,
             text,
-            mtus,
         });
         log::info(
             "state applied",
@@ -134,9 +128,7 @@ impl Control {
 
     fn stats(&self) -> Value {
         let stats = self.core.stats(clock::now());
-        let mtus = self.applied.as_ref().map(|applied| &applied.mtus);
-        let mtu_of = |vni| mtus.and_then(|mtus| mtus.get(&vni).copied()).unwrap_or(0);
-        let mut body = answer::stats(&stats, mtu_of);
+        let mut body = answer::stats(&stats);
         self.add_port_counters(&mut body);
         let counters = stats.counters.iter().copied().chain(self.counters.named());
         body.insert("counters".into(), answer::numbers(counters));

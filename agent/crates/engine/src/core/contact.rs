@@ -37,6 +37,18 @@ impl Peer {
         let plaintext = encoded
             .as_ref()
             .map_or(&[][..], |(octets, len)| &octets[..*len]);
+        self.send_control_list(session, plaintext, to, fx, now);
+    }
+
+    /// Sends a list of TLVs as it stands.
+    pub(super) fn send_control_list(
+        &self,
+        session: &Session,
+        plaintext: &[u8],
+        to: SocketAddr,
+        fx: &mut Effects,
+        now: Time,
+    ) {
         let Some(datagram) = fx.seal(session, Kind::Control, plaintext) else {
             return;
         };
@@ -182,6 +194,9 @@ impl Peer {
         fx: &mut Effects,
         now: Time,
     ) {
+        if self.size_passed(token, now) {
+            return;
+        }
         if let Some(sent) = self.liveness.sent_at(token) {
             self.rtt = Some(now.since(sent));
         }

@@ -9,20 +9,27 @@ use cairn_wire::header::{HEADER_LEN, TAG_LEN};
 
 use crate::core::Transmit;
 use crate::event::{Event, Fact};
+use crate::ids::Vni;
+use crate::link::Link;
 use crate::seal::Kind;
 use crate::session::{Lifetime, Session};
 use crate::shared::{Shared, Snapshot};
 use crate::state::Timers;
 use crate::time::Time;
+use crate::too_large;
 
 /// Events wait for the caller; a caller that doesn't come loses the oldest.
 const MAX_EVENTS: usize = 4096;
+/// Frames for this host wait for the caller; it comes after each call.
+const MAX_FRAMES: usize = 64;
 /// Without a CPU generator for the salt, sessions live this long (trust.md 2.4).
 const REKEY_WITHOUT_CPU_RNG: Duration = Duration::from_secs(30);
 
 pub(crate) struct Effects {
     pub(crate) shared: Arc<Shared>,
     pub(crate) transmits: VecDeque<Transmit>,
+    /// For this host itself.
+    pub(crate) frames: VecDeque<(Vni, Vec<u8>)>,
     pub(crate) events: VecDeque<Event>,
     pub(crate) timers: Timers,
     pub(crate) behind_nat: bool,
@@ -38,6 +45,8 @@ pub(crate) struct Counters {
     pub(crate) cookies_received: u64,
     pub(crate) clones_seen: u64,
     pub(crate) events_lost: u64,
+    pub(crate) too_large_answered: u64,
+    pub(crate) path_mtu_fell: u64,
 }
 
 impl Effects {
@@ -45,6 +54,7 @@ impl Effects {
         Self {
             shared,
             transmits: VecDeque::new(),
+            frames: VecDeque::new(),
             events: VecDeque::new(),
             timers: Timers::default(),
             behind_nat: false,
@@ -54,6 +64,16 @@ impl Effects {
 
     pub(crate) fn transmit(&mut self, to: SocketAddr, datagram: Vec<u8>) {
         self.transmits.push_back(Transmit { to, datagram });
+    }
+
+    /// Tells the sender of a frame that only frames of up to `longest` octets reach the peer.
+    pub(crate) fn answer_too_large(&mut self, link: &Link, frame: &[u8], longest: usize) {
+        if self.frames.len() < MAX_FRAMES
+            && let Some(answer) = too_large::answer(frame, longest)
+        {
+            self.counters.too_large_answered += 1;
+            self.frames.push_back((link.vni, answer));
+        }
     }
 
     pub(crate) fn event(&mut self, fact: Fact, now: Time) {

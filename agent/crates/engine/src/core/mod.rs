@@ -4,6 +4,7 @@ mod apply;
 mod contact;
 mod effects;
 mod handshakes;
+mod path_mtu;
 mod peer;
 mod reports;
 
@@ -50,8 +51,8 @@ pub struct Transmit {
 #[error("no such peer in this vSubnet")]
 pub struct UnknownPeer;
 
-/// The owner of all that is not per packet. After each call, drain `poll_transmit` and
-/// `poll_event`, and call `handle_timeout` at `next_timeout`.
+/// The owner of all that is not per packet. After each call, drain `poll_transmit`, `poll_frame`
+/// and `poll_event`, and call `handle_timeout` at `next_timeout`.
 pub struct Core {
     fx: Effects,
     state: Option<State>,
@@ -127,6 +128,14 @@ impl Core {
                     peer.control(&session, from, plaintext.as_slice(), fx, now);
                 });
             }
+            Kind::SentLarge { link } => self.with_peer(link.peer, now, |peer, _, _| {
+                peer.watch_size(now);
+            }),
+            Kind::TooLarge {
+                link,
+                frame,
+                longest,
+            } => self.fx.answer_too_large(&link, &frame, longest),
             Kind::CloneSeen { session } => self.with_peer(session.link.peer, now, |peer, fx, _| {
                 peer.cloned(&session, fx, now);
             }),
@@ -163,6 +172,11 @@ impl Core {
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.fx.transmits.pop_front()
+    }
+
+    /// The next frame for this host itself, to be written to the TAP of a vSubnet.
+    pub fn poll_frame(&mut self) -> Option<(Vni, Vec<u8>)> {
+        self.fx.frames.pop_front()
     }
 
     /// The next event.
@@ -206,7 +220,10 @@ impl Core {
     pub fn underlay_changed(&mut self, now: Time) {
         let all: Vec<PeerId> = self.peers.keys().copied().collect();
         for peer in all {
-            self.with_peer(peer, now, |peer, fx, _| peer.probe_liveness(fx, now));
+            self.with_peer(peer, now, |peer, fx, _| {
+                peer.probe_liveness(fx, now);
+                peer.measure_anew(now);
+            });
         }
     }
 

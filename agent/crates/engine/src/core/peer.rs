@@ -11,6 +11,7 @@ use cairn_wire::header;
 
 use crate::core::apply::VSubnet;
 use crate::core::effects::Effects;
+use crate::core::path_mtu::PathMtu;
 use crate::drops::Dropped;
 use crate::event::{DownReason, Fact, ProbeOutcome};
 use crate::handshake::{Accepted, Attempt, Cookies, Due};
@@ -57,6 +58,7 @@ pub(crate) struct Peer {
     /// When a keepalive for the NAT was last due: it may have found no path that takes it.
     nat_kept: Time,
     pub(super) probes: Vec<Probe>,
+    pub(super) path_mtu: Option<PathMtu>,
     /// Whether `session_up` was the last to be told.
     told_up: bool,
     spoofing: Spoofing,
@@ -109,6 +111,7 @@ impl Peer {
             keepalive_at: None,
             nat_kept: Time::ZERO,
             probes: Vec::new(),
+            path_mtu: None,
             told_up: false,
             spoofing: Spoofing::default(),
         }
@@ -357,6 +360,7 @@ impl Peer {
         self.step_liveness(fx, now);
         self.step_challenge(fx, now);
         self.step_probes(fx, now);
+        self.step_path_mtu(fx, vsubnet, now);
         // A liveness step may have started an attempt.
         self.step_attempt(fx, vsubnet, now);
         if self.spoofing.listen_at.is_some_and(|at| at <= now) {
@@ -380,6 +384,7 @@ impl Peer {
             self.keepalive_at,
             self.nat_keepalive_at(fx),
             self.liveness.due(),
+            self.path_mtu_due(),
             self.spoofing.listen_at,
         ]
         .into_iter()

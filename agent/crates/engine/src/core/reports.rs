@@ -21,6 +21,8 @@ impl Core {
                 ("cookies_received", counters.cookies_received),
                 ("clones_seen", counters.clones_seen),
                 ("events_lost", counters.events_lost),
+                ("too_large_answered", counters.too_large_answered),
+                ("path_mtu_fell", counters.path_mtu_fell),
                 (
                     "sessions",
                     self.fx.shared.snapshot.load().sessions.len() as u64,
@@ -37,7 +39,7 @@ impl Core {
 
     fn vsubnet_stats(&self, vsubnet: &VSubnet, now: Time) -> VSubnetStats {
         let peers = vsubnet.by_node.values().filter_map(|id| self.peers.get(id));
-        let mut peers: Vec<PeerStats> = peers.map(|peer| peer_stats(peer, now)).collect();
+        let mut peers: Vec<PeerStats> = peers.map(|peer| peer_stats(peer, vsubnet, now)).collect();
         peers.sort_by_key(|peer| peer.id);
         let total = |count: fn(&PeerStats) -> u64| peers.iter().map(count).sum();
         VSubnetStats {
@@ -67,7 +69,7 @@ impl Core {
     }
 }
 
-fn peer_stats(peer: &Peer, now: Time) -> PeerStats {
+fn peer_stats(peer: &Peer, vsubnet: &VSubnet, now: Time) -> PeerStats {
     let traffic = &peer.link.traffic;
     let current = peer.usable(now);
     let session = match (&current, &peer.attempt) {
@@ -75,6 +77,7 @@ fn peer_stats(peer: &Peer, now: Time) -> PeerStats {
         (None, Some(_)) => SessionState::Handshaking,
         (None, None) => SessionState::Down,
     };
+    let current_is_up = current.is_some();
     PeerStats {
         id: peer.link.node,
         endpoint: peer.link.endpoint(),
@@ -87,5 +90,9 @@ fn peer_stats(peer: &Peer, now: Time) -> PeerStats {
         tx_frames: traffic.tx_frames.load(Ordering::Relaxed),
         rx_frames: traffic.rx_frames.load(Ordering::Relaxed),
         handshakes: peer.handshakes,
+        mtu: peer
+            .path_mtu()
+            .filter(|_| current_is_up)
+            .map(|mtu| mtu.min(usize::from(vsubnet.config.mtu))),
     }
 }

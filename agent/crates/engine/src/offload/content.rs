@@ -97,6 +97,17 @@ impl<'a> Bundled<'a> {
         (content != Content::Bundle).then_some((content, frame))
     }
 
+    /// Takes the first frame of what follows a bundle's prefix, to be altered; `None` at its end
+    /// and where it is malformed.
+    pub fn take_mut<'m>(octets: &mut &'m mut [u8]) -> Option<(Content, &'m mut [u8])> {
+        let (head, rest) = std::mem::take(octets).split_first_chunk_mut::<BUNDLED_LEN>()?;
+        let length = usize::from(u16::from_be_bytes([head[0], head[1]]));
+        let content = Content::parse([head[2], head[3]])?;
+        let (frame, rest) = rest.split_at_mut_checked(length)?;
+        *octets = rest;
+        (content != Content::Bundle).then_some((content, frame))
+    }
+
     /// Writes a frame with its head to the start of `out` and returns what is left of it.
     ///
     /// # Panics

@@ -1,6 +1,7 @@
 //! Where the headers of a frame with a partial checksum are.
 
 use cairn_wire::ethernet::{EtherType, Frame, HEADER_LEN, TAG_LEN};
+use cairn_wire::ipv6;
 
 use super::sum::{add, fold, with_length};
 
@@ -99,6 +100,23 @@ impl Layout {
     /// Whether IPv6 has extension headers.
     pub(super) fn has_extensions(&self) -> bool {
         self.is_v6 && self.start > self.network + V6_HEADER
+    }
+
+    /// Finds the headers of a whole TCP segment, whatever is in front of it.
+    pub(super) fn of_tcp(frame: &[u8]) -> Option<Self> {
+        let view = Frame::parse(frame).ok()?;
+        let packet = view.payload();
+        let network = frame.len() - packet.len();
+        let start = match view.ethertype()? {
+            EtherType::IPV4 => network + usize::from(packet.first()? & 15) * 4,
+            EtherType::IPV6 => {
+                let packet = ipv6::Packet::parse(packet).ok()?;
+                let upper = packet.upper().ok()?.payload.len();
+                network + ipv6::HEADER_LEN + packet.payload().len() - upper
+            }
+            _ => return None,
+        };
+        Self::of(frame, start, Transport::Tcp)
     }
 
     /// The largest payload that the length fields can say.

@@ -5,15 +5,20 @@
 //! and consecutive counters, not guessed from TCP.
 
 mod content;
+mod fragment;
 mod join;
 mod layout;
+mod mss;
 mod split;
 mod sum;
 mod vnet;
 
 pub use content::{BUNDLED_LEN, Bundled, Content, MOST_SEGMENTS, PREFIX_LEN};
+pub use fragment::Fragments;
 pub use join::{Coalescer, Host, Incoming, MOST_HEADERS, Run};
 pub use layout::{Layout, Transport};
+pub use mss::clamp_mss;
 pub use split::Split;
 pub use sum::complete;
+pub(crate) use sum::{add, fold};
 pub use vnet::{VNET_OCTETS, VnetHeader};

@@ -33,6 +33,38 @@ impl Split {
         })
     }
 
+    /// Divides a frame of one TCP segment as the superframe that it could be.
+    pub fn of_segment(frame: &[u8], content: Content) -> Option<Self> {
+        let Content::Partial {
+            transport: Transport::Tcp,
+            start,
+            ..
+        } = content
+        else {
+            return None;
+        };
+        let layout = Layout::of(frame, usize::from(start), Transport::Tcp)?;
+        let payload = frame.len() - layout.headers;
+        Some(Self {
+            layout,
+            payload,
+            size: payload.max(1),
+        })
+    }
+
+    /// The same with frames of at most `limit` octets; `None` where it can't be divided so: a UDP
+    /// datagram is one.
+    pub fn within(self, limit: usize) -> Option<Self> {
+        if self.longest() <= limit {
+            return Some(self);
+        }
+        let size = limit
+            .checked_sub(self.layout.headers)
+            .filter(|size| *size > 0)?;
+        let divides = self.layout.transport == Transport::Tcp;
+        divides.then_some(Self { size, ..self })
+    }
+
     /// How many frames it makes; at least one.
     pub fn count(&self) -> usize {
         self.payload.div_ceil(self.size).max(1)

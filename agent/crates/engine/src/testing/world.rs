@@ -15,8 +15,8 @@ use crate::event::Event;
 use crate::ids::{NodeId, Vni};
 use crate::inbound::{Inbound, Verdict};
 use crate::message::Message;
-use crate::offload::Coalescer;
-use crate::outbound::Outbound;
+use crate::offload::{Coalescer, VnetHeader};
+use crate::outbound::{Outbound, TapFrame};
 use crate::state::{Identity, PeerState, Policy, Secret, State, Suite, Timers, VSubnetState};
 use crate::switch::Role;
 use crate::testing::{SeededEntropy, public_key};
@@ -71,6 +71,10 @@ pub struct Node {
     pub address: SocketAddr,
     /// Its desired state; apply it with `World::apply` after a change.
     pub state: State,
+    /// Frames that its engine wrote to its own TAP.
+    pub told: Vec<Vec<u8>>,
+    /// Frames that reached its TAP, if they are kept.
+    pub kept: Option<Vec<Vec<u8>>>,
     /// Its events so far.
     pub events: Vec<Event>,
     /// Whether it takes part; a node that is down neither sends nor receives.
@@ -83,6 +87,8 @@ pub struct World {
     pub now: Time,
     /// What the network does.
     pub impairment: Impairment,
+    /// Octets of the largest datagram that passes; larger ones are lost, and nobody is told.
+    pub carries: usize,
     /// The nodes.
     pub nodes: Vec<Node>,
     /// Frames that reached a TAP.
@@ -147,6 +153,7 @@ impl World {
         Self {
             now: Time::from_millis(1000),
             impairment: Impairment::default(),
+            carries: usize::MAX,
             nodes,
             delivered: Vec::new(),
             recorded: None,
@@ -240,13 +247,46 @@ impl World {
 
     /// Hands a frame to a node as its TAP would.
     pub fn send(&mut self, node: usize, vni: Vni, frame: &[u8]) -> Result<(), Dropped> {
+        self.send_offloaded(node, vni, VnetHeader::default(), frame)
+    }
+
+    /// Hands a frame with its virtio-net header to a node as its TAP would.
+    pub fn send_offloaded(
+        &mut self,
+        node: usize,
+        vni: Vni,
+        header: VnetHeader,
+        frame: &[u8],
+    ) -> Result<(), Dropped> {
+        let mut frame = frame.to_vec();
+        self.forward(node, vni, &mut [TapFrame::new(header, &mut frame)])
+    }
+
+    /// Hands frames that wait together to a node as its TAP would.
+    pub fn send_many(
+        &mut self,
+        node: usize,
+        vni: Vni,
+        frames: &mut [Vec<u8>],
+    ) -> Result<(), Dropped> {
+        let frames = frames.iter_mut();
+        let mut frames: Vec<TapFrame<'_>> = frames
+            .map(|frame| TapFrame::new(VnetHeader::default(), frame))
+            .collect();
+        self.forward(node, vni, &mut frames)
+    }
+
+    fn forward(
+        &mut self,
+        node: usize,
+        vni: Vni,
+        frames: &mut [TapFrame<'_>],
+    ) -> Result<(), Dropped> {
         let now = self.now;
-        let sender = &mut self.nodes[node];
         let mut sent: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
         let mut slow: Vec<Message> = Vec::new();
-        let result = sender
-            .outbound
-            .handle_frame(vni, frame, now, &mut sent, &mut slow);
+        let sender = &mut self.nodes[node].outbound;
+        let result = sender.handle_frames(vni, frames, now, &mut sent, &mut slow);
         for (to, datagram) in sent {
             self.launch(node, to, datagram);
         }
@@ -373,6 +413,9 @@ impl World {
                 vni,
                 id: id.map_or(u64::MAX, u64::from_be_bytes),
             });
+            if let Some(kept) = &mut self.nodes[node].kept {
+                kept.push(frame);
+            }
         }
         if let Some(cookie) = reply {
             self.launch(node, cookie.to, cookie.datagram.to_vec());
@@ -393,6 +436,9 @@ impl World {
         while let Some(transmit) = drained.core.poll_transmit() {
             out.push_back(transmit);
         }
+        while let Some((_, frame)) = drained.core.poll_frame() {
+            drained.told.push(frame);
+        }
         while let Some(event) = drained.core.poll_event() {
             drained.events.push(event);
         }
@@ -404,6 +450,9 @@ impl World {
     fn launch(&mut self, node: usize, to: SocketAddr, datagram: Vec<u8>) {
         if let Some(recorded) = &mut self.recorded {
             recorded.push((node, to, datagram.clone()));
+        }
+        if datagram.len() > self.carries {
+            return;
         }
         if !self.nodes[node].up || self.roll(1000) < self.impairment.loss {
             return;
@@ -451,6 +500,8 @@ impl Node {
                 timers: Timers::default(),
                 vsubnets: Vec::new(),
             },
+            told: Vec::new(),
+            kept: None,
             events: Vec::new(),
             up: true,
         }
