@@ -13,12 +13,13 @@ use crate::ids::{PeerId, Vni};
 use crate::link::{Link, Path};
 use crate::message::{Kind as Note, Message, SlowPath};
 use crate::offload::{
-    BUNDLED_LEN, Bundled, Content, Layout, PREFIX_LEN, Split, Transport, VnetHeader, complete,
+    BUNDLED_LEN, Bundled, Content, Host, Layout, PREFIX_LEN, Run, Split, Transport, VnetHeader,
+    complete,
 };
 use crate::seal::Salt;
 use crate::session::Session;
 use crate::shared::{Shared, VSubnetView};
-use crate::switch::Egress;
+use crate::switch::{Answer, Egress};
 use crate::time::Time;
 
 /// The longest frame that fits a UDP datagram over IPv4 with header, prefix and tag.
@@ -145,14 +146,16 @@ impl Outbound {
         now: Time,
         underlay: &mut impl Underlay,
         slow: &mut impl SlowPath,
+        host: &mut impl Host,
     ) -> Result<(), Dropped> {
         let mut frame = frame.to_vec();
         let frame = TapFrame::new(VnetHeader::default(), &mut frame);
-        self.handle_frames(vni, &[frame], now, underlay, slow)
+        self.handle_frames(vni, &[frame], now, underlay, slow, host)
     }
 
-    /// Sends frames that the TAP of `vni` gave, in order, to whom they concern. What was dropped
-    /// is counted; of flooded frames only whole failures are returned, of many the last.
+    /// Sends frames that the TAP of `vni` gave, in order, to whom they concern; what this node
+    /// answers itself goes back to the host. What was dropped is counted; of flooded frames only
+    /// whole failures are returned, of many the last.
     pub fn handle_frames(
         &mut self,
         vni: Vni,
@@ -160,6 +163,7 @@ impl Outbound {
         now: Time,
         underlay: &mut impl Underlay,
         slow: &mut impl SlowPath,
+        host: &mut impl Host,
     ) -> Result<(), Dropped> {
         let snapshot = self.shared.snapshot.load();
         let Some(view) = snapshot.vsubnet(vni) else {
@@ -173,7 +177,7 @@ impl Outbound {
             underlay,
             slow,
         };
-        self.forward(view, frames, &mut ways)
+        self.forward(view, frames, &mut ways, host)
     }
 
     /// Frames to the same peer that stand side by side go out together.
@@ -182,6 +186,7 @@ impl Outbound {
         view: &VSubnetView,
         frames: &[TapFrame<'_>],
         ways: &mut Ways<'_, U, S>,
+        host: &mut impl Host,
     ) -> Result<(), Dropped> {
         let mut outcome = Ok(());
         let mut group: Option<(&Arc<Link>, usize)> = None;
@@ -198,6 +203,10 @@ impl Outbound {
             match decided {
                 Ok(Way::To(link)) => group = Some((link, at)),
                 Ok(Way::Flood(list)) => self.flood(view, list, frame, ways),
+                Ok(Way::Back(answer)) => {
+                    host.take(&Run::single(view.vni, answer.frame()));
+                    view.switch.note_answered(answer.asked);
+                }
                 Err(reason) => {
                     self.shared.drops.count(reason);
                     outcome = Err(reason);
@@ -388,6 +397,7 @@ impl Outbound {
 enum Way<'v> {
     To(&'v Arc<Link>),
     Flood(&'v [PeerId]),
+    Back(Answer),
 }
 
 fn decide<'v>(view: &'v VSubnetView, frame: &TapFrame<'_>, now: Time) -> Result<Way<'v>, Dropped> {
@@ -398,6 +408,11 @@ fn decide<'v>(view: &'v VSubnetView, frame: &TapFrame<'_>, now: Time) -> Result<
         Err(_) => Err(Dropped::RefusedBySwitch),
         Ok(Egress::Flood(list)) => Ok(Way::Flood(list)),
         Ok(Egress::Unicast(peer)) => view.link(peer).map(Way::To).ok_or(Dropped::PeerRemoved),
+        Ok(Egress::Answer(answer)) => view
+            .link(answer.peer)
+            .filter(|link| !link.removed.load(Ordering::Acquire))
+            .map(|_| Way::Back(answer))
+            .ok_or(Dropped::PeerRemoved),
     }
 }
 

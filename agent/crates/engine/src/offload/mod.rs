@@ -16,4 +16,5 @@ pub use join::{Coalescer, Host, Incoming, MOST_HEADERS, Run};
 pub use layout::{Layout, Transport};
 pub use split::Split;
 pub use sum::complete;
+pub(crate) use sum::{add, fold};
 pub use vnet::{VNET_OCTETS, VnetHeader};

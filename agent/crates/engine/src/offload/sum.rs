@@ -1,7 +1,7 @@
 //! The Internet checksum (RFC 1071).
 
 /// Sums 16-bit words, the last octet padded with zero.
-pub(super) fn add(mut sum: u64, octets: &[u8]) -> u64 {
+pub(crate) fn add(mut sum: u64, octets: &[u8]) -> u64 {
     let (words, rest) = octets.as_chunks::<4>();
     for word in words {
         sum += u64::from(u32::from_be_bytes(*word));
@@ -17,7 +17,7 @@ pub(super) fn add(mut sum: u64, octets: &[u8]) -> u64 {
 }
 
 /// Folds the carries of a sum.
-pub(super) fn fold(mut sum: u64) -> u16 {
+pub(crate) fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

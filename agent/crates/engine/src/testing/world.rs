@@ -87,6 +87,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// Frames that reached a TAP.
     pub delivered: Vec<Delivery>,
+    /// Frames that a node answered from its bindings, to its own TAP.
+    pub answered: Vec<(usize, Vni, Vec<u8>)>,
     /// Every datagram that was sent, with the node that sent it, if recorded.
     pub recorded: Option<Vec<(usize, SocketAddr, Vec<u8>)>>,
     flying: BinaryHeap<Reverse<Flying>>,
@@ -149,6 +151,7 @@ impl World {
             impairment: Impairment::default(),
             nodes,
             delivered: Vec::new(),
+            answered: Vec::new(),
             recorded: None,
             flying: BinaryHeap::new(),
             dice,
@@ -244,9 +247,12 @@ impl World {
         let sender = &mut self.nodes[node];
         let mut sent: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
         let mut slow: Vec<Message> = Vec::new();
+        let mut back: Vec<(Vni, Vec<u8>)> = Vec::new();
         let result = sender
             .outbound
-            .handle_frame(vni, frame, now, &mut sent, &mut slow);
+            .handle_frame(vni, frame, now, &mut sent, &mut slow, &mut back);
+        let back = back.into_iter().map(|(vni, frame)| (node, vni, frame));
+        self.answered.extend(back);
         for (to, datagram) in sent {
             self.launch(node, to, datagram);
         }
