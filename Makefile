@@ -8,10 +8,10 @@ FUZZ_SECONDS ?= 600
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lab bench fuzz proofs clean
+.PHONY: help setup demo check test lab bench bench-micro fuzz proofs clean
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## install and build what is missing (apt, uv, cargo, etcd)
 	@tools/setup
@@ -30,6 +30,9 @@ lab: setup  ## end-to-end tests only (ARGS: pytest arguments)
 
 bench: setup  ## Cairn beside veth, VXLAN and other overlays (ARGS=--quick under 5 minutes)
 	@tools/bench $(ARGS)
+
+bench-micro: setup  ## single steps of the packet path, by the nanosecond (ARGS: a name to pick)
+	@$(CARGO) bench --quiet --locked $(MANIFEST) -p cairn-engine --bench packet_path -- $(ARGS)
 
 fuzz: setup  ## every fuzz target for FUZZ_SECONDS (default 600)
 	@tools/fuzz $(FUZZ_SECONDS)

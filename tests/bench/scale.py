@@ -143,7 +143,9 @@ def _idle() -> bool:
         time.sleep(QUIET_S)
         cpu, begun = measured.cpu_ns(), time.monotonic_ns()
         time.sleep(IDLE_S)
-        percent = 100 * (measured.cpu_ns() - cpu) / (time.monotonic_ns() - begun)
+        cpu = measured.cpu_ns() - cpu
+        percent = 100 * cpu / (time.monotonic_ns() - begun)
+        print(f"scale: {cpu / 1e6:.3f} ms of CPU at rest")
         sessions = measured.sessions()
     return _prove(
         "BENCH-idle-cpu",

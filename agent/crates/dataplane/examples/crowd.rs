@@ -166,8 +166,8 @@ fn state(number: u16, peer: &Peer) -> State {
             macs: vec![Mac([2, 0, 1, 0, high, low])],
             ips: Vec::new(),
             policy: Policy {
-                bum_pps: 0,
-                bum_burst: 0,
+                bum_pps: 1_000_000,
+                bum_burst: 1_000_000,
                 ..Policy::default()
             },
             peers: vec![PeerState {
