@@ -11,10 +11,12 @@ use crate::drops::Dropped;
 use crate::link::{Link, stamp};
 use crate::mac::verify_mac2;
 use crate::message::{Inline, Kind as Note, Message, SlowPath};
+use crate::multicast;
 use crate::offload::{Bundled, Coalescer, Content, Host, Incoming, Run};
 use crate::outbound::tell;
 use crate::session::{Opened, Session};
 use crate::shared::{Shared, Snapshot, VSubnetView};
+use crate::switch::Role;
 use crate::time::Time;
 
 /// What became of a datagram.
@@ -247,6 +249,17 @@ impl Inbound {
         if let Some(mac) = accepted.learn {
             self.note_learned(link, mac, slow);
         }
+        // A LAN's stations are not asked what they listen to.
+        if let Some(group) = multicast::group_of(incoming.frame)
+            && view.switch.role() == Role::Host
+            && link.looked.is_due(group, now)
+        {
+            let note = Note::Multicast {
+                link: Arc::clone(link),
+                group,
+            };
+            self.note_in_turn(link, note, slow);
+        }
         let run = Run::new(incoming).ok_or(Dropped::MalformedData)?;
         frames.start(run);
         Ok(())
@@ -254,14 +267,18 @@ impl Inbound {
 
     /// The frame goes on in any case; where there is no room, the next one of this MAC is told of.
     fn note_learned(&self, link: &Arc<Link>, mac: Mac, slow: &mut impl SlowPath) {
-        if !take_turn(link) {
-            self.shared.drops.count(Dropped::SlowPathFull);
-            return;
-        }
         let note = Note::Learn {
             link: Arc::clone(link),
             mac,
         };
+        self.note_in_turn(link, note, slow);
+    }
+
+    fn note_in_turn(&self, link: &Link, note: Note, slow: &mut impl SlowPath) {
+        if !take_turn(link) {
+            self.shared.drops.count(Dropped::SlowPathFull);
+            return;
+        }
         if let Err(reason) = submit(note, slow) {
             self.shared.drops.count(reason);
             link.controls.fetch_sub(1, Ordering::AcqRel);

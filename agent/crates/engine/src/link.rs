@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::drops::Dropped;
 use crate::ids::{NodeId, PeerId, Vni};
+use crate::multicast::{Looked, Pruned};
 use crate::session::Session;
 use crate::time::Time;
 
@@ -33,6 +34,10 @@ pub struct Link {
     pub(crate) roaming: AtomicBool,
     /// `Core` was told of spoofed frames and hasn't reported them.
     pub(crate) spoofing: AtomicBool,
+    /// What the peer's host doesn't listen to.
+    pub(crate) pruned: Pruned,
+    /// When our host was last looked at because of this peer's multicast.
+    pub(crate) looked: Looked,
     pub(crate) traffic: Traffic,
 }
 
@@ -122,6 +127,8 @@ impl Link {
             owing: AtomicBool::new(false),
             roaming: AtomicBool::new(false),
             spoofing: AtomicBool::new(false),
+            pruned: Pruned::default(),
+            looked: Looked::default(),
             traffic: Traffic::default(),
         }
     }

@@ -12,6 +12,7 @@ use crate::drops::Dropped;
 use crate::ids::{PeerId, Vni};
 use crate::link::{Link, Path};
 use crate::message::{Kind as Note, Message, SlowPath};
+use crate::multicast;
 use crate::offload::{
     BUNDLED_LEN, Bundled, Content, Host, Layout, PREFIX_LEN, Run, Split, Transport, VnetHeader,
     complete,
@@ -229,14 +230,25 @@ impl Outbound {
         ways: &mut Ways<'_, U, S>,
     ) {
         let mut salt = None;
+        let group = multicast::group_of(frame.octets);
+        let mut spared = 0;
         for peer in list {
             match view.link(*peer) {
+                Some(link) if group.is_some_and(|group| link.pruned.contains(group, ways.now)) => {
+                    spared += 1;
+                }
                 Some(link) => {
                     let frames = std::slice::from_ref(frame);
                     let _counted = self.send_to(view, link, frames, &mut salt, ways);
                 }
                 None => self.shared.drops.count(Dropped::PeerRemoved),
             }
+        }
+        if spared > 0 {
+            view.switch.note_spared(spared);
+        }
+        if multicast::is_report(frame.octets) {
+            self.tell(Note::Reported { vni: view.vni }, ways.slow);
         }
     }
 

@@ -172,7 +172,7 @@ fn arp_for_a_bound_address_is_answered_as_its_owner_would() {
             assert_eq!(answer(&switch, &question), Some((peer, reply)));
         }
     }
-    assert_eq!(switch.answered()[0], ("arp_answered", 8));
+    assert_eq!(switch.counters()[0], ("arp_answered", 8));
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn a_neighbour_solicitation_for_a_bound_address_is_answered_as_its_owner_would()
         let reply = tagged(&reply, VLAN, 42);
         assert_eq!(answer(&switch, &question), Some((A, reply)));
     }
-    assert_eq!(switch.answered()[1], ("nd_answered", 4));
+    assert_eq!(switch.counters()[1], ("nd_answered", 4));
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn answers_are_not_limited_and_go_on_being_counted_after_a_change() {
     }
     let switch = switch.rebuild(config);
     assert!(answer(&switch, &who_has(ip4(1))).is_some());
-    assert_eq!(switch.answered()[0].1, 11);
+    assert_eq!(switch.counters()[0].1, 11);
 }
 
 #[test]

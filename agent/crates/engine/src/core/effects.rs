@@ -9,6 +9,7 @@ use cairn_wire::header::{HEADER_LEN, TAG_LEN};
 
 use crate::core::Transmit;
 use crate::event::{Event, Fact};
+use crate::multicast::Look;
 use crate::seal::Kind;
 use crate::session::{Lifetime, Session};
 use crate::shared::{Shared, Snapshot};
@@ -17,6 +18,8 @@ use crate::time::Time;
 
 /// Events wait for the caller; a caller that doesn't come loses the oldest.
 const MAX_EVENTS: usize = 4096;
+/// Looks at the host that may wait; multicast asks again.
+const MAX_LOOKS: usize = 64;
 /// Without a CPU generator for the salt, sessions live this long (trust.md 2.4).
 const REKEY_WITHOUT_CPU_RNG: Duration = Duration::from_secs(30);
 
@@ -24,6 +27,7 @@ pub(crate) struct Effects {
     pub(crate) shared: Arc<Shared>,
     pub(crate) transmits: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
+    pub(crate) looks: VecDeque<Look>,
     pub(crate) timers: Timers,
     pub(crate) behind_nat: bool,
     pub(crate) counters: Counters,
@@ -46,6 +50,7 @@ impl Effects {
             shared,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
+            looks: VecDeque::new(),
             timers: Timers::default(),
             behind_nat: false,
             counters: Counters::default(),
@@ -62,6 +67,12 @@ impl Effects {
             self.counters.events_lost += 1;
         }
         self.events.push_back(Event { at: now, fact });
+    }
+
+    pub(crate) fn look(&mut self, look: Look) {
+        if self.looks.len() < MAX_LOOKS {
+            self.looks.push_back(look);
+        }
     }
 
     /// Seals a packet on a session; `None` past its limit. The order is that of the fast path.

@@ -47,7 +47,7 @@ impl Core {
             tx_octets: total(|peer| peer.tx_octets),
             rx_frames: total(|peer| peer.rx_frames),
             rx_octets: total(|peer| peer.rx_octets),
-            counters: occurred(vsubnet.switch.answered()),
+            counters: occurred(vsubnet.switch.counters()),
             refused: vsubnet.switch.refusals().filter(|(_, n)| *n > 0).collect(),
             learned: self.learned_stats(vsubnet, now),
             peers,

@@ -243,14 +243,15 @@ impl Writer {
     }
 }
 
-/// How many questions were answered here.
+/// How many questions were answered here, and what else was not sent.
 #[derive(Debug, Default)]
-pub(super) struct Answered {
+pub(super) struct Counters {
     arp: AtomicU64,
     nd: AtomicU64,
+    pub(super) spared: AtomicU64,
 }
 
-impl Answered {
+impl Counters {
     pub(super) fn count(&self, asked: Asked) {
         let counter = match asked {
             Asked::Arp => &self.arp,
@@ -259,8 +260,12 @@ impl Answered {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn named(&self) -> [(&'static str, u64); 2] {
-        [("arp_answered", &self.arp), ("nd_answered", &self.nd)]
-            .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+    pub(super) fn named(&self) -> [(&'static str, u64); 3] {
+        [
+            ("arp_answered", &self.arp),
+            ("nd_answered", &self.nd),
+            ("multicast_spared", &self.spared),
+        ]
+        .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
     }
 }

@@ -37,7 +37,7 @@ mod sender;
 pub use answer::{Answer, Asked};
 pub use refused::Refused;
 
-use answer::{Answered, Question};
+use answer::{Counters, Question};
 use bindings::{Bindings, Owner};
 use keyed::Keyed;
 use learned::{GatewayNumber, Inserted, LearnedTable};
@@ -180,7 +180,7 @@ pub struct Switch {
     learned: Arc<LearnedTable>,
     local_bum: Arc<Policer>,
     refusals: Arc<Refusals>,
-    answered: Arc<Answered>,
+    counters: Arc<Counters>,
 }
 
 #[derive(Debug)]
@@ -274,13 +274,24 @@ impl Switch {
 
     /// Counts an answer of [`Switch::egress`] that went to the TAP.
     pub fn note_answered(&self, asked: Asked) {
-        self.answered.count(asked);
+        self.counters.count(asked);
     }
 
-    /// Questions answered so far, by their names in `stats`.
+    /// Counts copies of multicast that were not sent, because nobody there listens.
+    pub fn note_spared(&self, copies: u64) {
+        self.counters.spared.fetch_add(copies, Ordering::Relaxed);
+    }
+
+    /// What else was done so far, by its names in `stats`.
     #[must_use]
-    pub fn answered(&self) -> [(&'static str, u64); 2] {
-        self.answered.named()
+    pub fn counters(&self) -> [(&'static str, u64); 3] {
+        self.counters.named()
+    }
+
+    /// What this node's own attachment is.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.local.role
     }
 
     /// The peers that sent from, or claimed, addresses not their own; in no order.
@@ -306,7 +317,7 @@ impl Switch {
             learned: Arc::new(LearnedTable::new(0, hash)),
             local_bum: before.map_or_else(Arc::default, |old| Arc::clone(&old.local_bum)),
             refusals: before.map_or_else(Arc::default, |old| Arc::clone(&old.refusals)),
-            answered: before.map_or_else(Arc::default, |old| Arc::clone(&old.answered)),
+            counters: before.map_or_else(Arc::default, |old| Arc::clone(&old.counters)),
             peers: HashMap::with_hasher(hash),
             local: config.local,
             policy: config.policy,

@@ -73,6 +73,8 @@ pub struct Node {
     pub state: State,
     /// Its events so far.
     pub events: Vec<Event>,
+    /// The groups that its host listens to; `None`: nobody knows.
+    pub listens_to: Option<Vec<Mac>>,
     /// Whether it takes part; a node that is down neither sends nor receives.
     pub up: bool,
 }
@@ -394,7 +396,14 @@ impl World {
 
     fn drain(&mut self, node: usize) {
         let mut out = VecDeque::new();
+        let now = self.now;
         let drained = &mut self.nodes[node];
+        while let Some(look) = drained.core.poll_look() {
+            let known = drained.listens_to.as_ref();
+            if known.is_some_and(|groups| !groups.contains(&look.group)) {
+                drained.core.prune(&look, now);
+            }
+        }
         while let Some(transmit) = drained.core.poll_transmit() {
             out.push_back(transmit);
         }
@@ -457,6 +466,7 @@ impl Node {
                 vsubnets: Vec::new(),
             },
             events: Vec::new(),
+            listens_to: None,
             up: true,
         }
     }
