@@ -429,10 +429,9 @@ impl Attack {
         let mut messages: Vec<Message> = Vec::new();
         let mut frames: Vec<(u32, Vec<u8>)> = Vec::new();
         let mut coalescer = Coalescer::new(&mut frames);
-        let verdict = self.inbound.handle_datagram(
+        let verdict = self.inbound.begin(self.now).handle_datagram(
             from,
             &mut opened,
-            self.now,
             &mut messages,
             &mut coalescer,
         );

@@ -110,9 +110,9 @@ impl Member {
             let mut frames: Vec<(Vni, Vec<u8>)> = Vec::new();
             let mut coalescer = Coalescer::new(&mut frames);
             let datagram = &mut room[..length];
-            let verdict =
-                self.inbound
-                    .handle_datagram(from, datagram, now, &mut messages, &mut coalescer);
+            let mut receiving = self.inbound.begin(now);
+            let verdict = receiving.handle_datagram(from, datagram, &mut messages, &mut coalescer);
+            drop(receiving);
             if let Verdict::Reply(reply) = verdict {
                 self.socket.send_to(&reply.datagram, reply.to)?;
             }

@@ -270,9 +270,10 @@ impl Inward {
             // What the network reported of an earlier datagram; the socket goes on.
             counters.receive_errors.fetch_add(1, Ordering::Relaxed);
         }
-        let now = clock::now();
+        let mut receiving = self.inbound.begin(clock::now());
         let lane = &mut self.lane;
         let counters = &lane.counters;
+        let mut received = 0;
         let mut delivery = Delivery::new(&lane.plumbing, counters);
         let mut frames = Coalescer::new(&mut delivery);
         for slot in self.datagrams.filled() {
@@ -285,14 +286,9 @@ impl Inward {
             loop {
                 let datagram;
                 (datagram, rest) = rest.split_at_mut(segment_octets.min(rest.len()));
-                counters.received.fetch_add(1, Ordering::Relaxed);
-                let verdict = self.inbound.handle_datagram(
-                    from,
-                    datagram,
-                    now,
-                    &mut lane.submit,
-                    &mut frames,
-                );
+                received += 1;
+                let verdict =
+                    receiving.handle_datagram(from, datagram, &mut lane.submit, &mut frames);
                 if let Verdict::Reply(reply) = verdict {
                     lane.outbox.send(reply.to, &reply.datagram);
                 }
@@ -301,7 +297,9 @@ impl Inward {
                 }
             }
         }
+        drop(receiving);
         frames.finish();
+        counters.received.fetch_add(received, Ordering::Relaxed);
         if delivery.fell_back {
             lane.submit.ring();
         }

@@ -4,18 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use arc_swap::Guard;
 use cairn_wire::Mac;
 use cairn_wire::header::{COOKIE_LEN, Datagram, Init, Macs, Type};
 
 use crate::drops::Dropped;
-use crate::link::{Link, stamp};
+use crate::link::{Link, Path, stamp};
 use crate::mac::verify_mac2;
 use crate::message::{Inline, Kind as Note, Message, SlowPath};
 use crate::multicast;
 use crate::offload::{Bundled, Coalescer, Content, Host, Incoming, Run};
 use crate::outbound::tell;
 use crate::session::{Opened, Session};
-use crate::shared::{Shared, Snapshot, VSubnetView};
+use crate::shared::{Shared, Snapshot};
 use crate::switch::Role;
 use crate::time::Time;
 
@@ -49,38 +50,80 @@ pub struct Inbound {
     shared: Arc<Shared>,
 }
 
+/// What lives as long as one batch of datagrams, so that its cost is shared: each atomic
+/// operation that a datagram needs is a twentieth of what it costs to open it.
+pub struct Receiving<'i> {
+    shared: &'i Shared,
+    snapshot: Guard<Arc<Snapshot>>,
+    now: Time,
+    recent: Option<Recent>,
+}
+
+/// The session of the datagram before: most often that of the next one, too.
+struct Recent {
+    session: Arc<Session>,
+    path: Guard<Option<Arc<Path>>>,
+    frames: usize,
+    octets: usize,
+}
+
+impl Recent {
+    fn new(session: &Arc<Session>) -> Self {
+        Self {
+            session: Arc::clone(session),
+            path: session.link.path.load(),
+            frames: 0,
+            octets: 0,
+        }
+    }
+}
+
+impl Drop for Recent {
+    fn drop(&mut self) {
+        if self.frames > 0 {
+            self.session.link.count_received(self.frames, self.octets);
+        }
+    }
+}
+
 impl Inbound {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
     }
 
+    /// Begins a batch: what came together and is handled at `now`. End it before waiting.
+    pub fn begin(&mut self, now: Time) -> Receiving<'_> {
+        Receiving {
+            shared: &self.shared,
+            snapshot: self.shared.snapshot.load(),
+            now,
+            recent: None,
+        }
+    }
+}
+
+impl Receiving<'_> {
     /// Takes a datagram from the underlay; opens it in place. Its frames are the coalescer's
     /// until that is told to finish.
     pub fn handle_datagram<'a>(
         &mut self,
         from: SocketAddr,
         datagram: &'a mut [u8],
-        now: Time,
         slow: &mut impl SlowPath,
         frames: &mut Coalescer<'a, '_, impl Host>,
     ) -> Verdict {
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        let snapshot = self.shared.snapshot.load();
         let verdict = match Datagram::parse(datagram) {
             Err(_) => Err(Dropped::MalformedDatagram),
             Ok(Datagram::Data(view) | Datagram::Control(view)) => {
                 let receiver = view.receiver();
-                self.open(&snapshot, receiver, from, datagram, now, slow, frames)
+                self.open(receiver, from, datagram, slow, frames)
             }
-            Ok(Datagram::Init(init)) => {
-                self.screen_init(&snapshot, &init, from, datagram, now, slow)
-            }
+            Ok(Datagram::Init(init)) => self.screen_init(&init, from, datagram, slow),
             Ok(Datagram::Resp(resp)) if !self.shared.awaited.contains(resp.receiver()) => {
                 Err(Dropped::UnknownHandshake)
             }
-            Ok(Datagram::Resp(resp)) => {
-                self.screen_resp(&snapshot, &resp.macs(), from, datagram, slow)
-            }
+            Ok(Datagram::Resp(resp)) => self.screen_resp(&resp.macs(), from, datagram, slow),
             // It has no mac1: without this, anybody could fill the way to `Core`.
             Ok(Datagram::Cookie(cookie)) if !self.shared.awaited.contains(cookie.receiver()) => {
                 Err(Dropped::UnknownCookie)
@@ -93,61 +136,72 @@ impl Inbound {
         })
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "one call site; a struct would be built per packet"
-    )]
     fn open<'a>(
-        &self,
-        snapshot: &Snapshot,
+        &mut self,
         receiver: u32,
         from: SocketAddr,
         datagram: &'a mut [u8],
-        now: Time,
         slow: &mut impl SlowPath,
         frames: &mut Coalescer<'a, '_, impl Host>,
     ) -> Result<Verdict, Dropped> {
-        let session = snapshot
-            .sessions
-            .get(receiver)
-            .ok_or(Dropped::UnknownSession)?;
-        if !session.is_usable(now) {
+        // Taken out, so that it and the rest can be used side by side.
+        let mut recent = match self.recent.take() {
+            Some(recent) if recent.session.local_index == receiver => recent,
+            _ => {
+                let session = self.snapshot.sessions.get(receiver);
+                Recent::new(session.ok_or(Dropped::UnknownSession)?)
+            }
+        };
+        let verdict = self.open_of(&mut recent, from, datagram, slow, frames);
+        self.recent = Some(recent);
+        verdict
+    }
+
+    fn open_of<'a>(
+        &self,
+        recent: &mut Recent,
+        from: SocketAddr,
+        datagram: &'a mut [u8],
+        slow: &mut impl SlowPath,
+        frames: &mut Coalescer<'a, '_, impl Host>,
+    ) -> Result<Verdict, Dropped> {
+        let session = &recent.session;
+        if !session.is_usable(self.now) {
             return Err(Dropped::SessionExpired);
         }
         let octets = datagram.len();
         let is_data = datagram[0] == Type::Data.octet();
-        let opened = session.open(datagram, now).inspect_err(|reason| {
+        let opened = session.open(datagram, self.now).inspect_err(|reason| {
             if *reason == Dropped::Cloned {
                 let session = Arc::clone(session);
-                tell(&self.shared, Note::CloneSeen { session }, slow);
+                tell(self.shared, Note::CloneSeen { session }, slow);
             }
         })?;
-        self.note_authentic(session, from, octets, opened.newest, now, slow);
+        self.note_authentic(recent, from, octets, opened.newest, slow);
         if is_data {
-            self.take_frames(snapshot, session, opened, now, slow, frames)
+            self.take_frames(recent, opened, slow, frames)
         } else {
-            self.pass_control(session, from, &opened, slow)
+            self.pass_control(&recent.session, from, &opened, slow)
         }
     }
 
     /// An authentic packet confirms its session, shows life, and may come from a new endpoint.
     fn note_authentic(
         &self,
-        session: &Arc<Session>,
+        recent: &Recent,
         from: SocketAddr,
         octets: usize,
         newest: bool,
-        now: Time,
         slow: &mut impl SlowPath,
     ) {
+        let session = &recent.session;
         let link = &session.link;
-        stamp(&link.traffic.received, now);
+        stamp(&link.traffic.received, self.now);
         if session.confirm() {
             let session = Arc::clone(session);
-            tell(&self.shared, Note::Confirmed { session, from }, slow);
+            tell(self.shared, Note::Confirmed { session, from }, slow);
         }
-        let path = link.path.load();
-        match path.as_ref() {
+        match recent.path.as_ref() {
             Some(path) if path.endpoint == from && !path.unanswered.load(Ordering::Relaxed) => {
                 path.note_received(octets);
             }
@@ -157,28 +211,26 @@ impl Inbound {
                     from,
                     octets: octets as u64,
                 };
-                tell(&self.shared, note, slow);
+                tell(self.shared, note, slow);
             }
             _ => {}
         }
-        if session.claim_rekey(now) {
+        if session.claim_rekey(self.now) {
             let session = Arc::clone(session);
-            tell(&self.shared, Note::RekeyDue { session }, slow);
+            tell(self.shared, Note::RekeyDue { session }, slow);
         }
     }
 
     /// Hands the frames of a DATA packet on; one that is refused doesn't keep the others back.
     fn take_frames<'a>(
         &self,
-        snapshot: &Snapshot,
-        session: &Session,
+        recent: &mut Recent,
         opened: Opened<'a>,
-        now: Time,
         slow: &mut impl SlowPath,
         frames: &mut Coalescer<'a, '_, impl Host>,
     ) -> Result<Verdict, Dropped> {
+        let session = &recent.session;
         let link = &session.link;
-        let view = snapshot.vsubnet(link.vni).ok_or(Dropped::UnknownVSubnet)?;
         let (content, rest) = Content::split(opened.plaintext).ok_or(Dropped::MalformedData)?;
         let incoming = |(content, frame)| Incoming {
             vni: link.vni,
@@ -187,59 +239,47 @@ impl Inbound {
             content,
             frame,
         };
+        if link.note_received(self.now) {
+            let link = Arc::clone(link);
+            tell(self.shared, Note::ReceivedData { link }, slow);
+        }
         if content != Content::Bundle {
-            let one = incoming((content, rest));
-            self.note_frames(link, 1, rest.len(), now, slow);
-            self.take_frame(view, link, one, now, slow, frames)?;
+            recent.frames += 1;
+            recent.octets += rest.len();
+            self.take_frame(link, incoming((content, rest)), slow, frames)?;
             return Ok(Verdict::Frames(1));
         }
-        let (mut taken, mut number, mut octets) = (0, 0, 0);
+        let mut taken = 0;
         for bundled in Bundled::new(rest) {
             let Some((content, frame)) = bundled else {
                 self.shared.drops.count(Dropped::MalformedData);
                 break;
             };
-            number += 1;
-            octets += frame.len();
-            match self.take_frame(view, link, incoming((content, frame)), now, slow, frames) {
+            recent.frames += 1;
+            recent.octets += frame.len();
+            match self.take_frame(link, incoming((content, frame)), slow, frames) {
                 Ok(()) => taken += 1,
                 Err(reason) => self.shared.drops.count(reason),
             }
         }
-        self.note_frames(link, number, octets, now, slow);
         Ok(Verdict::Frames(taken))
-    }
-
-    fn note_frames(
-        &self,
-        link: &Arc<Link>,
-        frames: usize,
-        octets: usize,
-        now: Time,
-        slow: &mut impl SlowPath,
-    ) {
-        if link.note_received_frames(frames, octets, now) {
-            let link = Arc::clone(link);
-            tell(&self.shared, Note::ReceivedData { link }, slow);
-        }
     }
 
     /// Joins a frame to the run under way, or judges it and starts another.
     fn take_frame<'a>(
         &self,
-        view: &VSubnetView,
         link: &Arc<Link>,
         incoming: Incoming<'a>,
-        now: Time,
         slow: &mut impl SlowPath,
         frames: &mut Coalescer<'a, '_, impl Host>,
     ) -> Result<(), Dropped> {
         if frames.join(&incoming) {
             return Ok(());
         }
-        let accepted = view
-            .switch
-            .ingress(incoming.frame, link.peer, now)
+        let view = self.snapshot.vsubnet(link.vni);
+        let switch = &view.ok_or(Dropped::UnknownVSubnet)?.switch;
+        let accepted = switch
+            .ingress(incoming.frame, link.peer, self.now)
             .map_err(|refused| {
                 if refused.is_spoofing() {
                     self.note_spoofing(link, incoming.frame, slow);
@@ -251,8 +291,8 @@ impl Inbound {
         }
         // A LAN's stations are not asked what they listen to.
         if let Some(group) = multicast::group_of(incoming.frame)
-            && view.switch.role() == Role::Host
-            && link.looked.is_due(group, now)
+            && switch.role() == Role::Host
+            && link.looked.is_due(group, self.now)
         {
             let note = Note::Multicast {
                 link: Arc::clone(link),
@@ -292,7 +332,7 @@ impl Inbound {
         {
             let link = Arc::clone(link);
             let mac = Mac(source);
-            tell(&self.shared, Note::Spoofed { link, mac }, slow);
+            tell(self.shared, Note::Spoofed { link, mac }, slow);
         }
     }
 
@@ -326,24 +366,22 @@ impl Inbound {
     /// `Core` a DH; what doesn't has cost one or two HMACs.
     fn screen_init(
         &self,
-        snapshot: &Snapshot,
         init: &Init<'_>,
         from: SocketAddr,
         datagram: &[u8],
-        now: Time,
         slow: &mut impl SlowPath,
     ) -> Result<Verdict, Dropped> {
         let macs = init.macs();
-        let mut keys = snapshot.mac_keys.iter();
+        let mut keys = self.snapshot.mac_keys.iter();
         let key = keys
             .find(|key| key.suite as u8 == init.suite() && key.verify_mac1(&macs))
             .ok_or(Dropped::WrongMac1)?;
-        if !self.shared.load.count_init(now) {
+        if !self.shared.load.count_init(self.now) {
             return self.pass_on(from, datagram, slow);
         }
-        let cookies = self.shared.cookies.of(from, now);
+        let cookies = self.shared.cookies.of(from, self.now);
         if verify_mac2(&macs, &cookies) {
-            if !self.shared.sources.admit(from.ip(), now) {
+            if !self.shared.sources.admit(from.ip(), self.now) {
                 return Err(Dropped::SourceTooFast);
             }
             return self.pass_on(from, datagram, slow);
@@ -357,13 +395,17 @@ impl Inbound {
 
     fn screen_resp(
         &self,
-        snapshot: &Snapshot,
         macs: &Macs<'_>,
         from: SocketAddr,
         datagram: &[u8],
         slow: &mut impl SlowPath,
     ) -> Result<Verdict, Dropped> {
-        if !snapshot.mac_keys.iter().any(|key| key.verify_mac1(macs)) {
+        if !self
+            .snapshot
+            .mac_keys
+            .iter()
+            .any(|key| key.verify_mac1(macs))
+        {
             return Err(Dropped::WrongMac1);
         }
         self.pass_on(from, datagram, slow)

@@ -41,7 +41,7 @@ pub use drops::{Dropped, Drops};
 pub use entropy::Entropy;
 pub use event::{DownReason, Event, Fact, ProbeOutcome};
 pub use ids::{NodeId, PeerId, Vni};
-pub use inbound::{Inbound, Reply, Verdict};
+pub use inbound::{Inbound, Receiving, Reply, Verdict};
 pub use link::Link;
 pub use message::{Message, SlowPath};
 pub use multicast::Look;

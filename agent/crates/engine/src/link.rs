@@ -157,14 +157,18 @@ impl Link {
         !self.watched.load(Ordering::Relaxed) && !self.watched.swap(true, Ordering::AcqRel)
     }
 
-    /// Counts received frames; true if `Core` must be told to see to an answer.
-    pub(crate) fn note_received_frames(&self, frames: usize, octets: usize, now: Time) -> bool {
+    /// Counts received frames.
+    pub(crate) fn count_received(&self, frames: usize, octets: usize) {
         self.traffic
             .rx_frames
             .fetch_add(frames as u64, Ordering::Relaxed);
         self.traffic
             .rx_octets
             .fetch_add(octets as u64, Ordering::Relaxed);
+    }
+
+    /// Notes that frames came; true if `Core` must be told to see to an answer.
+    pub(crate) fn note_received(&self, now: Time) -> bool {
         stamp(&self.traffic.received_data, now);
         !self.owing.load(Ordering::Relaxed) && !self.owing.swap(true, Ordering::AcqRel)
     }

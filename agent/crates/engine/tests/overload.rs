@@ -457,5 +457,8 @@ fn take(
     slow: &mut impl SlowPath,
 ) -> Verdict {
     let mut frames: Vec<(u32, Vec<u8>)> = Vec::new();
-    inbound.handle_datagram(from, datagram, now, slow, &mut Coalescer::new(&mut frames))
+    let mut coalescer = Coalescer::new(&mut frames);
+    inbound
+        .begin(now)
+        .handle_datagram(from, datagram, slow, &mut coalescer)
 }

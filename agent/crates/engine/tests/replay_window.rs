@@ -118,8 +118,12 @@ fn kt_3_of_four_receiving_threads_exactly_one_delivers_each_packet() {
                 let mut datagram = datagram.clone();
                 let mut frames: Vec<(u32, Vec<u8>)> = Vec::new();
                 let mut coalescer = Coalescer::new(&mut frames);
-                let verdict =
-                    inbound.handle_datagram(from, &mut datagram, now, &mut slow, &mut coalescer);
+                let verdict = inbound.begin(now).handle_datagram(
+                    from,
+                    &mut datagram,
+                    &mut slow,
+                    &mut coalescer,
+                );
                 matches!(verdict, Verdict::Frames(1))
             };
             packets.iter().filter(delivers).count()

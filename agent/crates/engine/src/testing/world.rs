@@ -366,11 +366,12 @@ impl World {
         let mut reply = None;
         let mut frames: Vec<(Vni, Vec<u8>)> = Vec::new();
         let mut coalescer = Coalescer::new(&mut frames);
-        let inbound = &mut self.nodes[node].inbound;
-        match inbound.handle_datagram(from, &mut datagram, now, &mut slow, &mut coalescer) {
+        let mut receiving = self.nodes[node].inbound.begin(now);
+        match receiving.handle_datagram(from, &mut datagram, &mut slow, &mut coalescer) {
             Verdict::Reply(cookie) => reply = Some(cookie),
             Verdict::Frames(_) | Verdict::Consumed | Verdict::Dropped(_) => {}
         }
+        drop(receiving);
         coalescer.finish();
         for (vni, frame) in frames {
             let id = frame.get(14..22).and_then(|id| id.try_into().ok());
