@@ -8,10 +8,10 @@ FUZZ_SECONDS ?= 600
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lab bench soak fuzz proofs clean
+.PHONY: help setup demo check test lab bench bench-micro soak fuzz proofs clean
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## install and build what is missing (apt, uv, cargo, etcd)
 	@tools/setup
@@ -33,6 +33,9 @@ bench: setup  ## Cairn beside veth, VXLAN and other overlays (ARGS=--quick under
 
 soak: setup  ## 100 GB, ten minutes of rekeys, floods and bad networks: about half an hour
 	@$(RUN) pytest -m slow tests/load $(ARGS)
+
+bench-micro: setup  ## single steps of the packet path, by the nanosecond (ARGS: a name to pick)
+	@$(CARGO) bench --quiet --locked $(MANIFEST) -p cairn-engine --bench packet_path -- $(ARGS)
 
 fuzz: setup  ## every fuzz target for FUZZ_SECONDS (default 600)
 	@tools/fuzz $(FUZZ_SECONDS)

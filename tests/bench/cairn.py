@@ -33,7 +33,7 @@ def start(pair: Pair) -> None:
     for end, other in (pair.ends, pair.ends[::-1]):
         state = _state(end, other, keys, cluster)
         until("the data plane listens", lambda end=end: _listens(end), within_s=5)  # type: ignore[misc]
-        _ask(end.directory / "dp.sock", "apply", generation=1, state=state)
+        ask(end.directory / "dp.sock", "apply", generation=1, state=state)
 
 
 def _make_tap(end: End) -> None:
@@ -93,7 +93,8 @@ def _state(
     }
 
 
-def _ask(path: Path, op: str, **fields: object) -> None:
+def ask(path: Path, op: str, **fields: object) -> dict[str, Any]:
+    """Return the data plane's answer to a request."""
     with socket.socket(socket.AF_UNIX) as stream:
         stream.settimeout(10)
         stream.connect(str(path))
@@ -102,3 +103,4 @@ def _ask(path: Path, op: str, **fields: object) -> None:
             answer: dict[str, Any] = json.loads(lines.readline())
     if not answer.get("ok"):
         raise LabError(f"the data plane refused {op}: {answer}")
+    return answer

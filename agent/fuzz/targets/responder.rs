@@ -25,7 +25,7 @@ use aws_lc_rs::{digest, hmac};
 use cairn_engine::offload::{Bundled, Coalescer, Content};
 use cairn_engine::{
     Core, Entropy, Identity, Inbound, Kind, Message, NodeId, Outbound, PeerState, Policy, Psk,
-    Role, SealKey, Secret, State, Suite, Time, Timers, VSubnetState, Verdict,
+    Role, SealKey, Secret, State, Suite, Time, Timers, VSubnetState, Verdict, Vni,
 };
 use cairn_wire::Mac;
 use cairn_wire::header::{self, Datagram, HEADER_LEN, MAC_LEN, TAG_LEN};
@@ -389,9 +389,15 @@ impl Attack {
         input.damage(&mut frame);
         let mut datagrams: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
         let mut messages: Vec<Message> = Vec::new();
-        let _ = self
-            .outbound
-            .handle_frame(VNI, &frame, self.now, &mut datagrams, &mut messages);
+        let mut back: Vec<(Vni, Vec<u8>)> = Vec::new();
+        let _ = self.outbound.handle_frame(
+            VNI,
+            &frame,
+            self.now,
+            &mut datagrams,
+            &mut messages,
+            &mut back,
+        );
         for (to, datagram) in datagrams {
             self.note_sent(to, datagram);
         }

@@ -98,6 +98,14 @@ fn egress(switch: &Switch, config: &Config, frame: &[u8], now: Time) {
     let to = match egress {
         Egress::Unicast(peer) => vec![peer],
         Egress::Flood(peers) => peers.to_vec(),
+        Egress::Answer(answer) => {
+            let speaks_for = u8::try_from(answer.peer.0).expect("a member");
+            assert!((1..MEMBERS).contains(&speaks_for));
+            assert_eq!(address(answer.frame(), 0), address(frame, 6));
+            assert_eq!(address(answer.frame(), 6), mac(speaks_for));
+            honest(config, speaks_for, answer.frame());
+            vec![answer.peer]
+        }
     };
     assert!(!to.is_empty() && to.len() < usize::from(MEMBERS));
     for peer in to {

@@ -244,6 +244,7 @@ impl Outward {
             count += 1;
             TapFrame::new(frame.meta, frame.into_content())
         });
+        let mut delivery = Delivery::new(&self.lane.plumbing, &self.lane.counters);
         // The engine counts what it drops.
         let _counted = self.outbound.handle_frames(
             vni,
@@ -251,6 +252,7 @@ impl Outward {
             now,
             &mut self.lane.outbox,
             &mut self.lane.submit,
+            &mut delivery,
         );
         drop(filled);
         self.lane.flush();
@@ -405,6 +407,32 @@ mod tests {
     }
 
     #[test]
+    fn a_question_for_a_bound_address_is_answered_to_the_tap() {
+        let underlay = MemoryUnderlay::default();
+        let a = Node::new(0, &underlay);
+        let question = [
+            &[0xff; 6][..],
+            &[2, 0, 0, 0, 0, 0, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+            &[2, 0, 0, 0, 0, 0, 10, 7, 0, 0, 0, 0, 0, 0, 0, 0, 10, 7, 0, 1],
+        ]
+        .concat();
+        assert!(a.tap.queue.host_sends(&question));
+
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut answer = None;
+        while answer.is_none() && Instant::now() < deadline {
+            answer = a.tap.queue.host_receives();
+        }
+
+        let answer = answer.expect("an answer");
+        assert_eq!(answer[..12], [2, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 1]);
+        assert_eq!(answer[20..22], [0, 2], "a reply");
+        let counted = a.core.stats(clock::now()).vsubnets[0].counters.clone();
+        assert_eq!(counted, [("arp_answered", 1)]);
+        a.lanes.stop();
+    }
+
+    #[test]
     fn a_packet_thread_that_fails_ends_the_process() {
         const INSIDE: &str = "CAIRN_TEST_FAILING_THREAD";
         if std::env::var_os(INSIDE).is_some() {
@@ -488,8 +516,9 @@ mod tests {
         format!(
             r#"{{"cluster_id": "{}", "node": {{"id": "{}", "private_key": "{}"}},
                  "vsubnets": [{{"vni": 7, "tap": "t", "macs": ["{}"],
+                   "ips": ["10.7.0.{number}"],
                    "peers": [{{"id": "{}", "public_key": "{}", "macs": ["{}"],
-                               "endpoints": ["{}"]}}]}}]}}"#,
+                               "ips": ["10.7.0.{other}"], "endpoints": ["{}"]}}]}}]}}"#,
             id(9),
             id(number),
             PRIVATE[number],

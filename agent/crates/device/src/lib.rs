@@ -8,6 +8,7 @@ pub mod clock;
 pub mod entropy;
 pub mod local;
 pub mod memory;
+pub mod multicast;
 pub mod process;
 pub mod readiness;
 pub mod signals;

@@ -13,10 +13,12 @@ use crate::drops::Dropped;
 use crate::link::{Link, Path, stamp};
 use crate::mac::verify_mac2;
 use crate::message::{Inline, Kind as Note, Message, SlowPath};
+use crate::multicast;
 use crate::offload::{Bundled, Coalescer, Content, Host, Incoming, Run, clamp_mss};
 use crate::outbound::tell;
 use crate::session::{Opened, Session};
 use crate::shared::{Shared, Snapshot};
+use crate::switch::Role;
 use crate::time::Time;
 
 /// What became of a datagram.
@@ -279,9 +281,8 @@ impl Receiving<'_> {
             return Ok(());
         }
         let view = self.snapshot.vsubnet(link.vni);
-        let accepted = view
-            .ok_or(Dropped::UnknownVSubnet)?
-            .switch
+        let switch = &view.ok_or(Dropped::UnknownVSubnet)?.switch;
+        let accepted = switch
             .ingress(incoming.frame, link.peer, self.now)
             .map_err(|refused| {
                 if refused.is_spoofing() {
@@ -292,6 +293,17 @@ impl Receiving<'_> {
         if let Some(mac) = accepted.learn {
             self.note_learned(link, mac, slow);
         }
+        // A LAN's stations are not asked what they listen to.
+        if let Some(group) = multicast::group_of(incoming.frame)
+            && switch.role() == Role::Host
+            && link.looked.is_due(group, self.now)
+        {
+            let note = Note::Multicast {
+                link: Arc::clone(link),
+                group,
+            };
+            self.note_in_turn(link, note, slow);
+        }
         let run = Run::new(incoming).ok_or(Dropped::MalformedData)?;
         frames.start(run);
         Ok(())
@@ -299,14 +311,18 @@ impl Receiving<'_> {
 
     /// The frame goes on in any case; where there is no room, the next one of this MAC is told of.
     fn note_learned(&self, link: &Arc<Link>, mac: Mac, slow: &mut impl SlowPath) {
-        if !take_turn(link) {
-            self.shared.drops.count(Dropped::SlowPathFull);
-            return;
-        }
         let note = Note::Learn {
             link: Arc::clone(link),
             mac,
         };
+        self.note_in_turn(link, note, slow);
+    }
+
+    fn note_in_turn(&self, link: &Link, note: Note, slow: &mut impl SlowPath) {
+        if !take_turn(link) {
+            self.shared.drops.count(Dropped::SlowPathFull);
+            return;
+        }
         if let Err(reason) = submit(note, slow) {
             self.shared.drops.count(reason);
             link.controls.fetch_sub(1, Ordering::AcqRel);

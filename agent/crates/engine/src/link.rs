@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::drops::Dropped;
 use crate::ids::{NodeId, PeerId, Vni};
+use crate::multicast::{Looked, Pruned};
 use crate::session::Session;
 use crate::time::Time;
 
@@ -42,6 +43,10 @@ pub struct Link {
     settled: AtomicBool,
     /// When somebody was last told that a frame is too large.
     too_large_told: AtomicU64,
+    /// What the peer's host doesn't listen to.
+    pub(crate) pruned: Pruned,
+    /// When our host was last looked at because of this peer's multicast.
+    pub(crate) looked: Looked,
     pub(crate) traffic: Traffic,
 }
 
@@ -151,6 +156,8 @@ impl Link {
             carries: AtomicU32::new(WIDE),
             settled: AtomicBool::new(false),
             too_large_told: AtomicU64::new(0),
+            pruned: Pruned::default(),
+            looked: Looked::default(),
             traffic: Traffic::default(),
         }
     }

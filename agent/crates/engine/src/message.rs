@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use cairn_wire::Mac;
 
+use crate::ids::Vni;
 use crate::link::Link;
 use crate::session::Session;
 
@@ -89,6 +90,10 @@ pub(crate) enum Kind {
     CloneSeen { session: Arc<Session> },
     /// A MAC seen behind a peer that may bridge.
     Learn { link: Arc<Link>, mac: Mac },
+    /// A frame to a group came, to which the host may not listen.
+    Multicast { link: Arc<Link>, group: Mac },
+    /// The host said that it listens to other groups than before.
+    Reported { vni: Vni },
     /// A frame came from a MAC that isn't the peer's.
     Spoofed { link: Arc<Link>, mac: Mac },
 }

@@ -12,15 +12,16 @@ use crate::drops::Dropped;
 use crate::ids::{PeerId, Vni};
 use crate::link::{Link, Narrow, Path};
 use crate::message::{Kind as Note, Message, SlowPath};
+use crate::multicast;
 use crate::offload::{
-    BUNDLED_LEN, Bundled, Content, Fragments, Layout, PREFIX_LEN, Split, Transport, VnetHeader,
-    clamp_mss, complete,
+    BUNDLED_LEN, Bundled, Content, Fragments, Host, Layout, PREFIX_LEN, Run, Split, Transport,
+    VnetHeader, clamp_mss, complete,
 };
 use crate::pmtu::BASE_PACKET;
 use crate::seal::Salt;
 use crate::session::Session;
 use crate::shared::{Shared, VSubnetView};
-use crate::switch::Egress;
+use crate::switch::{Answer, Egress};
 use crate::time::Time;
 use crate::too_large::QUOTED;
 
@@ -182,14 +183,16 @@ impl Outbound {
         now: Time,
         underlay: &mut impl Underlay,
         slow: &mut impl SlowPath,
+        host: &mut impl Host,
     ) -> Result<(), Dropped> {
         let mut frame = frame.to_vec();
         let frame = TapFrame::new(VnetHeader::default(), &mut frame);
-        self.handle_frames(vni, &mut [frame], now, underlay, slow)
+        self.handle_frames(vni, &mut [frame], now, underlay, slow, host)
     }
 
-    /// Sends frames that the TAP of `vni` gave, in order, to whom they concern. What was dropped
-    /// is counted; of flooded frames only whole failures are returned, of many the last.
+    /// Sends frames that the TAP of `vni` gave, in order, to whom they concern; what this node
+    /// answers itself goes back to the host. What was dropped is counted; of flooded frames only
+    /// whole failures are returned, of many the last.
     pub fn handle_frames(
         &mut self,
         vni: Vni,
@@ -197,6 +200,7 @@ impl Outbound {
         now: Time,
         underlay: &mut impl Underlay,
         slow: &mut impl SlowPath,
+        host: &mut impl Host,
     ) -> Result<(), Dropped> {
         let snapshot = self.shared.snapshot.load();
         let Some(view) = snapshot.vsubnet(vni) else {
@@ -210,7 +214,7 @@ impl Outbound {
             underlay,
             slow,
         };
-        self.forward(view, frames, &mut ways)
+        self.forward(view, frames, &mut ways, host)
     }
 
     /// Frames to the same peer that stand side by side go out together.
@@ -219,6 +223,7 @@ impl Outbound {
         view: &VSubnetView,
         frames: &mut [TapFrame<'_>],
         ways: &mut Ways<'_, U, S>,
+        host: &mut impl Host,
     ) -> Result<(), Dropped> {
         let mut outcome = Ok(());
         let mut group: Option<(&Arc<Link>, usize)> = None;
@@ -236,6 +241,10 @@ impl Outbound {
             match decided {
                 Ok(Way::To(link)) => group = Some((link, at)),
                 Ok(Way::Flood(list)) => self.flood(view, list, &mut frames[at], ways),
+                Ok(Way::Back(answer)) => {
+                    host.take(&Run::single(view.vni, answer.frame()));
+                    view.switch.note_answered(answer.asked);
+                }
                 Err(reason) => {
                     self.shared.drops.count(reason);
                     outcome = Err(reason);
@@ -259,8 +268,13 @@ impl Outbound {
     ) {
         let mut salt = None;
         let shape = frame.shape;
+        let group = multicast::group_of(frame.octets);
+        let mut spared = 0;
         for peer in list {
             match view.link(*peer) {
+                Some(link) if group.is_some_and(|group| link.pruned.contains(group, ways.now)) => {
+                    spared += 1;
+                }
                 Some(link) => {
                     let frames = std::slice::from_mut(frame);
                     let _counted = self.send_to(view, link, frames, &mut salt, ways);
@@ -269,6 +283,12 @@ impl Outbound {
                 }
                 None => self.shared.drops.count(Dropped::PeerRemoved),
             }
+        }
+        if spared > 0 {
+            view.switch.note_spared(spared);
+        }
+        if multicast::is_report(frame.octets) {
+            self.tell(Note::Reported { vni: view.vni }, ways.slow);
         }
     }
 
@@ -484,6 +504,7 @@ impl Outbound {
 enum Way<'v> {
     To(&'v Arc<Link>),
     Flood(&'v [PeerId]),
+    Back(Answer),
 }
 
 fn decide<'v>(view: &'v VSubnetView, frame: &TapFrame<'_>, now: Time) -> Result<Way<'v>, Dropped> {
@@ -494,6 +515,11 @@ fn decide<'v>(view: &'v VSubnetView, frame: &TapFrame<'_>, now: Time) -> Result<
         Err(_) => Err(Dropped::RefusedBySwitch),
         Ok(Egress::Flood(list)) => Ok(Way::Flood(list)),
         Ok(Egress::Unicast(peer)) => view.link(peer).map(Way::To).ok_or(Dropped::PeerRemoved),
+        Ok(Egress::Answer(answer)) => view
+            .link(answer.peer)
+            .filter(|link| !link.removed.load(Ordering::Acquire))
+            .map(|_| Way::Back(answer))
+            .ok_or(Dropped::PeerRemoved),
     }
 }
 

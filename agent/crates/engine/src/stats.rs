@@ -35,6 +35,8 @@ pub struct VSubnetStats {
     pub rx_frames: u64,
     /// Their octets.
     pub rx_octets: u64,
+    /// What else the switch did, by name; only what occurred.
+    pub counters: Vec<(&'static str, u64)>,
     /// Frames that the switch refused, by reason; only reasons that occurred.
     pub refused: Vec<(Refused, u64)>,
     /// Learned entries.

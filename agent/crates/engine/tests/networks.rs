@@ -1,11 +1,14 @@
 //! Networks of many nodes in one process, with whatever may happen to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use cairn_engine::testing::{Impairment, World, broadcast_frame, frame};
+use cairn_engine::testing::{Impairment, World, broadcast_frame, frame, mac_of};
 use cairn_engine::{Dropped, SessionState, Suite};
 use proptest::prelude::*;
+
+const VNI: u32 = 7;
 
 fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -220,4 +223,53 @@ fn a_network_cut_in_two_heals_by_itself() {
         .iter()
         .filter(|peer| peer.session == SessionState::Up);
     assert!(up.count() >= 1);
+}
+
+#[test]
+fn what_the_bindings_answer_stays_here_until_its_member_is_removed() {
+    let mut world = World::new(11, 3);
+    world.join(VNI, Suite::X25519, &[0, 1, 2]);
+    let ip = |node: usize| IpAddr::from([10, 7, 0, u8::try_from(node).expect("few")]);
+    for node in 0..3 {
+        world.change(node, |state| {
+            let vsubnet = &mut state.vsubnets[0];
+            vsubnet.ips = vec![ip(node)];
+            let others = (0..3).filter(|other| *other != node);
+            for (peer, number) in vsubnet.peers.iter_mut().zip(others) {
+                peer.ips = vec![ip(number)];
+            }
+        });
+    }
+    let question = {
+        let mut frame = [0xff; 6].to_vec();
+        frame.extend_from_slice(&[2, 0, 0, 0, 0, 0, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        frame.extend_from_slice(&[2, 0, 0, 0, 0, 0, 10, 7, 0, 0, 0, 0, 0, 0, 0, 0, 10, 7, 0, 1]);
+        frame
+    };
+    let answered = |world: &World| {
+        let stats = world.nodes[0].core.stats(world.now);
+        stats.vsubnets[0].counters.clone()
+    };
+    world.recorded = Some(Vec::new());
+
+    world.send(0, VNI, &question).expect("answered");
+    assert_eq!(world.answered.len(), 1);
+    let (node, vni, reply) = &world.answered[0];
+    assert_eq!(
+        (*node, *vni, &reply[..6], &reply[6..12]),
+        (0, VNI, &question[6..12], &mac_of(1).0[..])
+    );
+    assert_eq!(answered(&world), [("arp_answered", 1)]);
+    assert_eq!(
+        world.recorded.as_ref().map(Vec::len),
+        Some(0),
+        "nobody was asked"
+    );
+
+    world.remove_member(VNI, 1);
+    world.send(0, VNI, &question).expect("flooded");
+    world.run(Duration::from_secs(1));
+    assert_eq!(answered(&world), [("arp_answered", 1)]);
+    assert_eq!(world.answered.len(), 1);
+    assert!(world.delivered.iter().any(|delivery| delivery.node == 2));
 }

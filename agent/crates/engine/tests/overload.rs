@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use cairn_engine::offload::Coalescer;
 use cairn_engine::testing::{World, frame, node_id};
-use cairn_engine::{Dropped, Inbound, Message, Role, SessionState, SlowPath, Suite, Time, Verdict};
+use cairn_engine::{
+    Dropped, Inbound, Message, Role, SessionState, SlowPath, Suite, Time, Verdict, Vni,
+};
 
 const VNI: u32 = 7;
 const INIT: u8 = 0x11;
@@ -91,6 +93,11 @@ fn rule_9_an_endpoint_that_missed_its_challenges_is_challenged_again_when_it_spe
     }
 }
 
+/// A TAP to which nothing goes here.
+fn nowhere() -> Vec<(Vni, Vec<u8>)> {
+    Vec::new()
+}
+
 #[test]
 fn a_sender_that_is_faster_than_the_slow_path_leaves_it_once_there_is_a_session() {
     let mut world = pair(3);
@@ -102,9 +109,10 @@ fn a_sender_that_is_faster_than_the_slow_path_leaves_it_once_there_is_a_session(
     let mut sent: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
     for id in 1..64 {
         let frame = frame(0, 1, id);
-        let result = sender
-            .outbound
-            .handle_frame(VNI, &frame, now, &mut sent, &mut slow);
+        let result =
+            sender
+                .outbound
+                .handle_frame(VNI, &frame, now, &mut sent, &mut slow, &mut nowhere());
         result.expect("queued");
     }
     world.run(millis(5));
@@ -118,9 +126,14 @@ fn a_sender_that_is_faster_than_the_slow_path_leaves_it_once_there_is_a_session(
         for _ in 0..2 {
             let frame = frame(0, 1, id);
             // What finds no room is dropped.
-            let _ = sender
-                .outbound
-                .handle_frame(VNI, &frame, world.now, &mut sent, &mut slow);
+            let _ = sender.outbound.handle_frame(
+                VNI,
+                &frame,
+                world.now,
+                &mut sent,
+                &mut slow,
+                &mut nowhere(),
+            );
         }
         waiting.extend(slow);
         if let Some(message) = waiting.pop_front() {

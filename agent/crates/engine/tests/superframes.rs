@@ -411,7 +411,8 @@ proptest! {
         let tap = join(segments.iter().enumerate().map(|(at, (content, segment))| {
             (at as u64, *content, &segment[..])
         }));
-        if segments.len() > 1 && segments.len() <= MOST_SEGMENTS {
+        let joins = !recipe.is_v6 || recipe.extensions == 0;
+        if joins && segments.len() > 1 && segments.len() <= MOST_SEGMENTS {
             let size = (within.longest() - within.headers_len()) as u16;
             let right = VnetHeader { gso_size: size, ..header };
             prop_assert_eq!(&tap.0[..], &[(right, frame.clone())]);

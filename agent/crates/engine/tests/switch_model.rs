@@ -35,6 +35,12 @@ enum Body {
     Arp {
         mac: u8,
         ip: Option<u8>,
+        target: u8,
+    },
+    /// A neighbour solicitation as it should be, from the frame's source if it goes to a group.
+    Question {
+        from: u8,
+        target: u8,
     },
     Solicitation {
         from: Option<u8>,
@@ -59,6 +65,13 @@ impl Meant {
         let destination = self.destination.map_or(Mac::BROADCAST, mac);
         let (ethertype, payload) = self.body.octets();
         let mut octets = frame(destination, mac(self.source), ethertype, &payload);
+        if let Body::Question { from, target } = self.body {
+            let by = (mac(self.source), ip6(from));
+            octets = neighbour_question(by, ip6(target), Some(mac(self.source)));
+            if let Some(number) = self.destination {
+                octets[..6].copy_from_slice(&mac(number).0);
+            }
+        }
         if self.snap {
             octets = snap(&octets);
         }
@@ -82,10 +95,16 @@ impl Body {
         };
         match self {
             Self::Other => (IPX, b"payload".to_vec()),
-            Self::Arp { mac: of, ip } => {
+            Self::Arp {
+                mac: of,
+                ip,
+                target,
+            } => {
                 let ip = ip.map_or(Ipv4Addr::UNSPECIFIED, ip4);
-                (ARP, arp(1, (mac(*of), ip), (Mac::ZERO, ip4(0))))
+                (ARP, arp(1, (mac(*of), ip), (Mac::ZERO, ip4(*target))))
             }
+            // Made whole by the frame around it.
+            Self::Question { .. } => (IPV6, Vec::new()),
             Self::Solicitation { from, mac: of } => {
                 discovery(*from, &solicitation(ip6(1), of.map(mac)))
             }
@@ -114,6 +133,7 @@ impl Body {
     fn ips(&self) -> Vec<IpAddr> {
         let v6 = |number: &u8| IpAddr::V6(ip6(*number));
         match self {
+            Self::Question { from, .. } => vec![v6(from)],
             Self::Arp { ip, .. } => ip.iter().map(|ip| IpAddr::V4(ip4(*ip))).collect(),
             Self::Solicitation { from, .. } => from.iter().map(v6).collect(),
             Self::Advertisement { from, target, .. } => vec![v6(from), v6(target)],
@@ -268,15 +288,43 @@ impl Model {
         (now.since(*seen) < self.config.policy.ageing).then_some(*peer)
     }
 
-    fn egress(&mut self, meant: &Meant, now: Time) -> Result<Vec<PeerId>, Refused> {
+    /// For whom this node answers.
+    fn answers(&self, meant: &Meant) -> Option<PeerId> {
+        let (ip, may_be_router) = match meant.body {
+            Body::Arp {
+                mac,
+                ip: Some(ip),
+                target,
+            } if mac == meant.source && ip != target => (IpAddr::V4(ip4(target)), false),
+            Body::Question { target, .. } => {
+                (IpAddr::V6(ip6(target)), self.config.policy.ra_from_hosts)
+            }
+            _ => return None,
+        };
+        let peer = self.ip_owner(ip).flatten()?;
+        let is_gateway = self.member(Some(peer)).role == Role::Gateway;
+        let is_nd = ip.is_ipv6();
+        let asks_everybody = meant.destination.is_some()
+            || meant.snap
+            || self.config.local.role == Role::Gateway
+            || self.config.policy.dhcp_server_from_hosts
+            || self.member(Some(peer)).macs.len() != 1
+            || (is_nd && (may_be_router || is_gateway));
+        (!asks_everybody).then_some(peer)
+    }
+
+    fn egress(&mut self, meant: &Meant, now: Time) -> Result<Way, Refused> {
         self.check(None, meant)?;
         if self.config.local.role == Role::Gateway {
             self.learned.remove(&mac(meant.source));
         }
+        if let Some(peer) = self.answers(meant) {
+            return Ok(Way::Answered(peer));
+        }
         let (to, nobody) = match meant.destination {
             None => (self.everybody(), Refused::NoPeer),
             Some(number) => match (self.owner(mac(number)), self.alive(mac(number), now)) {
-                (Some(Some(peer)), _) | (None, Some(peer)) => return Ok(vec![peer]),
+                (Some(Some(peer)), _) | (None, Some(peer)) => return Ok(Way::To(vec![peer])),
                 (Some(None), _) => return Err(Refused::SameSide),
                 (None, None) => (self.gateways(), Refused::UnknownDestination),
             },
@@ -287,7 +335,7 @@ impl Model {
         if !self.admit(None, now) {
             return Err(Refused::StormLimit);
         }
-        Ok(to)
+        Ok(Way::To(to))
     }
 
     fn ingress(&mut self, meant: &Meant, from: PeerId, now: Time) -> Result<Option<Mac>, Refused> {
@@ -389,7 +437,9 @@ fn body() -> impl Strategy<Value = Body> {
     let maybe = || proptest::option::of(number());
     prop_oneof![
         4 => Just(Body::Other),
-        2 => (number(), maybe()).prop_map(|(mac, ip)| Body::Arp { mac, ip }),
+        2 => (number(), maybe(), number())
+            .prop_map(|(mac, ip, target)| Body::Arp { mac, ip, target }),
+        2 => (number(), number()).prop_map(|(from, target)| Body::Question { from, target }),
         1 => (maybe(), maybe()).prop_map(|(from, mac)| Body::Solicitation { from, mac }),
         1 => (number(), number(), maybe())
             .prop_map(|(from, target, mac)| Body::Advertisement { from, target, mac }),
@@ -431,10 +481,26 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn recipients(egress: Egress<'_>) -> Vec<PeerId> {
+/// What becomes of a frame from the TAP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Way {
+    To(Vec<PeerId>),
+    Answered(PeerId),
+}
+
+fn way(egress: Egress<'_>) -> Way {
     match egress {
-        Egress::Unicast(peer) => vec![peer],
-        Egress::Flood(peers) => peers.to_vec(),
+        Egress::Unicast(peer) => Way::To(vec![peer]),
+        Egress::Flood(peers) => Way::To(peers.to_vec()),
+        Egress::Answer(answer) => Way::Answered(answer.peer),
+    }
+}
+
+/// Of a frame that isn't answered.
+fn recipients(egress: Egress<'_>) -> Vec<PeerId> {
+    match way(egress) {
+        Way::To(peers) => peers,
+        Way::Answered(_) => vec![],
     }
 }
 
@@ -452,7 +518,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Egress(meant) => {
-                    let verdict = switch.egress(&meant.octets(), now).map(recipients);
+                    let verdict = switch.egress(&meant.octets(), now).map(way);
                     prop_assert_eq!(verdict, model.egress(&meant, now));
                 }
                 Step::Ingress(peer, meant) => {
@@ -543,7 +609,10 @@ fn judge(shape: &Shape, octets: &[u8], peer: u8) -> Result<(), TestCaseError> {
         Mac(mac)
     };
     if let Ok(egress) = switch.egress(octets, now) {
-        let to = recipients(egress);
+        let to = match way(egress) {
+            Way::To(peers) => peers,
+            Way::Answered(peer) => vec![peer],
+        };
         let members = model.everybody();
         prop_assert!(!to.is_empty() && to.iter().all(|peer| members.contains(peer)));
         prop_assert_eq!(to.iter().collect::<BTreeSet<_>>().len(), to.len());

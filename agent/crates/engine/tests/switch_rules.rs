@@ -119,6 +119,216 @@ fn what_is_local_to_a_bridge_crosses_in_neither_direction() {
     );
 }
 
+// Questions that are answered here (RFC 9161).
+
+fn managed_config(peers: &[Role]) -> Config {
+    let mut config = config(HOST, peers);
+    managed(&mut config);
+    config
+}
+
+fn who_has(target: Ipv4Addr) -> Vec<u8> {
+    let question = arp(1, (mac(0), ip4(0)), (Mac::ZERO, target));
+    frame(Mac::BROADCAST, mac(0), ARP, &question)
+}
+
+fn neighbour(target: Ipv6Addr) -> Vec<u8> {
+    neighbour_question((mac(0), ip6(0)), target, Some(mac(0)))
+}
+
+fn answer(switch: &Switch, question: &[u8]) -> Option<(PeerId, Vec<u8>)> {
+    match switch.egress(question, NOW).expect("goes somewhere") {
+        Egress::Answer(answer) => {
+            switch.note_answered(answer.asked);
+            Some((answer.peer, answer.frame().to_vec()))
+        }
+        _ => None,
+    }
+}
+
+fn is_flooded(switch: &Switch, question: &[u8]) -> bool {
+    matches!(switch.egress(question, NOW), Ok(Egress::Flood(_)))
+}
+
+#[test]
+fn arp_for_a_bound_address_is_answered_as_its_owner_would() {
+    let switch = Switch::new(managed_config(&[HOST, GATEWAY]));
+    for number in [1, 2] {
+        let reply = arp(2, (mac(number), ip4(number)), (mac(0), ip4(0)));
+        let reply = frame(mac(0), mac(number), ARP, &reply);
+        let peer = PeerId(u32::from(number));
+        let question = who_has(ip4(number));
+        assert_eq!(answer(&switch, &question), Some((peer, reply.clone())));
+
+        let padded = [&question[..], &[0; 18]].concat();
+        assert_eq!(answer(&switch, &padded), Some((peer, reply.clone())));
+        for (question, reply) in [
+            (tagged(&question, VLAN, 42), tagged(&reply, VLAN, 42)),
+            (
+                tagged(&tagged(&question, VLAN, 42), 0x88a8, 7),
+                tagged(&tagged(&reply, VLAN, 42), 0x88a8, 7),
+            ),
+        ] {
+            assert_eq!(answer(&switch, &question), Some((peer, reply)));
+        }
+    }
+    assert_eq!(switch.counters()[0], ("arp_answered", 8));
+}
+
+#[test]
+fn a_neighbour_solicitation_for_a_bound_address_is_answered_as_its_owner_would() {
+    let switch = Switch::new(managed_config(&[HOST, HOST]));
+    for link_layer in [Some(mac(0)), None] {
+        let question = neighbour_question((mac(0), ip6(0)), ip6(1), link_layer);
+        let mut message = advertisement(ip6(1), Some(mac(1)));
+        message[4] = 0x60; // Solicited, override.
+        let message = summed(ip6(1), ip6(0), &message);
+        let reply = frame(mac(0), mac(1), IPV6, &ipv6(ip6(1), ip6(0), 58, &message));
+        assert_eq!(icmpv6_sum(ip6(1), ip6(0), &reply[54..]), 0xffff);
+        assert_eq!(answer(&switch, &question), Some((A, reply.clone())));
+
+        let question = tagged(&question, VLAN, 42);
+        let reply = tagged(&reply, VLAN, 42);
+        assert_eq!(answer(&switch, &question), Some((A, reply)));
+    }
+    assert_eq!(switch.counters()[1], ("nd_answered", 4));
+}
+
+#[test]
+fn answers_are_not_limited_and_go_on_being_counted_after_a_change() {
+    let mut config = managed_config(&[HOST]);
+    config.policy.bum_burst = 1;
+    let switch = Switch::new(config.clone());
+    for _ in 0..10 {
+        assert!(answer(&switch, &who_has(ip4(1))).is_some());
+    }
+    let switch = switch.rebuild(config);
+    assert!(answer(&switch, &who_has(ip4(1))).is_some());
+    assert_eq!(switch.counters()[0].1, 11);
+}
+
+#[test]
+fn what_checks_for_a_duplicate_or_announces_an_address_is_told_to_everybody() {
+    let switch = Switch::new(managed_config(&[HOST, HOST]));
+    let told = |operation, sender, target: Ipv4Addr| {
+        let packet = arp(operation, (mac(0), sender), (Mac::ZERO, target));
+        is_flooded(&switch, &frame(Mac::BROADCAST, mac(0), ARP, &packet))
+    };
+    assert!(told(1, Ipv4Addr::UNSPECIFIED, ip4(1)), "a probe");
+    assert!(told(1, ip4(0), ip4(0)), "an announcement");
+    assert!(told(2, ip4(0), ip4(0)), "a gratuitous reply");
+    assert!(told(2, ip4(0), ip4(1)), "a reply to everybody");
+
+    let duplicate = neighbour_question((mac(0), Ipv6Addr::UNSPECIFIED), ip6(1), None);
+    assert!(is_flooded(&switch, &duplicate));
+    let message = summed(ip6(0), ALL_NODES, &advertisement(ip6(0), Some(mac(0))));
+    let packet = ipv6(ip6(0), ALL_NODES, 58, &message);
+    let unsolicited = frame(Mac([0x33, 0x33, 0, 0, 0, 1]), mac(0), IPV6, &packet);
+    assert!(is_flooded(&switch, &unsolicited));
+}
+
+#[test]
+fn a_neighbour_that_is_probed_answers_itself() {
+    let switch = Switch::new(managed_config(&[HOST]));
+    let probe = arp(1, (mac(0), ip4(0)), (mac(1), ip4(1)));
+    let probe = frame(mac(1), mac(0), ARP, &probe);
+    assert_eq!(switch.egress(&probe, NOW), Ok(Egress::Unicast(A)));
+
+    let message = summed(ip6(0), ip6(1), &solicitation(ip6(1), Some(mac(0))));
+    let probe = frame(mac(1), mac(0), IPV6, &ipv6(ip6(0), ip6(1), 58, &message));
+    assert_eq!(switch.egress(&probe, NOW), Ok(Egress::Unicast(A)));
+}
+
+#[test]
+fn for_whom_the_bindings_are_not_certain_everybody_is_asked() {
+    let asks = |config: Config, number: u8| {
+        let switch = Switch::new(config);
+        let questions = [who_has(ip4(number)), neighbour(ip6(number))];
+        questions.map(|question| is_flooded(&switch, &question))
+    };
+    let certain = || managed_config(&[HOST, HOST]);
+    assert_eq!(asks(certain(), 1), [false; 2]);
+    assert_eq!(asks(certain(), 200), [true; 2], "bound to nobody");
+    assert_eq!(asks(certain(), 0), [true; 2], "bound to this node");
+
+    let mut shared = certain();
+    shared.peers[1].1.ips = shared.peers[0].1.ips.clone();
+    assert_eq!(asks(shared, 1), [true; 2], "bound to two");
+    let mut moving = certain();
+    moving.peers[1].1.macs = vec![mac(1)];
+    assert_eq!(asks(moving, 1), [true; 2], "the MAC is bound to two");
+    let mut several = certain();
+    several.peers[0].1.macs.push(mac(9));
+    assert_eq!(asks(several, 1), [true; 2], "with which of its MACs?");
+
+    let mut unmanaged = certain();
+    unmanaged.policy.dhcp_server_from_hosts = true;
+    assert_eq!(asks(unmanaged, 1), [true; 2], "members give out addresses");
+    let mut removed = certain();
+    removed.peers.remove(0);
+    assert_eq!(asks(removed, 1), [true; 2], "removed");
+
+    let mut routers = certain();
+    routers.policy.ra_from_hosts = true;
+    assert_eq!(asks(routers, 1), [false, true], "may be a router");
+    assert_eq!(asks(managed_config(&[GATEWAY]), 1), [false, true]);
+}
+
+#[test]
+fn stations_of_a_gateway_go_on_asking_everybody() {
+    let mut config = managed_config(&[HOST]);
+    config.local.role = GATEWAY;
+    let switch = Switch::new(config);
+    assert!(is_flooded(&switch, &who_has(ip4(1))));
+    assert!(is_flooded(&switch, &neighbour(ip6(1))));
+}
+
+#[test]
+fn a_link_local_address_is_answered_for_only_where_it_is_bound() {
+    // Of 02:00:00:00:00:01, as Linux derives it; the owner may have another.
+    let derived = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 1);
+    let mut config = managed_config(&[HOST]);
+    assert!(is_flooded(
+        &Switch::new(config.clone()),
+        &neighbour(derived)
+    ));
+    config.peers[0].1.ips.push(derived.into());
+    assert!(!is_flooded(&Switch::new(config), &neighbour(derived)));
+}
+
+#[test]
+fn a_solicitation_that_its_target_would_not_take_or_that_says_more_is_not_answered() {
+    let switch = Switch::new(managed_config(&[HOST]));
+    let question = neighbour(ip6(1));
+    let changed = |at: usize, octet: u8| {
+        let mut question = question.clone();
+        question[at] = octet;
+        is_flooded(&switch, &question)
+    };
+    assert!(!changed(0, question[0]));
+    assert!(changed(14 + 7, 254), "hop limit");
+    assert!(changed(54 + 2, !question[56]), "checksum");
+    let with_sum = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut message = solicitation(ip6(1), Some(mac(0)));
+        change(&mut message);
+        let [group, ..] = [Ipv6Addr::from(
+            <[u8; 16]>::try_from(&question[38..54]).unwrap(),
+        )];
+        let message = summed(ip6(0), group, &message);
+        let packet = ipv6(ip6(0), group, 58, &message);
+        let destination = Mac(question[..6].try_into().unwrap());
+        is_flooded(&switch, &frame(destination, mac(0), IPV6, &packet))
+    };
+    assert!(!with_sum(&|_| {}));
+    assert!(with_sum(&|message| message[1] = 1), "a code");
+    assert!(
+        with_sum(&|message| message.extend_from_slice(&[14, 1, 1, 2, 3, 4, 5, 6])),
+        "a nonce"
+    );
+    // In SNAP, which needs another length.
+    assert!(is_flooded(&switch, &snap(&who_has(ip4(1)))));
+}
+
 // Who may send from which address.
 
 #[test]

@@ -1,5 +1,7 @@
 //! The TLVs of CONTROL packets (docs/protocol.md 1.5).
 
+use crate::Mac;
+
 /// One TLV that this version knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tlv {
@@ -13,6 +15,15 @@ pub enum Tlv {
     Probe([u8; 8]),
     /// The answer to a probe.
     ProbeReply([u8; 8]),
+    /// The sender's host doesn't listen to a multicast group: for so long it needs none of it.
+    Prune {
+        /// The group.
+        group: Mac,
+        /// For how long.
+        seconds: u16,
+    },
+    /// Takes back all prunes of the sender.
+    Graft,
 }
 
 /// The longest encoded TLV of this version.
@@ -27,6 +38,8 @@ impl Tlv {
             Self::Response(value) => (3, Some(value)),
             Self::Probe(value) => (4, Some(value)),
             Self::ProbeReply(value) => (5, Some(value)),
+            Self::Prune { group, seconds } => (16, Some(of_prune(group, seconds))),
+            Self::Graft => (17, None),
         };
         let mut octets = [0; MAX_TLV_LEN];
         octets[0] = kind;
@@ -37,6 +50,13 @@ impl Tlv {
         octets[2..].copy_from_slice(&value);
         (octets, MAX_TLV_LEN)
     }
+}
+
+fn of_prune(group: Mac, seconds: u16) -> [u8; 8] {
+    let mut value = [0; 8];
+    value[..6].copy_from_slice(&group.0);
+    value[6..].copy_from_slice(&seconds.to_be_bytes());
+    value
 }
 
 /// A TLV runs past the end of the list.
@@ -86,6 +106,11 @@ fn known(kind: u8, value: &[u8]) -> Option<Tlv> {
         (3, Ok(value)) => Some(Tlv::Response(value)),
         (4, Ok(value)) => Some(Tlv::Probe(value)),
         (5, Ok(value)) => Some(Tlv::ProbeReply(value)),
+        (16, Ok([a, b, c, d, e, f, high, low])) => Some(Tlv::Prune {
+            group: Mac([a, b, c, d, e, f]),
+            seconds: u16::from_be_bytes([high, low]),
+        }),
+        (17, _) => Some(Tlv::Graft),
         _ => None,
     }
 }
@@ -120,6 +145,11 @@ mod tests {
             Tlv::Response([2; 8]),
             Tlv::Probe([3; 8]),
             Tlv::ProbeReply([4; 8]),
+            Tlv::Prune {
+                group: Mac([1, 0, 0x5e, 1, 2, 3]),
+                seconds: 300,
+            },
+            Tlv::Graft,
         ];
         let mut list = Vec::new();
         for tlv in all {

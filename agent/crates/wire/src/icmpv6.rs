@@ -8,6 +8,7 @@ use crate::{Error, Mac};
 pub const HEADER_LEN: usize = 4;
 
 const TYPE: usize = 0;
+const CODE: usize = 1;
 /// Target address of a solicitation, an advertisement and a redirect.
 const TARGET: usize = 8;
 const TARGET_END: usize = 24;
@@ -105,6 +106,12 @@ impl<'a> Message<'a> {
     #[must_use]
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Tells messages of one type apart; 0 in Neighbor Discovery.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        self.octets[CODE]
     }
 
     /// The address that a neighbour solicitation asks for, that a neighbour advertisement

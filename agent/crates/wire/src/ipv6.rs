@@ -29,6 +29,7 @@ const SHIM6: u8 = 140;
 const VERSION: usize = 0;
 const PAYLOAD_LEN: usize = 4;
 const NEXT_HEADER: usize = 6;
+const HOP_LIMIT: usize = 7;
 const SOURCE: usize = 8;
 const DESTINATION: usize = 24;
 
@@ -91,6 +92,12 @@ impl<'a> Packet<'a> {
             &rest[..len.min(rest.len())]
         };
         Ok(Self { header, payload })
+    }
+
+    /// How many more routers may forward it.
+    #[must_use]
+    pub fn hop_limit(&self) -> u8 {
+        self.header[HOP_LIMIT]
     }
 
     /// From whom.

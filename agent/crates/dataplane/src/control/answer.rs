@@ -67,6 +67,7 @@ fn vsubnet(stats: &VSubnetStats) -> Value {
         "tx_octets": stats.tx_octets,
         "rx_frames": stats.rx_frames,
         "rx_octets": stats.rx_octets,
+        "counters": numbers(stats.counters.iter().copied()),
         "drops": numbers(stats.refused.iter().map(|(reason, number)| (reason.name(), *number))),
         "learned": learned,
         "peers": stats.peers.iter().map(peer).collect::<Vec<_>>(),

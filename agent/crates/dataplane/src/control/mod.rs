@@ -23,7 +23,7 @@ use cairn_device::entropy::SystemEntropy;
 use cairn_device::process::Hardening;
 use cairn_device::readiness::{Epoll, Interest, Ready};
 use cairn_device::signals::EndSignals;
-use cairn_device::{clock, local};
+use cairn_device::{clock, local, multicast};
 use cairn_engine::{Core, Entropy, Fact, ProbeOutcome, Time};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -343,6 +343,12 @@ impl Control {
 
     /// Sends what the core wants sent, and passes on what it tells.
     fn flush_core(&mut self) {
+        while let Some(look) = self.core.poll_look() {
+            let macs: Vec<[u8; 6]> = look.macs.iter().map(|mac| mac.0).collect();
+            if multicast::is_deaf_to(&look.tap, &macs, look.group.0) {
+                self.core.prune(&look, clock::now());
+            }
+        }
         while let Some(transmit) = self.core.poll_transmit() {
             // After a handover the sessions are the successor's.
             if self.handover.is_none() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cairn_wire::Mac;
 use cairn_wire::control::{Tlv, Tlvs};
 
 use crate::core::effects::Effects;
@@ -13,6 +14,7 @@ use crate::drops::Dropped;
 use crate::event::{Fact, ProbeOutcome};
 use crate::link::{Path, read, stamp};
 use crate::liveness::{Liveness, Noted, Step};
+use crate::multicast::PRUNE_SECONDS;
 use crate::paths::ChallengeDue;
 use crate::seal::Kind;
 use crate::session::Session;
@@ -63,6 +65,22 @@ impl Peer {
     pub(super) fn send_keepalive(&self, fx: &mut Effects, now: Time) {
         if let (Some(session), Some(to)) = (self.usable(now), self.link.endpoint()) {
             self.send_control(&session, None, to, fx, now);
+        }
+    }
+
+    /// Says that our host doesn't listen to a group; the peer needn't send any of it for a while.
+    pub(crate) fn send_prune(&mut self, group: Mac, fx: &mut Effects, now: Time) {
+        if let (Some(session), Some(to)) = (self.usable(now), self.link.endpoint()) {
+            let seconds = PRUNE_SECONDS;
+            self.pruned_until = now + Duration::from_secs(u64::from(seconds));
+            self.send_control(&session, Some(Tlv::Prune { group, seconds }), to, fx, now);
+        }
+    }
+
+    /// Takes back what `send_prune` said.
+    pub(crate) fn send_graft(&self, fx: &mut Effects, now: Time) {
+        if let (Some(session), Some(to)) = (self.usable(now), self.link.endpoint()) {
+            self.send_control(&session, Some(Tlv::Graft), to, fx, now);
         }
     }
 
@@ -163,6 +181,8 @@ impl Peer {
                 Ok(Tlv::Probe(token)) => {
                     self.send_control(&reply_on, Some(Tlv::ProbeReply(token)), from, fx, now);
                 }
+                Ok(Tlv::Prune { group, seconds }) => self.link.pruned.add(group, seconds, now),
+                Ok(Tlv::Graft) => self.link.pruned.clear(),
                 Ok(Tlv::Response(token)) => self.responded(from, token, fx, now),
                 Ok(Tlv::ProbeReply(token)) => self.probe_replied(from, token, fx, now),
             }

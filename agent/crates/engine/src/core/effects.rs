@@ -11,6 +11,7 @@ use crate::core::Transmit;
 use crate::event::{Event, Fact};
 use crate::ids::Vni;
 use crate::link::Link;
+use crate::multicast::Look;
 use crate::seal::Kind;
 use crate::session::{Lifetime, Session};
 use crate::shared::{Shared, Snapshot};
@@ -22,6 +23,8 @@ use crate::too_large;
 const MAX_EVENTS: usize = 4096;
 /// Frames for this host wait for the caller; it comes after each call.
 const MAX_FRAMES: usize = 64;
+/// Looks at the host that may wait; multicast asks again.
+const MAX_LOOKS: usize = 64;
 /// Without a CPU generator for the salt, sessions live this long (trust.md 2.4).
 const REKEY_WITHOUT_CPU_RNG: Duration = Duration::from_secs(30);
 
@@ -31,6 +34,7 @@ pub(crate) struct Effects {
     /// For this host itself.
     pub(crate) frames: VecDeque<(Vni, Vec<u8>)>,
     pub(crate) events: VecDeque<Event>,
+    pub(crate) looks: VecDeque<Look>,
     pub(crate) timers: Timers,
     pub(crate) behind_nat: bool,
     pub(crate) counters: Counters,
@@ -56,6 +60,7 @@ impl Effects {
             transmits: VecDeque::new(),
             frames: VecDeque::new(),
             events: VecDeque::new(),
+            looks: VecDeque::new(),
             timers: Timers::default(),
             behind_nat: false,
             counters: Counters::default(),
@@ -82,6 +87,12 @@ impl Effects {
             self.counters.events_lost += 1;
         }
         self.events.push_back(Event { at: now, fact });
+    }
+
+    pub(crate) fn look(&mut self, look: Look) {
+        if self.looks.len() < MAX_LOOKS {
+            self.looks.push_back(look);
+        }
     }
 
     /// Seals a packet on a session; `None` past its limit. The order is that of the fast path.

@@ -26,6 +26,7 @@ use crate::ids::{NodeId, PeerId, Vni};
 use crate::inbound::Inbound;
 use crate::link::{Link, read};
 use crate::message::{Kind, Message};
+use crate::multicast::Look;
 use crate::outbound::Outbound;
 use crate::session::Session;
 use crate::shared::Shared;
@@ -143,6 +144,18 @@ impl Core {
                 link.controls.fetch_sub(1, Ordering::AcqRel);
                 self.learn(link.vni, mac, link.peer, now);
             }
+            Kind::Multicast { link, group } => {
+                link.controls.fetch_sub(1, Ordering::AcqRel);
+                self.with_peer(link.peer, now, |peer, fx, vsubnet| {
+                    fx.look(Look {
+                        peer: peer.link.peer,
+                        tap: vsubnet.config.tap.clone(),
+                        macs: vsubnet.config.macs.clone(),
+                        group,
+                    });
+                });
+            }
+            Kind::Reported { vni } => self.graft(vni, now),
             Kind::Spoofed { link, mac } => self.spoofed(&link, mac, now),
         }
     }
@@ -182,6 +195,31 @@ impl Core {
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.fx.events.pop_front()
+    }
+
+    /// The next multicast of which to find out whether the host listens to it; if it surely
+    /// doesn't, [`Core::prune`].
+    pub fn poll_look(&mut self) -> Option<Look> {
+        self.fx.looks.pop_front()
+    }
+
+    /// Tells the sender that this node's host doesn't listen to the group.
+    pub fn prune(&mut self, look: &Look, now: Time) {
+        self.with_peer(look.peer, now, |peer, fx, _| {
+            peer.send_prune(look.group, fx, now);
+        });
+    }
+
+    /// The host may listen to more than before: all that was told lately is taken back.
+    fn graft(&mut self, vni: Vni, now: Time) {
+        let peers = self.peers.iter();
+        let told: Vec<PeerId> = peers
+            .filter(|(_, peer)| peer.link.vni == vni && peer.pruned_until > now)
+            .map(|(id, _)| *id)
+            .collect();
+        for peer in told {
+            self.with_peer(peer, now, |peer, fx, _| peer.send_graft(fx, now));
+        }
     }
 
     /// Sends a probe, after a handshake if need be; the outcome comes as `Fact::Probed` with the

@@ -62,6 +62,8 @@ pub(crate) struct Peer {
     /// Whether `session_up` was the last to be told.
     told_up: bool,
     spoofing: Spoofing,
+    /// Until then the peer may hold back multicast that we said we don't need.
+    pub(crate) pruned_until: Time,
 }
 
 struct Waiting {
@@ -114,6 +116,7 @@ impl Peer {
             path_mtu: None,
             told_up: false,
             spoofing: Spoofing::default(),
+            pruned_until: Time::ZERO,
         }
     }
 
@@ -279,6 +282,8 @@ impl Peer {
     }
 
     fn install(&mut self, session: Arc<Session>, fx: &mut Effects, now: Time) {
+        // A peer that has restarted doesn't know any more what it said.
+        self.link.pruned.clear();
         let crossing = CROSSING.min(fx.timers.rekey_after / 4);
         if let Some(old) = self.slots.install(session, self.we_are_lower, crossing) {
             fx.retire(&old);

@@ -49,6 +49,7 @@ impl Core {
             tx_octets: total(|peer| peer.tx_octets),
             rx_frames: total(|peer| peer.rx_frames),
             rx_octets: total(|peer| peer.rx_octets),
+            counters: occurred(vsubnet.switch.counters()),
             refused: vsubnet.switch.refusals().filter(|(_, n)| *n > 0).collect(),
             learned: self.learned_stats(vsubnet, now),
             peers,
@@ -67,6 +68,10 @@ impl Core {
         });
         known.collect()
     }
+}
+
+fn occurred(counters: impl IntoIterator<Item = (&'static str, u64)>) -> Vec<(&'static str, u64)> {
+    counters.into_iter().filter(|(_, n)| *n > 0).collect()
 }
 
 fn peer_stats(peer: &Peer, vsubnet: &VSubnet, now: Time) -> PeerStats {

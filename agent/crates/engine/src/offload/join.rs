@@ -50,6 +50,28 @@ pub struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
+    /// A run of one whole frame that came by no session.
+    pub fn single(vni: Vni, frame: &'a [u8]) -> Self {
+        let mut frames: [&[u8]; MOST_SEGMENTS] = [&[]; MOST_SEGMENTS];
+        frames[0] = frame;
+        Self {
+            first: Incoming {
+                vni,
+                session: 0,
+                counter: 0,
+                content: Content::Whole,
+                frame,
+            },
+            layout: None,
+            counter: 0,
+            index: 0,
+            closed: true,
+            payload: 0,
+            frames,
+            count: 1,
+        }
+    }
+
     /// A run of one frame; `None` if its checksum isn't where it is said to be.
     pub fn new(first: Incoming<'a>) -> Option<Self> {
         let (layout, index) = match first.content {

@@ -1,6 +1,7 @@
 //! What the netmap binds: MAC and IP addresses to members. Never changed by learning.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 
 use cairn_wire::Mac;
@@ -24,8 +25,32 @@ pub(super) enum Owner {
 /// then the order of the config.
 #[derive(Debug)]
 pub(super) struct Bindings {
-    macs: HashMap<u64, Owner, Keyed>,
-    ips: HashMap<u128, Owner, Keyed>,
+    macs: HashMap<u64, Bound, Keyed>,
+    ips: HashMap<u128, Bound, Keyed>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    owner: Owner,
+    /// Others are bound to it, too.
+    is_shared: bool,
+}
+
+impl Bound {
+    const fn to(owner: Owner) -> Self {
+        Self {
+            owner,
+            is_shared: false,
+        }
+    }
+
+    fn also_to(&mut self, owner: Owner) {
+        self.is_shared |= self.owner != owner;
+    }
+
+    fn sole_owner(&self) -> Option<Owner> {
+        (!self.is_shared).then_some(self.owner)
+    }
 }
 
 impl Bindings {
@@ -43,24 +68,41 @@ impl Bindings {
 
     /// Whose MAC address it is.
     pub(super) fn mac(&self, mac: Mac) -> Option<Owner> {
-        self.macs.get(&mac.to_bits()).copied()
+        self.macs.get(&mac.to_bits()).map(|bound| bound.owner)
     }
 
     /// Whose IP address it is.
     pub(super) fn ip(&self, ip: IpAddr) -> Option<Owner> {
-        self.ips.get(&key(ip)).copied()
+        self.ips.get(&key(ip)).map(|bound| bound.owner)
+    }
+
+    /// Whose MAC address it is, and nobody else's.
+    pub(super) fn sole_owner_of_mac(&self, mac: Mac) -> Option<Owner> {
+        self.macs.get(&mac.to_bits())?.sole_owner()
+    }
+
+    /// Whose IP address it is, and nobody else's.
+    pub(super) fn sole_owner_of_ip(&self, ip: IpAddr) -> Option<Owner> {
+        self.ips.get(&key(ip))?.sole_owner()
     }
 
     fn bind(&mut self, owner: Owner, member: &Member) {
         for mac in &member.macs {
-            self.macs.entry(mac.to_bits()).or_insert(owner);
+            bind(&mut self.macs, mac.to_bits(), owner);
             let link_local = IpAddr::V6(link_local_of(*mac));
-            self.ips.entry(key(link_local)).or_insert(owner);
+            bind(&mut self.ips, key(link_local), owner);
         }
         for ip in &member.ips {
-            self.ips.entry(key(*ip)).or_insert(owner);
+            bind(&mut self.ips, key(*ip), owner);
         }
     }
+}
+
+fn bind<K: Eq + Hash>(table: &mut HashMap<K, Bound, Keyed>, address: K, owner: Owner) {
+    table
+        .entry(address)
+        .and_modify(|bound| bound.also_to(owner))
+        .or_insert(Bound::to(owner));
 }
 
 fn key(ip: IpAddr) -> u128 {

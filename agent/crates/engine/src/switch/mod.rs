@@ -6,7 +6,8 @@
 //!
 //! What the users of an Ethernet get:
 //! - A frame to a bound or learned address goes to that one member.
-//! - Broadcast and multicast go to every member.
+//! - Broadcast and multicast go to every member; but a host's question who has an address that
+//!   the netmap binds is answered here (RFC 9161).
 //! - A frame to an address nobody knows goes to the gateways: all stations of hosts are bound,
 //!   so that only a LAN can hold an unknown one. Without gateways it is refused, and counted.
 //! - The three kinds of copies share one budget per sending member, kept by the sender and,
@@ -25,6 +26,7 @@ use cairn_wire::{Error, Mac};
 
 use crate::{PeerId, Time};
 
+mod answer;
 mod bindings;
 mod keyed;
 mod learned;
@@ -32,8 +34,10 @@ mod policer;
 mod refused;
 mod sender;
 
+pub use answer::{Answer, Asked};
 pub use refused::Refused;
 
+use answer::{Counters, Question};
 use bindings::{Bindings, Owner};
 use keyed::Keyed;
 use learned::{GatewayNumber, Inserted, LearnedTable};
@@ -106,14 +110,14 @@ pub struct Config {
 }
 
 /// Where a frame from the TAP goes.
-///
-/// (A frame that this node answers from the bindings itself would be a third kind.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Egress<'a> {
     /// To one peer.
     Unicast(PeerId),
     /// A copy to each of these; never empty.
     Flood(&'a [PeerId]),
+    /// Nowhere: this answer goes back to the TAP.
+    Answer(Answer),
 }
 
 /// A frame from a peer that may go to the TAP.
@@ -176,6 +180,7 @@ pub struct Switch {
     learned: Arc<LearnedTable>,
     local_bum: Arc<Policer>,
     refusals: Arc<Refusals>,
+    counters: Arc<Counters>,
 }
 
 #[derive(Debug)]
@@ -267,6 +272,28 @@ impl Switch {
             .map(|reason| (reason, self.refusals.get(reason)))
     }
 
+    /// Counts an answer of [`Switch::egress`] that went to the TAP.
+    pub fn note_answered(&self, asked: Asked) {
+        self.counters.count(asked);
+    }
+
+    /// Counts copies of multicast that were not sent, because nobody there listens.
+    pub fn note_spared(&self, copies: u64) {
+        self.counters.spared.fetch_add(copies, Ordering::Relaxed);
+    }
+
+    /// What else was done so far, by its names in `stats`.
+    #[must_use]
+    pub fn counters(&self) -> [(&'static str, u64); 3] {
+        self.counters.named()
+    }
+
+    /// What this node's own attachment is.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.local.role
+    }
+
     /// The peers that sent from, or claimed, addresses not their own; in no order.
     #[must_use]
     pub fn spoofing(&self) -> Vec<Spoofing> {
@@ -290,6 +317,7 @@ impl Switch {
             learned: Arc::new(LearnedTable::new(0, hash)),
             local_bum: before.map_or_else(Arc::default, |old| Arc::clone(&old.local_bum)),
             refusals: before.map_or_else(Arc::default, |old| Arc::clone(&old.refusals)),
+            counters: before.map_or_else(Arc::default, |old| Arc::clone(&old.counters)),
             peers: HashMap::with_hasher(hash),
             local: config.local,
             policy: config.policy,
@@ -340,6 +368,9 @@ impl Switch {
         }
         let destination = frame.destination();
         if destination.is_group() {
+            if let Some(answer) = self.answer(octets, &frame) {
+                return Ok(Egress::Answer(answer));
+            }
             return self.flood(&self.everybody, Refused::NoPeer, now);
         }
         match self.bindings.mac(destination) {
@@ -352,6 +383,27 @@ impl Switch {
             Some(peer) => Ok(Egress::Unicast(peer)),
             None => self.flood(&self.gateways, Refused::UnknownDestination, now),
         }
+    }
+
+    /// What the only member to which the asked address is bound would answer.
+    fn answer(&self, octets: &[u8], frame: &Frame<'_>) -> Option<Answer> {
+        // Stations behind a gateway are found by what they say to everybody, and where members
+        // give out addresses the netmap doesn't know whose they are.
+        if self.local.role == Role::Gateway || self.policy.dhcp_server_from_hosts {
+            return None;
+        }
+        let question = Question::of(octets, frame)?;
+        let Owner::Peer(peer) = self.bindings.sole_owner_of_ip(question.ip())? else {
+            return None;
+        };
+        let member = &self.peers.get(&peer)?.member;
+        let [mac] = member.macs[..] else { return None };
+        let is_certain = member.ips.contains(&question.ip())
+            && self.bindings.sole_owner_of_mac(mac) == Some(Owner::Peer(peer));
+        // Whoever takes a router for a host drops it from its routers (RFC 4861 section 7.2.5).
+        let may_be_router = member.role == Role::Gateway || self.policy.ra_from_hosts;
+        let may_answer = is_certain && !(may_be_router && question.asked() == Asked::Nd);
+        may_answer.then(|| question.answer(peer, mac))
     }
 
     fn flood<'a>(

@@ -77,6 +77,8 @@ pub struct Node {
     pub kept: Option<Vec<Vec<u8>>>,
     /// Its events so far.
     pub events: Vec<Event>,
+    /// The groups that its host listens to; `None`: nobody knows.
+    pub listens_to: Option<Vec<Mac>>,
     /// Whether it takes part; a node that is down neither sends nor receives.
     pub up: bool,
 }
@@ -93,6 +95,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// Frames that reached a TAP.
     pub delivered: Vec<Delivery>,
+    /// Frames that a node answered from its bindings, to its own TAP.
+    pub answered: Vec<(usize, Vni, Vec<u8>)>,
     /// Every datagram that was sent, with the node that sent it, if recorded.
     pub recorded: Option<Vec<(usize, SocketAddr, Vec<u8>)>>,
     flying: BinaryHeap<Reverse<Flying>>,
@@ -156,6 +160,7 @@ impl World {
             carries: usize::MAX,
             nodes,
             delivered: Vec::new(),
+            answered: Vec::new(),
             recorded: None,
             flying: BinaryHeap::new(),
             dice,
@@ -285,8 +290,11 @@ impl World {
         let now = self.now;
         let mut sent: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
         let mut slow: Vec<Message> = Vec::new();
+        let mut back: Vec<(Vni, Vec<u8>)> = Vec::new();
         let sender = &mut self.nodes[node].outbound;
-        let result = sender.handle_frames(vni, frames, now, &mut sent, &mut slow);
+        let result = sender.handle_frames(vni, frames, now, &mut sent, &mut slow, &mut back);
+        let back = back.into_iter().map(|(vni, frame)| (node, vni, frame));
+        self.answered.extend(back);
         for (to, datagram) in sent {
             self.launch(node, to, datagram);
         }
@@ -432,7 +440,14 @@ impl World {
 
     fn drain(&mut self, node: usize) {
         let mut out = VecDeque::new();
+        let now = self.now;
         let drained = &mut self.nodes[node];
+        while let Some(look) = drained.core.poll_look() {
+            let known = drained.listens_to.as_ref();
+            if known.is_some_and(|groups| !groups.contains(&look.group)) {
+                drained.core.prune(&look, now);
+            }
+        }
         while let Some(transmit) = drained.core.poll_transmit() {
             out.push_back(transmit);
         }
@@ -503,6 +518,7 @@ impl Node {
             told: Vec::new(),
             kept: None,
             events: Vec::new(),
+            listens_to: None,
             up: true,
         }
     }

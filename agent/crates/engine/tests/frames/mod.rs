@@ -131,6 +131,46 @@ pub fn solicitation(target: Ipv6Addr, link_layer: Option<Mac>) -> Vec<u8> {
     discovery(135, &target.octets(), link_layer.map(|mac| (1, mac)))
 }
 
+/// The frame with which `by` asks all that may have `target` for its link-layer address.
+pub fn neighbour_question(
+    by: (Mac, Ipv6Addr),
+    target: Ipv6Addr,
+    link_layer: Option<Mac>,
+) -> Vec<u8> {
+    let [.., a, b, c] = target.octets();
+    let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
+    let message = summed(by.1, group, &solicitation(target, link_layer));
+    let destination = Mac([0x33, 0x33, 0xff, a, b, c]);
+    frame(destination, by.0, IPV6, &ipv6(by.1, group, 58, &message))
+}
+
+/// An ICMPv6 message with its checksum.
+pub fn summed(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> Vec<u8> {
+    let sum = !icmpv6_sum(source, destination, message);
+    let mut message = message.to_vec();
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    message
+}
+
+/// All ones for a message with the right checksum (RFC 4443 section 2.3).
+pub fn icmpv6_sum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
+    let len = u32::try_from(message.len()).expect("short").to_be_bytes();
+    let covered = [
+        &source.octets()[..],
+        &destination.octets(),
+        &len,
+        &[0, 0, 0, 58],
+        message,
+    ]
+    .concat();
+    let mut sum = 0_u32;
+    for pair in covered.chunks(2) {
+        sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    u16::try_from(sum).expect("folded")
+}
+
 pub fn advertisement(target: Ipv6Addr, link_layer: Option<Mac>) -> Vec<u8> {
     discovery(136, &target.octets(), link_layer.map(|mac| (2, mac)))
 }
