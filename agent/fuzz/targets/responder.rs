@@ -133,6 +133,8 @@ struct Sealing {
     key: SealKey,
     receiver: u32,
     next: u64,
+    /// Where the node sent the RESP without which nobody has the key.
+    offered_to: Option<SocketAddr>,
 }
 
 struct Attack {
@@ -154,6 +156,10 @@ struct Attack {
     authentic: HashMap<Vec<u8>, Vec<u8>>,
     /// All messages of Mallory's, as far as they are authentic.
     genuine: HashSet<Vec<u8>>,
+    /// What proves that Mallory is where the RESP of its session went, if it comes from there.
+    proofs: HashMap<Vec<u8>, SocketAddr>,
+    /// Where Mallory has proved to be: as much as the node likes may be sent there (rule 9).
+    proved: HashSet<SocketAddr>,
     received: HashMap<SocketAddr, usize>,
     sent: HashMap<SocketAddr, usize>,
 }
@@ -176,6 +182,8 @@ impl Attack {
             inits: Vec::new(),
             authentic: HashMap::new(),
             genuine: HashSet::new(),
+            proofs: HashMap::new(),
+            proved: HashSet::new(),
             received: HashMap::new(),
             sent: HashMap::new(),
         }
@@ -283,6 +291,9 @@ impl Attack {
         session
             .key
             .seal_in_place(kind, session.receiver, salt, counter, &mut datagram);
+        if let Some(offered_to) = session.offered_to {
+            self.proofs.insert(datagram.clone(), offered_to);
+        }
         Some(datagram)
     }
 
@@ -322,7 +333,7 @@ impl Attack {
         let mut datagram = [&head[..], &message[..len], &[0; 2 * MAC_LEN]].concat();
         fill_mac1(&mut datagram);
         let (_, to_initiator) = state.dangerously_get_raw_split();
-        self.keep_session(&to_initiator, view.sender());
+        self.keep_session(&to_initiator, view.sender(), None);
         self.send(from, datagram, input);
     }
 
@@ -424,6 +435,9 @@ impl Attack {
 
     fn deliver(&mut self, from: SocketAddr, datagram: Vec<u8>) {
         *self.received.entry(from).or_default() += datagram.len();
+        if self.proofs.get(&datagram) == Some(&from) {
+            self.proved.insert(from);
+        }
         let sent_before = self.sent.get(&from).copied().unwrap_or(0);
         let mut opened = datagram.clone();
         let mut messages: Vec<Message> = Vec::new();
@@ -501,7 +515,7 @@ impl Attack {
         *sent += datagram.len();
         let received = self.received.get(&to).copied().unwrap_or(0);
         assert!(
-            is_in_netmap(to) || *sent <= 3 * received,
+            is_in_netmap(to) || self.proved.contains(&to) || *sent <= 3 * received,
             "{sent} octets to {to} for {received}"
         );
         match Datagram::parse(&datagram) {
@@ -517,7 +531,7 @@ impl Attack {
                 let Ok(len) = read else { return };
                 assert_eq!(len, header::RESP_PAYLOAD_LEN);
                 let (to_responder, _) = state.dangerously_get_raw_split();
-                self.keep_session(&to_responder, resp.sender());
+                self.keep_session(&to_responder, resp.sender(), Some(to));
             }
             Ok(Datagram::Init(init)) => {
                 if init.vni() == VNI && to == address(1) {
@@ -528,7 +542,7 @@ impl Attack {
         }
     }
 
-    fn keep_session(&mut self, key: &[u8; 32], receiver: u32) {
+    fn keep_session(&mut self, key: &[u8; 32], receiver: u32, offered_to: Option<SocketAddr>) {
         if self.sessions.len() == MAX_SESSIONS {
             self.sessions.remove(0);
         }
@@ -536,6 +550,7 @@ impl Attack {
             key: SealKey::new(key),
             receiver,
             next: 0,
+            offered_to,
         });
     }
 

@@ -26,6 +26,9 @@ use crate::slow::Submit;
 /// Frames or datagrams taken from one descriptor before the next has its turn.
 const BATCH: usize = 64;
 
+/// Frames of a read that brought superframes.
+const FEW: usize = 2;
+
 /// The deepest call is a batch of 64 message headers; the rest is small.
 const STACK_OCTETS: usize = 256 * 1024;
 
@@ -234,10 +237,24 @@ impl Outward {
     fn carry(&mut self, vni: Vni, port: &Port) {
         self.frames.clear();
         let read = port.queue.read(&mut self.frames);
+        // A superframe mostly comes alone; setting up room for 64 would cost as much as a segment.
+        if self.frames.len() <= FEW {
+            self.hand_over::<FEW>(vni);
+        } else {
+            self.hand_over::<BATCH>(vni);
+        }
+        self.lane.flush();
+        if let Err(error) = read {
+            self.give_up(port, &error);
+        }
+    }
+
+    /// Gives the engine what was read, at most `N` frames.
+    fn hand_over<const N: usize>(&mut self, vni: Vni) {
         let now = clock::now();
         let mut filled = self.frames.filled();
         let mut count = 0;
-        let mut frames: [TapFrame<'_>; BATCH] = std::array::from_fn(|_| {
+        let mut frames: [TapFrame<'_>; N] = std::array::from_fn(|_| {
             let Some(frame) = filled.next() else {
                 return TapFrame::default();
             };
@@ -254,11 +271,6 @@ impl Outward {
             &mut self.lane.submit,
             &mut delivery,
         );
-        drop(filled);
-        self.lane.flush();
-        if let Err(error) = read {
-            self.give_up(port, &error);
-        }
     }
 
     /// The device is gone. The core's thread tells the agent; the next `apply` attaches anew.
