@@ -70,6 +70,9 @@ def underlay() -> Iterator[Underlay]:
             for name, site in (("a1", "cloud-a"), ("b1", "cloud-b"), ("b2", "cloud-b"))
         }
         stranger = sites["cloud-b"].host("stranger")
+        for machine in (stranger, *(node.host for node in nodes.values())):
+            # A capture shows what a wire carries, not trains that are divided later.
+            machine.run(["ethtool", "-K", "eth0", "tx-udp-segmentation", "off"])
         capture = nodes["b1"].host.capture("eth0", name="whole")
         since = time.monotonic()
         for name, node in nodes.items():

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests.integration.test_dataplane import BINARY, FRAMES, LIVING, TAP, Node
-from tests.integration.test_packet_path import ones_sum, transfer
+from tests.integration.test_packet_path import transfer
 from tests.lab import ROOT, Lab, until
+from tests.lab.checksums import ones_sum
 from tests.proofs import record
 
 pytestmark = [pytest.mark.root, pytest.mark.tun]
