@@ -57,7 +57,7 @@ class Durations:
     wire_s: int
 
 
-FULL = Durations(tcp_s=4, udp_s=0.8, udp_steps=6, rtt_s=2.0, wire_s=3)
+FULL = Durations(tcp_s=2, udp_s=0.5, udp_steps=6, rtt_s=1.0, wire_s=2)
 QUICK = Durations(tcp_s=2, udp_s=0.3, udp_steps=5, rtt_s=1.0, wire_s=1)
 
 
