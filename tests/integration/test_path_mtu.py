@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.integration.test_dataplane import BINARY, FRAMES, LIVING, TAP, Node
-from tests.integration.test_packet_path import transfer
+from tests.integration.test_packet_path import tag, transfer
 from tests.lab import ROOT, Lab, until
 from tests.lab.checksums import ones_sum
 from tests.proofs import record
@@ -109,6 +109,29 @@ def test_everything_passes_at_each_mtu(lab: Lab, underlay: int, families: str, m
         transfer("tcp", b.host, a.host, address)
     drops = a.stats()["drops"]
     assert not drops.keys() & {"bad_superframe", "malformed_data", "malformed_control"}, drops
+
+
+@pytest.mark.parametrize("off", ["", "tap_segmentation"])
+def test_two_tags_pass_where_the_path_has_room_for_one(lab: Lab, off: str) -> None:
+    """Over IPv6 the full MTU with one tag takes 1,500 octets; a second tag must cost the hosts no
+    more than it would on any link: TCP goes on, and who sends packets too large is told."""
+    site = lab.site("cloud")
+    a, b = Node(site.host("a"), 1), Node(site.host("b"), 2)
+    for node in (a, b):
+        node.endpoints = [one for one in node.endpoints if one.startswith("[")]
+        node.host.env["CAIRN_TEST_OFFLOADS_OFF"] = off
+    connect(a, b, 1400)
+    assert path_mtu(a) == 1400
+    for node in (a, b):
+        tag(node.host, TAP, 2)
+    for address in b.ips:
+        transfer("tcp", a.host, b.host, address)
+    assert not a.pings(b.ips[0], "-c", "1", "-M", "do", "-s", str(1400 - 28))
+    told = a.host.run(["ip", "route", "get", b.ips[0]]).stdout
+    assert "mtu 1396" in told, told
+    assert a.pings(b.ips[0], "-M", "do", "-s", str(1396 - 28))
+    assert a.pings(b.ips[0], "-M", "dont", "-s", "4000")
+    assert "udp_too_big" not in a.stats()["counters"]
 
 
 FORGED = [0, 68, 552, 1279, 1280, 1500, 9001, 65535]

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use cairn_wire::ethernet;
 use cairn_wire::header::{HEADER_LEN, TAG_LEN};
 
 use crate::drops::Dropped;
@@ -92,6 +93,15 @@ impl<'a> TapFrame<'a> {
             Shape::Many(split) => split.count(),
             Shape::Fragments(fragments) => fragments.count(),
             Shape::Unusable(_) => 0,
+        }
+    }
+
+    /// Octets of the longest frame that it is sent as, unless something shortens it.
+    fn longest(&self) -> usize {
+        match self.shape {
+            Shape::Many(split) => split.longest(),
+            Shape::One(_) => self.octets.len(),
+            Shape::Fragments(_) | Shape::Unusable(_) => 0,
         }
     }
 
@@ -304,7 +314,14 @@ impl Outbound {
             return self.drop_all(frames.len(), Dropped::PeerRemoved);
         }
         let (mut limit, mut fitted) = (view.mtu + ETHERNET_LEN, Ok(()));
-        if let Some(narrow) = link.narrow() {
+        // A path that isn't known to be narrow carries the MTU with one VLAN tag, and no more.
+        let most = view.mtu + ETHERNET_LEN + ethernet::TAG_LEN;
+        let longer = frames.iter().any(|frame| frame.longest() > most);
+        let tagged_twice = longer.then_some(Narrow {
+            frame: most,
+            settled: true,
+        });
+        if let Some(narrow) = link.narrow().or(tagged_twice) {
             limit = limit.min(narrow.frame);
             fitted = self.fit(link, narrow, frames, ways);
         }
