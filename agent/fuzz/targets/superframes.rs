@@ -76,10 +76,9 @@ fn collect<'f>(frames: impl Iterator<Item = (u64, Content, &'f [u8])>) -> usize 
             content,
             frame,
         };
-        if !coalescer.join(&incoming)
-            && let Some(run) = Run::new(incoming)
-        {
-            coalescer.start(run);
+        if !coalescer.join(&incoming) {
+            // What isn't what it says is refused, and nothing comes of it.
+            let _taken = coalescer.start(incoming);
         }
     }
     coalescer.finish();
@@ -89,7 +88,7 @@ fn collect<'f>(frames: impl Iterator<Item = (u64, Content, &'f [u8])>) -> usize 
 struct Tap(usize);
 
 impl Host for Tap {
-    fn take(&mut self, run: &Run<'_>) {
+    fn take(&mut self, run: &Run<'_, '_>) {
         self.0 += run.frames().map(|(_, frame)| frame.len()).sum::<usize>();
         for (header, frame) in run.frames() {
             assert!(!header.is_superframe());

@@ -10,13 +10,14 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use cairn_device::clock;
 use cairn_device::readiness::{Epoll, Interest, Ready};
 use cairn_device::tap::{FrameBatch, frame_batch};
 use cairn_device::udp::{Arrival, DatagramBatch, DatagramSocket, datagram_batch};
 use cairn_engine::offload::Coalescer;
-use cairn_engine::{Core, Inbound, Outbound, TapFrame, Verdict, Vni};
+use cairn_engine::{Core, Inbound, Outbound, TapFrame, Time, Verdict, Vni};
 
 use crate::log;
 use crate::outbox::Outbox;
@@ -25,6 +26,38 @@ use crate::slow::Submit;
 
 /// Frames or datagrams taken from one descriptor before the next has its turn.
 const BATCH: usize = 64;
+
+/// How many frames or datagrams to take at once: one after a wait, so that it goes on before
+/// anybody looks whether there is another, and more while they come faster than they go.
+#[derive(Clone, Copy, Debug)]
+struct Appetite {
+    most: usize,
+    /// When the last ones had gone on.
+    done: Time,
+}
+
+impl Appetite {
+    const GROWTH: usize = 8;
+    /// Whoever slept and was woken was away for longer.
+    const NO_WAIT: Duration = Duration::from_micros(3);
+
+    fn new() -> Self {
+        Self {
+            most: 1,
+            done: Time::ZERO,
+        }
+    }
+
+    /// How many to take now.
+    fn most(&mut self, now: Time) -> usize {
+        self.most = if now.since(self.done) < Self::NO_WAIT {
+            (self.most * Self::GROWTH).min(BATCH)
+        } else {
+            1
+        };
+        self.most
+    }
+}
 
 /// Frames of a read that brought superframes.
 const FEW: usize = 2;
@@ -97,11 +130,13 @@ impl Lanes {
             share,
             outbound,
             frames: frame_batch(BATCH),
+            appetite: Appetite::new(),
         };
         let inward = Inward {
             lane: Lane::new(submit, counters)?,
             inbound,
             datagrams: datagram_batch(BATCH),
+            appetite: Appetite::new(),
         };
         Ok(Self {
             outward: (
@@ -195,6 +230,7 @@ struct Outward {
     share: Share,
     outbound: Outbound,
     frames: FrameBatch,
+    appetite: Appetite,
 }
 
 impl Outward {
@@ -235,23 +271,24 @@ impl Outward {
     }
 
     fn carry(&mut self, vni: Vni, port: &Port) {
-        self.frames.clear();
+        let now = clock::now();
+        self.frames.clear_for(self.appetite.most(now));
         let read = port.queue.read(&mut self.frames);
         // A superframe mostly comes alone; setting up room for 64 would cost as much as a segment.
         if self.frames.len() <= FEW {
-            self.hand_over::<FEW>(vni);
+            self.hand_over::<FEW>(vni, now);
         } else {
-            self.hand_over::<BATCH>(vni);
+            self.hand_over::<BATCH>(vni, now);
         }
         self.lane.flush();
+        self.appetite.done = clock::now();
         if let Err(error) = read {
             self.give_up(port, &error);
         }
     }
 
     /// Gives the engine what was read, at most `N` frames.
-    fn hand_over<const N: usize>(&mut self, vni: Vni) {
-        let now = clock::now();
+    fn hand_over<const N: usize>(&mut self, vni: Vni, now: Time) {
         let mut filled = self.frames.filled();
         let mut count = 0;
         let mut frames: [TapFrame<'_>; N] = std::array::from_fn(|_| {
@@ -287,6 +324,7 @@ struct Inward {
     lane: Lane,
     inbound: Inbound,
     datagrams: DatagramBatch,
+    appetite: Appetite,
 }
 
 impl Inward {
@@ -324,13 +362,14 @@ impl Inward {
     }
 
     fn carry(&mut self, socket: &dyn DatagramSocket) {
-        self.datagrams.clear();
+        let now = clock::now();
+        self.datagrams.clear_for(self.appetite.most(now));
         let counters = &self.lane.counters;
         if socket.receive(&mut self.datagrams).is_err() {
             // What the network reported of an earlier datagram; the socket goes on.
             counters.receive_errors.fetch_add(1, Ordering::Relaxed);
         }
-        let mut receiving = self.inbound.begin(clock::now());
+        let mut receiving = self.inbound.begin(now);
         let lane = &mut self.lane;
         let counters = &lane.counters;
         let mut received = 0;
@@ -364,6 +403,7 @@ impl Inward {
             lane.submit.ring();
         }
         self.lane.flush();
+        self.appetite.done = clock::now();
     }
 }
 
@@ -442,6 +482,19 @@ mod tests {
         let counted = a.core.stats(clock::now()).vsubnets[0].counters.clone();
         assert_eq!(counted, [("arp_answered", 1)]);
         a.lanes.stop();
+    }
+
+    #[test]
+    fn one_is_taken_after_a_wait_and_more_while_they_come_without_one() {
+        let mut appetite = Appetite::new();
+        let at = |micros: u64| Time::from_nanos(micros * 1000);
+        assert_eq!(appetite.most(at(100)), 1);
+        for expected in [8, 64, 64] {
+            appetite.done = at(200);
+            assert_eq!(appetite.most(at(201)), expected);
+        }
+        appetite.done = at(200);
+        assert_eq!(appetite.most(at(210)), 1);
     }
 
     #[test]

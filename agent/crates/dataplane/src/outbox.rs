@@ -12,6 +12,9 @@ use crate::plumbing::{Counters, Sockets};
 /// Datagrams that are collected before they are sent.
 const MOST: usize = 128;
 
+/// A superframe is one train; setting up room for many would cost as much as a segment.
+const FEW: usize = 4;
+
 /// Room for a train of the largest kind, and as much again of what follows it.
 const ROOM: usize = 128 * 1024;
 
@@ -55,8 +58,29 @@ impl Outbox {
         if self.waiting.is_empty() {
             return;
         }
-        let mut departures = [Departure::single(self.waiting[0].0, &[]); MOST];
-        let count = trains(&self.octets, &self.waiting, &mut departures);
+        let [first, .., last] = &self.waiting[..] else {
+            self.send_trains::<1>(0);
+            return self.clear();
+        };
+        let mut sent = 0;
+        if first.0 == last.0 {
+            sent = self.send_trains::<FEW>(0);
+        }
+        while sent < self.waiting.len() {
+            sent = self.send_trains::<MOST>(sent);
+        }
+        self.clear();
+    }
+
+    fn clear(&mut self) {
+        self.used = 0;
+        self.waiting.clear();
+    }
+
+    /// Sends at most `N` trains of what waits from `first` on; returns where the next begins.
+    fn send_trains<const N: usize>(&mut self, first: usize) -> usize {
+        let mut departures = [Departure::single(self.waiting[first].0, &[]); N];
+        let (count, next) = trains(&self.octets, &self.waiting, first, &mut departures);
         let family = |departure: &Departure<'_>| departure.to.is_ipv4();
         for same in departures[..count].chunk_by(|a, b| family(a) == family(b)) {
             match self.sockets.towards(same[0].to) {
@@ -72,22 +96,24 @@ impl Outbox {
                 }
             }
         }
-        self.used = 0;
-        self.waiting.clear();
+        next
     }
 }
 
 /// Datagrams to one place that stand side by side and are of equal length are a train; its
-/// last may be shorter.
+/// last may be shorter. From `first` on, as many as there is room for; returns how many, and
+/// which datagram is the first that has none.
 fn trains<'o>(
     octets: &'o [u8],
     waiting: &[(SocketAddr, usize)],
-    departures: &mut [Departure<'o>; MOST],
-) -> usize {
+    first: usize,
+    departures: &mut [Departure<'o>],
+) -> (usize, usize) {
     let mut count = 0;
-    let (mut start, mut segments, mut closed) = (0, 0, true);
-    let mut begun = 0;
-    for (to, end) in waiting {
+    let mut start = first.checked_sub(1).map_or(0, |before| waiting[before].1);
+    let (mut segments, mut closed) = (0, true);
+    let mut begun = start;
+    for (at, (to, end)) in waiting.iter().enumerate().skip(first) {
         let length = end - start;
         let joins = count > 0 && !closed && {
             let train = &departures[count - 1];
@@ -101,6 +127,8 @@ fn trains<'o>(
             closed = length < train.segment_octets;
             train.octets = &octets[begun..*end];
             segments += 1;
+        } else if count == departures.len() {
+            return (count, at);
         } else {
             departures[count] = Departure {
                 to: *to,
@@ -112,7 +140,7 @@ fn trains<'o>(
         }
         start = *end;
     }
-    count
+    (count, waiting.len())
 }
 
 impl Underlay for Outbox {
@@ -166,6 +194,19 @@ mod tests {
         assert_eq!(trains_of(&octets, &many), [(a, 6400, 100), (a, 600, 100)]);
     }
 
+    #[test]
+    fn trains_that_have_no_room_are_the_next_ones() {
+        let [a, b] = ["192.0.2.1:1", "192.0.2.2:1"].map(|text| text.parse().unwrap());
+        let octets = [7; 500];
+        let waiting: [(SocketAddr, usize); 4] = [(a, 100), (a, 200), (b, 300), (a, 350)];
+        let mut departures = [Departure::single(a, &[]); 2];
+
+        assert_eq!(trains(&octets, &waiting, 0, &mut departures), (2, 3));
+        assert_eq!(departures[0].octets.len(), 200);
+        assert_eq!(trains(&octets, &waiting, 3, &mut departures), (1, 4));
+        assert_eq!((departures[0].to, departures[0].octets.len()), (a, 50));
+    }
+
     fn trains_of(
         octets: &[u8],
         lengths: &[(SocketAddr, usize)],
@@ -179,7 +220,8 @@ mod tests {
             })
             .collect();
         let mut departures = [Departure::single(lengths[0].0, &[]); MOST];
-        let count = trains(octets, &waiting, &mut departures);
+        let (count, next) = trains(octets, &waiting, 0, &mut departures);
+        assert_eq!(next, waiting.len());
         departures[..count]
             .iter()
             .map(|one| (one.to, one.octets.len(), one.segment_octets))

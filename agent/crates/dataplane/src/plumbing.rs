@@ -54,7 +54,7 @@ impl Port {
 
     /// Writes frames that came from a peer, as one superframe if they are one. Returns whether
     /// the device has just been found to refuse superframes.
-    fn deliver(&self, run: &Run<'_>) -> bool {
+    fn deliver(&self, run: &Run<'_, '_>) -> bool {
         let mut room = [0; MOST_HEADERS];
         if self.takes_superframes(run)
             && let Some((header, headers, payloads)) = run.superframe(&mut room)
@@ -76,7 +76,7 @@ impl Port {
         false
     }
 
-    fn takes_superframes(&self, run: &Run<'_>) -> bool {
+    fn takes_superframes(&self, run: &Run<'_, '_>) -> bool {
         let wanted = if run.is_udp() {
             self.offloads.udp_segmentation
         } else {
@@ -102,7 +102,7 @@ impl Port {
         self.queue.write(&[OutgoingFrame { header, parts }])
     }
 
-    fn write_singly(&self, run: &Run<'_>) {
+    fn write_singly(&self, run: &Run<'_, '_>) {
         for (header, frame) in run.frames() {
             let parts = &[frame][..];
             let written = self.queue.write(&[OutgoingFrame { header, parts }]);
@@ -183,7 +183,7 @@ impl<'p> Delivery<'p> {
 }
 
 impl Host for Delivery<'_> {
-    fn take(&mut self, run: &Run<'_>) {
+    fn take(&mut self, run: &Run<'_, '_>) {
         match self.plumbing.port(run.vni()) {
             Some(port) => self.fell_back |= port.deliver(run),
             None => {

@@ -17,6 +17,7 @@ pub struct Batch<M> {
     slots: Vec<Slot<M>>,
     room: Room,
     filled: usize,
+    limit: usize,
 }
 
 /// How a slot is divided.
@@ -80,12 +81,19 @@ impl<M: Copy + Default> Batch<M> {
             ],
             room,
             filled: 0,
+            limit: slots,
         }
     }
 
     /// Forgets the content.
     pub fn clear(&mut self) {
+        self.clear_for(self.slots.len());
+    }
+
+    /// Forgets the content; the batch is full with `at_most` slots, one at least.
+    pub fn clear_for(&mut self, at_most: usize) {
         self.filled = 0;
+        self.limit = at_most.clamp(1, self.slots.len());
     }
 
     /// How many slots hold content.
@@ -98,9 +106,9 @@ impl<M: Copy + Default> Batch<M> {
         self.filled == 0
     }
 
-    /// Whether every slot holds content.
+    /// Whether nothing more is to be filled.
     pub fn is_full(&self) -> bool {
-        self.filled == self.slots.len()
+        self.filled == self.limit
     }
 
     /// How many octets the filled slots hold.
@@ -111,9 +119,9 @@ impl<M: Copy + Default> Batch<M> {
             .sum()
     }
 
-    /// How many slots there are.
-    pub fn capacity(&self) -> usize {
-        self.slots.len()
+    /// How many slots are to be filled yet.
+    pub fn left(&self) -> usize {
+        self.limit - self.filled
     }
 
     /// Returns the content area of the slot at `index`, filled or not.
@@ -188,6 +196,23 @@ mod tests {
         assert_eq!(filled[0].meta, 7);
         assert_eq!(filled[0].start, 16);
         assert_eq!(filled[0].memory.len(), 132);
+    }
+
+    #[test]
+    fn a_batch_is_full_with_as_many_as_it_was_cleared_for() {
+        let room = Room {
+            before: 0,
+            content: 10,
+            after: 0,
+        };
+        let mut batch = Batch::<()>::new(4, room);
+        for (asked, given) in [(2, 2), (0, 1), (9, 4)] {
+            batch.clear_for(asked);
+            while !batch.is_full() {
+                batch.fill(1, ());
+            }
+            assert_eq!((batch.len(), batch.left()), (given, 0));
+        }
     }
 
     #[test]

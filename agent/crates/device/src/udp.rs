@@ -375,7 +375,7 @@ impl UdpSocket {
 
     /// Fills at most `N` slots; returns whether more may wait.
     fn receive_some<const N: usize>(&self, batch: &mut DatagramBatch) -> io::Result<bool> {
-        let wanted = (batch.capacity() - batch.len()).min(N);
+        let wanted = batch.left().min(N);
         let mut addresses = [RawAddress::empty(); N];
         let mut controls = [Control::EMPTY; N];
         let mut parts = [NO_PART; N];
@@ -570,7 +570,9 @@ impl DatagramSocket for UdpSocket {
         // Trains are large: what waits in the cache is opened first.
         let mut few = true;
         while !batch.is_full() && batch.octets() < ENOUGH_OCTETS {
-            let received = if few {
+            let received = if batch.left() == 1 {
+                self.receive_some::<1>(batch)
+            } else if few {
                 self.receive_some::<FEW>(batch)
             } else {
                 self.receive_some::<BATCH>(batch)

@@ -142,7 +142,7 @@ mod superframe {
     struct Nowhere;
 
     impl Host for Nowhere {
-        fn take(&mut self, run: &Run<'_>) {
+        fn take(&mut self, run: &Run<'_, '_>) {
             let mut room = [0; MOST_HEADERS];
             if let Some((header, headers, payloads)) = run.superframe(&mut room) {
                 black_box((header, headers, payloads.count()));
@@ -171,7 +171,7 @@ mod superframe {
                     frame: black_box(frame),
                 };
                 if !frames.join(&incoming) {
-                    frames.start(Run::new(incoming).expect("a frame"));
+                    assert!(frames.start(incoming));
                 }
             }
             frames.finish();

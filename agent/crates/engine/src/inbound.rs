@@ -14,7 +14,7 @@ use crate::link::{Link, Path, stamp};
 use crate::mac::verify_mac2;
 use crate::message::{Inline, Kind as Note, Message, SlowPath};
 use crate::multicast;
-use crate::offload::{Bundled, Coalescer, Content, Host, Incoming, Run, clamp_mss};
+use crate::offload::{Bundled, Coalescer, Content, Host, Incoming, clamp_mss};
 use crate::outbound::tell;
 use crate::session::{Opened, Session};
 use crate::shared::{Shared, Snapshot};
@@ -304,9 +304,11 @@ impl Receiving<'_> {
             };
             self.note_in_turn(link, note, slow);
         }
-        let run = Run::new(incoming).ok_or(Dropped::MalformedData)?;
-        frames.start(run);
-        Ok(())
+        if frames.start(incoming) {
+            Ok(())
+        } else {
+            Err(Dropped::MalformedData)
+        }
     }
 
     /// The frame goes on in any case; where there is no room, the next one of this MAC is told of.

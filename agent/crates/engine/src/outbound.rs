@@ -15,7 +15,7 @@ use crate::link::{Link, Narrow, Path};
 use crate::message::{Kind as Note, Message, SlowPath};
 use crate::multicast;
 use crate::offload::{
-    BUNDLED_LEN, Bundled, Content, Fragments, Host, Layout, PREFIX_LEN, Run, Split, Transport,
+    BUNDLED_LEN, Bundled, Content, Fragments, Host, Layout, PREFIX_LEN, Split, Transport,
     VnetHeader, clamp_mss, complete,
 };
 use crate::pmtu::BASE_PACKET;
@@ -252,7 +252,7 @@ impl Outbound {
                 Ok(Way::To(link)) => group = Some((link, at)),
                 Ok(Way::Flood(list)) => self.flood(view, list, &mut frames[at], ways),
                 Ok(Way::Back(answer)) => {
-                    host.take(&Run::single(view.vni, answer.frame()));
+                    host.take_frame(view.vni, answer.frame());
                     view.switch.note_answered(answer.asked);
                 }
                 Err(reason) => {

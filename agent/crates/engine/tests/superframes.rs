@@ -210,7 +210,7 @@ fn divide_as(split: Split, frame: &[u8]) -> Vec<(Content, Vec<u8>)> {
 struct Tap(Vec<(VnetHeader, Vec<u8>)>);
 
 impl Host for Tap {
-    fn take(&mut self, run: &Run<'_>) {
+    fn take(&mut self, run: &Run<'_, '_>) {
         let mut room = [0; MOST_HEADERS];
         let joined = run.superframe(&mut room);
         match joined {
@@ -238,7 +238,7 @@ fn join<'f>(segments: impl IntoIterator<Item = (u64, Content, &'f [u8])>) -> Tap
             frame,
         };
         if !coalescer.join(&incoming) {
-            coalescer.start(Run::new(incoming).unwrap());
+            assert!(coalescer.start(incoming));
         }
     }
     coalescer.finish();

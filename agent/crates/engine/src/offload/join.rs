@@ -23,20 +23,50 @@ pub struct Incoming<'a> {
 /// Where joined frames go.
 pub trait Host {
     /// Takes a run of at least one frame for the TAP of a vSubnet.
-    fn take(&mut self, run: &Run<'_>);
+    fn take(&mut self, run: &Run<'_, '_>);
+
+    /// Takes one whole frame that came by no session.
+    fn take_frame(&mut self, vni: Vni, frame: &[u8]) {
+        let whole = Incoming {
+            vni,
+            session: 0,
+            counter: 0,
+            content: Content::Whole,
+            frame,
+        };
+        let head = Head {
+            first: whole,
+            layout: None,
+            counter: 0,
+            index: 0,
+            closed: true,
+            payload: 0,
+        };
+        self.take(&Run {
+            head: &head,
+            frames: &[frame],
+        });
+    }
 }
 
 /// Takes each frame by itself, as the far kernel would make them of a superframe.
 impl Host for Vec<(Vni, Vec<u8>)> {
-    fn take(&mut self, run: &Run<'_>) {
+    fn take(&mut self, run: &Run<'_, '_>) {
         let frames = run.frames().map(|(_, frame)| (run.vni(), frame.to_vec()));
         self.extend(frames);
     }
 }
 
 /// Frames that can be one superframe: the segments of a train, or equal UDP datagrams of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'r, 'a> {
+    head: &'r Head<'a>,
+    frames: &'r [&'a [u8]],
+}
+
+/// What a run is, beside its frames.
 #[derive(Debug)]
-pub struct Run<'a> {
+struct Head<'a> {
     first: Incoming<'a>,
     /// Where its headers are; `None` where nothing can be joined to it.
     layout: Option<Layout>,
@@ -45,35 +75,11 @@ pub struct Run<'a> {
     /// Nothing more is joined to it: a shorter frame came, or nothing may be.
     closed: bool,
     payload: usize,
-    frames: [&'a [u8]; MOST_SEGMENTS],
-    count: usize,
 }
 
-impl<'a> Run<'a> {
-    /// A run of one whole frame that came by no session.
-    pub fn single(vni: Vni, frame: &'a [u8]) -> Self {
-        let mut frames: [&[u8]; MOST_SEGMENTS] = [&[]; MOST_SEGMENTS];
-        frames[0] = frame;
-        Self {
-            first: Incoming {
-                vni,
-                session: 0,
-                counter: 0,
-                content: Content::Whole,
-                frame,
-            },
-            layout: None,
-            counter: 0,
-            index: 0,
-            closed: true,
-            payload: 0,
-            frames,
-            count: 1,
-        }
-    }
-
-    /// A run of one frame; `None` if its checksum isn't where it is said to be.
-    pub fn new(first: Incoming<'a>) -> Option<Self> {
+impl<'a> Head<'a> {
+    /// Of a run of one frame; `None` if its checksum isn't where it is said to be.
+    fn new(first: Incoming<'a>) -> Option<Self> {
         let (layout, index) = match first.content {
             Content::Whole => (None, 0),
             Content::Bundle => return None,
@@ -90,8 +96,6 @@ impl<'a> Run<'a> {
         // Linux (6.18) takes destination options for the TCP header when it forwards a superframe,
         // finds it too big and drops it.
         let alone = layout.is_none_or(|layout| layout.has_extensions());
-        let mut frames: [&[u8]; MOST_SEGMENTS] = [&[]; MOST_SEGMENTS];
-        frames[0] = first.frame;
         Some(Self {
             first,
             layout,
@@ -99,27 +103,18 @@ impl<'a> Run<'a> {
             index,
             closed: payload == 0 || alone,
             payload,
-            frames,
-            count: 1,
         })
     }
 
-    /// The vSubnet.
-    pub fn vni(&self) -> Vni {
-        self.first.vni
-    }
-
-    /// Adds a frame if it continues the run. Its headers then need no further look: only
-    /// those of the first frame reach the host, or they are the same.
-    pub fn join(&mut self, next: &Incoming<'a>) -> bool {
+    /// Notes a frame that follows if it continues the run. Its headers then need no further
+    /// look: only those of the first frame reach the host, or they are the same.
+    fn join(&mut self, next: &Incoming<'a>) -> bool {
         let Some(layout) = self.layout.filter(|layout| self.continues(layout, next)) else {
             return false;
         };
         let payload = next.frame.len() - layout.headers;
         self.closed = next.frame.len() < self.first.frame.len();
         self.payload += payload;
-        self.frames[self.count] = next.frame;
-        self.count += 1;
         self.counter = next.counter;
         self.index = self.index.wrapping_add(1);
         true
@@ -128,7 +123,6 @@ impl<'a> Run<'a> {
     fn continues(&self, layout: &Layout, next: &Incoming<'_>) -> bool {
         let first = &self.first;
         !self.closed
-            && self.count < MOST_SEGMENTS
             && first.session == next.session
             && next.frame.len() > layout.headers
             && next.frame.len() <= first.frame.len()
@@ -156,15 +150,23 @@ impl<'a> Run<'a> {
             && (transport == Transport::Udp
                 || next.frame[words] >> 4 == self.first.frame[words] >> 4)
     }
+}
+
+impl<'a> Run<'_, 'a> {
+    /// The vSubnet.
+    pub fn vni(&self) -> Vni {
+        self.head.first.vni
+    }
 
     /// How many frames it has.
     pub fn len(&self) -> usize {
-        self.count
+        self.frames.len()
     }
 
     /// Whether its frames are UDP's, as far as that matters.
     pub fn is_udp(&self) -> bool {
-        self.layout
+        self.head
+            .layout
             .is_some_and(|layout| layout.transport == Transport::Udp)
     }
 
@@ -175,12 +177,10 @@ impl<'a> Run<'a> {
 
     /// The frames one by one, each with its header.
     pub fn frames(&self) -> impl Iterator<Item = (VnetHeader, &'a [u8])> {
-        let header = self.layout.map_or_else(VnetHeader::default, |layout| {
+        let header = self.head.layout.map_or_else(VnetHeader::default, |layout| {
             partial(&layout, VnetHeader::WHOLE, 0)
         });
-        self.frames[..self.count]
-            .iter()
-            .map(move |frame| (header, *frame))
+        self.frames.iter().map(move |frame| (header, *frame))
     }
 
     /// The same as one superframe: its header and its frame headers, which are written to
@@ -189,20 +189,22 @@ impl<'a> Run<'a> {
         &self,
         room: &'r mut [u8; MOST_HEADERS],
     ) -> Option<(VnetHeader, &'r [u8], impl Iterator<Item = &'a [u8]>)> {
-        let layout = self.layout.filter(|_| self.count > 1)?;
-        let first = self.first.frame;
+        let layout = self.head.layout.filter(|_| self.frames.len() > 1)?;
+        let first = self.head.first.frame;
         let headers = room.get_mut(..layout.headers)?;
         headers.copy_from_slice(&first[..layout.headers]);
-        layout.take_last_flags(headers, self.frames[self.count - 1]);
+        layout.take_last_flags(headers, self.frames.last()?);
         let size = first.len() - layout.headers;
-        layout.set_payload(headers, size, self.payload);
+        layout.set_payload(headers, size, self.head.payload);
         let kind = match (layout.transport, layout.is_v6) {
             (Transport::Udp, _) => VnetHeader::UDP,
             (Transport::Tcp, false) => VnetHeader::TCP4,
             (Transport::Tcp, true) => VnetHeader::TCP6,
         };
-        let frames = self.frames;
-        let payloads = (0..self.count).map(move |at| &frames[at][layout.headers..]);
+        let payloads = self
+            .frames
+            .iter()
+            .map(move |frame| &frame[layout.headers..]);
         Some((partial(&layout, kind, size), headers, payloads))
     }
 }
@@ -243,30 +245,57 @@ fn is_same_flow(layout: &Layout, first: &Incoming<'_>, next: &Incoming<'_>) -> b
 /// Collects frames into runs and hands each to the host when it ends.
 pub struct Coalescer<'a, 'h, H> {
     host: &'h mut H,
-    run: Option<Run<'a>>,
+    head: Option<Head<'a>>,
+    /// In place, because a run is too large to be handed around for each frame.
+    frames: [&'a [u8]; MOST_SEGMENTS],
+    count: usize,
 }
 
 impl<'a, 'h, H: Host> Coalescer<'a, 'h, H> {
     /// A coalescer with no run.
     pub fn new(host: &'h mut H) -> Self {
-        Self { host, run: None }
+        Self {
+            host,
+            head: None,
+            frames: [&[]; MOST_SEGMENTS],
+            count: 0,
+        }
     }
 
     /// Adds a frame to the run if it continues it.
     pub fn join(&mut self, next: &Incoming<'a>) -> bool {
-        self.run.as_mut().is_some_and(|run| run.join(next))
+        let Some(head) = &mut self.head else {
+            return false;
+        };
+        if self.count == MOST_SEGMENTS || !head.join(next) {
+            return false;
+        }
+        self.frames[self.count] = next.frame;
+        self.count += 1;
+        true
     }
 
-    /// Ends the run and starts another.
-    pub fn start(&mut self, run: Run<'a>) {
+    /// Ends the run and starts another; false if the frame's checksum isn't where it is said
+    /// to be, and then nothing happened.
+    #[must_use]
+    pub fn start(&mut self, first: Incoming<'a>) -> bool {
+        let Some(head) = Head::new(first) else {
+            return false;
+        };
         self.finish();
-        self.run = Some(run);
+        self.frames[0] = head.first.frame;
+        self.count = 1;
+        self.head = Some(head);
+        true
     }
 
     /// Ends the run; call it at the end of a batch.
     pub fn finish(&mut self) {
-        if let Some(run) = self.run.take() {
-            self.host.take(&run);
+        if let Some(head) = self.head.take() {
+            self.host.take(&Run {
+                head: &head,
+                frames: &self.frames[..self.count],
+            });
         }
     }
 }
