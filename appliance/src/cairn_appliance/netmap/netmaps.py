@@ -28,12 +28,17 @@ class Netmaps:
     """The snapshot and a topic for each vSubnet of it."""
 
     def __init__(self, cluster: Cluster, open_psk: render.OpenPsk, sign: SignOctets) -> None:
-        self.cluster = cluster
+        self._cluster = cluster
         self._open_psk = open_psk
         self._sign_octets = sign
         self.snapshot = Snapshot()
         self._topics: dict[str, Topic] = {}  # by vSubnet ID
         self._is_loaded = False
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster with the addresses of its appliances as of `revision`."""
+        return self._cluster.served_by(self.snapshot.appliances_by_name())
 
     @property
     def revision(self) -> int:
