@@ -552,10 +552,10 @@ def cut_off(appliance: Appliance, others: list[Appliance]) -> None:
     """Drop everything between an appliance and the others, both ways; agents still reach it."""
     theirs = ", ".join(each.host.v4 for each in others)
     appliance.host.nft(
-        "table inet cut {"
-        f" chain in {{ type filter hook input priority 0; ip saddr {{ {theirs} }} drop; }}"
-        f" chain out {{ type filter hook output priority 0; ip daddr {{ {theirs} }} drop; }}"
-        "}"
+        "table inet cut {\n"
+        f" chain in {{ type filter hook input priority 0; ip saddr {{ {theirs} }} drop; }}\n"
+        f" chain out {{ type filter hook output priority 0; ip daddr {{ {theirs} }} drop; }}\n"
+        "}\n"
     )
 
 
