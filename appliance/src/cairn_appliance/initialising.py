@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from cairn_appliance.cluster import bootstrap
+from cairn_appliance.cluster.disk import warn_if_slow
 from cairn_appliance.cluster.etcd_binary import find_etcd
 from cairn_appliance.cluster.etcd_process import (
     EtcdProcess,
@@ -62,6 +63,7 @@ async def initialise(
     settings = with_free_etcd_ports(settings)
     binary = find_etcd()
     with bootstrap.drafting(data_dir) as draft:
+        warn_if_slow(draft.path)
         created = bootstrap.create(draft.path, settings, utc_now())
         etcd = EtcdProcess(created.local, binary)
         await etcd.start()

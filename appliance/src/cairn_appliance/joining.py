@@ -23,6 +23,7 @@ import msgspec
 from cairn_agent.protocol.enrolment import Problem
 
 from cairn_appliance.cluster import bootstrap
+from cairn_appliance.cluster.disk import warn_if_slow
 from cairn_appliance.cluster.errors import EnvironmentLacks
 from cairn_appliance.cluster.etcd_binary import find_etcd
 from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
@@ -62,6 +63,7 @@ async def join(data_dir: Path, settings: Settings, string: JoinString) -> Joined
     settings = with_free_etcd_ports(settings)
     binary = find_etcd()
     with bootstrap.drafting(data_dir) as draft:
+        warn_if_slow(draft.path)
         handed = await _admitted(string, settings)
         own = msgspec.structs.replace(settings, heartbeat_s=handed.heartbeat_s)
         local = bootstrap.adopt(draft.path, own, handed, utc_now())

@@ -317,7 +317,8 @@ class Membership:
         writes: list[Put | Delete] = [entry]
         if seen.member.name:
             writes.append(Delete(keys.appliance(seen.member.name)))
-        await self._store.commit([], writes)
+        # Again where the member that was spoken to is the one that has just ended.
+        await self._change(lambda: self._store.commit([], writes))
         log.info("appliance removed name=%s", seen.name)
 
     async def _change(self, change: Callable[[], Awaitable[T]]) -> T:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 ASKED_EVERY_S = 0.4
 # An election takes 1 to 2 s; a minority must refuse within 2 s (trust.md A2).
 LOST_S = 1.7
-AWAY_S = 3.0  # then agents are told to look elsewhere
+AWAY_S = 2.5  # then agents are told to look elsewhere
 _LOOKED_AT_EVERY_S = 0.1
 
 

@@ -239,7 +239,9 @@ def test_one_that_joins_has_the_shared_keys_and_its_own_pairs(tmp_path: Path) ->
         assert (tmp_path / "data" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
     for name in ("pki/api-key.pem", "pki/etcd-peer-key.pem", "pki/etcd-client-key.pem"):
         assert (tmp_path / "data" / name).read_bytes() != (tmp_path / "other" / name).read_bytes()
-    certificate = x509.load_pem_x509_certificate((tmp_path / "other/pki/etcd-peer.pem").read_bytes())
+    certificate = x509.load_pem_x509_certificate(
+        (tmp_path / "other/pki/etcd-peer.pem").read_bytes()
+    )
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert "192.0.2.2" in map(str, names.get_values_for_type(x509.IPAddress))
 
