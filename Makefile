@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 600
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lab bench bench-micro soak fuzz proofs clean
+.PHONY: help setup demo check test lab chaos bench bench-micro soak fuzz proofs clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: setup  ## everything under 20 minutes on 2 cores
 
 lab: setup  ## end-to-end tests only (ARGS: pytest arguments)
 	@$(RUN) pytest tests/integration $(ARGS)
+
+chaos: setup  ## faults of a cluster of three: cut off, killed, lost, replaced, recovered: minutes
+	@$(RUN) pytest -m "slow or not slow" tests/integration/test_cluster*.py $(ARGS)
 
 bench: setup  ## Cairn beside veth, VXLAN and other overlays (ARGS=--quick under 5 minutes)
 	@tools/bench $(ARGS)

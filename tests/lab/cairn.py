@@ -69,11 +69,50 @@ class Appliance:
         self.password, self.fingerprint = made["admin_password"], made["ca_pin"]
         return made
 
+    def join(self, string: str, *arguments: str, check: bool = True) -> CompletedProcess[str]:
+        """Join a cluster; the string goes by standard input so that it is in no argv."""
+        command = ["cairn-appliance", "join", "--data-dir", str(self.data_dir), "--json"]
+        addresses = ["--address", self.host.v4]
+        return self.host.run(
+            [*command, *addresses, *arguments, "-"], stdin=string + "\n", check=check, within_s=90
+        )
+
+    def session(self) -> str:
+        """Return the token of the session that `login` opened; it is good at each appliance."""
+        file = self.host.directory / "config" / "session.json"
+        return str(json.loads(file.read_text())["token"])
+
+    def is_ready(self) -> bool:
+        """Say whether it answers that it is ready, as a load balancer would ask."""
+        return self.asked("/readyz")[0] == 200
+
+    def asked(self, path: str, *, within_s: float = 5.0) -> tuple[int, str]:
+        """Return status and body of a GET of the operations API from the host itself."""
+        url = f"https://127.0.0.1:{OPS_PORT}{path}"
+        command = ["curl", "-sk", "-m", str(within_s), "-w", "\\n%{http_code}", url]
+        body, _, status = self.host.run(command, check=False).stdout.rpartition("\n")
+        return int(status or 0), body
+
+    def begin(self) -> None:
+        """Start the appliance without waiting for anything."""
+        command = ["cairn-appliance", "run", "--data-dir", str(self.data_dir)]
+        self._program = self.host.start(command, name="cairn-appliance")
+
+    @property
+    def log(self) -> str:
+        """What it has logged since its last start."""
+        return self._program.text() if self._program else ""
+
+    @property
+    def ended(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._program.status if self._program else None
+
     def start(self, *, within_s: float = 30.0) -> None:
         """Start the appliance and wait until both its ports listen."""
-        command = ["cairn-appliance", "run", "--data-dir", str(self.data_dir)]
-        program = self.host.start(command, name="cairn-appliance")
-        self._program = program
+        self.begin()
+        program = self._program
+        assert program is not None
 
         def listening() -> bool:
             if not program.running:

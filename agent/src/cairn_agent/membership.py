@@ -135,6 +135,10 @@ class Membership:
         if netmap is None or content == self._kept:
             return
         self._kept = content
+        if netmap.node is not None and netmap.node.document.appliances:
+            # The cluster grew or shrank: the next link may have to be with one that is new.
+            known = list(netmap.node.document.appliances)
+            self._keep(msgspec.structs.replace(self._identity, appliances=known))
         if self._identity.state == "pending" and netmap.vsubnets:
             self.link.register_soon()  # somebody approved it; the answer says so
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +12,14 @@ from pathlib import Path
 import msgspec
 
 from cairn_appliance.cluster import bootstrap
+from cairn_appliance.cluster.disk import warn_if_slow
 from cairn_appliance.cluster.etcd_binary import find_etcd
-from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
+from cairn_appliance.cluster.etcd_process import (
+    EtcdProcess,
+    can_listen,
+    client_tls,
+    listened,
+)
 from cairn_appliance.domain.access import Role
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.pki.authority import utc_now
@@ -19,7 +27,13 @@ from cairn_appliance.services.access import create_user, new_password
 from cairn_appliance.services.services import Services, build
 from cairn_appliance.services.tokens import TokenOrder
 from cairn_appliance.services.vsubnets import VSubnetOrder, drafted
-from cairn_appliance.settings import Settings, join_address, split_address
+from cairn_appliance.settings import (
+    AGENT_PORT,
+    LOOPBACK,
+    Settings,
+    join_address,
+    split_address,
+)
 from cairn_appliance.store.etcd import EtcdStore
 from cairn_appliance.store.port import Store
 
@@ -49,6 +63,7 @@ async def initialise(
     settings = with_free_etcd_ports(settings)
     binary = find_etcd()
     with bootstrap.drafting(data_dir) as draft:
+        warn_if_slow(draft.path)
         created = bootstrap.create(draft.path, settings, utc_now())
         etcd = EtcdProcess(created.local, binary)
         await etcd.start()
@@ -66,7 +81,8 @@ async def initialise(
 
 def with_free_etcd_ports(settings: Settings) -> Settings:
     """Return the settings with other ports for etcd where its usual ones are in use."""
-    if all(_is_free(getattr(settings, name)) for name in _ETCD_PORTS):
+    places = listened(settings)
+    if all(can_listen(host, getattr(settings, name)) is None for host, name in places):
         return settings
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in _ETCD_PORTS]
     ports = [probe.getsockname()[1] for probe in probes]
@@ -108,14 +124,19 @@ async def _first_token(services: Services, first: VSubnetOrder) -> str:
     return token
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+def cluster_address_of(addresses: Sequence[str], given: str = "") -> str:
+    """Return the address for etcd: the given one, else the first that this machine has.
+
+    A machine that agents reach by a name or through a NAT stays on loopback until it is told.
+    """
+    if given:
+        return given
+    for address in addresses:
+        host = split_address(address, AGENT_PORT)[0]
+        with contextlib.suppress(ValueError):
+            if can_listen(str(ipaddress.ip_address(host)), 0) is None:
+                return host
+    return LOOPBACK
 
 
 def addresses_of(texts: Sequence[str]) -> list[str]:

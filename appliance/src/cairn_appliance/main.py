@@ -17,9 +17,20 @@ import uvloop
 from typer.exceptions import TyperException
 
 from cairn_appliance import __version__
+from cairn_appliance.api.ops_v1.routes.cluster import cluster_out
+from cairn_appliance.cli.commands.cluster import show as show_cluster
+from cairn_appliance.cli.replies import ClusterShown
 from cairn_appliance.domain.errors import CairnError, Invalid, Refused
 from cairn_appliance.domain.errors import Unavailable as NotAvailable
-from cairn_appliance.initialising import Initialised, addresses_of, initialise
+from cairn_appliance.domain.joining import decode as decode_join_string
+from cairn_appliance.initialising import (
+    Initialised,
+    addresses_of,
+    cluster_address_of,
+    initialise,
+)
+from cairn_appliance.joining import join
+from cairn_appliance.recovering import look, recover
 from cairn_appliance.running import run
 from cairn_appliance.services.vsubnets import VSubnetOrder
 from cairn_appliance.settings import Settings, SettingsError
@@ -30,6 +41,7 @@ T = TypeVar("T")
 
 _BUG, _BAD_INPUT, _UNREACHABLE, _REFUSED = 1, 2, 3, 4
 _INTERRUPTED = 130
+_STRING_MAX = 4096  # characters
 
 app = typer.Typer(
     help="Run a Cairn appliance: the mapping service of a cluster, with its own etcd.",
@@ -38,6 +50,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+ClusterAddress = Annotated[
+    str,
+    typer.Option(
+        help="IP of this machine at which the other appliances reach its etcd; "
+        "the first --address that it has unless given."
+    ),
+]
 DataDir = Annotated[Path, typer.Option("--data-dir", help="Directory of all its state.")]
 
 
@@ -52,12 +71,12 @@ def init_command(
     prefix: Annotated[
         list[str] | None, typer.Option(help="A prefix of that vSubnet; repeatable.")
     ] = None,
+    cluster_address: ClusterAddress = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Make a new cluster: its CA, its etcd data, its admin."""
     _log_to_stderr(logging.WARNING)
-    settings = Settings(addresses=addresses_of(address))
-    check_settings(settings)
+    settings = _settings(address, cluster_address)
     if bool(vsubnet) != bool(prefix):
         raise Invalid("--vsubnet and --prefix go together", "give both or none")
     first = VSubnetOrder(vsubnet, tuple(prefix or ())) if vsubnet else None
@@ -68,11 +87,83 @@ def init_command(
         typer.echo(_told(made, data_dir))
 
 
+@app.command("join")
+def join_command(
+    data_dir: DataDir,
+    address: Annotated[
+        list[str],
+        typer.Option("--address", help="HOST[:PORT] at which agents reach it; repeatable."),
+    ],
+    string: Annotated[
+        str, typer.Argument(metavar="STRING", help="The join string; - reads standard input.")
+    ] = "-",
+    cluster_address: ClusterAddress = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Join a cluster with the string of `cairn cluster join-string`."""
+    _log_to_stderr(logging.WARNING)
+    text = sys.stdin.readline(_STRING_MAX) if string == "-" else string
+    settings = _settings(address, cluster_address)
+    joined = _in_loop(join(data_dir, settings, decode_join_string(text)))
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(joined)).decode())
+        return
+    typer.echo(f"cluster      {joined.cluster_id}\nname         {joined.name}")
+    typer.echo(f"next         cairn-appliance run --data-dir {data_dir}")
+
+
 @app.command("run")
 def run_command(data_dir: DataDir) -> None:
     """Run the appliance until it is told to stop (SIGTERM)."""
     _log_to_stderr(logging.INFO)
     _in_loop(run(data_dir))
+
+
+@app.command("status")
+def status_command(
+    data_dir: DataDir,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the cluster as etcd has it, also where there is no quorum to log in with."""
+    _log_to_stderr(logging.WARNING)
+    cluster_id, view = _in_loop(look(data_dir))
+    shown = cluster_out(cluster_id, 0, view).model_dump_json()
+    if as_json:
+        typer.echo(shown)
+    else:
+        show_cluster(msgspec.json.decode(shown, type=ClusterShown))
+    if not view.has_quorum:
+        raise typer.Exit(_UNREACHABLE)
+
+
+@app.command("recover")
+def recover_command(
+    data_dir: DataDir,
+    others_are_lost: Annotated[
+        bool,
+        typer.Option(
+            "--others-are-lost",
+            help="Say that the other appliances never come back with the data they have.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make a cluster of one from a survivor, after too many of the others were lost."""
+    _log_to_stderr(logging.WARNING)
+    if not others_are_lost:
+        raise Invalid(
+            "this makes a cluster of this appliance alone",
+            "see that the others are off for good, then add --others-are-lost",
+        )
+    recovered = _in_loop(recover(data_dir))
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(recovered)).decode())
+        return
+    typer.echo(f"cluster      {recovered.cluster_id}, incarnation {recovered.incarnation}")
+    typer.echo(f"appliance    {recovered.name}, alone")
+    typer.echo(f"copy         {recovered.kept}  (etcd as it was before)")
+    typer.echo(f"next         cairn-appliance run --data-dir {data_dir}")
+    typer.echo("then         cairn cluster join-string, for each appliance that is to join")
 
 
 @app.command("version")
@@ -143,6 +234,15 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 def _in_loop(work: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
+
+
+def _settings(addresses: list[str], cluster_address: str) -> Settings:
+    settings = Settings(addresses=addresses_of(addresses))
+    check_settings(settings)
+    own = cluster_address_of(settings.addresses, cluster_address)
+    settings = msgspec.structs.replace(settings, cluster_address=own)
+    check_settings(settings)
+    return settings
 
 
 def _told(made: Initialised, data_dir: Path) -> str:

@@ -5,28 +5,41 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import ssl
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from socket import socket
 from typing import Any
 
+from cairn_appliance import __version__
 from cairn_appliance.api.agent_v1 import app as agent_api
 from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
 from cairn_appliance.api.ops_v1 import app as ops_api
+from cairn_appliance.api.quorum_guard import QuorumGuard
+from cairn_appliance.api.waiting import wait_for_quorum
 from cairn_appliance.cluster import bootstrap
 from cairn_appliance.cluster.bootstrap import Local, Secrets
-from cairn_appliance.cluster.errors import LocalStateUnusable
+from cairn_appliance.cluster.errors import LocalStateUnusable, RemovedFromCluster
 from cairn_appliance.cluster.etcd_binary import find_etcd
 from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
+from cairn_appliance.cluster.members import EtcdMembers
+from cairn_appliance.cluster.own_member import OwnMember
+from cairn_appliance.domain import cluster as domain
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
+from cairn_appliance.services.announcement import Announcement
 from cairn_appliance.services.housekeeping import keep_house
+from cairn_appliance.services.membership import Membership
+from cairn_appliance.services.quorum import Quorum
 from cairn_appliance.services.services import Services, build
-from cairn_appliance.serving import Server, listening, server
+from cairn_appliance.services.stored import read_all
+from cairn_appliance.serving import Server, listening, server, shared
 from cairn_appliance.settings import Settings
 from cairn_appliance.store import keys, records
+from cairn_appliance.store.connection import Backoff
 from cairn_appliance.store.etcd import EtcdStore
-from cairn_appliance.store.port import Compare, Conflict, Put, Store
+from cairn_appliance.store.port import Compare, Conflict, Put, Store, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +47,8 @@ _RENEWAL_LOOKED_AT_EVERY_S = 12 * 3600.0
 # After the signal: to end in order; then to be cut off; stopping etcd comes on top (STOP_S).
 _END_S = 5.0
 _CUT_OFF_S = 1.0
+_WAITED_IN_SILENCE_S = 3.0  # for the store, before the ports say that there is no quorum
+_OPEN_TO_ALL = frozenset({"/healthz", "/api/v1/ca", "/api/v1/openapi.json"})
 
 
 async def run(data_dir: Path) -> None:
@@ -65,16 +80,81 @@ async def _run(
     agent_sockets: list[socket],
     ops_sockets: list[socket],
 ) -> None:
-    await etcd.start()
+    if local.others():
+        await etcd.begin()  # how it is depends on the others: nothing to wait for
+    else:
+        await etcd.start()
     async with asyncio.TaskGroup() as outer:
         supervising = outer.create_task(etcd.supervise(), name="supervise etcd")
-        store = EtcdStore([local.etcd_endpoint], client_tls(local))
+        removal = outer.create_task(_stop_when_removed(etcd, stop), name="see a removal")
+        store = EtcdStore(local.endpoints, client_tls(local))
         try:
-            appliance = await Appliance.load(local, store)
-            await appliance.serve(stop, agent_sockets, ops_sockets)
+            appliance = await _loaded(local, store, stop, agent_sockets, ops_sockets)
+            if appliance is not None:
+                await appliance.serve(stop, agent_sockets, ops_sockets)
         finally:
             await store.close()
+            removal.cancel()
             supervising.cancel()  # it stops etcd
+    if etcd.removed.is_set():
+        raise RemovedFromCluster(
+            "this appliance was removed from the cluster",
+            f"delete {local.data_dir} and join again with a new join string, if it is to be "
+            "part of it",
+        )
+
+
+async def _stop_when_removed(etcd: EtcdProcess, stop: asyncio.Event) -> None:
+    await etcd.removed.wait()
+    log.error("this appliance was removed from the cluster and ends")
+    stop.set()
+
+
+async def _loaded(
+    local: Local,
+    store: EtcdStore,
+    stop: asyncio.Event,
+    agent_sockets: list[socket],
+    ops_sockets: list[socket],
+) -> Appliance | None:
+    """Return the appliance once the store answers; None where `stop` came first.
+
+    Both ports say meanwhile what is missing.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        loading = tasks.create_task(_load(local, store), name="load")
+        stopping = tasks.create_task(stop.wait(), name="stop")
+        both = {loading, stopping}
+        await asyncio.wait(both, timeout=_WAITED_IN_SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done() and not stop.is_set():
+            log.warning("waits for a quorum: enough of the other appliances have to run")
+            over = asyncio.Event()
+            context = _context(local)
+            for sockets in (agent_sockets, ops_sockets):
+                waiting = server(wait_for_quorum, context, CertificateProtocol, lifespan=False)
+                tasks.create_task(waiting.run_until(over, shared(sockets)), name="say so")
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            over.set()
+        stopping.cancel()
+        if not loading.done():
+            loading.cancel()
+    return None if loading.cancelled() else loading.result()
+
+
+async def _load(local: Local, store: EtcdStore) -> Appliance:
+    backoff = Backoff()
+    while True:
+        try:
+            return await Appliance.load(local, store)
+        except Unavailable as error:
+            if not local.others():
+                raise
+            log.info("the store gives no answer yet reason=%s", error)
+        await backoff.wait()
+
+
+def _context(local: Local) -> ssl.SSLContext:
+    return server_context(local.pki("api.pem"), local.pki("api-key.pem"), local.pki("ca.pem"))
 
 
 async def _until_ended(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
@@ -97,18 +177,30 @@ async def _until_ended(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> 
 class Appliance:
     """The servers and the background work of one replica."""
 
-    def __init__(self, local: Local, secrets: Secrets, services: Services) -> None:
+    def __init__(
+        self, local: Local, secrets: Secrets, services: Services, store: EtcdStore
+    ) -> None:
         self._local = local
         self._secrets = secrets
         self._services = services
-        self._context = server_context(
-            local.pki("api.pem"), local.pki("api-key.pem"), local.pki("ca.pem")
+        self._context = _context(local)
+        self._etcd = EtcdMembers(store.endpoints)
+        self._membership = Membership(
+            store,
+            self._etcd,
+            lambda: services.cluster,
+            secrets.authority.pin,
+            lambda: bootstrap.shared_keys(local),
         )
+        self._own_member = OwnMember(local, self._etcd, store.endpoints, self._membership.joined)
+        self._announcement = Announcement(store, described(local))
+        self._quorum = Quorum(store, self._send_away)
 
     @classmethod
-    async def load(cls, local: Local, store: Store) -> Appliance:
+    async def load(cls, local: Local, store: EtcdStore) -> Appliance:
         """Return the appliance as its disk and the store describe it."""
         secrets = await bootstrap.load_secrets(store, local)
+        await Announcement(store, described(local)).announce_once()
         cluster = await current_cluster(store, local.settings)
         if bootstrap.renew_api_certificate(local, secrets.authority, utc_now()):
             log.info("certificate of the APIs renewed")
@@ -120,7 +212,7 @@ class Appliance:
             sign=secrets.map_key.sign,
             replica=local.member,
         )
-        return cls(local, secrets, services)
+        return cls(local, secrets, services, store)
 
     async def serve(
         self, stop: asyncio.Event, agent_sockets: list[socket], ops_sockets: list[socket]
@@ -131,6 +223,9 @@ class Appliance:
             work = [
                 background.create_task(services.streams.run(), name="serve netmaps"),
                 background.create_task(services.presence.share(), name="share presence"),
+                background.create_task(self._announcement.run(), name="announce"),
+                background.create_task(self._quorum.run(), name="watch the quorum"),
+                background.create_task(self._own_member.run(), name="keep the membership"),
                 background.create_task(self._keep_house(), name="keep house"),
                 background.create_task(self._renew_certificates(), name="renew certificates"),
             ]
@@ -148,20 +243,36 @@ class Appliance:
                 services.streams.close()
             for task in work:
                 task.cancel()
+        await self._etcd.close()
 
     def _agent_server(self) -> Server:
         answers = agent_api.Answers(map_key=self._secrets.map_key.public)
         app = agent_api.create_app(self._services, answers)
-        return server(app, self._context, CertificateProtocol, lifespan=False)
+        guarded = QuorumGuard(app, self._quorum, _OPEN_TO_ALL)
+        return server(guarded, self._context, CertificateProtocol, lifespan=False)
 
     def _ops_server(self) -> Server:
         ca = self._secrets.authority.certificate.decode()
-        app = ops_api.create_app(self._services, ca=ca)
-        return server(app, self._context, CertificateProtocol, lifespan=True)
+        app = ops_api.create_app(self._services, self._membership, ca=ca)
+        guarded = QuorumGuard(app, self._quorum, _OPEN_TO_ALL)
+        return server(guarded, self._context, CertificateProtocol, lifespan=True)
+
+    def _send_away(self) -> None:
+        """Let agents look elsewhere, where there is an elsewhere."""
+        if len(self._services.netmaps.snapshot.appliances) > 1:
+            log.warning("agents are sent to other appliances streams=%d",
+                        self._services.streams.count)  # fmt: skip
+            self._services.streams.send_away()
 
     async def _keep_house(self) -> None:
         services = self._services
-        await keep_house(services.vsubnets, services.nodes, services.tokens, services.events)
+        await keep_house(
+            services.vsubnets,
+            services.nodes,
+            services.tokens,
+            services.events,
+            more=(self._membership.tidy,),
+        )
 
     async def _renew_certificates(self) -> None:
         """Renew what this appliance shows; new connections get the new certificate."""
@@ -177,6 +288,12 @@ class Appliance:
                 log.error("certificates were not renewed reason=%s", error)  # noqa: TRY400
 
 
+def described(local: Local) -> domain.Appliance:
+    """Return what this appliance says of itself."""
+    settings = local.settings
+    return domain.Appliance(local.member, settings.appliances(), settings.operations(), __version__)
+
+
 async def current_cluster(store: Store, settings: Settings) -> Cluster:
     """Return the cluster, after this appliance's settings were written into it if they changed.
 
@@ -189,14 +306,12 @@ async def current_cluster(store: Store, settings: Settings) -> Cluster:
                 "the store has no cluster", remedy="restore the data directory from a backup"
             )
         cluster = records.clusters.decode(item)
-        wanted = Cluster(
-            cluster.id, cluster.incarnation, settings.appliances(), settings.heartbeat_s
-        )
-        if wanted == cluster:
-            return cluster
-        try:
-            put = Put(item.key, records.clusters.encode(wanted))
-            await store.commit([Compare(item.key, item.revision)], [put])
-        except Conflict:
-            continue
-        return wanted
+        wanted = replace(cluster, heartbeat_s=settings.heartbeat_s)
+        if wanted != cluster:
+            try:
+                put = Put(item.key, records.clusters.encode(wanted))
+                await store.commit([Compare(item.key, item.revision)], [put])
+            except Conflict:
+                continue
+        appliances = await read_all(store, records.appliances, keys.APPLIANCES)
+        return wanted.served_by(each.value for each in appliances)

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Iterator
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cairn_appliance.cluster.errors import EnvironmentLacks
@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
 
 
 def server(
-    app: FastAPI, context: ssl.SSLContext, protocol: type[HttpToolsProtocol], *, lifespan: bool
+    app: ASGIApp, context: ssl.SSLContext, protocol: type[HttpToolsProtocol], *, lifespan: bool
 ) -> Server:
     """Return a server that is not running yet."""
     config = uvicorn.Config(
@@ -59,6 +59,11 @@ def server(
         ssl_context_factory=lambda _config, _default: context,
     )
     return Server(config)
+
+
+def shared(sockets: list[socket.socket]) -> list[socket.socket]:
+    """Return the same sockets for a server that is to end before another takes them over."""
+    return [each.dup() for each in sockets]
 
 
 def listening(port: int, what: str) -> list[socket.socket]:

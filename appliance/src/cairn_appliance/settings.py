@@ -18,6 +18,7 @@ from cairn_appliance.domain.errors import CairnError
 FILE_NAME = "settings.toml"
 AGENT_PORT = 8002
 OPS_PORT = 8443
+LOOPBACK = "127.0.0.1"
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 
@@ -35,14 +36,29 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agent_port: int = AGENT_PORT  # TCP, all interfaces
     ops_port: int = OPS_PORT  # TCP, all interfaces
     heartbeat_s: float = 15.0
-    etcd_client_port: int = 2379  # these three on 127.0.0.1
-    etcd_peer_port: int = 2380
-    etcd_metrics_port: int = 2381
+    cluster_address: str = LOOPBACK  # IP at which the other appliances reach this one's etcd
+    etcd_client_port: int = 2379  # on 127.0.0.1 and the cluster address
+    etcd_peer_port: int = 2380  # on the cluster address
+    etcd_metrics_port: int = 2381  # on 127.0.0.1
 
     def appliances(self) -> tuple[str, ...]:
         """Return the addresses as host:port, for tokens and netmaps."""
         pairs = (split_address(address, self.agent_port) for address in self.addresses)
         return tuple(join_address(host, port) for host, port in pairs)
+
+    def operations(self) -> tuple[str, ...]:
+        """Return host:port of the operations API at each address."""
+        return tuple(join_address(host, self.ops_port) for host in self.hosts())
+
+    @property
+    def peer_url(self) -> str:
+        """Where the etcds of the other appliances reach this one's."""
+        return f"https://{join_address(self.cluster_address, self.etcd_peer_port)}"
+
+    @property
+    def client_url(self) -> str:
+        """Where the other appliances reach this one's etcd as clients."""
+        return f"https://{join_address(self.cluster_address, self.etcd_client_port)}"
 
     def hosts(self) -> tuple[str, ...]:
         """Return the addresses without port, for certificates."""
@@ -98,6 +114,7 @@ def check(settings: Settings) -> None:
     if not settings.addresses:
         raise SettingsError("no address is given", remedy="name at least one in `addresses`")
     settings.appliances()
+    _check_cluster_address(settings.cluster_address)
     ports = dict(_ports(settings))
     for name, port in ports.items():
         if not 0 < port < 65536:
@@ -107,6 +124,22 @@ def check(settings: Settings) -> None:
     if not 0.1 <= settings.heartbeat_s <= 3600:
         raise SettingsError(
             f"heartbeat_s = {settings.heartbeat_s} is out of range", remedy="use 0.1 to 3600"
+        )
+
+
+def _check_cluster_address(text: str) -> None:
+    """An address, not a name: etcd listens on it, and certificates are made for it."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError as error:
+        raise SettingsError(
+            f"cluster_address = {text!r} is no IP address",
+            remedy="give the IP address of this machine at which the other appliances reach it",
+        ) from error
+    if address.is_unspecified or address.is_multicast or getattr(address, "scope_id", None):
+        raise SettingsError(
+            f"cluster_address = {text!r} can't be reached by others",
+            remedy="give one address of this machine, without a zone",
         )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from cairn_agent.control import joining
-from cairn_agent.control.link import Barred, Link, renewal_in_s
+from cairn_agent.control.link import Barred, Link, SentAway, renewal_in_s
 from cairn_agent.identity import Identity, certificate_request, new_keys
 from cairn_agent.netmap.held import NetmapCopy
 from cairn_agent.protocol import enrolment
@@ -191,6 +192,17 @@ async def test_go_away_moves_to_the_next_replica(running: Running, tmp_path: Pat
             await other.until(lambda fake: fake.stream_count, within_s=8)
     finally:
         await other.stop()
+
+
+async def test_go_away_is_heeded_at_its_own_time_where_there_is_another_replica(
+    running: Running,
+) -> None:
+    error = SentAway("192.0.2.1:8002 asks to use another appliance", "", 0.25)
+    running.link.state = replace(running.link.state, is_up=True)
+    running.node.keep(appliances=["192.0.2.1:8002", "192.0.2.2:8002"])
+    assert running.link._after("192.0.2.1:8002", error) == 0.25
+    running.node.keep(appliances=["192.0.2.1:8002"])
+    assert running.link._after("192.0.2.1:8002", error) >= 0.25
 
 
 def _with_replicas(

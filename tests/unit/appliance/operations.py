@@ -24,6 +24,7 @@ from cairn_appliance.pki.sealing import Sealer, new_kek
 from cairn_appliance.services import services as assembly
 from cairn_appliance.services.access import hash_password
 from cairn_appliance.services.enrolment import Newcomer
+from cairn_appliance.services.membership import Membership
 from cairn_appliance.services.tokens import TokenOrder
 from cairn_appliance.store import keys
 from cairn_appliance.store.codec import Codec
@@ -34,6 +35,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from fastapi import FastAPI
+
+from tests.unit.appliance.etcd import CLUSTER_KEYS, FakeEtcd
 
 PASSWORD = "correct horse battery"
 CLUSTER_ID = "0f7b5e0e-5b0e-4a53-9f6e-0d6b6c2a1d11"
@@ -64,6 +67,7 @@ class Operations:
     authority: Authority
     sealer: Sealer
     clock: Clock
+    etcd: FakeEtcd
 
     async def add_user(self, name: str, role: Role) -> None:
         """Put a user with the password PASSWORD into the store."""
@@ -139,8 +143,12 @@ def operations(clock: Clock | None = None) -> Operations:
         replica="r1",
         clock=clock,
     )
-    app = create_app(services, ca=authority.certificate.decode(), clock=clock)
-    return Operations(app, services, store, authority, sealer, clock)
+    etcd = FakeEtcd()
+    membership = Membership(
+        store, etcd, lambda: services.cluster, authority.pin, lambda: CLUSTER_KEYS, clock
+    )
+    app = create_app(services, membership, ca=authority.certificate.decode(), clock=clock)
+    return Operations(app, services, store, authority, sealer, clock, etcd)
 
 
 def certificate_request(node_id: str) -> str:

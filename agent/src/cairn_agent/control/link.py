@@ -53,6 +53,10 @@ class Barred(Exception):
         self.remedy = remedy
 
 
+class SentAway(Busy):
+    """The appliance asks to use another one, and says when: it has chosen the jitter."""
+
+
 class Node(Protocol):
     """What the link asks of the agent, and tells it."""
 
@@ -159,6 +163,8 @@ class Link:
             self.state, is_up=False, since=loop.time(), error=error.cause, remedy=error.remedy
         )
         self._unreachable = 0 if was_up else self._unreachable + 1
+        if isinstance(error, SentAway) and len(self._replicas()) > 1:
+            return error.retry_after_s
         if self._unreachable % max(1, len(self._replicas())) != 0:
             return _NEXT_REPLICA_S
         return self._backoff.next_s(error.retry_after_s if isinstance(error, Busy) else 0.0)
@@ -219,7 +225,8 @@ class Link:
                     "run `cairn-agent leave --force`, then join again with a new token",
                 )
             case wire.GoAway():
-                raise Busy(f"{replica.address} shuts down", "", min(message.after_ms / 1000, 60.0))
+                wait_s = min(message.after_ms / 1000, 60.0)
+                raise SentAway(f"{replica.address} asks to use another appliance", "", wait_s)
             case _:
                 await self._take(replica, message)
 

@@ -87,6 +87,11 @@ def answer(problem: Problem, headers: Mapping[str, str] | None = None, **more: A
     )
 
 
+def answer_alive() -> Response:
+    """Return what says that the process is alive."""
+    return Response(b'{"alive":true,"status":"ok"}', media_type="application/json")
+
+
 def answer_error(error: Exception) -> Response:
     """Return the response to any error; log those that are our own fault."""
     problem = problem_of(error)

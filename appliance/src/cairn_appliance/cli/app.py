@@ -13,7 +13,17 @@ import typer
 from typer.exceptions import TyperException
 
 from cairn_appliance import __version__
-from cairn_appliance.cli.commands import event, member, node, session, site, status, token, vsubnet
+from cairn_appliance.cli.commands import (
+    cluster,
+    event,
+    member,
+    node,
+    session,
+    site,
+    status,
+    token,
+    vsubnet,
+)
 from cairn_appliance.cli.errors import CommandError, Exit
 from cairn_appliance.cli.options import group
 from cairn_appliance.cli.output import print_error
@@ -47,6 +57,7 @@ def _root(
 app.command("login")(session.login)
 app.command("logout")(session.logout)
 app.command("status")(status.status)
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(vsubnet.app, name="vsubnet")
 app.add_typer(token.app, name="token")
 app.add_typer(node.app, name="node")

@@ -82,6 +82,51 @@ class Status(msgspec.Struct, frozen=True):
     counts: Counts | None = None
 
 
+class ClusterProblem(msgspec.Struct, frozen=True):
+    """One thing that is wrong with the cluster."""
+
+    cause: str
+    remedy: str = ""
+    urgent: bool = False
+
+
+class ClusterAppliance(msgspec.Struct, frozen=True):
+    """One appliance of the cluster."""
+
+    name: str
+    votes: bool = True
+    leads: bool = False
+    healthy: bool = False
+    serves: bool = False
+    since: datetime | None = None
+    version: str = ""
+    etcd_version: str = ""
+    agents: list[str] = []
+    operations: list[str] = []
+    peer_urls: list[str] = []
+    db_octets: int | None = None
+    db_used_octets: int | None = None
+    behind: int | None = None
+
+
+class ClusterShown(msgspec.Struct, frozen=True):
+    """The cluster."""
+
+    id: str
+    incarnation: int = 0
+    has_quorum: bool = False
+    appliances: list[ClusterAppliance] = []
+    problems: list[ClusterProblem] = []
+
+
+class JoinString(msgspec.Struct, frozen=True):
+    """A join string for a new appliance."""
+
+    name: str
+    expires_at: datetime
+    join_string: str
+
+
 class VSubnetRef(msgspec.Struct, frozen=True):
     """Which vSubnet."""
 

@@ -1,10 +1,11 @@
-"""Makes a new cluster's keys and files, and loads them again.
+"""Makes the keys and files of a new cluster, or of an appliance that joins one; loads them again.
 
 Everything is made in a draft directory beside the data directory, which takes its place by
 one rename at the end: an `init` that is interrupted leaves nothing that looks like a cluster.
 
     settings.toml              for people to edit
-    member.json                cluster ID and name of this etcd member
+    member.json                cluster ID, name of this etcd member, with whom it began
+    others.json                where the other members' etcds are, as of late
     kek                        opens what is sealed in the store; 0600, never in etcd
     pki/ca.pem                 the cluster's authority (its key is sealed in the store)
     pki/api.pem, api-key.pem   what both APIs show; api.pem ends in the authority
@@ -34,6 +35,8 @@ from cairn_appliance import settings as settings_file
 from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.cluster.files import PUBLIC, cannot, read_whole, sync_directory, write_whole
 from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.errors import Invalid
+from cairn_appliance.domain.joining import ClusterKeys, Handover
 from cairn_appliance.pki.authority import Authority, KeyPair, Purpose, is_past_half_life
 from cairn_appliance.pki.errors import PkiError
 from cairn_appliance.pki.map_key import MapKey
@@ -58,6 +61,7 @@ _ETCD_PURPOSES: dict[str, Purpose] = {
 class _MemberFile(msgspec.Struct, frozen=True):
     cluster_id: str
     name: str
+    initial_cluster: str = ""  # name=URL,...: the members it began with; empty: alone
     v: int = 1
 
 
@@ -75,6 +79,7 @@ class Local:
     member: str
     settings: Settings
     sealer: Sealer
+    initial_cluster: str = ""  # name=URL,... of the cluster that it joined; empty: its own
 
     @property
     def etcd_dir(self) -> Path:
@@ -90,6 +95,26 @@ class Local:
     def etcd_endpoint(self) -> str:
         """host:port of the embedded etcd."""
         return f"127.0.0.1:{self.settings.etcd_client_port}"
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Its own etcd, then those of the other members as far as they were known of late."""
+        return (self.etcd_endpoint, *self.others())
+
+    def others(self) -> tuple[str, ...]:
+        """host:port of the other members' etcds; a lost or damaged list is read again soon."""
+        try:
+            return msgspec.json.decode(read_whole(self._others), type=tuple[str, ...])
+        except (LocalStateUnusable, msgspec.MsgspecError):
+            return ()
+
+    def keep_others(self, endpoints: tuple[str, ...]) -> None:
+        """Write down where the other members' etcds are; raise LocalStateUnusable."""
+        write_whole(self._others, msgspec.json.encode(endpoints), PUBLIC)
+
+    @property
+    def _others(self) -> Path:
+        return self.data_dir / "others.json"
 
     def pki(self, name: str) -> Path:
         """Return the path of a file below pki/."""
@@ -189,20 +214,9 @@ def create(directory: Path, settings: Settings, now: datetime) -> Created:
     authority = Authority.create(f"Cairn cluster {cluster_id}", now)
     etcd_authority = Authority.create(f"Cairn etcd {cluster_id}", now)
 
-    for path in (directory / "pki", local.etcd_dir):
-        path.mkdir(mode=0o700)
-    write_whole(directory / "kek", kek)
-    member = msgspec.json.encode(_MemberFile(cluster_id, FIRST_MEMBER))
-    write_whole(directory / "member.json", member, PUBLIC)
-    write_whole(
-        directory / settings_file.FILE_NAME, settings_file.to_toml(settings).encode(), PUBLIC
-    )
-    write_whole(local.pki("ca.pem"), authority.certificate, PUBLIC)
-    _write_api_pair(local, authority, now)
-    write_whole(local.pki("etcd-ca.pem"), etcd_authority.certificate, PUBLIC)
     sealed = local.sealer.seal("etcd-ca-key", etcd_authority.private_key)
-    write_whole(local.pki("etcd-ca-key.sealed"), sealed)
-    _write_etcd_pairs(local, etcd_authority, now)
+    _lay_out(local, kek, etcd_authority, sealed, now)
+    _write_api(local, authority, now)
 
     cluster = Cluster(
         id=cluster_id,
@@ -211,6 +225,41 @@ def create(directory: Path, settings: Settings, now: datetime) -> Created:
         heartbeat_s=settings.heartbeat_s,
     )
     return Created(local, Secrets(authority, MapKey.create()), cluster)
+
+
+def adopt(directory: Path, settings: Settings, handed: Handover, now: datetime) -> Local:
+    """Make the files of an appliance that joins in a draft's directory.
+
+    Its own keys are made here; what is handed over is what every appliance of a cluster has.
+    The pair of the APIs is missing until `adopt_authority`. Raises Invalid, LocalStateUnusable.
+    """
+    settings_file.check(settings)
+    try:
+        sealer = Sealer(handed.keys.kek)
+        key = sealer.open("etcd-ca-key", handed.keys.etcd_ca_key)
+        etcd_authority = Authority.load(KeyPair(handed.keys.etcd_ca, key))
+    except PkiError as error:
+        raise Invalid(f"what the cluster handed over can't be used: {error}") from error
+    local = Local(
+        directory, handed.cluster_id, handed.name, settings, sealer, handed.initial_cluster
+    )
+    _lay_out(local, handed.keys.kek, etcd_authority, handed.keys.etcd_ca_key, now)
+    local.keep_others(handed.endpoints)
+    return local
+
+
+def adopt_authority(local: Local, authority: Authority, now: datetime) -> None:
+    """Write the cluster's CA and the pair of the APIs, which is signed by it."""
+    _write_api(local, authority, now)
+
+
+def shared_keys(local: Local) -> ClusterKeys:
+    """Return what every appliance of the cluster has, to give to one that joins."""
+    return ClusterKeys(
+        kek=read_whole(local.data_dir / "kek"),
+        etcd_ca=read_whole(local.pki("etcd-ca.pem")),
+        etcd_ca_key=read_whole(local.pki("etcd-ca-key.sealed")),
+    )
 
 
 def load(data_dir: Path) -> Local:
@@ -227,7 +276,7 @@ def load(data_dir: Path) -> Local:
         sealer = Sealer(read_whole(path))
     except PkiError as error:
         raise _corrupt(path, str(error)) from error
-    return Local(data_dir, member.cluster_id, member.name, settings, sealer)
+    return Local(data_dir, member.cluster_id, member.name, settings, sealer, member.initial_cluster)
 
 
 async def load_secrets(store: Store, local: Local) -> Secrets:
@@ -262,7 +311,10 @@ def renew_api_certificate(local: Local, authority: Authority, now: datetime) -> 
 
 
 def renew_etcd_certificates(local: Local, now: datetime) -> bool:
-    """Renew etcd's certificates past half of their life; etcd reads them at each handshake."""
+    """Renew etcd's certificates past half of their life, or when the address changed.
+
+    etcd reads them at each handshake.
+    """
     if not any(_wants_renewal(local, name, now) for name in _ETCD_PURPOSES):
         return False
     sealed = local.pki("etcd-ca-key.sealed")
@@ -276,10 +328,33 @@ def renew_etcd_certificates(local: Local, now: datetime) -> bool:
 
 
 def _wants_renewal(local: Local, name: str, now: datetime) -> bool:
+    pem = read_whole(local.pki(f"{name}.pem"))
     try:
-        return is_past_half_life(read_whole(local.pki(f"{name}.pem")), now)
+        return is_past_half_life(pem, now) or _names(pem) != set(_etcd_names(local, name))
     except ValueError:
         return True
+
+
+def _lay_out(
+    local: Local, kek: bytes, etcd_authority: Authority, sealed_etcd_key: bytes, now: datetime
+) -> None:
+    """Write everything that an appliance has but what the cluster's CA signs."""
+    directory = local.data_dir
+    for path in (directory / "pki", local.etcd_dir):
+        path.mkdir(mode=0o700)
+    write_whole(directory / "kek", kek)
+    member = _MemberFile(local.cluster_id, local.member, local.initial_cluster)
+    write_whole(directory / "member.json", msgspec.json.encode(member), PUBLIC)
+    text = settings_file.to_toml(local.settings).encode()
+    write_whole(directory / settings_file.FILE_NAME, text, PUBLIC)
+    write_whole(local.pki("etcd-ca.pem"), etcd_authority.certificate, PUBLIC)
+    write_whole(local.pki("etcd-ca-key.sealed"), sealed_etcd_key)
+    _write_etcd_pairs(local, etcd_authority, now)
+
+
+def _write_api(local: Local, authority: Authority, now: datetime) -> None:
+    write_whole(local.pki("ca.pem"), authority.certificate, PUBLIC)
+    _write_api_pair(local, authority, now)
 
 
 def _write_api_pair(local: Local, authority: Authority, now: datetime) -> None:
@@ -291,8 +366,15 @@ def _write_api_pair(local: Local, authority: Authority, now: datetime) -> None:
 
 def _write_etcd_pairs(local: Local, authority: Authority, now: datetime) -> None:
     for name, purpose in _ETCD_PURPOSES.items():
-        addresses = () if purpose == "client" else LOOPBACK
-        _write_pair(local, name, authority.issue_pair(name, purpose, addresses, now))
+        names = _etcd_names(local, name)
+        _write_pair(local, name, authority.issue_pair(name, purpose, names, now))
+
+
+def _etcd_names(local: Local, name: str) -> tuple[str, ...]:
+    """Return whom a certificate of etcd is for; a client's is for nobody who is dialled."""
+    if _ETCD_PURPOSES[name] == "client":
+        return ()
+    return tuple(dict.fromkeys((*LOOPBACK, _canonical(local.settings.cluster_address))))
 
 
 def _write_pair(local: Local, name: str, pair: KeyPair) -> None:

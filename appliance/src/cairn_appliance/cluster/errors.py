@@ -15,3 +15,10 @@ class EnvironmentLacks(CairnError):
 
     code = "environment"
     exit_code = 6
+
+
+class RemovedFromCluster(CairnError):
+    """The cluster has removed this appliance; its data can never be used again."""
+
+    code = "removed_from_cluster"
+    exit_code = 4

@@ -1,13 +1,14 @@
-"""The embedded etcd: one member on loopback, a supervised child of the appliance.
+"""The embedded etcd: one member of the cluster, a supervised child of the appliance.
 
-For a try-out or a pilot on one machine. In the image and in clusters etcd is a systemd unit
-of its own. The child ends with its parent, even where the parent is killed.
+The child ends with its parent, even where the parent is killed. Alone it listens on loopback
+or on the appliance's own address; the members of a cluster find each other by the latter.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -18,10 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cairn_appliance.cluster.bootstrap import Local
-from cairn_appliance.cluster.errors import EnvironmentLacks, LocalStateUnusable
+from cairn_appliance.cluster.errors import (
+    EnvironmentLacks,
+    LocalStateUnusable,
+    RemovedFromCluster,
+)
 from cairn_appliance.cluster.etcd_binary import EtcdBinary
 from cairn_appliance.cluster.files import cannot
 from cairn_appliance.domain.errors import CairnError
+from cairn_appliance.settings import Settings
 from cairn_appliance.store.connection import Tls
 
 log = logging.getLogger(__name__)
@@ -49,9 +55,21 @@ class _Failure:
 
 _FAILURES = (
     _Failure(
+        "removed from the cluster",
+        "this appliance was removed from the cluster",
+        "delete {data} and join again with a new join string, if it is to be part of it",
+        RemovedFromCluster,
+    ),
+    _Failure(
         "address already in use",
         "a port of etcd is in use",
         "stop what uses it, or choose other etcd_*_port in {settings}",
+        EnvironmentLacks,
+    ),
+    _Failure(
+        "cannot assign requested address",
+        "this machine doesn't have the cluster_address of its settings",
+        "correct cluster_address in {settings}, or give the address to the machine",
         EnvironmentLacks,
     ),
     _Failure(
@@ -92,6 +110,7 @@ class EtcdProcess:
 
     def __init__(self, local: Local, binary: EtcdBinary) -> None:
         self.restarts = 0
+        self.removed = asyncio.Event()  # the cluster has removed this member: it is over
         self._local = local
         self._binary = binary
         self._child: asyncio.subprocess.Process | None = None
@@ -102,13 +121,21 @@ class EtcdProcess:
         """The child's process ID while there is one."""
         return self._child.pid if self._child and self._child.returncode is None else None
 
-    async def start(self, timeout_s: float = READY_S) -> None:
+    async def begin(self, *options: str) -> None:
+        """Start it without waiting for anything; raise CairnError with the remedy.
+
+        Call it once, before `supervise`. One of several members can't be healthy before
+        enough of the others are.
+        """
+        self._check_environment()
+        await self._spawn(*options)
+
+    async def start(self, *options: str, timeout_s: float = READY_S) -> None:
         """Return once etcd answers as healthy; raise CairnError with the remedy.
 
         Call it once, before `supervise`.
         """
-        self._check_environment()
-        await self._spawn()
+        await self.begin(*options)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._until_healthy()
@@ -135,6 +162,10 @@ class EtcdProcess:
                 if loop.time() - begun > _STEADY_S:
                     wait_s = _BACKOFF_FIRST_S
                 failure = self._failure()
+                if isinstance(failure, RemovedFromCluster):
+                    log.error("etcd ended: %s", failure)
+                    self.removed.set()
+                    return
                 log.error("etcd ended code=%s cause=%s; what to do: %s; started again in %.1f s",
                           code, failure, failure.remedy, wait_s)  # fmt: skip
                 await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
@@ -161,15 +192,15 @@ class EtcdProcess:
 
     def _check_environment(self) -> None:
         settings = self._local.settings
-        for name in ("etcd_client_port", "etcd_peer_port", "etcd_metrics_port"):
-            _check_port_is_free(getattr(settings, name), name, self._local.data_dir)
+        for host, name in listened(settings):
+            _check_port_is_free(host, getattr(settings, name), name, self._local.data_dir)
         try:
             self._local.etcd_dir.mkdir(mode=0o700, exist_ok=True)
             self._local.etcd_dir.chmod(0o700)
         except OSError as error:
             raise cannot("use", self._local.etcd_dir, error) from error
 
-    async def _spawn(self) -> None:
+    async def _spawn(self, *options: str) -> None:
         path = self._local.etcd_log
         try:
             if path.exists() and path.stat().st_size > _LOG_MAX_OCTETS:
@@ -182,6 +213,7 @@ class EtcdProcess:
             self._child = await asyncio.create_subprocess_exec(
                 *_ends_with_parent(),
                 *arguments(self._local, self._binary),
+                *options,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=descriptor,
                 stderr=descriptor,
@@ -224,6 +256,7 @@ class EtcdProcess:
         places = {
             "settings": self._local.data_dir / "settings.toml",
             "directory": self._local.etcd_dir,
+            "data": self._local.data_dir,
         }
         for failure in _FAILURES:
             if failure.sign in tail:
@@ -245,18 +278,19 @@ def client_tls(local: Local) -> Tls:
 def arguments(local: Local, binary: EtcdBinary) -> list[str]:
     """Return etcd's command line; it holds no secret."""
     settings = local.settings
-    client = f"https://{_HOST}:{settings.etcd_client_port}"
-    peer = f"https://{_HOST}:{settings.etcd_peer_port}"
+    client, peer = settings.client_url, settings.peer_url
+    own_client = f"https://{_HOST}:{settings.etcd_client_port}"
     options = {
         "name": local.member,
         "data-dir": local.etcd_dir,
-        "listen-client-urls": client,
+        "listen-client-urls": ",".join(dict.fromkeys((own_client, client))),
         "advertise-client-urls": client,
         "listen-peer-urls": peer,
         "initial-advertise-peer-urls": peer,
-        "initial-cluster": f"{local.member}={peer}",
+        # etcd heeds these three where it has no data yet.
+        "initial-cluster": local.initial_cluster or f"{local.member}={peer}",
         "initial-cluster-token": local.cluster_id,
-        "initial-cluster-state": "new",
+        "initial-cluster-state": "existing" if local.initial_cluster else "new",
         "listen-metrics-urls": f"http://{_HOST}:{settings.etcd_metrics_port}",
         "cert-file": local.pki("etcd-server.pem"),
         "key-file": local.pki("etcd-server-key.pem"),
@@ -276,17 +310,36 @@ def arguments(local: Local, binary: EtcdBinary) -> list[str]:
     return [str(binary.path), *(f"--{name}={value}" for name, value in options.items())]
 
 
-def _check_port_is_free(port: int, name: str, data_dir: Path) -> None:
-    with socket.socket() as probe:
-        # As etcd does: a closed connection that lingers doesn't make a port in use.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, port))
-        except OSError as error:
-            raise EnvironmentLacks(
-                f"port {port} on {_HOST} can't be used: {error.strerror}",
-                remedy=f"stop what uses it, or choose another {name} in {data_dir}/settings.toml",
-            ) from error
+def listened(settings: Settings) -> list[tuple[str, str]]:
+    """Return on which address and by the name of which port etcd listens."""
+    client, peer, metrics = "etcd_client_port", "etcd_peer_port", "etcd_metrics_port"
+    pairs = [(_HOST, client), (settings.cluster_address, client), (settings.cluster_address, peer)]
+    return list(dict.fromkeys([*pairs, (_HOST, metrics)]))
+
+
+def can_listen(host: str, port: int) -> OSError | None:
+    """Return why etcd could not listen there, None where it could."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            # As etcd does: a closed connection that lingers doesn't make a port in use.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        return error
+    return None
+
+
+def _check_port_is_free(host: str, port: int, name: str, data_dir: Path) -> None:
+    error = can_listen(host, port)
+    if error is None:
+        return
+    remedy = f"stop what uses it, or choose another {name} in {data_dir}/settings.toml"
+    if error.errno == errno.EADDRNOTAVAIL:
+        remedy = f"correct cluster_address in {data_dir}/settings.toml: it is none of this machine"
+    raise EnvironmentLacks(
+        f"port {port} on {host} can't be used: {error.strerror}", remedy=remedy
+    ) from error
 
 
 def _ends_with_parent() -> list[str]:

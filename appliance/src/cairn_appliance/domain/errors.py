@@ -87,6 +87,20 @@ class TokenRefused(Refused):
     remedy = "make a new token with `cairn token create`"
 
 
+class JoinRefused(Refused):
+    """The join string of an appliance is not accepted; why is told as far as may be."""
+
+    code = "join_refused"
+    remedy = "make a new string with `cairn cluster join-string`"
+
+
+class QuorumAtRisk(Clash):
+    """What was asked for would leave too few members of etcd to agree on anything."""
+
+    code = "quorum_at_risk"
+    remedy = "bring the other appliances back first: `cairn cluster status` says which are away"
+
+
 class NodeRemoved(Refused):
     """The node was removed or rejected, or it left."""
 

@@ -28,7 +28,8 @@ class Netmaps:
     """The snapshot and a topic for each vSubnet of it."""
 
     def __init__(self, cluster: Cluster, open_psk: render.OpenPsk, sign: SignOctets) -> None:
-        self.cluster = cluster
+        self._without_appliances = cluster
+        self.cluster = cluster  # with the addresses of its appliances as of `revision`
         self._open_psk = open_psk
         self._sign_octets = sign
         self.snapshot = Snapshot()
@@ -59,6 +60,8 @@ class Netmaps:
                 topic = self._topics.get(vsubnet_id)
                 concerned |= topic.node_ids if topic else set()
             self._is_loaded = True
+        appliances = self.snapshot.appliances_by_name()
+        self.cluster = self._without_appliances.served_by(appliances)
         for vsubnet_id in pending:
             topic = self._topics.get(vsubnet_id)
             if topic and topic.cut(self.revision):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from cairn_appliance.domain.cluster import Appliance
 from cairn_appliance.domain.member import Member
 from cairn_appliance.domain.node import Node, Registration
 from cairn_appliance.domain.vsubnet import Psks, VSubnet
@@ -14,6 +15,7 @@ from cairn_appliance.store.codec import Codec
 from cairn_appliance.store.port import Delete, Events, Item, Reset
 
 _CODECS: dict[str, Codec[Any]] = {
+    keys.APPLIANCES: records.appliances,
     keys.NODES: records.nodes,
     keys.REGISTRATIONS: records.registrations,
     keys.VSUBNETS: records.vsubnets,
@@ -32,10 +34,11 @@ class Touched:
 
 
 class Snapshot:
-    """All nodes, registrations, vSubnets, epochs and members at `revision`."""
+    """All appliances, nodes, registrations, vSubnets, epochs and members at `revision`."""
 
     def __init__(self) -> None:
         self.revision = 0
+        self.appliances: dict[str, Appliance] = {}
         self.nodes: dict[str, Node] = {}
         self.registrations: dict[str, Registration] = {}
         self.vsubnets: dict[str, VSubnet] = {}
@@ -47,6 +50,10 @@ class Snapshot:
     def has(self, key: str) -> bool:
         """True while the store has the key, readable or not."""
         return key in self._versions
+
+    def appliances_by_name(self) -> list[Appliance]:
+        """Return the appliances in the same order at every replica."""
+        return [self.appliances[name] for name in sorted(self.appliances)]
 
     def members_of(self, vsubnet: str) -> dict[str, Member]:
         """Return a vSubnet's members by node ID."""
@@ -106,6 +113,9 @@ class Snapshot:
 
     def _set(self, value: object, touched: Touched) -> None:
         match value:
+            case Appliance():
+                self.appliances[value.name] = value
+                touched.nodes.update(self.nodes)
             case Node():
                 self.nodes[value.id] = value
                 self._touch_node(value.id, touched)
@@ -138,6 +148,7 @@ class Snapshot:
             self._forget_member(vsubnet, name, touched)
             return
         holders: dict[str, dict[str, Any]] = {
+            keys.APPLIANCES: self.appliances,
             keys.NODES: self.nodes,
             keys.REGISTRATIONS: self.registrations,
             keys.VSUBNETS: self.vsubnets,
@@ -145,7 +156,9 @@ class Snapshot:
         }
         if holders.get(prefix, {}).pop(name, None) is None:
             return
-        if prefix in (keys.NODES, keys.REGISTRATIONS):
+        if prefix == keys.APPLIANCES:
+            touched.nodes.update(self.nodes)
+        elif prefix in (keys.NODES, keys.REGISTRATIONS):
             self._touch_node(name, touched)
         else:
             self._touch_vsubnet(name, touched, also_members=prefix == keys.VSUBNETS)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cairn_appliance.pki.errors import PkiError, SealBroken
 
@@ -18,11 +20,21 @@ KEK_OCTETS = 32
 _VERSION = b"\x01"
 _NONCE_OCTETS = 12  # random; far fewer than 2**32 seals under one KEK (SP 800-38D 8.3)
 _CONTEXT = b"cairn-seal-1\x00"
+_EXCHANGE = b"cairn-exchange-1"
 
 
 def new_kek() -> bytes:
     """Return a new key encryption key."""
     return os.getrandom(KEK_OCTETS)
+
+
+def exchange_sealer(secret: str, nonce: bytes) -> Sealer:
+    """Return the sealer of one exchange between two who share a random secret.
+
+    The nonce is the one asked for by whoever begins: an answer of before opens with none other.
+    """
+    derived = HKDF(hashes.SHA256(), KEK_OCTETS, salt=nonce, info=_EXCHANGE)
+    return Sealer(derived.derive(secret.encode()))
 
 
 class Sealer:

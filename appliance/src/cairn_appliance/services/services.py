@@ -28,7 +28,6 @@ class Services:
     """One of each; `access` (users and sessions) is built from the store on its own."""
 
     store: Store
-    cluster: Cluster
     vsubnets: VSubnets
     members: Members
     tokens: Tokens
@@ -39,6 +38,11 @@ class Services:
     registry: Registry
     netmaps: Netmaps
     streams: Streams
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster as nodes are told of it now."""
+        return self.netmaps.cluster
 
 
 def build(
@@ -59,12 +63,12 @@ def build(
     presence = PresenceBoard(store, replica, clock)
     nodes = Nodes(store, members, presence, journal, clock)
     netmaps = Netmaps(cluster, epochs.open, sign)
+    issuer = Issuer(lambda: netmaps.cluster.appliances, authority.pin)
     return Services(
         store=store,
-        cluster=cluster,
         vsubnets=vsubnets,
         members=members,
-        tokens=Tokens(store, vsubnets, journal, Issuer(cluster.appliances, authority.pin), clock),
+        tokens=Tokens(store, vsubnets, journal, issuer, clock),
         nodes=nodes,
         events=Events(store),
         presence=presence,

@@ -38,6 +38,7 @@ class Streams:
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._moved = asyncio.Condition()
         self._is_closing = False
+        self._sent_away = 0  # how often
         self.count = 0
 
     @property
@@ -71,8 +72,9 @@ class Streams:
         self._waiting[node_id].add(wake)
         self._presence.connected(node_id)
         self.count += 1
+        begun = self._sent_away
         try:
-            while not self._is_closing:
+            while not self._is_closing and self._sent_away == begun:
                 wake.clear()
                 for line in list(feed.pull()):
                     yield line
@@ -88,6 +90,11 @@ class Streams:
             waiting.discard(wake)
             if not waiting:
                 del self._waiting[node_id]
+
+    def send_away(self) -> None:
+        """End the streams of now with the advice to go elsewhere; others may come."""
+        self._sent_away += 1
+        self._wake(set(self._waiting))
 
     def close(self) -> None:
         """Tell every stream to go to another replica, and end it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cairn_agent.protocol import token as pasteable
@@ -41,7 +42,7 @@ class TokenOrder:
 class Issuer:
     """What every token of the cluster says beside its own ID and secret."""
 
-    appliances: tuple[str, ...]  # host:port of the agent API
+    appliances: Callable[[], tuple[str, ...]]  # host:port of the agent APIs of now
     pin: str  # hex SHA-256 of the cluster CA certificate
 
 
@@ -87,7 +88,7 @@ class Tokens:
         )
         put = Put(key, records.tokens.encode(token))
         revision = await self._store.commit([Compare(key, 0)], [put, entry])
-        text = pasteable.Token(list(self._issuer.appliances), self._issuer.pin, token_id, secret)
+        text = pasteable.Token(list(self._issuer.appliances()), self._issuer.pin, token_id, secret)
         return Stored(token, revision), pasteable.encode_token(text)
 
     async def list(self) -> tuple[Stored[Token], ...]:

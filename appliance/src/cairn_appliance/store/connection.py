@@ -25,8 +25,9 @@ Method = Callable[..., Awaitable[Any]]
 
 READ_S = 2.0  # one try of a read, and of connecting
 # One try of a write. It isn't tried again once it was sent, so it outlasts an election
-# (1 to 2 s) instead of leaving the caller in doubt.
-WRITE_S = 5.0
+# (1 to 2 s) instead of leaving the caller in doubt. What was on its way to a leader that
+# died is lost (etcd drops it without a word): waiting for longer helps nobody.
+WRITE_S = 2.5
 TOTAL_S = 9.5  # all tries of a call; the port promises ten seconds
 BAD_S = 5.0  # an endpoint that failed is not chosen for so long, if there is another
 _BACKOFF_FIRST_S = 0.05
@@ -85,6 +86,21 @@ class Endpoints:
         self._current = 0
         self._bad_until: dict[str, float] = {}
 
+    @property
+    def tls(self) -> Tls | None:
+        """The PEM files that connections use."""
+        return self._tls
+
+    def replace(self, addresses: Sequence[str]) -> None:
+        """Take the members of now; the one in use stays in use while it is among them."""
+        if not addresses:
+            raise ValueError("etcd has at least one endpoint")
+        current = self._addresses[self._current]
+        self._addresses = list(dict.fromkeys(addresses))
+        known = current in self._addresses
+        self._current = self._addresses.index(current) if known else 0
+        self._bad_until = {a: t for a, t in self._bad_until.items() if a in self._addresses}
+
     def pick(self) -> str:
         """Return the current one; past a failure the next one that is not bad."""
         now = asyncio.get_running_loop().time()
@@ -93,7 +109,7 @@ class Endpoints:
             if self._bad_until.get(self._addresses[index], 0.0) <= now:
                 self._current = index
                 return self._addresses[index]
-        return min(self._addresses, key=lambda address: self._bad_until[address])
+        return min(self._addresses, key=lambda address: self._bad_until.get(address, 0.0))
 
     def mark_bad(self, address: str) -> None:
         """Leave it alone for a while."""
@@ -242,6 +258,8 @@ def meaning(error: grpc.aio.AioRpcError) -> StoreError:
         return LeaseLost(text)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "space exceeded" in text:
         return Full(text)
+    if "not supported for learner" in text:
+        return NotConnected(text)  # nothing happened: any other member can do it
     if code in _FINAL:
         return StoreError(f"{code.name}: {text}")
     return Unavailable(f"{code.name}: {text}")

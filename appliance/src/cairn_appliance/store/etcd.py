@@ -141,6 +141,11 @@ class EtcdStore:
         self._cluster_id = 0  # as the last answer said
         self._leases: dict[EtcdLease, asyncio.Task[None]] = {}
 
+    @property
+    def endpoints(self) -> Endpoints:
+        """Which members it speaks to; their set may be replaced at any time."""
+        return self._endpoints
+
     async def get(self, key: str) -> Item | None:
         """Return the item as a linearizable read."""
         answer = await self._range(rpc_pb2.RangeRequest(key=key.encode()))

@@ -7,6 +7,9 @@ same transaction as the object is what makes it unique, at any number of replica
 
     /cairn/1/cluster/info                         id, incarnation, public keys
     /cairn/1/cluster/secrets/<name>               sealed under the KEK
+    /cairn/1/cluster/last-name                    number of the appliance named last
+    /cairn/1/cluster/joinings/<joining>           join string: hash, name, limits
+    /cairn/1/map/appliances/<appliance>           addresses of an appliance, running or not
     /cairn/1/map/sites/<site>                     Site
     /cairn/1/map/vsubnets/<vsubnet>               VSubnet
     /cairn/1/map/psks/<vsubnet>                   sealed epochs of a vSubnet
@@ -40,7 +43,10 @@ NameKind = Literal["site", "vsubnet", "node", "user", "token"]
 ROOT = "/cairn/1/"
 CLUSTER_INFO = ROOT + "cluster/info"
 CLUSTER_SECRETS = ROOT + "cluster/secrets/"
+LAST_NAME = ROOT + "cluster/last-name"
+JOININGS = ROOT + "cluster/joinings/"
 MAP = ROOT + "map/"
+APPLIANCES = MAP + "appliances/"
 SITES = MAP + "sites/"
 VSUBNETS = MAP + "vsubnets/"
 PSKS = MAP + "psks/"
@@ -66,6 +72,16 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 def cluster_secret(name: str) -> str:
     """Return the key of a sealed secret of the cluster, for example `ca_key`."""
     return CLUSTER_SECRETS + _id(name)
+
+
+def joining(joining_id: str) -> str:
+    """Return the key of a join string."""
+    return JOININGS + _id(joining_id)
+
+
+def appliance(name: str) -> str:
+    """Return the key of what an appliance says of itself."""
+    return APPLIANCES + _id(name)
 
 
 def site(site_id: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.cluster import Appliance, Cluster, Joining, Replica
 from cairn_appliance.domain.event import Event
 from cairn_appliance.domain.member import Claim, Member
 from cairn_appliance.domain.node import Node, Presence, Registration
@@ -11,13 +11,16 @@ from cairn_appliance.domain.token import Token
 from cairn_appliance.domain.vsubnet import Psks, VSubnet
 from cairn_appliance.store.codec import Codec, Quarantine
 
+appliances = Codec(Appliance)
 clusters = Codec(Cluster)
 events = Codec(Event)
 claims = Codec(Claim)
+joinings = Codec(Joining)
 members = Codec(Member)
 nodes = Codec(Node)
 presences = Codec(Presence)
 registrations = Codec(Registration)
+replicas = Codec(Replica)
 sites = Codec(Site)
 tokens = Codec(Token)
 psks = Codec(Psks)

@@ -10,6 +10,7 @@ from cairn_appliance.api.ops_v1.matrix import MATRIX
 from cairn_appliance.services.vsubnets import Epochs
 from cairn_appliance.store import keys, records
 
+from tests.unit.appliance.etcd import CLUSTER_KEYS
 from tests.unit.appliance.operations import PASSWORD, Operations
 
 
@@ -21,6 +22,7 @@ async def secrets_of(ops: Operations, token_text: str, session: str) -> dict[str
         "session without prefix": session.removeprefix("cs1_"),
         "token": token_text,
         "token secret": decode_token(token_text).secret,
+        "KEK": CLUSTER_KEYS.kek.decode(),
         "CA key": ops.authority.private_key.decode().splitlines()[1],
     }
     for item in (await ops.store.list(keys.USERS)).items:
@@ -53,7 +55,7 @@ async def test_no_answer_holds_a_secret(ops: Operations) -> None:
         for method, path in MATRIX:
             if path.endswith(("/stream", "/logout")):
                 continue
-            url = path.format(vsubnet="office", node="web-1", token=token_id)
+            url = path.format(vsubnet="office", node="web-1", token=token_id, appliance="m1")
             for content in (None, b"{", b'{"name": "\xff', PASSWORD.encode()):
                 answers.append(await client.request(method, url, content=content))
         wrong = {"name": "admin", "password": PASSWORD + "x"}

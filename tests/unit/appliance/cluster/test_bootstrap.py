@@ -12,8 +12,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cairn_appliance import settings as settings_file
 from cairn_appliance.cluster import bootstrap
 from cairn_appliance.cluster.errors import LocalStateUnusable
+from cairn_appliance.domain.errors import Invalid
+from cairn_appliance.domain.joining import Handover
 from cairn_appliance.settings import Settings, SettingsError
 from cairn_appliance.store import keys
 from cairn_appliance.store.memory import MemoryStore
@@ -205,3 +208,77 @@ def _api_names(local: bootstrap.Local) -> set[str]:
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     addresses = names.get_values_for_type(x509.IPAddress)
     return {*names.get_values_for_type(x509.DNSName), *map(str, addresses)}
+
+
+def adopted(directory: Path, created: bootstrap.Created, address: str) -> bootstrap.Local:
+    """Make the files of an appliance that joins what `created` began."""
+    directory.mkdir()
+    handed = Handover(
+        cluster_id=created.cluster.id,
+        name="m2",
+        initial_cluster="m1=https://192.0.2.1:2380,m2=https://192.0.2.2:2380",
+        endpoints=("192.0.2.1:2379",),
+        heartbeat_s=7.0,
+        keys=bootstrap.shared_keys(bootstrap.load(directory.parent / "data")),
+    )
+    settings = Settings(addresses=[address], cluster_address=address)
+    return bootstrap.adopt(directory, settings, handed, NOW)
+
+
+def test_one_that_joins_has_the_shared_keys_and_its_own_pairs(tmp_path: Path) -> None:
+    created = create(tmp_path / "data")
+    local = adopted(tmp_path / "other", created, "192.0.2.2")
+    bootstrap.adopt_authority(local, created.secrets.authority, NOW)
+
+    again = bootstrap.load(tmp_path / "other")
+    assert (again.cluster_id, again.member) == (created.cluster.id, "m2")
+    assert again.initial_cluster.startswith("m1=https://192.0.2.1:2380,")
+    assert again.endpoints == ("127.0.0.1:2379", "192.0.2.1:2379")
+    assert again.sealer.open("x", created.local.sealer.seal("x", b"secret")) == b"secret"
+    for name in ("kek", "pki/ca.pem", "pki/etcd-ca.pem", "pki/etcd-ca-key.sealed"):
+        assert (tmp_path / "data" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+    for name in ("pki/api-key.pem", "pki/etcd-peer-key.pem", "pki/etcd-client-key.pem"):
+        assert (tmp_path / "data" / name).read_bytes() != (tmp_path / "other" / name).read_bytes()
+    certificate = x509.load_pem_x509_certificate(
+        (tmp_path / "other/pki/etcd-peer.pem").read_bytes()
+    )
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "192.0.2.2" in map(str, names.get_values_for_type(x509.IPAddress))
+
+
+def test_keys_that_don_t_belong_together_are_refused(tmp_path: Path) -> None:
+    created = create(tmp_path / "data")
+    (tmp_path / "data/kek").write_bytes(bytes(32))
+    with pytest.raises(Invalid, match="handed over"):
+        adopted(tmp_path / "other", created, "192.0.2.2")
+
+
+def test_another_cluster_address_gets_other_certificates_for_etcd(tmp_path: Path) -> None:
+    create(tmp_path / "data")
+    path = tmp_path / "data/settings.toml"
+    assert not bootstrap.renew_etcd_certificates(bootstrap.load(tmp_path / "data"), NOW)
+    path.write_text(path.read_text().replace('"127.0.0.1"', '"192.0.2.7"'))
+
+    local = bootstrap.load(tmp_path / "data")
+
+    assert local.settings.peer_url == "https://192.0.2.7:2380"
+    assert bootstrap.renew_etcd_certificates(local, NOW)
+    assert not bootstrap.renew_etcd_certificates(local, NOW)
+
+
+@pytest.mark.parametrize("address", ["name.example", "0.0.0.0", "::", "224.0.0.1", "fe80::1%eth0"])
+def test_a_cluster_address_that_others_can_t_reach_is_refused(address: str) -> None:
+    with pytest.raises(SettingsError):
+        settings_file.check(Settings(addresses=["192.0.2.1"], cluster_address=address))
+
+
+def test_the_others_are_known_again_after_a_restart_and_a_damaged_list_is_none(
+    tmp_path: Path,
+) -> None:
+    create(tmp_path / "data")
+    local = bootstrap.load(tmp_path / "data")
+    assert local.others() == ()
+    local.keep_others(("192.0.2.2:2379", "192.0.2.3:2379"))
+    assert bootstrap.load(tmp_path / "data").others() == ("192.0.2.2:2379", "192.0.2.3:2379")
+    (tmp_path / "data/others.json").write_text("[")
+    assert local.others() == ()

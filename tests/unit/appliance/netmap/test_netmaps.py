@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 from cairn_agent.protocol import netmap as wire
-from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.cluster import Appliance, Cluster
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.node import NodeState
 from cairn_appliance.netmap import topic as topic_module
@@ -17,8 +17,9 @@ from cairn_appliance.netmap.feed import Feed
 from cairn_appliance.netmap.netmaps import Netmaps
 from cairn_appliance.services.members import MemberOrder
 from cairn_appliance.services.vsubnets import Epochs, VSubnetChange
+from cairn_appliance.store import keys, records
 from cairn_appliance.store.keys import MAP
-from cairn_appliance.store.port import Delete, Events, Item, Progress, Reset
+from cairn_appliance.store.port import Delete, Events, Item, Progress, Put, Reset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -452,3 +453,38 @@ async def _act(
         await services.vsubnets.rotate_secret("red", SYSTEM)
     elif action == "remove" and node in nodes[2:]:
         await services.nodes.remove(node.id, SYSTEM)
+
+
+async def test_each_replica_tells_the_same_appliances_at_the_same_revision() -> None:
+    replica = Replica()
+    await replica.vsubnet()
+    node = await replica.joined("vm-1", "red")
+    one, other = Mirror(replica), Mirror(replica)
+    await one.reset()
+    feed, copy = one.feed(node), follower(node)
+    copy.take_all(list(feed.pull()))
+    assert appliances_in(copy) == list(CLUSTER.appliances)
+
+    for name in ("m2", "m1"):
+        known = Appliance(name, (f"{name}:8002",))
+        put = Put(keys.appliance(name), records.appliances.encode(known))
+        await replica.store.commit([], [put])
+        assert await one.take() == {node.id}
+    copy.take_all(list(feed.pull()))
+    assert appliances_in(copy) == ["m1:8002", "m2:8002"]
+
+    await other.reset()
+    copy.take_all(list(other.feed(node, after=copy.revision).pull()))
+    assert appliances_in(copy) == ["m1:8002", "m2:8002"]
+    assert one.netmaps.cluster == other.netmaps.cluster
+
+    await replica.store.commit([], [Delete(keys.appliance("m2"))])
+    assert await one.take() == {node.id}
+    copy.take_all(list(feed.pull()))
+    assert appliances_in(copy) == ["m1:8002"]
+
+
+def appliances_in(copy: Follower) -> list[str]:
+    assert copy.copy.current is not None
+    assert copy.copy.current.node is not None
+    return copy.copy.current.node.document.appliances

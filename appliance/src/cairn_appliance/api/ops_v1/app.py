@@ -17,6 +17,7 @@ from cairn_appliance.api.ops_v1.gate import Gate
 from cairn_appliance.api.ops_v1.matrix import ROOT
 from cairn_appliance.api.ops_v1.models import ProblemBody
 from cairn_appliance.api.ops_v1.routes import (
+    cluster,
     events,
     members,
     nodes,
@@ -29,13 +30,14 @@ from cairn_appliance.api.ops_v1.routes import (
 from cairn_appliance.services.access import Access
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.idempotency import Idempotency
+from cairn_appliance.services.membership import Membership
 from cairn_appliance.services.services import Services
 from cairn_appliance.store.port import StoreError
 
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 600.0
-_RESOURCES = (session, status, sites, vsubnets, members, tokens, nodes, events)
+_RESOURCES = (session, status, cluster, sites, vsubnets, members, tokens, nodes, events)
 _PROBLEM = {
     "description": "An error: its code, its cause and what to do",
     "model": ProblemBody,
@@ -43,13 +45,16 @@ _PROBLEM = {
 }
 
 
-def create_app(services: Services, *, ca: str, clock: Clock = wall_clock) -> FastAPI:
+def create_app(
+    services: Services, membership: Membership, *, ca: str, clock: Clock = wall_clock
+) -> FastAPI:
     """Return the application; `ca` is the PEM of the cluster's CA.
 
     Its lifespan sweeps what has expired in the store, so run it with lifespan on.
     """
     access = Access(services.store, now=clock)
-    ops = Ops(services, access, Idempotency(services.store, now=clock), ca, clock)
+    answers = Idempotency(services.store, now=clock)
+    ops = Ops(services, membership, access, answers, ca, clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -79,6 +84,7 @@ def _api() -> APIRouter:
     api = APIRouter(prefix=ROOT, responses={"4XX": _PROBLEM, "5XX": _PROBLEM})
     for resource in _RESOURCES:
         api.include_router(resource.router)
+    api.include_router(cluster.joining)
     return api
 
 

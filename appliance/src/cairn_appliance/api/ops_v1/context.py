@@ -15,6 +15,7 @@ from cairn_appliance.domain.errors import Invalid
 from cairn_appliance.domain.identity import Actor, ActorKind
 from cairn_appliance.services.access import Access
 from cairn_appliance.services.idempotency import Idempotency
+from cairn_appliance.services.membership import Membership
 from cairn_appliance.services.services import Services
 
 _ETAG = re.compile(r'"(\d{1,19})"')
@@ -25,6 +26,7 @@ class Ops:
     """Everything that the routes work with; made once by `create_app`."""
 
     services: Services
+    membership: Membership
     access: Access
     idempotency: Idempotency
     ca: str  # PEM

@@ -27,6 +27,12 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", f"{ROOT}/logout"): Role.VIEWER,
     ("GET", f"{ROOT}/session"): Role.VIEWER,
     ("GET", f"{ROOT}/status"): Role.VIEWER,
+    ("GET", f"{ROOT}/cluster"): Role.VIEWER,
+    ("POST", f"{ROOT}/cluster/join-strings"): Role.ADMIN,
+    # The join string in the body is the authority; it opens one use and nothing else.
+    ("POST", f"{ROOT}/cluster/join"): PUBLIC,
+    ("DELETE", f"{ROOT}/cluster/appliances/{{appliance}}"): Role.ADMIN,
+    ("POST", f"{ROOT}/cluster/appliances/{{appliance}}/replace"): Role.ADMIN,
     ("GET", f"{ROOT}/sites"): Role.VIEWER,
     ("GET", f"{ROOT}/vsubnets"): Role.VIEWER,
     ("POST", f"{ROOT}/vsubnets"): Role.OPERATOR,

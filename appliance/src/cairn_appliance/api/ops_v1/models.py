@@ -293,6 +293,76 @@ class TokenCreated(TokenOut):
     token: str
 
 
+class JoinStringAsked(Asked):
+    """How long a new appliance may join with the string."""
+
+    life_s: float = Field(3600.0, ge=60, le=DAY_S, allow_inf_nan=False)
+
+
+class JoinStringOut(BaseModel):
+    """A join string, which is told only once, and what the new appliance will be called."""
+
+    name: str
+    expires_at: datetime
+    join_string: str
+
+
+class JoinAsked(Asked):
+    """What a new appliance shows."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    secret: Annotated[str, StringConstraints(min_length=32, max_length=64)] = Field(
+        json_schema_extra={"writeOnly": True}
+    )
+    nonce: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{22}==$")] = Field(
+        description="base64 of 16 random octets"
+    )
+    peer_url: Text = Field(description="https://ADDRESS:PORT of its etcd")
+
+
+class JoinOut(BaseModel):
+    """What a new appliance needs, sealed under a key that follows from secret and nonce."""
+
+    sealed: str
+
+
+class ProblemOut(BaseModel):
+    """One thing that is wrong; urgent where changes wait because of it."""
+
+    cause: str
+    remedy: str
+    urgent: bool
+
+
+class ApplianceOut(BaseModel):
+    """An appliance of the cluster; null: its etcd gives no answer."""
+
+    name: str
+    votes: bool = Field(description="false: it has joined, and has no vote yet")
+    leads: bool
+    healthy: bool = Field(description="its etcd answers and follows a leader")
+    serves: bool = Field(description="its APIs run")
+    since: datetime | None
+    version: str
+    etcd_version: str
+    agents: list[str]
+    operations: list[str]
+    peer_urls: list[str]
+    db_octets: int | None
+    db_used_octets: int | None
+    behind: int | None = Field(description="entries of the raft log not applied yet")
+
+
+class ClusterOut(BaseModel):
+    """The cluster, and what is wrong with it."""
+
+    id: str
+    incarnation: int
+    has_quorum: bool
+    appliances: list[ApplianceOut]
+    problems: list[ProblemOut]
+
+
 class ActorOut(BaseModel):
     """Who did it."""
 

@@ -1,0 +1,101 @@
+"""The cluster's appliances: how they are, who joins, leaves, is replaced."""
+
+from __future__ import annotations
+
+import base64
+
+from fastapi import APIRouter
+
+from cairn_appliance.api.ops_v1.context import ActorDep, OpsDep
+from cairn_appliance.api.ops_v1.idempotent import IdempotentRoute
+from cairn_appliance.api.ops_v1.models import (
+    ApplianceOut,
+    ClusterOut,
+    JoinAsked,
+    JoinOut,
+    JoinStringAsked,
+    JoinStringOut,
+    ProblemOut,
+    moment,
+    moment_or_none,
+)
+from cairn_appliance.domain.cluster_health import ClusterView, Seen, problems_of
+from cairn_appliance.services.membership import Candidate, Issued
+
+router = APIRouter(prefix="/cluster", tags=["cluster"], route_class=IdempotentRoute)
+joining = APIRouter(prefix="/cluster", tags=["cluster"])  # for who has no session to be known by
+
+
+@router.get("")
+async def get_cluster(ops: OpsDep) -> ClusterOut:
+    """All appliances, how their etcds are, and what is wrong with what to do."""
+    cluster = ops.services.cluster
+    return cluster_out(cluster.id, cluster.incarnation, await ops.membership.view())
+
+
+@router.post("/join-strings", status_code=201)
+async def create_join_string(asked: JoinStringAsked, ops: OpsDep, by: ActorDep) -> JoinStringOut:
+    """Make a join string for one new appliance; it is in this answer and in no other."""
+    return _issued(await ops.membership.issue(by, asked.life_s))
+
+
+@joining.post("/join")
+async def join(asked: JoinAsked, ops: OpsDep) -> JoinOut:
+    """A new appliance shows its join string and gets what it needs, sealed by its secret."""
+    nonce = base64.b64decode(asked.nonce, validate=True)
+    candidate = Candidate(asked.id, asked.secret, nonce, asked.peer_url)
+    sealed = await ops.membership.admit(candidate)
+    return JoinOut(sealed=base64.b64encode(sealed).decode())
+
+
+@router.delete("/appliances/{appliance}", status_code=204)
+async def remove_appliance(appliance: str, ops: OpsDep, by: ActorDep) -> None:
+    """Let an appliance leave; 409 `quorum_at_risk` where the others could not do without."""
+    await ops.membership.leave(appliance, by)
+
+
+@router.post("/appliances/{appliance}/replace", status_code=201)
+async def replace_appliance(appliance: str, ops: OpsDep, by: ActorDep) -> JoinStringOut:
+    """Remove a dead appliance and make the join string for its successor."""
+    return _issued(await ops.membership.replace(appliance, by))
+
+
+def cluster_out(cluster_id: str, incarnation: int, view: ClusterView) -> ClusterOut:
+    """Return the cluster as it is shown."""
+    return ClusterOut(
+        id=cluster_id,
+        incarnation=incarnation,
+        has_quorum=view.has_quorum,
+        appliances=[_appliance_out(view, each) for each in view.seen],
+        problems=[
+            ProblemOut(cause=each.cause, remedy=each.remedy, urgent=each.is_urgent)
+            for each in problems_of(view)
+        ],
+    )
+
+
+def _issued(issued: Issued) -> JoinStringOut:
+    made = issued.joining
+    return JoinStringOut(
+        name=made.name, expires_at=moment(made.expires_at), join_string=issued.text
+    )
+
+
+def _appliance_out(view: ClusterView, seen: Seen) -> ApplianceOut:
+    state, known, replica = seen.state, seen.appliance, seen.replica
+    return ApplianceOut(
+        name=seen.name,
+        votes=not seen.member.is_learner,
+        leads=seen.leads,
+        healthy=seen.is_healthy,
+        serves=replica is not None,
+        since=moment_or_none(replica.since if replica else 0.0),
+        version=known.version if known else "",
+        etcd_version=state.version if state else "",
+        agents=list(known.agents) if known else [],
+        operations=list(known.operations) if known else [],
+        peer_urls=list(seen.member.peer_urls),
+        db_octets=state.db_octets if state else None,
+        db_used_octets=state.db_used_octets if state else None,
+        behind=view.lag(seen),
+    )

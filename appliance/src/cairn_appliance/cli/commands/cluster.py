@@ -1,0 +1,122 @@
+"""`cairn cluster`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from cairn_appliance.cli import output
+from cairn_appliance.cli.connection import path_of
+from cairn_appliance.cli.errors import Exit
+from cairn_appliance.cli.options import AsJson, Yes, connect, group, length_of_time
+from cairn_appliance.cli.output import ago, local, until
+from cairn_appliance.cli.replies import ClusterAppliance, ClusterShown, JoinString
+
+app = group("The appliances of the cluster: how they are, who joins and leaves.")
+
+Appliance = Annotated[str, typer.Argument(metavar="APPLIANCE", help="Name, for example m2.")]
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Show the appliances, and what is wrong with what to do; exit code 3 without a quorum."""
+    with connect() as connection:
+        reply = connection.get(path_of("cluster"), ClusterShown)
+    if as_json:
+        output.print_json(reply.whole)
+    else:
+        show(reply.value)
+    if not reply.value.has_quorum:
+        raise typer.Exit(Exit.UNREACHABLE)
+
+
+@app.command("join-string")
+def join_string(
+    life: Annotated[str, typer.Option(metavar="TIME", help="30m, 2h; 24h at most.")] = "1h",
+    as_json: AsJson = False,
+) -> None:
+    """Make the string by which one new appliance joins; it is shown only now."""
+    body = {"life_s": length_of_time(life).total_seconds()}
+    with connect() as connection:
+        reply = connection.post(path_of("cluster", "join-strings"), JoinString, body)
+    if as_json:
+        output.print_json(reply.whole)
+    else:
+        _show_string(reply.value)
+
+
+@app.command()
+def leave(appliance: Appliance, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Let a living appliance go: it ends by itself, and its agents go to the others."""
+    lost = [f"the data directory of {appliance} can't be used again"]
+    output.confirm(f"Take the appliance {appliance} out of the cluster?", lost, yes=yes)
+    with connect() as connection:
+        connection.delete(path_of("cluster", "appliances", appliance))
+    if as_json:
+        output.print_json({"left": appliance})
+    else:
+        output.say(f"{appliance} has left. Delete its data directory there.")
+
+
+@app.command()
+def replace(appliance: Appliance, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Remove an appliance that is lost for good, and make the string for its successor."""
+    lost = [f"{appliance} can never come back; what takes its place joins as new"]
+    output.confirm(f"Replace the appliance {appliance}?", lost, yes=yes)
+    path = path_of("cluster", "appliances", appliance, "replace")
+    with connect() as connection:
+        reply = connection.post(path, JoinString)
+    if as_json:
+        output.print_json(reply.whole)
+    else:
+        _show_string(reply.value)
+
+
+def show(cluster: ClusterShown) -> None:
+    """Print the cluster for people."""
+    incarnation = f", incarnation {cluster.incarnation}" if cluster.incarnation else ""
+    output.say(Text(f"Cluster {output.clean(cluster.id)}{incarnation}", "bold"))
+    output.table(
+        ("NAME", "ROLE", "ETCD", "APIS", "STORE", "BEHIND", "AT"),
+        (_row(each) for each in cluster.appliances),
+        fold=("AT",),
+        empty="No appliance is known.",
+    )
+    for problem in cluster.problems:
+        style = output.BAD if problem.urgent else output.WARN
+        output.say(Text(output.clean(problem.cause), style=style))
+        output.say(f"  what to do: {output.clean(problem.remedy)}")
+    if not cluster.problems:
+        output.say(Text("All is well.", style=output.GOOD))
+
+
+def _row(each: ClusterAppliance) -> tuple[output.Value, ...]:
+    role = "leads" if each.leads else "votes" if each.votes else "learns"
+    healthy = Text("healthy", style=output.GOOD) if each.healthy else Text("away", output.BAD)
+    serving = f"since {ago(each.since)}" if each.serves else "away"
+    return (
+        each.name,
+        role,
+        healthy,
+        serving,
+        "-" if each.db_octets is None else f"{each.db_octets / (1 << 20):.1f} MiB",
+        "-" if each.behind is None else str(each.behind),
+        each.agents or each.peer_urls,
+    )
+
+
+def _show_string(made: JoinString) -> None:
+    output.say(
+        Text("The string to join with; it is shown only now:", style="bold"),
+        "",
+        made.join_string,
+        "",
+        f"It is for one appliance, {made.name}, until {local(made.expires_at)}, "
+        f"{until(made.expires_at)}.",
+        Text("On the new machine:", style="bold"),
+        "",
+        "cairn-appliance join --data-dir DIR --address HOST -    (it reads the string)",
+        "cairn-appliance run --data-dir DIR",
+    )

@@ -1,0 +1,151 @@
+"""The members of the etcd cluster: who they are, how they are, and changing them.
+
+Membership changes are never repeated blindly: where an answer was lost, the list is read
+again (it says what came of it). etcd refuses a change while it would endanger the quorum,
+and for some seconds after the change before; both are `Unavailable` here, with its words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import grpc.aio
+
+from cairn_appliance.domain.cluster import EtcdAlarm, EtcdMember, EtcdState
+from cairn_appliance.store import rpc_pb2, rpc_pb2_grpc
+from cairn_appliance.store.connection import Caller, Endpoints, Link, bounded
+from cairn_appliance.store.port import StoreError, Unavailable
+
+_STATE_WITHIN_S = 1.5
+_ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
+
+
+class EtcdMembers:
+    """Asks and changes the membership; `endpoints` are those of the store."""
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
+        self._caller = Caller(endpoints, Counter())
+
+    async def members(self) -> tuple[EtcdMember, ...]:
+        """Return the members as the asked member knows them: also without a quorum."""
+        request = rpc_pb2.MemberListRequest(linearizable=False)
+        answer = await self._caller.read(lambda c: rpc_pb2_grpc.ClusterStub(c).MemberList, request)
+        return _members(answer)
+
+    async def add_learner(self, peer_url: str) -> tuple[EtcdMember, ...]:
+        """Add a member that has no vote yet and return all members; raise Unavailable."""
+        request = rpc_pb2.MemberAddRequest(peerURLs=[peer_url], isLearner=True)
+        try:
+            answer = await self._write(lambda c: rpc_pb2_grpc.ClusterStub(c).MemberAdd, request)
+        except Unavailable as error:
+            if "already exists" not in str(error):
+                raise
+            return await self.members()  # the answer to the try before was lost
+        return _members(answer)
+
+    async def promote(self, member_id: int) -> None:
+        """Give a learner its vote; raise Unavailable while it is not in sync."""
+        request = rpc_pb2.MemberRequest(ID=member_id)
+        await self._write(lambda c: rpc_pb2_grpc.ClusterStub(c).MemberPromote, request)
+
+    async def remove(self, member_id: int) -> None:
+        """Remove a member; its data directory can never be used again."""
+        request = rpc_pb2.MemberRequest(ID=member_id)
+        try:
+            await self._write(lambda c: rpc_pb2_grpc.ClusterStub(c).MemberRemove, request)
+        except Unavailable as error:
+            if "member not found" not in str(error):  # else the try before has done it
+                raise
+
+    async def move(self, member_id: int, peer_url: str) -> None:
+        """Tell the other members where a member is reached from now on."""
+        request = rpc_pb2.MemberUpdateRequest(ID=member_id, peerURLs=[peer_url])
+        await self._write(lambda c: rpc_pb2_grpc.ClusterStub(c).MemberUpdate, request)
+
+    async def alarms(self) -> tuple[EtcdAlarm, ...]:
+        """Return what etcd itself complains of."""
+        request = rpc_pb2.AlarmRequest()
+        answer = await self._caller.read(lambda c: rpc_pb2_grpc.MaintenanceStub(c).Alarm, request)
+        return tuple(
+            EtcdAlarm(each.memberID, _ALARMS.get(each.alarm, str(each.alarm)))
+            for each in answer.alarms
+        )
+
+    async def state(self, member: EtcdMember) -> EtcdState | None:
+        """Return what a member says of itself; None where it gives no answer in time."""
+        for address in member.endpoints:
+            try:
+                async with asyncio.timeout(_STATE_WITHIN_S):
+                    return _state(await self._ask(address, _status, rpc_pb2.StatusRequest()))
+            except (StoreError, TimeoutError):
+                continue
+        return None
+
+    async def states(self, members: tuple[EtcdMember, ...]) -> dict[int, EtcdState | None]:
+        """Ask all of them at once, so that the silent ones cost their time only once."""
+        found = await asyncio.gather(*map(self.state, members))
+        return dict(zip((member.id for member in members), found, strict=True))
+
+    async def hand_over(self, leader: EtcdMember, to: EtcdMember) -> None:
+        """Let the leader make another member the leader; raise Unavailable."""
+        request = rpc_pb2.MoveLeaderRequest(targetID=to.id)
+        for address in leader.endpoints:
+            await self._ask(address, _move_leader, request)
+            return
+        raise Unavailable(f"{leader.name} has no address for clients")
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._caller.close()
+
+    async def _write(self, method: Callable[[grpc.aio.Channel], Any], request: object) -> Any:
+        return await self._caller.write(method, request)
+
+    async def _ask(
+        self, address: str, method: Callable[[grpc.aio.Channel], Any], request: object
+    ) -> Any:
+        """Call one member and no other."""
+        link = Link(address, self._endpoints.open(address))
+        try:
+            await link.ready(_STATE_WITHIN_S)
+            return await bounded(method(link.channel)(request), _STATE_WITHIN_S)
+        finally:
+            await link.channel.close(None)
+
+
+def _status(channel: grpc.aio.Channel) -> Any:
+    return rpc_pb2_grpc.MaintenanceStub(channel).Status
+
+
+def _move_leader(channel: grpc.aio.Channel) -> Any:
+    return rpc_pb2_grpc.MaintenanceStub(channel).MoveLeader
+
+
+def _members(answer: Any) -> tuple[EtcdMember, ...]:
+    return tuple(sorted(map(_member, answer.members), key=lambda each: (each.name, each.id)))
+
+
+def _member(member: Any) -> EtcdMember:
+    return EtcdMember(
+        member.ID,
+        member.name,
+        tuple(member.peerURLs),
+        tuple(member.clientURLs),
+        member.isLearner,
+    )
+
+
+def _state(answer: Any) -> EtcdState:
+    return EtcdState(
+        version=answer.version,
+        leader=answer.leader,
+        raft_index=answer.raftIndex,
+        raft_applied=answer.raftAppliedIndex,
+        db_octets=answer.dbSize,
+        db_used_octets=answer.dbSizeInUse,
+        errors=tuple(answer.errors),
+    )

@@ -1,0 +1,98 @@
+"""This appliance's own place among the members of etcd, kept up while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+from cairn_appliance.cluster.bootstrap import Local
+from cairn_appliance.cluster.errors import LocalStateUnusable
+from cairn_appliance.cluster.members import EtcdMembers
+from cairn_appliance.domain.cluster import EtcdMember
+from cairn_appliance.domain.errors import CairnError
+from cairn_appliance.store.connection import Endpoints
+from cairn_appliance.store.port import StoreError
+
+log = logging.getLogger(__name__)
+
+_LOOKED_AT_EVERY_S = 2.0
+_PROMOTED_EVERY_S = 0.5  # while it has no vote
+
+
+class OwnMember:
+    """Gets the vote, keeps the address right, and follows who the others are."""
+
+    def __init__(
+        self,
+        local: Local,
+        etcd: EtcdMembers,
+        endpoints: Endpoints,
+        joined: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._local = local
+        self._etcd = etcd
+        self._endpoints = endpoints
+        self._joined = joined
+        self._others = local.others()
+        self._was_learner = False
+
+    async def run(self) -> None:
+        """Do so until cancelled; what can't be done now is done later."""
+        while True:
+            wait_s = _LOOKED_AT_EVERY_S
+            try:
+                wait_s = await self._look()
+            except (StoreError, CairnError) as error:
+                log.info("membership not kept up reason=%s", error)
+            await asyncio.sleep(wait_s * random.uniform(0.7, 1.0))
+
+    async def _look(self) -> float:
+        members = await self._etcd.members()
+        own = _own(members, self._local)
+        if own is None:
+            return _LOOKED_AT_EVERY_S  # removed: etcd itself learns of it and ends
+        self._follow(members, own)
+        if own.is_learner:
+            self._was_learner = True
+            return await self._promote(own)
+        if self._was_learner:
+            await self._joined(self._local.member)
+            self._was_learner = False
+        url = self._local.settings.peer_url
+        if own.peer_urls != (url,):
+            log.info("the etcd of this appliance is reached at url=%s from now on", url)
+            await self._etcd.move(own.id, url)
+        return _LOOKED_AT_EVERY_S
+
+    async def _promote(self, own: EtcdMember) -> float:
+        """Ask for the vote; etcd refuses it until this member has caught up."""
+        try:
+            await self._etcd.promote(own.id)
+        except StoreError as error:
+            log.info("no vote yet reason=%s", error)
+        else:
+            log.info("this appliance has its vote name=%s", self._local.member)
+        return _PROMOTED_EVERY_S
+
+    def _follow(self, members: tuple[EtcdMember, ...], own: EtcdMember) -> None:
+        others = tuple(place for each in members if each.id != own.id for place in each.endpoints)
+        if others == self._others:
+            return
+        log.info("the other members of etcd are at endpoints=%s", ",".join(others) or "none")
+        self._others = others
+        self._endpoints.replace((self._local.etcd_endpoint, *others))
+        try:
+            self._local.keep_others(others)
+        except LocalStateUnusable as error:
+            log.warning("the other members could not be written down reason=%s", error)
+
+
+def _own(members: tuple[EtcdMember, ...], local: Local) -> EtcdMember | None:
+    """Return the own member: by its name, which a learner that never ran has not told yet."""
+    url = local.settings.peer_url
+    for member in members:
+        if member.name == local.member or (not member.name and url in member.peer_urls):
+            return member
+    return None

@@ -1,0 +1,142 @@
+"""What is done on an appliance itself, on its own data: look at the cluster, recover it.
+
+`recover` makes a cluster of one from what a single survivor has, where too many of the others
+are lost for good. Whatever was acknowledged and had reached the survivor stays. The others'
+data must never come back: for them, and for every agent, it is another incarnation.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cairn_appliance.cluster import bootstrap
+from cairn_appliance.cluster.bootstrap import Local
+from cairn_appliance.cluster.etcd_binary import find_etcd
+from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
+from cairn_appliance.cluster.files import cannot
+from cairn_appliance.cluster.members import EtcdMembers
+from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.cluster_health import ClusterView
+from cairn_appliance.domain.errors import Refused, Unavailable
+from cairn_appliance.domain.event import Severity
+from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.pki.authority import utc_now
+from cairn_appliance.services.events import Journal
+from cairn_appliance.services.membership import view_of
+from cairn_appliance.store import keys, records
+from cairn_appliance.store.etcd import EtcdStore
+from cairn_appliance.store.port import Compare, Delete, Put, Store, StoreError
+
+_ALONE = "--force-new-cluster=true"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What the one who recovered the cluster is told."""
+
+    cluster_id: str
+    name: str
+    incarnation: int
+    kept: str  # directory with a copy of etcd's data as they were before
+
+
+async def look(data_dir: Path) -> tuple[str, ClusterView]:
+    """Return the cluster's ID and how its members are, as far as any of them answers."""
+    local = bootstrap.load(data_dir)
+    store = EtcdStore(local.endpoints, client_tls(local))
+    etcd = EtcdMembers(store.endpoints)
+    try:
+        return local.cluster_id, await view_of(store, etcd)
+    except StoreError as error:
+        raise Unavailable(
+            f"no etcd answers at {', '.join(local.endpoints)}: {error}",
+            "start the appliance here and the others (`cairn-appliance run`)",
+        ) from error
+    finally:
+        await etcd.close()
+        await store.close()
+
+
+async def recover(data_dir: Path) -> Recovered:
+    """Make a cluster of one from this appliance's data; raise CairnError.
+
+    It may be repeated if it is interrupted. The appliance must not be running.
+    """
+    local = bootstrap.load(data_dir)
+    await _check_others_are_lost(local)
+    bootstrap.renew_etcd_certificates(local, utc_now())
+    binary = find_etcd()
+    kept = _copy(local)
+    for options in ((_ALONE,), ()):  # the second start proves that it stands by itself
+        etcd = EtcdProcess(local, binary)
+        await etcd.start(*options)
+        if options:
+            await etcd.stop()
+    try:
+        store = EtcdStore([local.etcd_endpoint], client_tls(local))
+        try:
+            cluster = await _raise_incarnation(store, local)
+        finally:
+            await store.close()
+    finally:
+        await etcd.stop()
+    local.keep_others(())
+    return Recovered(cluster.id, local.member, cluster.incarnation, str(kept))
+
+
+async def _check_others_are_lost(local: Local) -> None:
+    """Raise Refused while the others have a quorum: two clusters would come of it."""
+    others = local.others()
+    if not others:
+        return
+    store = EtcdStore(others, client_tls(local))
+    try:
+        await store.get(keys.CLUSTER_INFO)
+    except StoreError:
+        return
+    finally:
+        await store.close()
+    raise Refused(
+        f"the others have a quorum ({', '.join(others)}): there is nothing to recover",
+        "run this appliance; if it can't, `cairn cluster replace` it there",
+        code="quorum_exists",
+    )
+
+
+def _copy(local: Local) -> Path:
+    """Keep etcd's data as they are, whatever comes of the recovery."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    kept = local.data_dir / f"etcd.before-recover-{stamp}"
+    try:
+        shutil.copytree(local.etcd_dir, kept)
+    except (OSError, shutil.Error) as error:
+        shutil.rmtree(kept, ignore_errors=True)
+        if isinstance(error, shutil.Error):
+            error = OSError(str(error))
+        raise cannot("write", kept, error) from error
+    return kept
+
+
+async def _raise_incarnation(store: Store, local: Local) -> Cluster:
+    """Begin another incarnation, without the appliances that are lost."""
+    item = await store.get(keys.CLUSTER_INFO)
+    if item is None:
+        raise Refused("the data have no cluster", "restore a backup", code="no_cluster")
+    cluster = records.clusters.decode(item)
+    cluster = replace(cluster, incarnation=cluster.incarnation + 1)
+    gone = [
+        Delete(each.key)
+        for prefix in (keys.APPLIANCES, keys.REPLICAS, keys.JOININGS)
+        for each in (await store.list(prefix)).items
+        if keys.last_part(each.key) != local.member
+    ]
+    text = f"the cluster was recovered from {local.member} alone: incarnation {cluster.incarnation}"
+    entry = Journal().entry(
+        "cluster_recovered", text, SYSTEM, severity=Severity.ALARM, appliance=local.member
+    )
+    put = Put(item.key, records.clusters.encode(cluster))
+    await store.commit([Compare(item.key, item.revision)], [put, entry, *gone])
+    return cluster

@@ -1,0 +1,87 @@
+"""Which appliances there are: each announces itself.
+
+What an appliance says of itself stays while it is away, so that its crash changes no netmap;
+that it runs is a key under its lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from cairn_appliance.domain.cluster import Appliance, Replica
+from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.store import keys, records
+from cairn_appliance.store.port import (
+    Compare,
+    Conflict,
+    Lease,
+    LeaseLost,
+    Put,
+    Store,
+    StoreError,
+)
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 10
+_LOOKED_AT_EVERY_S = 2.0
+_CLOSE_S = 1.0  # the end of the process does not wait for a store that hangs
+
+
+class Announcement:
+    """Announces this appliance to the others and to the nodes."""
+
+    def __init__(self, store: Store, own: Appliance, clock: Clock = wall_clock) -> None:
+        self._store = store
+        self._own = own
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Announce it until cancelled."""
+        lease: Lease | None = None
+        is_told = False
+        try:
+            while True:
+                try:
+                    if lease is None or lease.is_lost:
+                        lease, is_told = await self._store.lease(LEASE_S), False
+                    if not is_told:
+                        await self._put_replica(lease)
+                        await self.announce_once()
+                        is_told = True
+                except LeaseLost:
+                    lease = None
+                except StoreError as error:
+                    log.warning("this appliance could not be announced reason=%s", error)
+                await asyncio.sleep(_LOOKED_AT_EVERY_S * random.uniform(0.8, 1.2))
+        finally:
+            if lease is not None:
+                await _close(lease)
+
+    async def announce_once(self) -> None:
+        """Write what this appliance is, where the store has something else or nothing."""
+        key = keys.appliance(self._own.name)
+        item = await self._store.get(key)
+        value = records.appliances.encode(self._own)
+        if item is not None and item.value == value:
+            return
+        try:
+            compare = Compare(key, item.revision if item else 0)
+            await self._store.commit([compare], [Put(key, value)])
+        except Conflict:
+            log.info("another process has announced this appliance meanwhile")
+
+    async def _put_replica(self, lease: Lease) -> None:
+        replica = Replica(self._own.name, self._own.version, self._clock())
+        put = Put(keys.replica(self._own.name), records.replicas.encode(replica), lease.id)
+        await self._store.commit([], [put])
+
+
+async def _close(lease: Lease) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_S):
+            await lease.close()
+    except (StoreError, TimeoutError) as error:
+        log.info("lease was not closed, it will expire reason=%s", error)

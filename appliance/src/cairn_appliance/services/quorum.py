@@ -1,0 +1,109 @@
+"""Whether the store has a quorum as far as this replica can tell, known before anybody asks.
+
+Without it nothing can be read for certain or written: requests are refused at once instead
+of each finding out by waiting, and agents are sent to other appliances, one of which may
+have the quorum that this one is cut off from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+from cairn_appliance.domain.errors import Unavailable
+from cairn_appliance.services.clock import Clock
+from cairn_appliance.store import keys
+from cairn_appliance.store.port import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+ASKED_EVERY_S = 0.4
+# An election takes 1 to 2 s; a minority must refuse within 2 s (trust.md A2).
+LOST_S = 1.7
+AWAY_S = 2.5  # then agents are told to look elsewhere
+_LOOKED_AT_EVERY_S = 0.1
+
+
+class NoQuorum(Unavailable):
+    """This appliance is cut off from the others, or too few of them run."""
+
+    code = "unavailable"
+    remedy = "try again in a few seconds, or at another appliance; see `cairn cluster status`"
+    retry_after_s = 1.0
+
+
+class Quorum:
+    """Asks the store again and again, and ends what waits for a store that is lost."""
+
+    def __init__(
+        self, store: Store, on_away: Callable[[], None], clock: Clock = time.monotonic
+    ) -> None:
+        self._store = store
+        self._on_away = on_away
+        self._clock = clock
+        self._confirmed = clock()
+        self._deadlines: set[asyncio.Timeout] = set()
+        self._is_lost = False
+        self._is_away = False
+
+    @property
+    def is_lost(self) -> bool:
+        """True where the store has given no certain answer for too long."""
+        return self._is_lost
+
+    def check(self) -> None:
+        """Raise NoQuorum while it is lost."""
+        if self._is_lost:
+            raise NoQuorum("this appliance has no quorum: too few others run or can be reached")
+
+    @contextlib.contextmanager
+    def ending(self, deadline: asyncio.Timeout) -> Iterator[None]:
+        """Let the deadline come at once when the quorum is lost inside the block."""
+        self._deadlines.add(deadline)
+        try:
+            yield
+        finally:
+            self._deadlines.discard(deadline)
+
+    async def run(self) -> None:
+        """Watch over it until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._ask(), name="ask for a quorum")
+            tasks.create_task(self._judge(), name="judge the quorum")
+
+    async def _ask(self) -> None:
+        while True:
+            try:
+                await self._store.get(keys.CLUSTER_INFO)
+            except StoreError as error:
+                log.debug("no quorum reason=%s", error)
+            else:
+                self._confirmed = self._clock()
+            await asyncio.sleep(ASKED_EVERY_S)
+
+    async def _judge(self) -> None:
+        while True:
+            silent_s = self._clock() - self._confirmed
+            self._set_lost(silent_s >= LOST_S)
+            if silent_s < AWAY_S:
+                self._is_away = False
+            elif not self._is_away:
+                self._is_away = True
+                self._on_away()
+            await asyncio.sleep(_LOOKED_AT_EVERY_S)
+
+    def _set_lost(self, is_lost: bool) -> None:
+        if is_lost == self._is_lost:
+            return
+        self._is_lost = is_lost
+        if not is_lost:
+            log.warning("quorum is back")
+            return
+        log.warning("quorum lost: requests are refused until it is back")
+        now = asyncio.get_running_loop().time()
+        for deadline in self._deadlines:
+            if deadline.when() is not None:  # an answer that has begun may end
+                deadline.reschedule(now)

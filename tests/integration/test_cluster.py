@@ -1,0 +1,632 @@
+"""Three appliances: they grow, lose one, are cut apart, lose all, and forget nothing.
+
+    one LAN:   m1   m2   m3   vm   client        `client` writes without a pause
+
+Each appliance has its own etcd; `vm` is a node whose agent follows them. The tests run in
+order on one cluster and leave it whole; those marked slow are in `make chaos`. Bars: trust.md
+A1, A2, A9, A11, etcd.md section 8.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import Host, Lab, Program, until
+from tests.lab.cairn import OPS_PORT, Appliance, Network, Node, missing_programs
+from tests.proofs import record
+
+pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.etcd, pytest.mark.timeout(240)]
+
+_WRITER = Path(__file__).parents[1] / "lab" / "writer.py"
+POWER_FAILURES = int(os.environ.get("CAIRN_POWER_FAILURES", "3"))
+
+
+@dataclass(frozen=True)
+class Write:
+    """One write as its writer saw it; times are of the monotonic clock."""
+
+    sent: float
+    took: float
+    place: str
+    status: int
+    id: str
+
+    @property
+    def done(self) -> float:
+        return self.sent + self.took
+
+
+@dataclass
+class Trio:
+    lab: Lab
+    appliances: dict[str, Appliance]
+    client: Host
+    vm: Node
+    network: Network
+    growth: list[Write]
+
+    def leader(self) -> str:
+        return next(each["name"] for each in self.shown() if each["leads"])
+
+    def shown(self) -> list[dict[str, Any]]:
+        for appliance in self.appliances.values():
+            if appliance.running and appliance.is_ready():
+                found: list[dict[str, Any]] = appliance.cairn("cluster", "status")["appliances"]
+                return found
+        return []
+
+    def wait_until_whole(self, *, within_s: float = 30.0) -> None:
+        def whole() -> bool:
+            shown = self.shown()
+            healthy = [each for each in shown if each["healthy"] and each["votes"]]
+            ready = all(appliance.is_ready() for appliance in self.appliances.values())
+            return ready and len(healthy) == len(self.appliances)
+
+        until("all appliances are healthy, vote and are ready", whole, within_s=within_s)
+
+    def served_by(self) -> str:
+        link = self.vm.status()["link"]
+        return str(link["appliance"]).rpartition(":")[0] if link["is_up"] else ""
+
+    @contextmanager
+    def writing(self, *, first: str = "m1") -> Iterator[Writer]:
+        names = sorted(self.appliances, key=lambda name: (name != first, name))
+        places = [f"{self.appliances[name].host.v4}:{OPS_PORT}" for name in names]
+        session = next(iter(self.appliances.values())).session()
+        with writing(self.client, places, session) as writer:
+            yield writer
+
+    def kept(self) -> set[str]:
+        """The IDs of all tokens, as the cluster has them."""
+        name = next(name for name, each in self.appliances.items() if each.is_ready())
+        return {token["id"] for token in self.appliances[name].cairn("token", "list")}
+
+
+class Writer:
+    """The running writer and what it has written."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    def writes(self) -> list[Write]:
+        lines = self._program.text().splitlines()
+        return [Write(**json.loads(line)) for line in lines if line.endswith("}")]
+
+    def acknowledged(self) -> list[Write]:
+        return [write for write in self.writes() if write.id]
+
+    def wait_for(self, count: int, *, within_s: float = 10.0) -> None:
+        goal = len(self.acknowledged()) + count
+        until(
+            f"{count} more writes are done",
+            lambda: len(self.acknowledged()) >= goal,
+            within_s=within_s,
+        )
+
+
+@contextmanager
+def writing(host: Host, places: list[str], session: str) -> Iterator[Writer]:
+    asked = json.dumps({"places": places, "session": session, "pause_s": 0.03})
+    file = host.directory / "writer.json"
+    file.write_text(asked + "\n")
+    script = " ".join(host.python(_WRITER))
+    program = host.start(
+        ["sh", "-c", f"exec {script} < {file}"], name=f"writer-{time.monotonic_ns()}"
+    )
+    try:
+        yield Writer(program)
+    finally:
+        program.stop()
+
+
+def longest_stall(writes: list[Write], *, since: float = 0.0) -> float:
+    """The longest time between one acknowledged write and the next."""
+    done = sorted(write.done for write in writes if write.id and write.done >= since)
+    return max((b - a for a, b in itertools.pairwise(done)), default=0.0)
+
+
+def lost(trio: Trio, acknowledged: list[Write]) -> int:
+    kept = trio.kept()
+    return sum(write.id not in kept for write in acknowledged)
+
+
+@pytest.fixture(scope="module")
+def trio() -> Iterator[Trio]:
+    """Grow a cluster from one to three while `client` writes."""
+    if missing := missing_programs():
+        pytest.fail(f"not built: {', '.join(missing)}; run make setup")
+    with Lab("cluster") as lab:
+        site = lab.site("dc", families="4", closed=False)
+        first = Appliance(site.host("m1"))
+        first.init()
+        first.start()
+        first.login()
+        network = first.network("prod", "10.7.0.0/24")
+        vm = Node(site.host("vm"))
+        vm.start()
+        vm.join(first.token(network))
+        client = site.host("client")
+        places = [f"{first.host.v4}:{OPS_PORT}"]
+        appliances = {"m1": first}
+        with writing(client, places, first.session()) as writer:
+            writer.wait_for(20)
+            for name in ("m2", "m3"):
+                newcomer = Appliance(site.host(name))
+                string = str(first.cairn("cluster", "join-string")["join_string"])
+                assert json.loads(newcomer.join(string).stdout)["name"] == name
+                newcomer.start()
+                newcomer.password, newcomer.fingerprint = first.password, first.fingerprint
+                newcomer.login()
+                appliances[name] = newcomer
+            growth_trio = Trio(lab, appliances, client, vm, network, [])
+            growth_trio.wait_until_whole()
+            writer.wait_for(20)
+            growth_trio.growth = writer.writes()
+        yield growth_trio
+
+
+def test_it_grows_while_a_writer_writes(trio: Trio) -> None:
+    acknowledged = [write for write in trio.growth if write.id]
+    stall, gone = longest_stall(trio.growth), lost(trio, acknowledged)
+    assert [each["name"] for each in trio.shown()] == ["m1", "m2", "m3"]
+    assert trio.appliances["m1"].cairn("cluster", "status")["problems"] == []
+    assert record(
+        "CLUSTER-grow",
+        what=f"grown from 1 to 3 under {len(acknowledged)} writes, {gone} lost: longest stall",
+        bar="<= 3 s, 0 lost",
+        value=round(stall, 3),
+        unit="s",
+        holds=stall <= 3.0 and gone == 0 and len(acknowledged) > 100,
+    )
+
+
+def test_the_agent_learns_of_all_appliances_without_asking(trio: Trio) -> None:
+    known = {f"{appliance.host.v4}:8002" for appliance in trio.appliances.values()}
+    until(
+        "the agent knows all three",
+        lambda: set(trio.vm.status()["link"]["appliances"]) == known,
+        within_s=10,
+    )
+
+
+def test_the_leader_is_killed_under_writes(trio: Trio) -> None:
+    trio.wait_until_whole()
+    leader = trio.leader()
+    victim = trio.appliances[leader]
+    other = next(name for name in trio.appliances if name != leader)
+    # The agent follows the victim, and so does one writer: the worst case for both. What
+    # another writer has under way by a follower goes to a leader that is no more.
+    with (
+        at_appliance(trio, leader),
+        trio.writing(first=leader) as writer,
+        trio.writing(first=other) as elsewhere,
+    ):
+        writer.wait_for(20)
+        killed = time.monotonic()
+        victim.kill()
+        moved = until(
+            "the agent is elsewhere",
+            lambda: time.monotonic() if trio.served_by() not in ("", victim.host.v4) else 0.0,
+            within_s=20,
+        )
+        writer.wait_for(50, within_s=15)
+        both = [writer.acknowledged(), elsewhere.acknowledged()]
+    acknowledged = both[0] + both[1]
+    stall = max(longest_stall(each, since=killed - 0.5) for each in both)
+    gone = lost(trio, acknowledged)
+    victim.start()
+    trio.wait_until_whole()
+    assert record(
+        "A1",
+        what=f"kill -9 of the leader under {len(acknowledged)} writes: no write for",
+        bar="<= 3 s",
+        value=round(stall, 3),
+        unit="s",
+        holds=stall <= 3.0,
+    )
+    assert record(
+        "A1-lost",
+        what=f"the same: acknowledged writes of {len(acknowledged)} lost",
+        bar="0",
+        value=gone,
+        unit="writes",
+        holds=gone == 0,
+    )
+    assert record(
+        "A1-agents",
+        what="the same: its agent follows another appliance after",
+        bar="<= 5 s",
+        value=round(moved - killed, 3),
+        unit="s",
+        holds=moved - killed <= 5.0,
+    )
+
+
+def test_a_follower_is_killed_under_writes(trio: Trio) -> None:
+    trio.wait_until_whole()
+    leader = trio.leader()
+    victim = trio.appliances[next(name for name in trio.appliances if name != leader)]
+    with trio.writing(first=leader) as writer:
+        writer.wait_for(20)
+        killed = time.monotonic()
+        victim.kill()
+        writer.wait_for(50)
+        acknowledged = writer.acknowledged()
+    stall = longest_stall(acknowledged, since=killed - 0.5)
+    gone = lost(trio, acknowledged)
+    victim.start()
+    trio.wait_until_whole()
+    assert record(
+        "A1-follower",
+        what=f"kill -9 of a follower under writes, {gone} lost: no write for",
+        bar="<= 1 s, 0 lost",
+        value=round(stall, 3),
+        unit="s",
+        holds=stall <= 1.0 and gone == 0,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("way", "proof"),
+    [
+        pytest.param("both ways", "A2", id="both ways"),
+        pytest.param("nothing out", "A2-out", id="it is not heard"),
+        pytest.param("nothing in", "A2-in", id="it hears nothing"),
+    ],
+)
+def test_an_appliance_that_is_cut_off_refuses_and_sends_its_agents_away(
+    trio: Trio, way: str, proof: str
+) -> None:
+    trio.wait_until_whole()
+    leader = trio.leader()
+    cut = trio.appliances[leader]
+    others = [each for name, each in trio.appliances.items() if name != leader]
+    with at_appliance(trio, leader):
+        place = [f"{cut.host.v4}:{OPS_PORT}"]
+        rest = [f"{each.host.v4}:{OPS_PORT}" for each in others]
+        session = cut.session()
+        with writing(trio.client, place, session) as minority:
+            minority.wait_for(10)
+            with writing(trio.client, rest, session) as majority:
+                majority.wait_for(10)
+                begun = time.monotonic()
+                cut_off(cut, others, way)
+                moved = until(
+                    "the agent is elsewhere",
+                    lambda: time.monotonic() if trio.served_by() not in ("", cut.host.v4) else 0.0,
+                    within_s=20,
+                )
+                majority.wait_for(20, within_s=15)
+                until(
+                    "the minority refuses",
+                    lambda: sum(w.status == 503 for w in minority.writes()) >= 20,
+                    within_s=15,
+                )
+                status, problem = cut.asked("/readyz")
+                mend(cut)
+                minority.wait_for(10, within_s=20)
+                written = minority.acknowledged() + majority.acknowledged()
+                refused = [w for w in minority.writes() if w.sent >= begun - 5.0 and not w.id]
+                stall = longest_stall(majority.acknowledged(), since=begun - 0.5)
+    slowest = max(write.took for write in refused)
+    gone = lost(trio, written)
+    trio.wait_until_whole()
+    assert status == 503
+    assert "quorum" in problem
+    assert {write.status for write in refused} == {503}
+    assert record(
+        proof,
+        what=f"the leader cut off ({way}), {len(refused)} writes refused there: the slowest took",
+        bar="<= 2 s",
+        value=round(slowest, 3),
+        unit="s",
+        holds=slowest <= 2.0,
+    )
+    assert record(
+        f"{proof}-lost",
+        what=f"the same: of {len(written)} writes acknowledged on both sides, lost",
+        bar="0",
+        value=gone,
+        unit="writes",
+        holds=gone == 0,
+    )
+    assert record(
+        f"{proof}-majority",
+        what="the same: no write at the majority for",
+        bar="<= 3 s",
+        value=round(stall, 3),
+        unit="s",
+        holds=stall <= 3.0,
+    )
+    assert record(
+        f"{proof}-agents",
+        what="the same: its agent, told to go, follows another appliance after",
+        bar="<= 7 s (told within 5 s, then its jitter)",
+        value=round(moved - begun, 3),
+        unit="s",
+        holds=moved - begun <= 7.0,
+    )
+
+
+@pytest.mark.slow
+def test_two_that_do_not_see_each_other_both_serve_by_the_third(trio: Trio) -> None:
+    trio.wait_until_whole()
+    leader = trio.leader()
+    follower, third = (name for name in trio.appliances if name != leader)
+    one, other = trio.appliances[leader], trio.appliances[follower]
+    session = one.session()
+    place = {name: [f"{each.host.v4}:{OPS_PORT}"] for name, each in trio.appliances.items()}
+    with (
+        writing(trio.client, place[leader], session) as at_leader,
+        writing(trio.client, place[follower], session) as at_follower,
+        writing(trio.client, place[third], session) as at_third,
+    ):
+        writers = [at_leader, at_follower, at_third]
+        for writer in writers:
+            writer.wait_for(5)
+        begun = time.monotonic()
+        cut_off(one, [other], "both ways")
+        for writer in writers:
+            writer.wait_for(20, within_s=30)
+        time.sleep(5)  # whatever it came to has to last
+        for writer in writers:
+            writer.wait_for(20, within_s=10)
+        mend(one)
+        acknowledged = [write for writer in writers for write in writer.acknowledged()]
+        stall = max(longest_stall(writer.acknowledged(), since=begun) for writer in writers)
+    gone = lost(trio, acknowledged)
+    trio.wait_until_whole()
+    assert record(
+        "A2-pair",
+        what=f"leader and follower don't see each other, both see the third; of "
+        f"{len(acknowledged)} writes {gone} lost: no write at one of them for",
+        bar="<= 12 s, 0 lost",
+        value=round(stall, 3),
+        unit="s",
+        holds=stall <= 12.0 and gone == 0,
+    )
+
+
+@pytest.mark.slow
+def test_all_three_are_killed_and_forget_nothing(trio: Trio) -> None:
+    trio.wait_until_whole()
+    acknowledged: list[Write] = []
+    worst_s = 0.0
+    for _ in range(POWER_FAILURES):
+        with trio.writing() as writer:
+            writer.wait_for(30)
+            for appliance in trio.appliances.values():
+                appliance.kill()
+            acknowledged += writer.acknowledged()
+        begun = time.monotonic()
+        for appliance in trio.appliances.values():
+            appliance.begin()
+        trio.wait_until_whole(within_s=60)
+        worst_s = max(worst_s, time.monotonic() - begun)
+    until("the agent is back", lambda: trio.served_by() != "", within_s=45)
+    gone = lost(trio, acknowledged)
+    assert record(
+        "A9",
+        what=f"all three killed {POWER_FAILURES} times under writes: acknowledged of "
+        f"{len(acknowledged)} lost",
+        bar="0",
+        value=gone,
+        unit="writes",
+        holds=gone == 0 and len(acknowledged) >= 30 * POWER_FAILURES,
+    )
+    assert record(
+        "A9-back",
+        what="the same: until all three are ready again, the slowest time",
+        bar="<= 60 s",
+        value=round(worst_s, 2),
+        unit="s",
+        holds=worst_s <= 60.0,
+    )
+
+
+@pytest.mark.slow
+def test_one_alone_says_that_it_waits_for_the_others(trio: Trio) -> None:
+    trio.wait_until_whole()
+    for appliance in trio.appliances.values():
+        appliance.kill()
+    alone = trio.appliances["m2"]
+    alone.begin()
+    status, problem = until(
+        "it answers",
+        lambda: answer if (answer := alone.asked("/api/v1/status"))[0] else None,
+        within_s=15,
+    )
+    assert status == 503
+    assert "waits for a quorum" in problem
+    assert alone.asked("/healthz")[0] == 200
+    for name in ("m1", "m3"):
+        trio.appliances[name].begin()
+    trio.wait_until_whole(within_s=60)
+
+
+@pytest.mark.slow
+def test_a_living_one_is_not_replaced(trio: Trio) -> None:
+    trio.wait_until_whole()
+    first = trio.appliances["m1"]
+    refused = first.host.run(["cairn", "cluster", "replace", "m3", "--yes"], check=False)
+    assert refused.returncode == 4
+    assert "m3 is alive" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_dead_one_is_replaced(trio: Trio) -> None:
+    trio.wait_until_whole()
+    first, dead = trio.appliances["m1"], trio.appliances["m3"]
+    with trio.writing() as writer:
+        writer.wait_for(20)
+        dead.kill()
+        until("m3 is seen dead", lambda: not healthy(trio, "m3"), within_s=10)
+        string = str(first.cairn("cluster", "replace", "m3", "--yes")["join_string"])
+        dead.host.run(["rm", "-rf", str(dead.data_dir)])
+        assert json.loads(dead.join(string).stdout)["name"] == "m4"
+        dead.start()
+        trio.appliances["m4"] = trio.appliances.pop("m3")
+        trio.wait_until_whole()
+        writer.wait_for(20)
+        acknowledged = writer.acknowledged()
+    again = Appliance(trio.client)
+    used = again.join(string, check=False)
+    assert used.returncode == 4
+    assert "was used up" in used.stderr
+    assert again.join(string[:-9], check=False).returncode == 2
+    assert not again.data_dir.exists()
+    stall, gone = longest_stall(acknowledged), lost(trio, acknowledged)
+    assert record(
+        "CLUSTER-replace",
+        what=f"one of three killed and replaced under writes, {gone} lost: no write for",
+        bar="<= 3 s, 0 lost",
+        value=round(stall, 3),
+        unit="s",
+        holds=stall <= 3.0 and gone == 0,
+    )
+
+
+@pytest.mark.slow
+def test_two_of_three_are_lost_and_the_third_recovers_everything(trio: Trio) -> None:
+    trio.wait_until_whole()
+    survivor = trio.appliances["m2"]
+    with trio.writing(first="m1") as writer:
+        writer.wait_for(50)
+        for name in ("m1", "m4"):
+            trio.appliances[name].kill()
+        acknowledged = writer.acknowledged()
+    shown = survivor.host.run(
+        ["cairn-appliance", "status", "--data-dir", str(survivor.data_dir)], check=False
+    )
+    assert shown.returncode == 3
+    assert "no quorum" in shown.stdout
+    survivor.stop()
+    begun = time.monotonic()
+    recover = ["cairn-appliance", "recover", "--data-dir", str(survivor.data_dir), "--json"]
+    assert survivor.host.run(recover, check=False).returncode == 2, "it wants to be sure"
+    done = json.loads(survivor.host.run([*recover, "--others-are-lost"], within_s=60).stdout)
+    assert done["incarnation"] == 2
+    survivor.start()
+    until("it is ready", survivor.is_ready, within_s=20)
+    took = time.monotonic() - begun
+    for name in ("m1", "m4"):
+        lost_one = trio.appliances.pop(name)
+        lost_one.host.run(["rm", "-rf", str(lost_one.data_dir)])
+        string = str(survivor.cairn("cluster", "join-string")["join_string"])
+        name = json.loads(lost_one.join(string).stdout)["name"]
+        lost_one.start()
+        trio.appliances[name] = lost_one
+    trio.wait_until_whole()
+    until("the agent is back", lambda: trio.served_by() != "", within_s=45)
+    gone = lost(trio, acknowledged)
+    assert record(
+        "A11",
+        what=f"two of three lost: of {len(acknowledged)} acknowledged writes, lost by `recover`",
+        bar="0 (RPO 0)",
+        value=gone,
+        unit="writes",
+        holds=gone == 0,
+    )
+    assert record(
+        "A11-time",
+        what="the same: from `recover` until it is ready",
+        bar="<= 15 min",
+        value=round(took, 2),
+        unit="s",
+        holds=took <= 900,
+    )
+
+
+@pytest.mark.slow
+def test_one_leaves_and_ends_by_itself(trio: Trio) -> None:
+    trio.wait_until_whole()
+    leaver = trio.leader()
+    left = trio.appliances.pop(leaver)
+    asker = next(iter(trio.appliances.values()))
+    with at_appliance(trio, leaver, left), trio.writing(first=min(trio.appliances)) as writer:
+        writer.wait_for(20)
+        asker.cairn("cluster", "leave", leaver, "--yes")
+        until("it has ended", lambda: left.ended is not None, within_s=20)
+        until("the agent is elsewhere", lambda: trio.served_by() in places(trio), within_s=20)
+        writer.wait_for(20)
+        acknowledged = writer.acknowledged()
+    assert left.ended == 4
+    assert "was removed from the cluster" in left.log
+    left.begin()
+    until("its old data are refused", lambda: left.ended is not None, within_s=30)
+    assert left.ended == 4
+    stall, gone = longest_stall(acknowledged), lost(trio, acknowledged)
+    known = {f"{each.host.v4}:8002" for each in trio.appliances.values()}
+    until(
+        "the agent forgets it",
+        lambda: set(trio.vm.status()["link"]["appliances"]) == known,
+        within_s=10,
+    )
+    assert record(
+        "CLUSTER-leave",
+        what=f"the leader leaves under writes, {gone} lost: no write for",
+        bar="<= 3 s, 0 lost",
+        value=round(stall, 3),
+        unit="s",
+        holds=stall <= 3.0 and gone == 0,
+    )
+
+
+def healthy(trio: Trio, name: str) -> bool:
+    return any(each["healthy"] for each in trio.shown() if each["name"] == name)
+
+
+def places(trio: Trio) -> set[str]:
+    return {each.host.v4 for each in trio.appliances.values()}
+
+
+@contextmanager
+def at_appliance(trio: Trio, name: str, appliance: Appliance | None = None) -> Iterator[None]:
+    """Let the agent follow this appliance: the others' agent ports are shut until it does."""
+    wanted = appliance or trio.appliances[name]
+    rules = "".join(
+        f"ip daddr {each.host.v4} tcp dport 8002 reject with tcp reset;"
+        for each in {id(a): a for a in trio.appliances.values()}.values()
+        if each is not wanted
+    )
+    trio.vm.host.nft(
+        f"table inet steer {{ chain out {{ type filter hook output priority 0; {rules} }}\n}}\n"
+    )
+    try:
+        until(
+            f"the agent follows {name}",
+            lambda: trio.served_by() == wanted.host.v4,
+            within_s=60,
+        )
+    finally:
+        trio.vm.host.nft("delete table inet steer")
+    yield
+
+
+def cut_off(appliance: Appliance, others: list[Appliance], way: str) -> None:
+    """Drop what goes between an appliance and others; agents and writers still reach it."""
+    theirs = ", ".join(each.host.v4 for each in others)
+    rules = {"in": f"ip saddr {{ {theirs} }} drop;", "out": f"ip daddr {{ {theirs} }} drop;"}
+    if way != "both ways":
+        rules.pop("in" if way == "nothing out" else "out")
+    appliance.host.nft(
+        "table inet cut {\n"
+        f" chain in {{ type filter hook input priority 0; {rules.get('in', '')} }}\n"
+        f" chain out {{ type filter hook output priority 0; {rules.get('out', '')} }}\n"
+        "}\n"
+    )
+
+
+def mend(appliance: Appliance) -> None:
+    appliance.host.nft("delete table inet cut")
