@@ -11,6 +11,7 @@ from cairn_appliance.pki.authority import Authority
 from cairn_appliance.pki.sealing import Sealer
 from cairn_appliance.services.addressing import Addressing
 from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.services.duplicates import Duplicates
 from cairn_appliance.services.enrolment import Enrolment
 from cairn_appliance.services.events import Events, Journal
 from cairn_appliance.services.members import Members
@@ -36,6 +37,7 @@ class Services:
     events: Events
     presence: PresenceBoard
     enrolment: Enrolment
+    duplicates: Duplicates
     registry: Registry
     netmaps: Netmaps
     streams: Streams
@@ -59,6 +61,7 @@ def build(
     presence = PresenceBoard(store, replica, clock)
     nodes = Nodes(store, members, presence, journal, clock)
     netmaps = Netmaps(cluster, epochs.open, sign)
+    enrolment = Enrolment(store, cluster, authority, nodes, journal, clock)
     return Services(
         store=store,
         cluster=cluster,
@@ -68,7 +71,8 @@ def build(
         nodes=nodes,
         events=Events(store),
         presence=presence,
-        enrolment=Enrolment(store, cluster, authority, nodes, journal, clock),
+        enrolment=enrolment,
+        duplicates=Duplicates(store, enrolment, journal, clock),
         registry=Registry(store, nodes, presence, journal, clock),
         netmaps=netmaps,
         streams=Streams(store, netmaps, presence),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.event import Event
 from cairn_appliance.domain.member import Claim, Member
-from cairn_appliance.domain.node import Node, Presence, Registration
+from cairn_appliance.domain.node import Copies, Node, Presence, Registration
 from cairn_appliance.domain.site import Site
 from cairn_appliance.domain.token import Token
 from cairn_appliance.domain.vsubnet import Psks, VSubnet
@@ -14,6 +14,7 @@ from cairn_appliance.store.codec import Codec, Quarantine
 clusters = Codec(Cluster)
 events = Codec(Event)
 claims = Codec(Claim)
+copies = Codec(Copies)
 members = Codec(Member)
 nodes = Codec(Node)
 presences = Codec(Presence)
