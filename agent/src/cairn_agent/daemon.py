@@ -21,17 +21,27 @@ import msgspec
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from cairn_agent.control.copies import become, enrol_copy
 from cairn_agent.control.link import Barred
 from cairn_agent.dataplane import DataPlane, Event, Hello, connected
 from cairn_agent.entropy import key_octets
-from cairn_agent.errors import AgentError, StateUnusable
+from cairn_agent.errors import AgentError, Refused, StateUnusable
 from cairn_agent.files import held_lock
-from cairn_agent.host.machine import boottime
+from cairn_agent.host.machine import boottime, host_name, machine_facts
 from cairn_agent.host.network import Network, read_network
 from cairn_agent.host.taps import ensure_taps, remove_other_taps
 from cairn_agent.host.watch import network_changes
+from cairn_agent.identity import Identity, new_keys
 from cairn_agent.membership import Membership
-from cairn_agent.netmap.desired import DataPlaneState, Desired, Own, desired, nothing
+from cairn_agent.netmap.desired import (
+    DataPlaneState,
+    Desired,
+    Generations,
+    Own,
+    desired,
+    forgetting,
+    nothing,
+)
 from cairn_agent.netmap.trust import limit_s
 from cairn_agent.protocol.enrolment import AckRequest
 from cairn_agent.racing import first_to_end
@@ -69,6 +79,7 @@ class Agent:
         self.warm: frozenset[str] = frozenset()
         self.wake = asyncio.Event()
         self.membership_changed = asyncio.Event()
+        self._generations: Generations = {}  # of the members whose sessions the data plane has
         self._recent: dict[str, float] = {}  # node ID -> boottime heard
         self._nobody = nobody()
         self._settled = asyncio.Event()
@@ -84,6 +95,7 @@ class Agent:
             )
             self.membership.network = self.network
             if not identity.barred:
+                self.membership.recognise()
                 self.membership.load_netmap()
         self.warm = self.runtime.recent()
 
@@ -116,8 +128,45 @@ class Agent:
             try:
                 await first_to_end(membership.link.run(), self.membership_changed.wait())
             except Barred as barred:
-                log.warning("this node is no longer a member: %s", barred.reason)
-                membership.bar(barred.reason)
+                await first_to_end(self._obey(membership, barred), self.membership_changed.wait())
+
+    async def _obey(self, membership: Membership, barred: Barred) -> None:
+        """Do what follows from a refusal: become another node, or none."""
+        try:
+            match barred.code:
+                case "duplicate_node":
+                    await self._become_copy(membership, barred.reason)
+                case "node_became" if membership.identity().copy_of:
+                    log.warning("by an operator's word: %s", barred.reason)
+                    self._take_up(await become(membership.identity()))
+                case _:
+                    log.warning("this node is no longer a member: %s", barred.reason)
+                    membership.bar(barred.reason)
+        except Refused as refused:
+            log.warning("this node is no longer a member: %s", refused.cause)
+            membership.bar(refused.cause)
+        except StateUnusable as error:
+            log.warning("the new identity could not be kept: %s", error.cause)
+            await asyncio.sleep(_RETRY_S)  # the next registration leads here again
+
+    async def _become_copy(self, membership: Membership, reason: str) -> None:
+        """Leave the identity to the machine that has it, and become a node of its own."""
+        identity = membership.identity()
+        log.warning("this machine is a copy of node=%s: %s", identity.node_id, reason)
+        membership.stand_aside(f"{reason}; this machine becomes a node of its own")
+        attempt = f"copy of {identity.node_id}"
+        keys = self.state.attempted(attempt) or new_keys()
+        self.state.keep_attempt(attempt, keys)
+        facts = machine_facts(self.network)
+        self._take_up(await enrol_copy(identity, keys, host_name(), facts))
+        self.state.forget_attempt()
+
+    def _take_up(self, identity: Identity) -> None:
+        """Be another node from now on."""
+        self.state.forget_membership()
+        self.state.keep_identity(identity)
+        log.warning("this machine is node=%s now, state=%s", identity.node_id, identity.state)
+        self.reload()
 
     async def keep_applied(self) -> None:
         """Apply whenever something changed, and when the trust in a netmap ends."""
@@ -192,7 +241,8 @@ class Agent:
         outcome = await ensure_taps(self.netlink, wanted.taps)
         failed = {vni: f"{e.cause}; {e.remedy}" for vni, e in outcome.failed.items()}
         self._note_problems({**wanted.problems, **failed})
-        is_loaded = await self._load(_without(wanted.state, failed.keys()))
+        state = _without(wanted.state, failed.keys())
+        is_loaded = await self._load(state, wanted.generations)
         await remove_other_taps(self.netlink, wanted.taps)
         is_refused = bool(outcome.failed) or (self.dataplane is not None and not is_loaded)
         return min(_RETRY_S if is_refused else 3600.0, self._trust_ends_in_s())
@@ -217,24 +267,28 @@ class Agent:
         offline_s = membership.offline.seconds(boottime())
         return desired(membership.netmap, own, warm=self.warm, offline_s=offline_s)
 
-    async def _load(self, state: DataPlaneState) -> bool:
+    async def _load(self, state: DataPlaneState, generations: Generations | None = None) -> bool:
         """Give the data plane its state where it has another; return whether it has it now."""
         dataplane, membership = self.dataplane, self.membership
         if dataplane is None:
             return False
+        generations = generations or {}
+        without = forgetting(state, self._generations, generations)
         has_nothing_to_forget = membership is None and self.generation == 0
-        if state == self.applied or has_nothing_to_forget:
+        if has_nothing_to_forget or (state == self.applied and without is None):
             return True
-        self.generation += 1
         self._is_stale = False
         try:
-            await dataplane.apply(self.generation, state)
+            for each in (without, state) if without is not None else (state,):
+                self.generation += 1
+                await dataplane.apply(self.generation, each)
         except AgentError as error:
             self.dataplane_error = error
             log.warning("the data plane did not take revision=%d: %s", state.revision, error.cause)
             self._acknowledge(membership, refused=error.cause)
             return False
         self.dataplane_error = None
+        self._generations = generations
         if self._is_stale:
             return True  # what was applied is out of date already, and its successor is due
         self.applied = state
@@ -338,10 +392,13 @@ class Agent:
 ServeCommands = Callable[[Agent], Coroutine[None, None, None]]
 
 
-async def run(settings: Settings, serve_commands: ServeCommands) -> None:
+async def run(
+    settings: Settings, serve_commands: ServeCommands, at_first_boot: ServeCommands
+) -> None:
     """Run until SIGTERM or SIGINT; TAPs and data plane stay as they are.
 
-    Raises AgentError where it can't start.
+    `at_first_boot` does what a sealed image needs to become a node. Raises AgentError where
+    it can't start.
     """
     state = StateDir(settings.state_dir)
     state.prepare()
@@ -351,10 +408,12 @@ async def run(settings: Settings, serve_commands: ServeCommands) -> None:
             agent = Agent(settings, netlink, await read_network(netlink))
             agent.load()
             # --- Above this line the agent only reads; below it changes the host. ---
-            await _until_stopped(agent, serve_commands)
+            await _until_stopped(agent, serve_commands, at_first_boot)
 
 
-async def _until_stopped(agent: Agent, serve_commands: ServeCommands) -> None:
+async def _until_stopped(
+    agent: Agent, serve_commands: ServeCommands, at_first_boot: ServeCommands
+) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -362,6 +421,7 @@ async def _until_stopped(agent: Agent, serve_commands: ServeCommands) -> None:
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(serve_commands(agent), name="commands"),
+            tasks.create_task(at_first_boot(agent), name="first boot"),
             tasks.create_task(agent.keep_applied(), name="apply"),
             tasks.create_task(agent.keep_dataplane(), name="data plane"),
             tasks.create_task(agent.watch_network(), name="network"),

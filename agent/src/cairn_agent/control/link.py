@@ -36,7 +36,9 @@ from cairn_agent.racing import first_to_end
 
 log = logging.getLogger(__name__)
 
-_BARRING_CODES: Final = frozenset({"node_removed", "duplicate_node", "node_rejected"})
+_BARRING_CODES: Final = frozenset(
+    {"node_removed", "duplicate_node", "node_rejected", "node_became"}
+)
 _FIRST_HEARTBEAT_S: Final = 15.0
 _MISSED_HEARTBEATS: Final = 2.5
 _NEXT_REPLICA_S: Final = 0.2  # when the first of several can't be reached
@@ -45,12 +47,16 @@ _RENEW_AGAIN_S: Final = 3600.0  # a wrong clock must not make us renew all the t
 
 
 class Barred(Exception):
-    """The appliances removed or refused this node; it must not come back by itself."""
+    """The appliances removed or refused this node; it must not come back as it is.
 
-    def __init__(self, reason: str, remedy: str) -> None:
+    `code` is the refusal's: a copy becomes another node, for one (cairn_agent.copies).
+    """
+
+    def __init__(self, reason: str, remedy: str, code: str = "node_removed") -> None:
         super().__init__(reason)
         self.reason = reason
         self.remedy = remedy
+        self.code = code
 
 
 class Node(Protocol):
@@ -133,7 +139,7 @@ class Link:
     async def run(self) -> None:
         """Keep the link until cancelled; raise Barred."""
         while True:
-            address = ""
+            address, wait_s = "", 0.0
             try:
                 address = self._next_replica()
                 await self._session(address)
@@ -151,7 +157,7 @@ class Link:
         if isinstance(error, NetmapRefused):
             error = Refused(f"the netmap of {address} was refused: {error}", "", "netmap_refused")
         if isinstance(error, Refused) and error.code in _BARRING_CODES:
-            raise Barred(error.cause, error.remedy)
+            raise Barred(error.cause, error.remedy, error.code)
         was_up = self.state.is_up
         if was_up or error.cause != self.state.error:
             log.warning("no link to appliance=%s: %s", address, error.cause)
@@ -177,13 +183,17 @@ class Link:
         return Replica(address, node_context(self._node.identity()))
 
     async def _session(self, address: str) -> None:
-        """Register and follow until something breaks: never returns."""
+        """Register and follow until something breaks.
+
+        Returns only where a certificate that had expired was renewed: the next session, at
+        once, shows the new one.
+        """
         async with self._replica(address) as replica:
             try:
                 await self._register(replica)
             except Refused as refused:
-                if refused.code == "certificate_expired":
-                    await self._renew(replica)  # the next session shows the new one
+                if refused.code == "certificate_expired" and await self._renew(replica):
+                    return
                 raise
             self._is_ack_due = True  # this replica may not know yet
             loop = asyncio.get_running_loop()
@@ -217,6 +227,7 @@ class Link:
                 raise Barred(
                     message.reason or "the node was removed",
                     "run `cairn-agent leave --force`, then join again with a new token",
+                    message.code,
                 )
             case wire.GoAway():
                 raise Busy(f"{replica.address} shuts down", "", min(message.after_ms / 1000, 60.0))
@@ -262,11 +273,16 @@ class Link:
                     await self._say.wait()
 
     def _renewal_in_s(self) -> float:
-        again_s = self._renewed_at + _RENEW_AGAIN_S - asyncio.get_running_loop().time()
-        return max(again_s, renewal_in_s(self._node.identity().certificate))
+        certificate = self._node.identity().certificate
+        pause_s = min(_RENEW_AGAIN_S, life_s(certificate) / 20)
+        again_s = self._renewed_at + pause_s - asyncio.get_running_loop().time()
+        return max(again_s, renewal_in_s(certificate))
 
-    async def _renew(self, replica: Replica) -> None:
-        """Renew the certificate; a refusal is tried again later, the link stays."""
+    async def _renew(self, replica: Replica) -> bool:
+        """Renew the certificate and return whether that worked.
+
+        A refusal is tried again later, the link stays.
+        """
         self._renewed_at = asyncio.get_running_loop().time()
         request = enrolment.RenewRequest(certificate_request(self._node.identity().keys))
         try:
@@ -277,8 +293,9 @@ class Link:
             if isinstance(refused, Refused) and refused.code in _BARRING_CODES:
                 raise
             log.warning("certificate could not be renewed: %s", refused.cause)
-        else:
-            log.info("certificate renewed appliance=%s", replica.address)
+            return False
+        log.info("certificate renewed appliance=%s", replica.address)
+        return True
 
 
 def _check_usable(identity: Identity, answer: enrolment.RenewAnswer) -> None:
@@ -296,6 +313,12 @@ async def _messages(
         except msgspec.MsgspecError as error:
             raise NetmapRefused(f"a line can't be read: {error}") from error
         yield message
+
+
+def life_s(certificate: str) -> float:
+    """Return for how many seconds a certificate is valid in all."""
+    parsed = x509.load_pem_x509_certificate(certificate.encode())
+    return (parsed.not_valid_after_utc - parsed.not_valid_before_utc).total_seconds()
 
 
 def renewal_in_s(certificate: str, *, spread: float = 0.1) -> float:

@@ -80,6 +80,14 @@ class Replica:
         """Get a new certificate."""
         return await self._post("renew", request, wire.RenewAnswer)
 
+    async def copy(self, request: wire.CopyRequest) -> wire.EnrolAnswer:
+        """Become a node of its own, having been turned away as a copy of another."""
+        return await self._post("copy", request, wire.EnrolAnswer)
+
+    async def become(self, request: wire.RenewRequest) -> wire.EnrolAnswer:
+        """Take up the identity that an operator gave to this machine."""
+        return await self._post("become", request, wire.EnrolAnswer)
+
     async def leave(self, request: wire.LeaveRequest) -> None:
         """Leave for good."""
         await self._send("leave", request)

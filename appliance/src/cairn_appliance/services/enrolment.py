@@ -24,7 +24,7 @@ from cairn_appliance.domain.identity import (
 )
 from cairn_appliance.domain.node import Node, NodeState, Registration
 from cairn_appliance.domain.token import Token
-from cairn_appliance.pki.authority import Authority, checked_request, utc_now
+from cairn_appliance.pki.authority import AGENT_LIFE_DAYS, Authority, checked_request, utc_now
 from cairn_appliance.pki.errors import RequestRefused
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
@@ -77,7 +77,9 @@ class Enrolment:
         nodes: Nodes,
         journal: Journal,
         clock: Clock = wall_clock,
+        certificate_days: float = AGENT_LIFE_DAYS,
     ) -> None:
+        self._certificate_days = certificate_days
         self._store = store
         self.cluster = cluster
         self._authority = authority
@@ -198,7 +200,8 @@ class Enrolment:
 
     def _issue(self, certificate_request: str, node_id: str) -> str:
         pem = certificate_request.encode()
-        return self._authority.issue_agent(pem, node_id, utc_now()).decode()
+        days = self._certificate_days
+        return self._authority.issue_agent(pem, node_id, utc_now(), days).decode()
 
     async def _tell_refused(self, newcomer: Newcomer, address: str, error: TokenRefused) -> None:
         """Write an event; the name of a token that is none is not worth keeping.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.netmap.netmaps import Netmaps
-from cairn_appliance.pki.authority import Authority
+from cairn_appliance.pki.authority import AGENT_LIFE_DAYS, Authority
 from cairn_appliance.pki.sealing import Sealer
 from cairn_appliance.services.addressing import Addressing
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -52,6 +52,7 @@ def build(
     sign: Callable[[bytes], bytes],
     replica: str,
     clock: Clock = wall_clock,
+    certificate_days: float = AGENT_LIFE_DAYS,
 ) -> Services:
     """Return the services of one replica; nothing runs yet."""
     journal = Journal(clock)
@@ -61,7 +62,7 @@ def build(
     presence = PresenceBoard(store, replica, clock)
     nodes = Nodes(store, members, presence, journal, clock)
     netmaps = Netmaps(cluster, epochs.open, sign)
-    enrolment = Enrolment(store, cluster, authority, nodes, journal, clock)
+    enrolment = Enrolment(store, cluster, authority, nodes, journal, clock, certificate_days)
     return Services(
         store=store,
         cluster=cluster,
