@@ -54,6 +54,7 @@ _NIL: Final = str(uuid.UUID(int=0))
 _BOOKS_S: Final = 60.0  # how often standing and recent peers are written
 _RETRY_S: Final = 5.0  # after the host or the data plane refused something
 _RECENT_S: Final = 600.0  # a peer heard within this is warmed at start (rule 14)
+_FIRST_WORD_S: Final = 1.5
 _SEEK_S: Final = 0.1  # between looks for the data plane right after it went,
 _SEEK_FOR_S: Final = 10.0  # for this long;
 _SEEK_LATER_S: Final = 1.0  # then so
@@ -83,6 +84,7 @@ class Agent:
         self._recent: dict[str, float] = {}  # node ID -> boottime heard
         self._nobody = nobody()
         self._settled = asyncio.Event()
+        self._met = asyncio.Event()  # a data plane has been there
         self._is_stale = False  # the state that is on its way to the data plane
 
     def load(self) -> None:
@@ -170,6 +172,7 @@ class Agent:
 
     async def keep_applied(self) -> None:
         """Apply whenever something changed, and when the trust in a netmap ends."""
+        await self._first_word()
         while True:
             self.wake.clear()
             try:
@@ -205,9 +208,14 @@ class Agent:
             if self.membership is not None:
                 offered = self.membership.endpoints()
                 self.membership.network = change.network
-                if self.membership.endpoints() != offered:
-                    log.info("own endpoints changed: %s", " ".join(self.membership.endpoints()))
-                    self.membership.link.register_soon()
+                now = self.membership.endpoints()
+                if now != offered:
+                    log.info("own endpoints changed: %s", " ".join(now))
+                    link = self.membership.link
+                    if set(offered) <= set(now):
+                        link.register_soon()
+                    else:
+                        link.connect_anew()
             if change.is_underlay and self.dataplane is not None:
                 with contextlib.suppress(AgentError):
                     await self.dataplane.underlay_changed()
@@ -246,6 +254,22 @@ class Agent:
         await remove_other_taps(self.netlink, wanted.taps)
         is_refused = bool(outcome.failed) or (self.dataplane is not None and not is_loaded)
         return min(_RETRY_S if is_refused else 3600.0, self._trust_ends_in_s())
+
+    async def _first_word(self) -> None:
+        """Let an appliance say first who this machine is, if one answers at once.
+
+        A machine that boots may be the original of a copy that took over while it was off:
+        with the netmap that it kept it would fight with the copy until it is told. A data
+        plane that has a state already, or no appliance, is not waited for.
+        """
+        membership = self.membership
+        if membership is None or membership.netmap is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_WORD_S):
+                await self._met.wait()
+                if self.hello is not None and self.hello.generation is None:
+                    await membership.answered.wait()
 
     def _desired(self) -> Desired:
         membership = self.membership
@@ -324,6 +348,7 @@ class Agent:
             self.degraded.clear()
         self.hello, self.dataplane, self.dataplane_error = hello, dataplane, None
         self.generation = max(self.generation, hello.generation or 0)
+        self._met.set()
         self._apply_anew()
         log.info("data plane is there version=%s instance=%s", hello.version, hello.instance)
         self._tell_membership()

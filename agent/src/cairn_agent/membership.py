@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -56,6 +57,7 @@ class Membership:
         self.link = Link(self, self.copy)
         self._facts: enrolment.Facts | None = None  # as registered last
         self._waits = ""  # why it takes no part for now
+        self.answered = asyncio.Event()  # an appliance has said who this machine is
 
     def recognise(self) -> None:
         """Take no part on another machine than the last one, until an appliance lets it in.
@@ -74,6 +76,7 @@ class Membership:
     def stand_aside(self, reason: str) -> None:
         """Take no part any more: the identity is another machine's."""
         self._waits = reason
+        self.answered.set()
         try:
             self._state.forget_netmap()
         except StateUnusable as error:
@@ -132,6 +135,7 @@ class Membership:
 
     def registered(self, answer: enrolment.RegisterAnswer) -> None:
         """Keep the offered generation, the state, the replicas, and which machine this is."""
+        self.answered.set()
         if self._waits:
             self._waits = ""
             self._changed()
@@ -192,6 +196,7 @@ class Membership:
 
     def bar(self, reason: str) -> None:
         """Mark the identity: it takes part no more until a person joins anew."""
+        self.answered.set()
         self._keep(msgspec.structs.replace(self._identity, barred=reason))
         try:
             self._state.forget_netmap()

@@ -309,6 +309,23 @@ async def test_a_body_that_is_none_gets_a_sentence(
             assert response.json()["code"] == "invalid_body"
 
 
+async def test_a_node_that_goes_away_within_a_request_is_no_error(
+    appliance: RunningAppliance,
+) -> None:
+    member = await appliance.member("gone")
+    host, port = appliance.address.split(":")
+    head = "POST /agent/v1/register HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    for _ in range(3):
+        _, writer = await asyncio.open_connection(host, int(port), ssl=member.context())
+        writer.write(head.encode())
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.transport.abort()
+    await asyncio.sleep(0.3)
+    await member.register()
+    assert "Traceback" not in appliance.log.read_text()
+
+
 async def test_a_body_that_is_too_long_is_refused_unread(appliance: RunningAppliance) -> None:
     async with httpx.AsyncClient(verify=server_context(appliance.ca), trust_env=False) as client:
         url = f"https://{appliance.address}/agent/v1/enrol"

@@ -60,6 +60,10 @@ class Joined:
             while not condition():
                 await asyncio.sleep(0.01)
 
+    async def until_up(self) -> None:
+        """Wait until the link is up."""
+        await self.until(lambda: self.agent.membership and self.agent.membership.link.state.is_up)
+
     def answer(self, path: str, status: int, body: dict[str, Any]) -> None:
         self.appliance.answers[path] = lambda _: (status, body)
 
@@ -201,6 +205,7 @@ async def test_claimed_by_an_operator_the_copy_is_the_node_with_its_own_keys(
         joined.answer_copies(state="approved")
         joined.appliance.send(b'{"type":"removed","reason":"it is vm","code":"node_became"}')
         await joined.until(lambda: not joined.now.copy_of)
+        await joined.until_up()
     now = joined.now
     assert (now.node_id, now.name, now.state) == (joined.identity.node_id, "vm", "approved")
     assert now.keys.data_key == copy.keys.data_key != joined.identity.keys.data_key
@@ -219,6 +224,7 @@ async def test_claimed_while_it_was_off_it_hears_of_it_when_it_registers(joined:
     joined.answer_copies(state="approved")
     async with joined.linked():
         await joined.until(lambda: joined.now.node_id == joined.identity.node_id)
+        await joined.until_up()
 
 
 async def test_what_was_never_a_copy_becomes_nobody(joined: Joined) -> None:

@@ -103,6 +103,7 @@ class Link:
         self._backoff = Backoff()
         self._wants_registration = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._anew = asyncio.Event()
         self._say = asyncio.Event()
         self._ack: enrolment.AckRequest | None = None
         self._is_ack_due = False
@@ -120,6 +121,14 @@ class Link:
         self._say.set()
         self._backoff.reset()
         self._hurry.set()
+
+    def connect_anew(self) -> None:
+        """Register again on a new connection, at once: the old one's address is gone.
+
+        On the old one the answer would be waited for until it times out.
+        """
+        self._anew.set()
+        self.register_soon()
 
     def hasten(self) -> None:
         """End a wait for the next try, now and then: a peer is lost, and may be elsewhere.
@@ -140,9 +149,11 @@ class Link:
         """Keep the link until cancelled; raise Barred."""
         while True:
             address, wait_s = "", 0.0
+            self._anew.clear()
             try:
                 address = self._next_replica()
-                await self._session(address)
+                await first_to_end(self._session(address), self._anew.wait())
+                self._copy.stream_ended()
             except (AgentError, NetmapRefused) as error:
                 wait_s = self._after(address, error)
             self._hurry.clear()

@@ -12,7 +12,7 @@ import msgspec
 from cairn_agent.protocol import enrolment as wire
 from fastapi import FastAPI, Query
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from cairn_appliance.api import errors
@@ -253,6 +253,8 @@ async def _bounded_body(request: Request) -> bytes:
                         break
         except TimeoutError as error:
             raise HTTPException(408, "the request took too long to come") from error
+        except ClientDisconnect as error:
+            raise HTTPException(400, "the connection ended within the request") from error
     if not is_short or len(body) > BODY_MAX_OCTETS:
         raise HTTPException(413, f"a request has at most {BODY_MAX_OCTETS} octets")
     return bytes(body)
