@@ -19,7 +19,7 @@ from tests.proofs import record
 
 pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.etcd]
 
-CERTIFICATE_S = 15
+CERTIFICATE_S = 20
 
 
 @dataclass
@@ -65,14 +65,15 @@ def small() -> Iterator[Small]:
 
 def test_a_certificate_is_renewed_at_half_life_and_the_link_stays(small: Small) -> None:
     first = _certificate(small.one)
-    up_since = _up_since(small.one)
+    links = _links(small.one)
     until(
         "it was renewed",
         lambda: _certificate(small.one).serial_number != first.serial_number,
         within_s=CERTIFICATE_S,
     )
     assert _certificate(small.one).not_valid_before_utc < first.not_valid_after_utc
-    assert abs(_up_since(small.one) - up_since) < 1.0
+    time.sleep(1.0)
+    assert _links(small.one) == links
 
 
 def test_b13_a_certificate_that_expired_in_an_outage_is_renewed_by_proof_of_its_key(
@@ -125,7 +126,7 @@ def test_b4_a_change_of_address_is_known_to_all_within_two_seconds(small: Small)
         small.two.host.change_address(number)
         until(
             "the other node's map has it",
-            lambda: any(small.two.host.v4 in each for each in _endpoints(small.one)),
+            lambda: f'"{small.two.host.v4}:8002"' in _netmap(small.one),
             within_s=20,
         )
         worst_map_s = max(worst_map_s, probes.now() - begun)
@@ -184,9 +185,11 @@ def _certificate(node: Node) -> x509.Certificate:
     return x509.load_pem_x509_certificate(identity["certificate"].encode())
 
 
-def _up_since(node: Node) -> float:
-    return time.time() - float(node.status()["link"]["age_s"])
+def _links(node: Node) -> int:
+    """Return how often the node's link came up."""
+    return (node.host.directory / "cairn-agent.log").read_text().count("link is up")
 
 
-def _endpoints(node: Node) -> list[str]:
-    return [each for peer in node.status()["peers"] for each in peer["endpoints"]]
+def _netmap(node: Node) -> str:
+    """Return the netmap that a node has kept: what its data plane is given at the same time."""
+    return (node.state_dir / "netmap.jsonl").read_text()

@@ -26,7 +26,7 @@ from cryptography import x509
 
 from cairn_agent.control.backoff import Backoff
 from cairn_agent.control.replica import Busy, Replica
-from cairn_agent.control.tls import is_address, node_context
+from cairn_agent.control.tls import is_address, node_context, show_certificate
 from cairn_agent.errors import AgentError, Refused, StateUnusable, Unreachable
 from cairn_agent.identity import Identity, certificate_request
 from cairn_agent.netmap.held import NetmapCopy, NetmapRefused
@@ -300,6 +300,7 @@ class Link:
             answer = await replica.renew(request)
             _check_usable(self._node.identity(), answer)
             self._node.renewed(answer)
+            show_certificate(replica.context, self._node.identity())
         except (Refused, StateUnusable) as refused:
             if isinstance(refused, Refused) and refused.code in _BARRING_CODES:
                 raise

@@ -42,6 +42,7 @@ class Replica:
 
     def __init__(self, address: str, context: ssl.SSLContext) -> None:
         self.address = address
+        self.context = context
         self.skew_s: float | None = None
         timeout = httpx.Timeout(_ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         self._client = httpx.AsyncClient(
