@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 600
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lab chaos bench bench-micro soak fuzz proofs clean
+.PHONY: help setup demo check test lab chaos clones bench bench-micro soak fuzz proofs clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench: setup  ## Cairn beside veth, VXLAN and other overlays (ARGS=--quick under
 
 soak: setup  ## 100 GB, ten minutes of rekeys, floods and bad networks: about half an hour
 	@$(RUN) pytest -m slow tests/load $(ARGS)
+
+clones: setup  ## fifty copies of a node start within two seconds (ARGS: pytest arguments)
+	@CAIRN_CLONES=50 $(RUN) pytest tests/integration/test_main_job_identity.py -k b11 $(ARGS)
 
 bench-micro: setup  ## single steps of the packet path, by the nanosecond (ARGS: a name to pick)
 	@$(CARGO) bench --quiet --locked $(MANIFEST) -p cairn-engine --bench packet_path -- $(ARGS)

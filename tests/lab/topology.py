@@ -160,7 +160,11 @@ class Site:
         self.wire.wait_for_log("ready", within_s=5)
 
     def _make_lan(self) -> None:
-        commands = [f"link add lan mtu {self._mtu} type bridge forward_delay 0 mcast_snooping 0"]
+        # A MAC address of its own: by itself a bridge takes the lowest of its ports, another one
+        # when a host is added, and the others' neighbour entries for the router are wrong for long.
+        kind = "type bridge forward_delay 0 mcast_snooping 0"
+        mac = f"02:00:5e:10:00:{self.number:02x}"
+        commands = [f"link add lan address {mac} mtu {self._mtu} {kind}"]
         commands.append("link set lan up")
         if self.lan4:
             commands.append(f"addr add {self.lan4[1]}/24 dev lan")

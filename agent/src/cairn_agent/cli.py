@@ -75,14 +75,14 @@ def join(
 @app.command()
 def run(context: typer.Context) -> None:
     """Run the agent until SIGTERM; what it set up stays and traffic goes on."""
-    from cairn_agent import commands, daemon
+    from cairn_agent import commands, daemon, onboarding
 
     level = logging.DEBUG if os.environ.get("CAIRN_AGENT_LOG") == "debug" else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     for noisy in ("httpx", "httpcore", "pyroute2", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     check_can_configure()
-    asyncio.run(daemon.run(context.obj, commands.serve))
+    asyncio.run(daemon.run(context.obj, commands.serve, onboarding.join_at_first_boot))
 
 
 @app.command()
@@ -145,6 +145,31 @@ def leave(
         typer.confirm("This node's identity will be gone. Leave?", abort=True)
     asyncio.run(onboarding.leave_cluster(context.obj, force=force))
     _out.print("left; join again with a new token")
+
+
+@app.command(name="seal-image")
+def seal_image(
+    context: typer.Context,
+    token: Annotated[
+        str, typer.Option(help="Let each copy join with it when it boots; - reads stdin.")
+    ] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+) -> None:
+    """Remove the identity from a machine whose disk becomes an image; stop the agent first."""
+    from cairn_agent import onboarding
+
+    if not yes:
+        typer.confirm("This machine's identity will be gone. Seal it?", abort=True)
+    text = sys.stdin.read(65536).strip() if token == "-" else token
+    gone = asyncio.run(onboarding.seal_image(context.obj, text))
+    if gone is not None:
+        _out.print(
+            f"the identity of {gone.name} ({gone.node_id}) is removed; the appliances still have "
+            f"the node: cairn node delete {gone.node_id}",
+            markup=False,
+        )
+    how = "when they first boot" if text else "when they join with a token"
+    _out.print(f"sealed: copies of this disk become nodes of their own {how}")
 
 
 @app.command(name="doctor")

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from cairn_agent.agent_socket import Answer, Failure, Request
-from cairn_agent.control.joining import leave
+from cairn_agent.control.joining import leave, not_this_machine
 from cairn_agent.daemon import Agent
 from cairn_agent.errors import (
     AgentError,
@@ -116,6 +116,8 @@ async def _leave(agent: Agent, request: Request) -> None:
     if membership is None:
         raise Refused("this node hasn't joined", "there is nothing to leave")
     try:
+        if membership.waits:
+            raise not_this_machine(membership.waits)
         await leave(membership.identity(), "by command")
     except AgentError:
         if not request.force and not membership.identity().barred:

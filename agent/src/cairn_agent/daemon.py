@@ -21,17 +21,27 @@ import msgspec
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from cairn_agent.control.copies import become, enrol_copy
 from cairn_agent.control.link import Barred
 from cairn_agent.dataplane import DataPlane, Event, Hello, connected
 from cairn_agent.entropy import key_octets
-from cairn_agent.errors import AgentError, StateUnusable
+from cairn_agent.errors import AgentError, Refused, StateUnusable
 from cairn_agent.files import held_lock
-from cairn_agent.host.machine import boottime
+from cairn_agent.host.machine import boottime, host_name, machine_facts
 from cairn_agent.host.network import Network, read_network
 from cairn_agent.host.taps import ensure_taps, remove_other_taps
 from cairn_agent.host.watch import network_changes
+from cairn_agent.identity import Identity, new_keys
 from cairn_agent.membership import Membership
-from cairn_agent.netmap.desired import DataPlaneState, Desired, Own, desired, nothing
+from cairn_agent.netmap.desired import (
+    DataPlaneState,
+    Desired,
+    Generations,
+    Own,
+    desired,
+    forgetting,
+    nothing,
+)
 from cairn_agent.netmap.trust import limit_s
 from cairn_agent.protocol.enrolment import AckRequest
 from cairn_agent.racing import first_to_end
@@ -44,6 +54,7 @@ _NIL: Final = str(uuid.UUID(int=0))
 _BOOKS_S: Final = 60.0  # how often standing and recent peers are written
 _RETRY_S: Final = 5.0  # after the host or the data plane refused something
 _RECENT_S: Final = 600.0  # a peer heard within this is warmed at start (rule 14)
+_FIRST_WORD_S: Final = 1.5
 _SEEK_S: Final = 0.1  # between looks for the data plane right after it went,
 _SEEK_FOR_S: Final = 10.0  # for this long;
 _SEEK_LATER_S: Final = 1.0  # then so
@@ -69,9 +80,11 @@ class Agent:
         self.warm: frozenset[str] = frozenset()
         self.wake = asyncio.Event()
         self.membership_changed = asyncio.Event()
+        self._generations: Generations = {}  # of the members whose sessions the data plane has
         self._recent: dict[str, float] = {}  # node ID -> boottime heard
         self._nobody = nobody()
         self._settled = asyncio.Event()
+        self._met = asyncio.Event()  # a data plane has been there
         self._is_stale = False  # the state that is on its way to the data plane
 
     def load(self) -> None:
@@ -84,6 +97,7 @@ class Agent:
             )
             self.membership.network = self.network
             if not identity.barred:
+                self.membership.recognise()
                 self.membership.load_netmap()
         self.warm = self.runtime.recent()
 
@@ -116,11 +130,49 @@ class Agent:
             try:
                 await first_to_end(membership.link.run(), self.membership_changed.wait())
             except Barred as barred:
-                log.warning("this node is no longer a member: %s", barred.reason)
-                membership.bar(barred.reason)
+                await first_to_end(self._obey(membership, barred), self.membership_changed.wait())
+
+    async def _obey(self, membership: Membership, barred: Barred) -> None:
+        """Do what follows from a refusal: become another node, or none."""
+        try:
+            match barred.code:
+                case "duplicate_node":
+                    await self._become_copy(membership, barred.reason)
+                case "node_became" if membership.identity().copy_of:
+                    log.warning("by an operator's word: %s", barred.reason)
+                    self._take_up(await become(membership.identity()))
+                case _:
+                    log.warning("this node is no longer a member: %s", barred.reason)
+                    membership.bar(barred.reason)
+        except Refused as refused:
+            log.warning("this node is no longer a member: %s", refused.cause)
+            membership.bar(refused.cause)
+        except StateUnusable as error:
+            log.warning("the new identity could not be kept: %s", error.cause)
+            await asyncio.sleep(_RETRY_S)  # the next registration leads here again
+
+    async def _become_copy(self, membership: Membership, reason: str) -> None:
+        """Leave the identity to the machine that has it, and become a node of its own."""
+        identity = membership.identity()
+        log.warning("this machine is a copy of node=%s: %s", identity.node_id, reason)
+        membership.stand_aside(f"{reason}; this machine becomes a node of its own")
+        attempt = f"copy of {identity.node_id}"
+        keys = self.state.attempted(attempt) or new_keys()
+        self.state.keep_attempt(attempt, keys)
+        facts = machine_facts(self.network)
+        self._take_up(await enrol_copy(identity, keys, host_name(), facts))
+        self.state.forget_attempt()
+
+    def _take_up(self, identity: Identity) -> None:
+        """Be another node from now on."""
+        self.state.forget_membership()
+        self.state.keep_identity(identity)
+        log.warning("this machine is node=%s now, state=%s", identity.node_id, identity.state)
+        self.reload()
 
     async def keep_applied(self) -> None:
         """Apply whenever something changed, and when the trust in a netmap ends."""
+        await self._first_word()
         while True:
             self.wake.clear()
             try:
@@ -156,9 +208,14 @@ class Agent:
             if self.membership is not None:
                 offered = self.membership.endpoints()
                 self.membership.network = change.network
-                if self.membership.endpoints() != offered:
-                    log.info("own endpoints changed: %s", " ".join(self.membership.endpoints()))
-                    self.membership.link.register_soon()
+                now = self.membership.endpoints()
+                if now != offered:
+                    log.info("own endpoints changed: %s", " ".join(now))
+                    link = self.membership.link
+                    if set(offered) <= set(now):
+                        link.register_soon()
+                    else:
+                        link.connect_anew()
             if change.is_underlay and self.dataplane is not None:
                 with contextlib.suppress(AgentError):
                     await self.dataplane.underlay_changed()
@@ -192,10 +249,27 @@ class Agent:
         outcome = await ensure_taps(self.netlink, wanted.taps)
         failed = {vni: f"{e.cause}; {e.remedy}" for vni, e in outcome.failed.items()}
         self._note_problems({**wanted.problems, **failed})
-        is_loaded = await self._load(_without(wanted.state, failed.keys()))
+        state = _without(wanted.state, failed.keys())
+        is_loaded = await self._load(state, wanted.generations)
         await remove_other_taps(self.netlink, wanted.taps)
         is_refused = bool(outcome.failed) or (self.dataplane is not None and not is_loaded)
         return min(_RETRY_S if is_refused else 3600.0, self._trust_ends_in_s())
+
+    async def _first_word(self) -> None:
+        """Let an appliance say first who this machine is, if one answers at once.
+
+        A machine that boots may be the original of a copy that took over while it was off:
+        with the netmap that it kept it would fight with the copy until it is told. A data
+        plane that has a state already, or no appliance, is not waited for.
+        """
+        membership = self.membership
+        if membership is None or membership.netmap is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_WORD_S):
+                await self._met.wait()
+                if self.hello is not None and self.hello.generation is None:
+                    await membership.answered.wait()
 
     def _desired(self) -> Desired:
         membership = self.membership
@@ -217,24 +291,28 @@ class Agent:
         offline_s = membership.offline.seconds(boottime())
         return desired(membership.netmap, own, warm=self.warm, offline_s=offline_s)
 
-    async def _load(self, state: DataPlaneState) -> bool:
+    async def _load(self, state: DataPlaneState, generations: Generations | None = None) -> bool:
         """Give the data plane its state where it has another; return whether it has it now."""
         dataplane, membership = self.dataplane, self.membership
         if dataplane is None:
             return False
+        generations = generations or {}
+        without = forgetting(state, self._generations, generations)
         has_nothing_to_forget = membership is None and self.generation == 0
-        if state == self.applied or has_nothing_to_forget:
+        if has_nothing_to_forget or (state == self.applied and without is None):
             return True
-        self.generation += 1
         self._is_stale = False
         try:
-            await dataplane.apply(self.generation, state)
+            for each in (without, state) if without is not None else (state,):
+                self.generation += 1
+                await dataplane.apply(self.generation, each)
         except AgentError as error:
             self.dataplane_error = error
             log.warning("the data plane did not take revision=%d: %s", state.revision, error.cause)
             self._acknowledge(membership, refused=error.cause)
             return False
         self.dataplane_error = None
+        self._generations = generations
         if self._is_stale:
             return True  # what was applied is out of date already, and its successor is due
         self.applied = state
@@ -270,6 +348,7 @@ class Agent:
             self.degraded.clear()
         self.hello, self.dataplane, self.dataplane_error = hello, dataplane, None
         self.generation = max(self.generation, hello.generation or 0)
+        self._met.set()
         self._apply_anew()
         log.info("data plane is there version=%s instance=%s", hello.version, hello.instance)
         self._tell_membership()
@@ -338,10 +417,13 @@ class Agent:
 ServeCommands = Callable[[Agent], Coroutine[None, None, None]]
 
 
-async def run(settings: Settings, serve_commands: ServeCommands) -> None:
+async def run(
+    settings: Settings, serve_commands: ServeCommands, at_first_boot: ServeCommands
+) -> None:
     """Run until SIGTERM or SIGINT; TAPs and data plane stay as they are.
 
-    Raises AgentError where it can't start.
+    `at_first_boot` does what a sealed image needs to become a node. Raises AgentError where
+    it can't start.
     """
     state = StateDir(settings.state_dir)
     state.prepare()
@@ -351,10 +433,12 @@ async def run(settings: Settings, serve_commands: ServeCommands) -> None:
             agent = Agent(settings, netlink, await read_network(netlink))
             agent.load()
             # --- Above this line the agent only reads; below it changes the host. ---
-            await _until_stopped(agent, serve_commands)
+            await _until_stopped(agent, serve_commands, at_first_boot)
 
 
-async def _until_stopped(agent: Agent, serve_commands: ServeCommands) -> None:
+async def _until_stopped(
+    agent: Agent, serve_commands: ServeCommands, at_first_boot: ServeCommands
+) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -362,6 +446,7 @@ async def _until_stopped(agent: Agent, serve_commands: ServeCommands) -> None:
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(serve_commands(agent), name="commands"),
+            tasks.create_task(at_first_boot(agent), name="first boot"),
             tasks.create_task(agent.keep_applied(), name="apply"),
             tasks.create_task(agent.keep_dataplane(), name="data plane"),
             tasks.create_task(agent.watch_network(), name="network"),

@@ -76,6 +76,13 @@ def _identity(settings: Settings) -> Check:
     if identity.barred:
         remedy = "cairn-agent leave --force, then cairn-agent join TOKEN"
         return Check("identity", "failed", identity.barred, remedy)
+    if identity.state == "pending" and identity.copy_of:
+        original = identity.copy_of_name or identity.copy_of
+        remedy = (
+            f"an operator says what it is: cairn node approve {identity.name} (a new node), "
+            f"or cairn node claim {identity.name} (it is {original})"
+        )
+        return Check("identity", "warning", f"a copy of {original}, waits", remedy)
     if identity.state == "pending":
         remedy = f"an operator approves it: cairn node approve {identity.name}"
         return Check("identity", "warning", f"{identity.name} waits for approval", remedy)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 from cairn_agent.entropy import key_octets, new_node_id
-from cairn_agent.protocol.enrolment import NodeState
+from cairn_agent.protocol.enrolment import Facts, NodeState
 
 SCHEMA: Final = 1
 # FIPS 186-5 A.2.1: 64 octets more than the order has, so that the remainder isn't biased.
@@ -46,6 +46,9 @@ class Identity(msgspec.Struct, frozen=True):
     appliances: list[str]
     generation: int  # the newest that was offered
     barred: str = ""  # a sentence; set when the appliances removed or refused the node
+    machine: Facts | None = None  # as of the last registration: another one waits to be let in
+    copy_of: str = ""  # ID of the node that this machine was turned away as a copy of
+    copy_of_name: str = ""
     schema: int = SCHEMA
 
     def __repr__(self) -> str:

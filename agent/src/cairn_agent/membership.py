@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ import msgspec
 
 from cairn_agent.control.link import Link
 from cairn_agent.errors import StateUnusable
-from cairn_agent.host.machine import boottime, machine_facts
+from cairn_agent.host.machine import boottime, machine_facts, same_machine
 from cairn_agent.host.network import Network
 from cairn_agent.identity import Identity
 from cairn_agent.netmap.held import Netmap, NetmapCopy, NetmapRefused, dump, load
@@ -54,6 +55,38 @@ class Membership:
         self.offloads: dict[str, str] = {}
         self.loaded_revision = 0
         self.link = Link(self, self.copy)
+        self._facts: enrolment.Facts | None = None  # as registered last
+        self._waits = ""  # why it takes no part for now
+        self.answered = asyncio.Event()  # an appliance has said who this machine is
+
+    def recognise(self) -> None:
+        """Take no part on another machine than the last one, until an appliance lets it in.
+
+        A copy would fight with the original for its sessions: it can't know that it is one.
+        A machine that was moved is let in with its first registration.
+        """
+        known, facts = self._identity.machine, machine_facts(self.network)
+        if known is not None and not same_machine(known, facts):
+            self._waits = (
+                "this machine isn't the one that has been this node: it takes part when an "
+                "appliance has let it in"
+            )
+            log.warning("another machine than before: waiting for an appliance")
+
+    def stand_aside(self, reason: str) -> None:
+        """Take no part any more: the identity is another machine's."""
+        self._waits = reason
+        self.answered.set()
+        try:
+            self._state.forget_netmap()
+        except StateUnusable as error:
+            log.warning("the netmap of another node could not be removed: %s", error.cause)
+        self._changed()
+
+    @property
+    def waits(self) -> str:
+        """Why it takes no part for now: a sentence, or nothing."""
+        return self._waits
 
     def load_netmap(self) -> None:
         """Use the netmap that was kept; one that can't be used is moved aside."""
@@ -70,8 +103,8 @@ class Membership:
 
     @property
     def netmap(self) -> Netmap | None:
-        """The netmap in use; None while there is none, or the node is barred."""
-        return None if self._identity.barred else self.copy.current
+        """The netmap in use; None while there is none, or the node takes no part."""
+        return None if self._identity.barred or self._waits else self.copy.current
 
     def identity(self) -> Identity:
         """Return the newest identity."""
@@ -88,9 +121,10 @@ class Membership:
 
     def registration(self) -> enrolment.RegisterRequest:
         """Return what to register now."""
+        self._facts = machine_facts(self.network)
         return enrolment.RegisterRequest(
             generation=self._identity.generation,
-            facts=machine_facts(self.network),
+            facts=self._facts,
             endpoints=list(self.endpoints()),
             name=self._identity.name,
             agent_version=VERSION,
@@ -100,12 +134,17 @@ class Membership:
         )
 
     def registered(self, answer: enrolment.RegisterAnswer) -> None:
-        """Keep the offered generation, the state and the replicas."""
+        """Keep the offered generation, the state, the replicas, and which machine this is."""
+        self.answered.set()
+        if self._waits:
+            self._waits = ""
+            self._changed()
         newer = msgspec.structs.replace(
             self._identity,
             generation=answer.generation,
             state=answer.state,
             appliances=answer.appliances or self._identity.appliances,
+            machine=self._facts,
         )
         self._keep(newer)
         behind_nat = _is_translated(answer.seen_address, self.network)
@@ -161,6 +200,7 @@ class Membership:
 
     def bar(self, reason: str) -> None:
         """Mark the identity: it takes part no more until a person joins anew."""
+        self.answered.set()
         self._keep(msgspec.structs.replace(self._identity, barred=reason))
         try:
             self._state.forget_netmap()

@@ -44,6 +44,8 @@ async def status(agent: Agent) -> Status:
         site=node.site if node else "",
         cluster_id=identity.cluster_id,
         barred=identity.barred,
+        copy_of=identity.copy_of_name or identity.copy_of,
+        waits=membership.waits,
         revision=netmap.revision if netmap else 0,
         incarnation=netmap.incarnation if netmap else 0,
         offline_s=membership.offline.seconds(boottime()),
@@ -75,7 +77,7 @@ def find_peer(agent: Agent, reference: str) -> PeerReport:
 
 def _problems(agent: Agent, membership: Membership) -> list[str]:
     """Return a sentence for everything that isn't as it should be."""
-    problems = [membership.identity().barred, *agent.problems.values()]
+    problems = [membership.identity().barred, membership.waits, *agent.problems.values()]
     if agent.dataplane_error is not None:
         problems.append(agent.dataplane_error.cause)
     if not membership.link.state.is_up:

@@ -135,6 +135,14 @@ def _state(status: Status) -> str:
             f"[red]not a member[/]: {escape(status.barred)}; to come back: "
             "cairn-agent leave --force, then cairn-agent join TOKEN"
         )
+    if status.waits:
+        return f"[yellow]waits[/]: {escape(status.waits)}"
+    if status.state == "pending" and status.copy_of:
+        return (
+            f"[yellow]a copy of {escape(status.copy_of)}[/], waits for an operator: "
+            f"cairn node approve {escape(status.name)} (a new node), or "
+            f"cairn node claim {escape(status.name)} (it is {escape(status.copy_of)})"
+        )
     if status.state == "pending":
         return f"[yellow]waits for approval[/] (cairn node approve {escape(status.name)})"
     return "[green]member[/]"

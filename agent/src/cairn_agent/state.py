@@ -51,6 +51,7 @@ class StateDir:
         self._netmap = path / "netmap.jsonl"
         self._standing = path / "standing.json"
         self._attempt = path / "joining.json"
+        self._first_boot = path / "first-boot.token"
 
     @property
     def lock(self) -> Path:
@@ -125,6 +126,18 @@ class StateDir:
         """Remove them: the answer has come."""
         remove_file(self._attempt)
 
+    def first_boot_token(self) -> str:
+        """Return the token that a sealed image joins with when it first boots, or nothing."""
+        return (read_file(self._first_boot) or b"").decode(errors="replace").strip()
+
+    def keep_first_boot_token(self, token: str) -> None:
+        """Write it."""
+        write_whole(self._first_boot, token.encode())
+
+    def forget_first_boot_token(self) -> None:
+        """Remove it: no machine needs it twice."""
+        remove_file(self._first_boot)
+
     def netmap(self) -> bytes | None:
         """Return the netmap as it was kept."""
         return read_file(self._netmap)
@@ -180,6 +193,10 @@ class RuntimeDir:
         except msgspec.MsgspecError:
             remove_file(self._recent)
             return frozenset()
+
+    def forget(self) -> None:
+        """Remove what it holds of the peers."""
+        remove_file(self._recent)
 
     def keep_recent(self, peers: frozenset[str]) -> None:
         """Write them."""

@@ -211,6 +211,7 @@ class Appliance:
             sealer=local.sealer,
             sign=secrets.map_key.sign,
             replica=local.member,
+            certificate_days=local.settings.agent_certificate_s / 86_400,
         )
         return cls(local, secrets, services, store)
 

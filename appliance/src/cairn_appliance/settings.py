@@ -19,6 +19,7 @@ FILE_NAME = "settings.toml"
 AGENT_PORT = 8002
 OPS_PORT = 8443
 LOOPBACK = "127.0.0.1"
+AGENT_CERTIFICATE_S = 30 * 86_400.0
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 
@@ -40,6 +41,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     etcd_client_port: int = 2379  # on 127.0.0.1 and the cluster address
     etcd_peer_port: int = 2380  # on the cluster address
     etcd_metrics_port: int = 2381  # on 127.0.0.1
+    agent_certificate_s: float = AGENT_CERTIFICATE_S  # life of what nodes are given
+    etcd_client_port: int = 2379  # these three on 127.0.0.1
+    etcd_peer_port: int = 2380
+    etcd_metrics_port: int = 2381
 
     def appliances(self) -> tuple[str, ...]:
         """Return the addresses as host:port, for tokens and netmaps."""
@@ -124,6 +129,11 @@ def check(settings: Settings) -> None:
     if not 0.1 <= settings.heartbeat_s <= 3600:
         raise SettingsError(
             f"heartbeat_s = {settings.heartbeat_s} is out of range", remedy="use 0.1 to 3600"
+        )
+    if not 10 <= settings.agent_certificate_s <= 366 * 86_400:
+        raise SettingsError(
+            f"agent_certificate_s = {settings.agent_certificate_s} is out of range",
+            remedy="use 10 seconds to a year (31622400); a day (86400) and more is sensible",
         )
 
 

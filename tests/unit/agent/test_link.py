@@ -359,5 +359,18 @@ async def test_a_node_that_was_away_past_its_certificate_renews_it_and_is_back(
     async with running.linked():
         await running.appliance.until(lambda fake: fake.asked("renew"))
         del running.appliance.answers["register"]
-        await running.until(lambda: running.link.state.is_up, within_s=5.0)
+        await running.until(lambda: running.link.state.is_up, within_s=1.0)
     assert running.node.identity().certificate
+
+
+async def test_a_connection_whose_address_is_gone_is_not_waited_for(running: Running) -> None:
+    """The answer to a registration on it would never come."""
+    running.appliance.lines = running.full_set(5)
+    async with running.linked():
+        await running.appliance.until(lambda fake: fake.stream_count)
+        connections = running.appliance.connections
+        running.link.connect_anew()
+        await running.appliance.until(lambda fake: len(fake.asked("register")) == 2, within_s=1)
+        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2, within_s=1)
+    assert running.appliance.connections > connections
+    assert running.appliance.stream_queries[1] == "incarnation=1&after=5"

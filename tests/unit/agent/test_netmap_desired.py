@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import dataclasses
 
+import msgspec
 import pytest
-from cairn_agent.netmap.desired import Desired, Own, desired, link_local, nothing
+from cairn_agent.netmap.desired import Desired, Own, desired, forgetting, link_local, nothing
 from cairn_agent.netmap.trust import OfflineTime
 from cairn_agent.protocol import netmap as wire
 from hypothesis import given
@@ -167,3 +168,30 @@ def test_time_alone_is_what_passed_since_an_appliance_was_heard(
 def test_a_clock_that_goes_back_never_makes_the_time_alone_shrink_below_what_was() -> None:
     clock = OfflineTime(50.0, 1000.0)
     assert clock.seconds(900.0) == 50.0
+
+
+def generation(number: int, value: int) -> wire.Member:
+    return msgspec.structs.replace(member(number), generation=value)
+
+
+def test_a_restored_member_loses_its_sessions_and_no_other_does() -> None:
+    before = wanted(member(1), member(2), member(3))
+    after = wanted(member(1), generation(2, 9), member(3))
+    state = forgetting(after.state, before.generations, after.generations)
+    assert state is not None
+    assert [peer.id for peer in state.vsubnets[0].peers] == [node_id(3)]
+
+
+def test_a_node_that_was_restored_itself_loses_all_sessions() -> None:
+    before = wanted(member(1), member(2), member(3))
+    after = wanted(generation(1, 9), member(2), member(3))
+    state = forgetting(after.state, before.generations, after.generations)
+    assert state is not None
+    assert [vsubnet.peers for vsubnet in state.vsubnets] == [[]]
+
+
+def test_new_members_and_members_that_stay_have_nothing_to_forget() -> None:
+    before = wanted(member(1), member(2))
+    after = wanted(member(1), member(2), generation(3, 9))
+    assert forgetting(after.state, before.generations, after.generations) is None
+    assert forgetting(after.state, {}, after.generations) is None, "a data plane that is new"

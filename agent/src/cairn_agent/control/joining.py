@@ -87,6 +87,14 @@ async def leave(identity: Identity, reason: str = "") -> None:
     raise last
 
 
+def not_this_machine(why: str) -> Refused:
+    """Return why a machine that may be a copy can't have the node removed."""
+    return Refused(
+        f"the node isn't given up for a machine that may be a copy of it: {why}",
+        "leave with --force: the identity is removed from this machine only",
+    )
+
+
 async def _enrol_at(address: str, authority: str, request: EnrolRequest) -> EnrolAnswer:
     async with Replica(address, server_context(authority)) as replica:
         return await replica.enrol(request)

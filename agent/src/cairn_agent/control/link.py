@@ -26,7 +26,7 @@ from cryptography import x509
 
 from cairn_agent.control.backoff import Backoff
 from cairn_agent.control.replica import Busy, Replica
-from cairn_agent.control.tls import is_address, node_context
+from cairn_agent.control.tls import is_address, node_context, show_certificate
 from cairn_agent.errors import AgentError, Refused, StateUnusable, Unreachable
 from cairn_agent.identity import Identity, certificate_request
 from cairn_agent.netmap.held import NetmapCopy, NetmapRefused
@@ -36,7 +36,9 @@ from cairn_agent.racing import first_to_end
 
 log = logging.getLogger(__name__)
 
-_BARRING_CODES: Final = frozenset({"node_removed", "duplicate_node", "node_rejected"})
+_BARRING_CODES: Final = frozenset(
+    {"node_removed", "duplicate_node", "node_rejected", "node_became"}
+)
 _FIRST_HEARTBEAT_S: Final = 15.0
 _MISSED_HEARTBEATS: Final = 2.5
 _NEXT_REPLICA_S: Final = 0.2  # when the first of several can't be reached
@@ -45,12 +47,16 @@ _RENEW_AGAIN_S: Final = 3600.0  # a wrong clock must not make us renew all the t
 
 
 class Barred(Exception):
-    """The appliances removed or refused this node; it must not come back by itself."""
+    """The appliances removed or refused this node; it must not come back as it is.
 
-    def __init__(self, reason: str, remedy: str) -> None:
+    `code` is the refusal's: a copy becomes another node, for one (cairn_agent.copies).
+    """
+
+    def __init__(self, reason: str, remedy: str, code: str = "node_removed") -> None:
         super().__init__(reason)
         self.reason = reason
         self.remedy = remedy
+        self.code = code
 
 
 class SentAway(Busy):
@@ -101,6 +107,7 @@ class Link:
         self._backoff = Backoff()
         self._wants_registration = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._anew = asyncio.Event()
         self._say = asyncio.Event()
         self._ack: enrolment.AckRequest | None = None
         self._is_ack_due = False
@@ -118,6 +125,14 @@ class Link:
         self._say.set()
         self._backoff.reset()
         self._hurry.set()
+
+    def connect_anew(self) -> None:
+        """Register again on a new connection, at once: the old one's address is gone.
+
+        On the old one the answer would be waited for until it times out.
+        """
+        self._anew.set()
+        self.register_soon()
 
     def hasten(self) -> None:
         """End a wait for the next try, now and then: a peer is lost, and may be elsewhere.
@@ -137,10 +152,12 @@ class Link:
     async def run(self) -> None:
         """Keep the link until cancelled; raise Barred."""
         while True:
-            address = ""
+            address, wait_s = "", 0.0
+            self._anew.clear()
             try:
                 address = self._next_replica()
-                await self._session(address)
+                await first_to_end(self._session(address), self._anew.wait())
+                self._copy.stream_ended()
             except (AgentError, NetmapRefused) as error:
                 wait_s = self._after(address, error)
             self._hurry.clear()
@@ -155,7 +172,7 @@ class Link:
         if isinstance(error, NetmapRefused):
             error = Refused(f"the netmap of {address} was refused: {error}", "", "netmap_refused")
         if isinstance(error, Refused) and error.code in _BARRING_CODES:
-            raise Barred(error.cause, error.remedy)
+            raise Barred(error.cause, error.remedy, error.code)
         was_up = self.state.is_up
         if was_up or error.cause != self.state.error:
             log.warning("no link to appliance=%s: %s", address, error.cause)
@@ -183,13 +200,17 @@ class Link:
         return Replica(address, node_context(self._node.identity()))
 
     async def _session(self, address: str) -> None:
-        """Register and follow until something breaks: never returns."""
+        """Register and follow until something breaks.
+
+        Returns only where a certificate that had expired was renewed: the next session, at
+        once, shows the new one.
+        """
         async with self._replica(address) as replica:
             try:
                 await self._register(replica)
             except Refused as refused:
-                if refused.code == "certificate_expired":
-                    await self._renew(replica)  # the next session shows the new one
+                if refused.code == "certificate_expired" and await self._renew(replica):
+                    return
                 raise
             self._is_ack_due = True  # this replica may not know yet
             loop = asyncio.get_running_loop()
@@ -223,6 +244,7 @@ class Link:
                 raise Barred(
                     message.reason or "the node was removed",
                     "run `cairn-agent leave --force`, then join again with a new token",
+                    message.code,
                 )
             case wire.GoAway():
                 wait_s = min(message.after_ms / 1000, 60.0)
@@ -269,23 +291,30 @@ class Link:
                     await self._say.wait()
 
     def _renewal_in_s(self) -> float:
-        again_s = self._renewed_at + _RENEW_AGAIN_S - asyncio.get_running_loop().time()
-        return max(again_s, renewal_in_s(self._node.identity().certificate))
+        certificate = self._node.identity().certificate
+        pause_s = min(_RENEW_AGAIN_S, life_s(certificate) / 20)
+        again_s = self._renewed_at + pause_s - asyncio.get_running_loop().time()
+        return max(again_s, renewal_in_s(certificate))
 
-    async def _renew(self, replica: Replica) -> None:
-        """Renew the certificate; a refusal is tried again later, the link stays."""
+    async def _renew(self, replica: Replica) -> bool:
+        """Renew the certificate and return whether that worked.
+
+        A refusal is tried again later, the link stays.
+        """
         self._renewed_at = asyncio.get_running_loop().time()
         request = enrolment.RenewRequest(certificate_request(self._node.identity().keys))
         try:
             answer = await replica.renew(request)
             _check_usable(self._node.identity(), answer)
             self._node.renewed(answer)
+            show_certificate(replica.context, self._node.identity())
         except (Refused, StateUnusable) as refused:
             if isinstance(refused, Refused) and refused.code in _BARRING_CODES:
                 raise
             log.warning("certificate could not be renewed: %s", refused.cause)
-        else:
-            log.info("certificate renewed appliance=%s", replica.address)
+            return False
+        log.info("certificate renewed appliance=%s", replica.address)
+        return True
 
 
 def _check_usable(identity: Identity, answer: enrolment.RenewAnswer) -> None:
@@ -303,6 +332,12 @@ async def _messages(
         except msgspec.MsgspecError as error:
             raise NetmapRefused(f"a line can't be read: {error}") from error
         yield message
+
+
+def life_s(certificate: str) -> float:
+    """Return for how many seconds a certificate is valid in all."""
+    parsed = x509.load_pem_x509_certificate(certificate.encode())
+    return (parsed.not_valid_after_utc - parsed.not_valid_before_utc).total_seconds()
 
 
 def renewal_in_s(certificate: str, *, spread: float = 0.1) -> float:

@@ -42,6 +42,7 @@ class Replica:
 
     def __init__(self, address: str, context: ssl.SSLContext) -> None:
         self.address = address
+        self.context = context
         self.skew_s: float | None = None
         timeout = httpx.Timeout(_ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         self._client = httpx.AsyncClient(
@@ -79,6 +80,14 @@ class Replica:
     async def renew(self, request: wire.RenewRequest) -> wire.RenewAnswer:
         """Get a new certificate."""
         return await self._post("renew", request, wire.RenewAnswer)
+
+    async def copy(self, request: wire.CopyRequest) -> wire.EnrolAnswer:
+        """Become a node of its own, having been turned away as a copy of another."""
+        return await self._post("copy", request, wire.EnrolAnswer)
+
+    async def become(self, request: wire.RenewRequest) -> wire.EnrolAnswer:
+        """Take up the identity that an operator gave to this machine."""
+        return await self._post("become", request, wire.EnrolAnswer)
 
     async def leave(self, request: wire.LeaveRequest) -> None:
         """Leave for good."""

@@ -93,13 +93,18 @@ def node_context(identity: Identity) -> ssl.SSLContext:
     """Return a context that also shows the node's certificate; raise StateUnusable."""
     try:
         context = server_context(identity.ca)
-        _load_certificate(context, identity.certificate + identity.keys.control_key)
+        show_certificate(context, identity)
     except (ssl.SSLError, ValueError) as error:
         raise StateUnusable(
             f"the identity's certificate, key or CA can't be used: {error}",
             "put the identity back from a backup, or leave with --force and join again",
         ) from error
     return context
+
+
+def show_certificate(context: ssl.SSLContext, identity: Identity) -> None:
+    """Let new connections of a context show this certificate; raise SSLError."""
+    _load_certificate(context, identity.certificate + identity.keys.control_key)
 
 
 def connection_error(address: str, error: BaseException) -> AgentError:

@@ -28,6 +28,21 @@ def machine_facts(network: Network) -> Facts:
     )
 
 
+def same_machine(one: Facts, two: Facts) -> bool:
+    """True unless a fact that names the machine differs; the appliances have the same rule
+    (cairn_appliance.domain.identity), where its reasons are."""
+    hardware = _known(one, two, "cloud_instance_id", "dmi_uuid")
+    known = hardware + _known(one, two, "machine_id", "root_disk_id")
+    if not hardware:
+        known += _known(one, two, "first_mac")
+    return all(mine == theirs for mine, theirs in known)
+
+
+def _known(one: Facts, two: Facts, *names: str) -> list[tuple[str, str]]:
+    pairs = [(getattr(one, name), getattr(two, name)) for name in names]
+    return [(mine, theirs) for mine, theirs in pairs if mine and theirs]
+
+
 def host_name() -> str:
     """Return the machine's name, for people."""
     return socket.gethostname().partition(".")[0] or "node"

@@ -6,7 +6,7 @@ import base64
 import binascii
 import ipaddress
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -15,6 +15,8 @@ from cairn_agent.netmap.held import HeldVSubnet, Netmap
 from cairn_agent.netmap.trust import is_trusted
 from cairn_agent.protocol.netmap import Member, Psk
 
+# VNI and node ID -> since which generation the sessions with the member count
+Generations = Mapping[tuple[int, str], int]
 TAP_PREFIX: Final = "cairn"
 _LEAST_MTU = 1280  # below it a host has no IPv6 (RFC 8200 5)
 _KEY_OCTETS: Final = {1: 32, 2: 33}  # by suite
@@ -97,6 +99,7 @@ class Desired:
     taps: tuple[Tap, ...]
     state: DataPlaneState
     problems: Mapping[int, str]
+    generations: Generations = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,36 @@ def desired(netmap: Netmap, own: Own, *, warm: frozenset[str], offline_s: float)
             states.append(_vsubnet_state(vsubnet, me, mtu, warm))
         else:
             problems[vni] = "no appliance has answered for longer than this vSubnet allows"
-    return Desired(tuple(taps), _state(own, netmap.revision, states), problems)
+    generations = {
+        (vni, member.node_id): member.generation
+        for vni, vsubnet in netmap.vsubnets.items()
+        for member in vsubnet.readable()
+    }
+    state = _state(own, netmap.revision, states)
+    return Desired(tuple(taps), state, problems, generations)
+
+
+def forgetting(
+    state: DataPlaneState, before: Generations, after: Generations
+) -> DataPlaneState | None:
+    """Return the state without the peers whose sessions have to be forgotten; None: nobody's.
+
+    Applied before the state itself it ends those sessions, and new ones are made: after a
+    snapshot of a member was restored, and all of them where the member is this node.
+    """
+    changed = {key for key, value in after.items() if before.get(key, value) != value}
+    if not changed:
+        return None
+    vsubnets = [
+        msgspec.structs.replace(
+            vsubnet,
+            peers=[]
+            if (vsubnet.vni, state.node.id) in changed
+            else [peer for peer in vsubnet.peers if (vsubnet.vni, peer.id) not in changed],
+        )
+        for vsubnet in state.vsubnets
+    ]
+    return msgspec.structs.replace(state, vsubnets=vsubnets)
 
 
 def tap_name(vni: int) -> str:

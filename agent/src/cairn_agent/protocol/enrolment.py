@@ -37,6 +37,19 @@ class EnrolRequest(msgspec.Struct, frozen=True):
     protocol: int = PROTOCOL
 
 
+class CopyRequest(msgspec.Struct, frozen=True):
+    """What a machine says that was turned away as a copy; it comes with the certificate of the
+    node that it is a copy of, and with an ID and keys of its own."""
+
+    node_id: str
+    name: str
+    certificate_request: str  # PEM; P-256; subject CN = node_id
+    data_public_key: str  # base64 of 32 octets (X25519)
+    facts: Facts
+    agent_version: str
+    protocol: int = PROTOCOL
+
+
 class EnrolAnswer(msgspec.Struct, frozen=True):
     """What a node keeps for good after enrolment."""
 

@@ -116,9 +116,14 @@ class InSync(msgspec.Struct, frozen=True, tag="in_sync"):
 
 
 class Removed(msgspec.Struct, frozen=True, tag="removed"):
-    """The node has been removed; the stream ends."""
+    """The node has been removed; the stream ends.
+
+    `code` is `node_removed`, or `node_became` where an operator said that the machine is
+    another node (`POST /agent/v1/become`).
+    """
 
     reason: str
+    code: str = "node_removed"
 
 
 class GoAway(msgspec.Struct, frozen=True, tag="go_away"):

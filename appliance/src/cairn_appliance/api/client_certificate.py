@@ -8,6 +8,7 @@ can put anything there.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import ssl
 import uuid
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from starlette.requests import Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -118,6 +120,15 @@ def node_of(connection: Connection, now: float, *, expired_for_s: float = 0.0) -
     if node_id is None or not _is_for_clients(certificate):
         raise CertificateRequired("the client certificate is not that of a node")
     return node_id
+
+
+def control_key_of(connection: Connection) -> str:
+    """Return the hex SHA-256 of the public key that the client has proved to hold, or nothing."""
+    if connection.certificate is None:
+        return ""
+    key = x509.load_der_x509_certificate(connection.certificate).public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
 
 
 def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:

@@ -204,6 +204,8 @@ class Node(NodeRef, frozen=True):
     wanted: list[VSubnetRef] = []
     removed_at: datetime | None = None
     removed_why: str = ""
+    copy_of: NodeRef | None = None
+    frozen_at: datetime | None = None
 
 
 class Member(msgspec.Struct, frozen=True):

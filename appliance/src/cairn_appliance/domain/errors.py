@@ -68,8 +68,18 @@ class DuplicateNode(Clash):
 
     code = "duplicate_node"
     remedy = (
-        "this machine looks like a copy of another; run `cairn-agent leave` here and join "
-        "again with a new token"
+        "this machine looks like a copy of another: its agent makes a new identity by itself "
+        "and waits for an operator (`cairn node list --state pending`)"
+    )
+
+
+class NodeFrozen(Clash):
+    """Machines took an identity from each other too often: none of them may register."""
+
+    code = "node_frozen"
+    remedy = (
+        "switch off all but one of the machines that have this identity, then let it in again "
+        "with `cairn node unfreeze`"
     )
 
 
@@ -106,6 +116,13 @@ class NodeRemoved(Refused):
 
     code = "node_removed"
     remedy = "run `cairn-agent leave` on the node and join again with a new token"
+
+
+class NodeBecame(NodeRemoved):
+    """An operator said which node this machine is: it has to take up that identity."""
+
+    code = "node_became"
+    remedy = "nothing: the agent takes up the other identity by itself"
 
 
 class CertificateRequired(Refused):

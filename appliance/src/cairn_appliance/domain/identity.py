@@ -79,15 +79,19 @@ class Facts:
         """True unless a fact that names the machine differs.
 
         The boot ID and the VM generation ID say that something happened to the machine,
-        not that it is another one. The MAC address counts where nothing better is known.
+        not that it is another one. The machine ID and the disk's go along with a copy of the
+        disk: where nothing of the hardware is known, the MAC address counts too. The agent
+        has the same rule (cairn_agent.host.machine).
         """
-        names = ("cloud_instance_id", "dmi_uuid", "machine_id", "root_disk_id")
-        pairs = [(getattr(self, name), getattr(other, name)) for name in names]
-        known = [(mine, theirs) for mine, theirs in pairs if mine and theirs]
-        if not known:
-            macs = (self.first_mac, other.first_mac)
-            known = [macs] if all(macs) else []
+        hardware = self._known(other, "cloud_instance_id", "dmi_uuid")
+        known = hardware + self._known(other, "machine_id", "root_disk_id")
+        if not hardware:
+            known += self._known(other, "first_mac")
         return all(mine == theirs for mine, theirs in known)
+
+    def _known(self, other: Facts, *names: str) -> list[tuple[str, str]]:
+        pairs = [(getattr(self, name), getattr(other, name)) for name in names]
+        return [(mine, theirs) for mine, theirs in pairs if mine and theirs]
 
     def clipped(self) -> Facts:
         """Return the facts with none longer than 128 characters."""

@@ -33,6 +33,9 @@ class Node:
     wanted: tuple[str, ...] = ()  # IDs of the vSubnets it becomes a member of when approved
     removed_at: float = 0.0
     removed_why: str = ""
+    copy_of: str = ""  # ID of the node whose identity it came with
+    became: str = ""  # ID of the node that it is by an operator's word; then it is removed
+    lost_keys: tuple[str, ...] = ()  # control keys of machines that were this node
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Registration:
     dataplane_version: str = ""
     offloads: dict[str, str] = field(default_factory=dict)
     registered_at: float = 0.0  # 0: enrolled, never registered
+    takeovers: tuple[float, ...] = ()  # when the identity passed to another machine, of late
+    frozen_at: float = 0.0  # 0: it isn't; nobody may register as a node that is
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -62,6 +67,15 @@ class Registration:
         host = f"[{self.seen_address}]" if ":" in self.seen_address else self.seen_address
         seen = f"{host}:{port}"
         return self.endpoints if seen in self.endpoints else (*self.endpoints, seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Machines that came with a node's identity and were turned away."""
+
+    node: str  # ID of the original
+    told_at: float = 0.0  # of the last alarm: one for all that come at a time
+    pending: tuple[str, ...] = ()  # IDs of the nodes that they became
 
 
 @dataclass(frozen=True, slots=True)

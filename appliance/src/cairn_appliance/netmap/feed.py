@@ -22,6 +22,7 @@ class Feed:
         self._start = after if self._resumes else 0
         self._is_begun = False
         self._node_digest = ""
+        self._lost_keys: tuple[str, ...] | None = None  # as of the beginning
         self._sent: dict[int, int] = {}  # VNI -> revision that the copy is at
         self.is_finished = False
 
@@ -35,12 +36,20 @@ class Feed:
         reason = netmaps.removed_why(self._node_id)
         if reason is not None:
             self.is_finished = True
-            yield _line(wire.Removed(reason))
+            yield _line(wire.Removed(reason, netmaps.removed_code(self._node_id)))
             return
         if netmaps.is_unreadable(self._node_id):
             # Not removed, and nothing true can be said: another replica may understand it.
             self.is_finished = True
             yield _line(wire.GoAway(_UNREADABLE_AFTER_MS))
+            return
+        lost_keys = netmaps.snapshot.nodes[self._node_id].lost_keys
+        if self._lost_keys is None:
+            self._lost_keys = lost_keys
+        if self._lost_keys != lost_keys:
+            # Another machine is the node now: whoever this is has to show its key again.
+            self.is_finished = True
+            yield _line(wire.GoAway(0))
             return
         if not self._is_begun:
             self._is_begun = True

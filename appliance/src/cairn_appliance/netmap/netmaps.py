@@ -88,6 +88,11 @@ class Netmaps:
             return node.removed_why or "removed"
         return None
 
+    def removed_code(self, node_id: str) -> str:
+        """Return the code that goes with `removed_why`."""
+        node = self.snapshot.nodes.get(node_id)
+        return "node_became" if node and node.became else "node_removed"
+
     def is_unreadable(self, node_id: str) -> bool:
         """True where the node is in the store, but this version can't read it."""
         return node_id not in self.snapshot.nodes and self.snapshot.has(keys.node(node_id))

@@ -103,7 +103,7 @@ class Authority:
         return hashlib.sha256(der).hexdigest()
 
     def issue_agent(
-        self, request_pem: bytes, node_id: str, now: datetime, days: int = AGENT_LIFE_DAYS
+        self, request_pem: bytes, node_id: str, now: datetime, days: float = AGENT_LIFE_DAYS
     ) -> bytes:
         """Return a client certificate (PEM) with CN = node ID; raise RequestRefused.
 
@@ -132,7 +132,7 @@ class Authority:
         purpose: Purpose,
         addresses: Sequence[str],
         now: datetime,
-        days: int,
+        days: float,
     ) -> bytes:
         issuer = self._certificate.subject
         life = timedelta(days=days)
@@ -207,7 +207,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATE)
+        .not_valid_before(now - min(BACKDATE, life / 10))
         .not_valid_after(now + life)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), False)
     )

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from cairn_appliance.domain.errors import Ambiguous, NodeRemoved, NotFound
+from cairn_appliance.domain.errors import (
+    Ambiguous,
+    DuplicateNode,
+    NodeBecame,
+    NodeRemoved,
+    NotFound,
+)
 from cairn_appliance.domain.node import Node, NodeState
 from cairn_appliance.services.stored import Stored, read, read_all
 from cairn_appliance.store import keys, records
@@ -38,6 +44,20 @@ async def living_node(store: Store, node_id: str) -> Stored[Node]:
     found = await read(store, records.nodes, keys.node(node_id))
     if found is None:
         raise NodeRemoved("this cluster does not know the node")
-    if found.value.state is NodeState.REMOVED:
-        raise NodeRemoved(f"the node was removed: {found.value.removed_why or 'no reason given'}")
+    check_not_removed(found.value)
     return found
+
+
+def check_not_removed(node: Node) -> None:
+    """Raise NodeRemoved, or NodeBecame where an operator said which other node it is."""
+    if node.became:
+        raise NodeBecame(f"this machine is node {node.became} by an operator's word")
+    if node.state is NodeState.REMOVED:
+        raise NodeRemoved(f"the node was removed: {node.removed_why or 'no reason given'}")
+
+
+def check_key(node: Node, control_key: str) -> None:
+    """Raise DuplicateNode for the key of a machine that was this node until an operator
+    gave the identity to another one."""
+    if control_key in node.lost_keys:
+        raise DuplicateNode(f"another machine is node {node.name} by an operator's word")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cairn_appliance.domain.cluster import Cluster
-from cairn_appliance.domain.errors import Clash, Invalid, NodeRemoved, TokenRefused
+from cairn_appliance.domain.errors import Clash, Invalid, TokenRefused
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import (
     SYSTEM,
@@ -24,11 +24,11 @@ from cairn_appliance.domain.identity import (
 )
 from cairn_appliance.domain.node import Node, NodeState, Registration
 from cairn_appliance.domain.token import Token
-from cairn_appliance.pki.authority import Authority, checked_request, utc_now
+from cairn_appliance.pki.authority import AGENT_LIFE_DAYS, Authority, checked_request, utc_now
 from cairn_appliance.pki.errors import RequestRefused
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
-from cairn_appliance.services.directory import living_node
+from cairn_appliance.services.directory import check_key, check_not_removed, living_node
 from cairn_appliance.services.events import Journal
 from cairn_appliance.services.nodes import Nodes
 from cairn_appliance.services.stored import Stored, read
@@ -44,16 +44,16 @@ _NOBODY = Token("nobody", "0" * 64, 0.0, "", 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Newcomer:
-    """What a node says when it joins."""
+    """What a node says when it joins; without a token where it comes as a copy of another."""
 
-    token_id: str
-    token_secret: str
     node: str  # ID
     name: str
     certificate_request: str  # PEM
     data_public_key: str  # base64 of 32 octets
     facts: Facts
     agent_version: str
+    token_id: str = ""
+    token_secret: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,9 @@ class Enrolment:
         nodes: Nodes,
         journal: Journal,
         clock: Clock = wall_clock,
+        certificate_days: float = AGENT_LIFE_DAYS,
     ) -> None:
+        self._certificate_days = certificate_days
         self._store = store
         self.cluster = cluster
         self._authority = authority
@@ -94,7 +96,7 @@ class Enrolment:
         The same node with the same keys and token gets the same answer again without a
         further use of the token: an answer that was lost on the way costs nothing.
         """
-        node = _checked(newcomer)
+        node = checked_newcomer(newcomer)
         turn = self._turns.get(newcomer.token_id) or asyncio.Lock()
         self._turns[newcomer.token_id] = turn
         try:
@@ -105,21 +107,30 @@ class Enrolment:
             raise
         await self._nodes.fulfil(node.id)
         log.info("node enrolled node=%s name=%s state=%s", node.id, node.name, stored.state)
+        return await self.credentials(stored, newcomer.certificate_request)
+
+    async def credentials(self, node: Node, certificate_request: str) -> Credentials:
+        """Return what a node keeps that has proved to be this one."""
         registration = await self._registration(node.id)
-        certificate = self._issue(newcomer.certificate_request, node.id)
-        return Credentials(stored.state, certificate, self.ca, registration.generation.offered)
+        certificate = self._issue(certificate_request, node.id)
+        return Credentials(node.state, certificate, self.ca, registration.generation.offered)
 
     @property
     def ca(self) -> str:
         """The cluster's authorities, PEM."""
         return self._authority.certificate.decode()
 
-    async def renew(self, node_id: str, certificate_request: str) -> str:
-        """Return a new certificate (PEM) for a node that has proved to be itself."""
-        control_key = _control_key(certificate_request, node_id)
+    async def renew(self, node_id: str, certificate_request: str, shown_key: str = "") -> str:
+        """Return a new certificate (PEM) for a node that has proved to be itself.
+
+        `shown_key` is the control key of the certificate that it comes with.
+        """
+        control_key = control_key_of(certificate_request, node_id)
 
         async def attempt() -> None:
             old = await living_node(self._store, node_id)
+            check_key(old.value, shown_key)
+            check_key(old.value, control_key)
             if old.value.control_key == control_key:
                 return
             key = keys.node(node_id)
@@ -137,7 +148,7 @@ class Enrolment:
         token = await self._token(newcomer)
         existing = await read(self._store, records.nodes, keys.node(node.id))
         if existing:
-            return _same_or_refused(existing.value, node, token.value)
+            return same_or_refused(existing.value, node)
         self._check_usable(token.value)
         node = replace(_admitted(node, token.value), created_at=self._clock())
         registration = Registration(
@@ -189,7 +200,8 @@ class Enrolment:
 
     def _issue(self, certificate_request: str, node_id: str) -> str:
         pem = certificate_request.encode()
-        return self._authority.issue_agent(pem, node_id, utc_now()).decode()
+        days = self._certificate_days
+        return self._authority.issue_agent(pem, node_id, utc_now(), days).decode()
 
     async def _tell_refused(self, newcomer: Newcomer, address: str, error: TokenRefused) -> None:
         """Write an event; the name of a token that is none is not worth keeping.
@@ -219,7 +231,7 @@ class Enrolment:
             log.warning("refusal could not be written as an event reason=%s", failure)
 
 
-def _checked(newcomer: Newcomer) -> Node:
+def checked_newcomer(newcomer: Newcomer) -> Node:
     """Return the node as it asks to be; raise Invalid."""
     node_id = checked_node_id(newcomer.node)
     try:
@@ -233,7 +245,7 @@ def _checked(newcomer: Newcomer) -> Node:
         name=host_name(newcomer.name, node_id),
         state=NodeState.PENDING,
         data_public_key=base64.b64encode(octets).decode(),
-        control_key=_control_key(newcomer.certificate_request, node_id),
+        control_key=control_key_of(newcomer.certificate_request, node_id),
         created_at=0.0,
         token=newcomer.token_id,
     )
@@ -245,7 +257,7 @@ def host_name(name: str, node_id: str) -> str:
     return kept.strip("._-") or f"node-{node_id[:8]}"
 
 
-def _control_key(certificate_request: str, node_id: str) -> str:
+def control_key_of(certificate_request: str, node_id: str) -> str:
     """Return the hex SHA-256 of the request's public key; raise Invalid."""
     try:
         key = checked_request(certificate_request.encode(), node_id)
@@ -265,15 +277,14 @@ def _admitted(node: Node, token: Token) -> Node:
     )
 
 
-def _same_or_refused(existing: Node, node: Node, token: Token) -> Node:
+def same_or_refused(existing: Node, node: Node) -> Node:
     """Return the node that is there if it is the same one asking again."""
-    if existing.state is NodeState.REMOVED:
-        raise NodeRemoved(f"the node was removed: {existing.removed_why or 'no reason given'}")
+    check_not_removed(existing)
     keys_match = (existing.data_public_key, existing.control_key) == (
         node.data_public_key,
         node.control_key,
     )
-    if not keys_match or existing.token != token.id:
+    if not keys_match or (existing.token, existing.copy_of) != (node.token, node.copy_of):
         raise Clash(
             "a node with this ID has enrolled already",
             "run `cairn-agent leave` on this machine, then join again: it gets an ID of its own",

@@ -84,22 +84,31 @@ class Nodes:
     async def approve(
         self, reference: str, by: Actor, *, expected: int | None = None
     ) -> Stored[NodeView]:
-        """Let a pending node in: it becomes a member of the vSubnets its token names."""
+        """Let a pending node in: it becomes a member of the vSubnets its token names; a copy
+        of another node, of those that the other is in, with addresses of its own."""
 
         async def attempt() -> Node:
             old = await find_node(self._store, reference)
-            _check_expected(old, expected)
+            check_expected(old, expected)
             if old.value.state is NodeState.APPROVED:
                 return old.value
             if old.value.state is NodeState.REMOVED:
                 raise Clash(f"node {old.value.name} was removed; it has to join anew")
-            node = replace(old.value, state=NodeState.APPROVED)
+            wanted = (*old.value.wanted, *await self._places(old.value.copy_of))
+            node = replace(old.value, state=NodeState.APPROVED, wanted=tuple(dict.fromkeys(wanted)))
             await self._write(old, node, "node_approved", f"node {node.name} was approved", by)
             return node
 
         node = await until_committed(attempt)
         await self.fulfil(node.id, by)
         return await self.get(node.id)
+
+    async def _places(self, node_id: str) -> tuple[str, ...]:
+        """Return the IDs of the vSubnets that a node is in."""
+        if not node_id:
+            return ()
+        members = await self._members.list()
+        return tuple(each.value.vsubnet for each in members if each.value.node == node_id)
 
     async def fulfil(self, node_id: str, by: Actor = SYSTEM) -> None:
         """Make an approved node a member of the vSubnets that it is still waiting for.
@@ -151,7 +160,7 @@ class Nodes:
 
         async def attempt() -> str:
             old = await find_node(self._store, reference)
-            _check_expected(old, expected)
+            check_expected(old, expected)
             if old.value.state is not NodeState.REMOVED:
                 why = reason or "removed by an operator"
                 await self._write_removed(old, "node_removed", why, by)
@@ -236,6 +245,7 @@ def _is_asked_for(node: Node, state: NodeState | None) -> bool:
     return node.state is state if state else node.state is not NodeState.REMOVED
 
 
-def _check_expected(stored: Stored[Node], expected: int | None) -> None:
+def check_expected(stored: Stored[Node], expected: int | None) -> None:
+    """Raise Changed if the caller has seen another revision."""
     if expected is not None and stored.revision != expected:
         raise Changed(f"node {stored.value.name} was changed meanwhile")

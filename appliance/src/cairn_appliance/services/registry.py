@@ -6,19 +6,27 @@ import ipaddress
 import logging
 from dataclasses import dataclass, replace
 
-from cairn_appliance.domain.errors import DuplicateNode, Invalid, Unavailable
+from cairn_appliance.domain.errors import DuplicateNode, Invalid, NodeFrozen, Unavailable
 from cairn_appliance.domain.event import Severity
-from cairn_appliance.domain.generation import Decision, decide
+from cairn_appliance.domain.generation import (
+    REGISTERED_LATELY_S,
+    TAKEOVERS_MAX,
+    TAKEOVERS_WINDOW_S,
+    Decision,
+    Other,
+    counted,
+    decide,
+)
 from cairn_appliance.domain.identity import Actor, ActorKind, Facts
-from cairn_appliance.domain.node import Node, NodeState, Registration
+from cairn_appliance.domain.node import Copies, Node, NodeState, Registration
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
-from cairn_appliance.services.directory import living_node
+from cairn_appliance.services.directory import check_key, living_node
 from cairn_appliance.services.enrolment import host_name
 from cairn_appliance.services.events import Journal
 from cairn_appliance.services.nodes import Nodes
 from cairn_appliance.services.presence import PresenceBoard
-from cairn_appliance.services.stored import read
+from cairn_appliance.services.stored import Stored, read
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.port import Compare, Put, Store
 
@@ -26,8 +34,7 @@ log = logging.getLogger(__name__)
 
 ENDPOINTS_MAX = 16
 _OFFLOADS_MAX = 32
-_DUPLICATE_TOLD_EVERY_S = 60.0
-_TOLD_MAX = 10_000
+DUPLICATE_TOLD_EVERY_S = 60.0
 DOUBT_S = 25.0  # a dead link is known to be dead after 20 s
 _DOUBT_KEPT_S = 120.0
 
@@ -43,6 +50,7 @@ class Report:
     agent_version: str
     dataplane_version: str
     offloads: dict[str, str]
+    control_key: str = ""  # hex SHA-256 of the key that its certificate proves
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +77,11 @@ class Registry:
         self._presence = presence
         self._journal = journal
         self._clock = clock
-        self._told: dict[str, float] = {}
         self._doubts: dict[str, float] = {}  # node -> since when
 
     async def register(self, node_id: str, report: Report, address: str) -> Registered:
-        """Return the offered generation; raise NodeRemoved, DuplicateNode, Invalid.
+        """Return the offered generation; raise NodeRemoved, DuplicateNode, NodeFrozen, Invalid,
+        and Unavailable while it can't be told yet whether it is a copy.
 
         `address` is where the appliance saw the node come from.
         """
@@ -82,18 +90,34 @@ class Registry:
 
     async def _register(self, node_id: str, report: Report, address: str) -> Registered:
         node = await living_node(self._store, node_id)
+        check_key(node.value, report.control_key)
         key = keys.registration(node_id)
         old = await read(self._store, records.registrations, key)
         registration = old.value if old else Registration(node_id)
-        decision = decide(
-            report.generation,
-            registration.generation,
-            same_machine=registration.facts.same_machine(report.facts),
-            other_alive=self._presence.is_connected(node_id),
+        if registration.frozen_at:
+            raise NodeFrozen(f"node {node.value.name} is frozen: two machines fought for it")
+        same_machine = registration.facts.same_machine(report.facts)
+        decision, takeovers = counted(
+            decide(
+                report.generation,
+                registration.generation,
+                same_machine=same_machine,
+                other=self._other(registration, same_machine=same_machine),
+            ),
+            registration.takeovers,
+            self._clock(),
         )
+        if decision is Decision.WAIT:
+            raise Unavailable(
+                "another machine has registered as this node of late, or its link still looks "
+                f"open: whether it lives is known within {DOUBT_S:.0f} seconds",
+                "wait; the agent tries again by itself",
+            )
         if decision is Decision.DUPLICATE:
-            self._check_certain(registration, report)
             await self._refuse_duplicate(node.value, registration, report, address)
+        if decision is Decision.FREEZE:
+            await self._freeze(node, Stored(registration, old.revision if old else 0), address)
+        registration = replace(registration, takeovers=takeovers)
         new = _renewed(registration, report, decision, _plain(address), self._clock())
         compares = [Compare(keys.node(node_id), node.revision)]
         compares.append(Compare(key, old.revision if old else 0))
@@ -114,46 +138,53 @@ class Registry:
         )
         return Registered(node.value.state, new.generation.offered)
 
-    async def known_at(self, node_id: str) -> int:
-        """Return the revision of what is known of a node; raise NodeRemoved.
+    async def known_at(self, node_id: str, control_key: str = "") -> int:
+        """Return the revision of what is known of a node; raise NodeRemoved, DuplicateNode.
 
         A stream that begins no earlier shows the node what it has just registered.
         """
         node = await living_node(self._store, node_id)
+        check_key(node.value, control_key)
         registration = await self._store.get(keys.registration(node_id))
         return max(node.revision, registration.revision if registration else 0)
 
-    async def leave(self, node_id: str, reason: str, address: str) -> None:
-        """Remove the node on its own wish; asking again changes nothing."""
+    async def leave(self, node_id: str, reason: str, address: str, control_key: str = "") -> None:
+        """Remove the node on its own wish; asking again changes nothing.
+
+        Raise DuplicateNode for a machine that is this node no more.
+        """
+        found = await read(self._store, records.nodes, keys.node(node_id))
+        if found is not None:
+            check_key(found.value, control_key)
         by = Actor(ActorKind.NODE, node_id, address)
         await self._nodes.remove(node_id, by, reason=f"it left: {reason}" if reason else "it left")
 
-    def _check_certain(self, registration: Registration, report: Report) -> None:
-        """Raise Unavailable while it may be the same machine, put back to a snapshot.
+    def _other(self, registration: Registration, *, same_machine: bool) -> Other:
+        """Return what is known of another machine, or run, that is this node."""
+        if self._presence.is_connected(registration.node):
+            is_known = not same_machine or self._is_certain(registration.node)
+            return Other.ALIVE if is_known else Other.UNSURE
+        is_late = self._clock() - registration.registered_at < REGISTERED_LATELY_S
+        return Other.UNSURE if is_late and not same_machine else Other.NONE
 
-        The link from before the restore looks alive until it is known to be dead (serving.py).
-        Whoever is turned away as a clone must not come back, so that waits for certainty.
+    def _is_certain(self, node_id: str) -> bool:
+        """Return whether an open link of the same machine is one that lives.
+
+        The link from before a restore looks alive until it is known to be dead (serving.py).
         """
-        if not registration.facts.same_machine(report.facts):
-            return
         now = self._clock()
         self._doubts = {n: at for n, at in self._doubts.items() if now - at < _DOUBT_KEPT_S}
-        since = self._doubts.setdefault(registration.node, now)
-        if now - since < DOUBT_S:
-            raise Unavailable(
-                "a link of this node from before is still open: whether it lives is known in "
-                f"{DOUBT_S:.0f} seconds",
-                "wait; the agent tries again by itself",
-            )
+        return now - self._doubts.setdefault(node_id, now) >= DOUBT_S
 
     async def _refuse_duplicate(
         self, node: Node, registration: Registration, report: Report, address: str
     ) -> None:
+        """Tell of it, once for all that come within a minute at any replica, and raise."""
         now = self._clock()
-        if now - self._told.get(node.id, 0.0) >= _DUPLICATE_TOLD_EVERY_S:
-            if len(self._told) >= _TOLD_MAX:
-                self._told.clear()
-            self._told[node.id] = now
+        key = keys.copies(node.id)
+        found = await read(self._store, records.copies, key)
+        copies = found.value if found else Copies(node.id)
+        if now - copies.told_at >= DUPLICATE_TOLD_EVERY_S:
             entry = self._journal.entry(
                 "duplicate_node",
                 f"a second machine came as node {node.name} and was turned away",
@@ -161,14 +192,37 @@ class Registry:
                 severity=Severity.ALARM,
                 node=node.id,
                 first=_machine(registration.facts),
-                second=_machine(report.facts),
                 first_address=registration.seen_address,
+                first_generation=str(registration.generation.current),
+                second=_machine(report.facts),
+                second_address=_plain(address),
+                second_generation=str(report.generation),
+                remedy="cairn node list --state pending: approve a copy as a new node, or say "
+                "that it is this node (cairn node claim)",
             )
-            await self._store.commit([], [entry])
+            told = Put(key, records.copies.encode(replace(copies, told_at=now)))
+            await self._store.commit([Compare(key, found.revision if found else 0)], [told, entry])
         raise DuplicateNode(
             f"another machine is registered as this node (generation "
             f"{registration.generation.current}, this one shows {report.generation})"
         )
+
+    async def _freeze(self, node: Stored[Node], old: Stored[Registration], address: str) -> None:
+        """Freeze the node, with one alarm, and raise."""
+        key = keys.registration(node.value.id)
+        entry = self._journal.entry(
+            "node_frozen",
+            f"node {node.value.name} was taken over {TAKEOVERS_MAX} times within "
+            f"{TAKEOVERS_WINDOW_S:.0f} seconds: frozen",
+            Actor(ActorKind.NODE, node.value.id, address),
+            severity=Severity.ALARM,
+            node=node.value.id,
+            remedy=NodeFrozen.remedy,
+        )
+        frozen = replace(old.value, frozen_at=self._clock())
+        compares = [Compare(key, old.revision), Compare(keys.node(node.value.id), node.revision)]
+        await self._store.commit(compares, [Put(key, records.registrations.encode(frozen)), entry])
+        raise NodeFrozen(f"node {node.value.name} is frozen: two machines fought for it")
 
     def _entry(
         self,
@@ -238,6 +292,7 @@ def _renewed(
         dataplane_version=report.dataplane_version[:64],
         offloads=_clipped(report.offloads),
         registered_at=now,
+        takeovers=old.takeovers,
     )
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.netmap.netmaps import Netmaps
-from cairn_appliance.pki.authority import Authority
+from cairn_appliance.pki.authority import AGENT_LIFE_DAYS, Authority
 from cairn_appliance.pki.sealing import Sealer
 from cairn_appliance.services.addressing import Addressing
 from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.services.duplicates import Duplicates
 from cairn_appliance.services.enrolment import Enrolment
 from cairn_appliance.services.events import Events, Journal
 from cairn_appliance.services.members import Members
@@ -35,6 +36,7 @@ class Services:
     events: Events
     presence: PresenceBoard
     enrolment: Enrolment
+    duplicates: Duplicates
     registry: Registry
     netmaps: Netmaps
     streams: Streams
@@ -54,6 +56,7 @@ def build(
     sign: Callable[[bytes], bytes],
     replica: str,
     clock: Clock = wall_clock,
+    certificate_days: float = AGENT_LIFE_DAYS,
 ) -> Services:
     """Return the services of one replica; nothing runs yet."""
     journal = Journal(clock)
@@ -64,6 +67,7 @@ def build(
     nodes = Nodes(store, members, presence, journal, clock)
     netmaps = Netmaps(cluster, epochs.open, sign)
     issuer = Issuer(lambda: netmaps.cluster.appliances, authority.pin)
+    enrolment = Enrolment(store, cluster, authority, nodes, journal, clock, certificate_days)
     return Services(
         store=store,
         vsubnets=vsubnets,
@@ -72,7 +76,8 @@ def build(
         nodes=nodes,
         events=Events(store),
         presence=presence,
-        enrolment=Enrolment(store, cluster, authority, nodes, journal, clock),
+        enrolment=enrolment,
+        duplicates=Duplicates(store, enrolment, journal, clock),
         registry=Registry(store, nodes, presence, journal, clock),
         netmaps=netmaps,
         streams=Streams(store, netmaps, presence),

@@ -16,6 +16,7 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/map/nodes/<node>                     Node: identity, approval, public keys
     /cairn/1/map/registrations/<node>             endpoints, facts, generation: changes often
     /cairn/1/map/members/<vsubnet>/<node>         Member
+    /cairn/1/copies/<node>                        machines that came with a node's identity
     /cairn/1/names/<kind>/<folded name>           ID of the object that has the name
     /cairn/1/vnis/<6 hex digits>                  ID of the vSubnet
     /cairn/1/addresses/<vsubnet>/ip/<address>     holder, or quarantined until
@@ -53,6 +54,7 @@ PSKS = MAP + "psks/"
 NODES = MAP + "nodes/"
 REGISTRATIONS = MAP + "registrations/"
 MEMBERS = MAP + "members/"
+COPIES = ROOT + "copies/"
 NAMES = ROOT + "names/"
 VNIS = ROOT + "vnis/"
 ADDRESSES = ROOT + "addresses/"
@@ -107,6 +109,11 @@ def node(node_id: str) -> str:
 def registration(node_id: str) -> str:
     """Return the key of what a node last registered."""
     return REGISTRATIONS + _id(node_id)
+
+
+def copies(node_id: str) -> str:
+    """Return the key of the copies that a node was found to have."""
+    return COPIES + _id(node_id)
 
 
 def member(vsubnet_id: str, node_id: str) -> str:

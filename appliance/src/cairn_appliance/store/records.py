@@ -5,7 +5,7 @@ from __future__ import annotations
 from cairn_appliance.domain.cluster import Appliance, Cluster, Joining, Replica
 from cairn_appliance.domain.event import Event
 from cairn_appliance.domain.member import Claim, Member
-from cairn_appliance.domain.node import Node, Presence, Registration
+from cairn_appliance.domain.node import Copies, Node, Presence, Registration
 from cairn_appliance.domain.site import Site
 from cairn_appliance.domain.token import Token
 from cairn_appliance.domain.vsubnet import Psks, VSubnet
@@ -15,6 +15,7 @@ appliances = Codec(Appliance)
 clusters = Codec(Cluster)
 events = Codec(Event)
 claims = Codec(Claim)
+copies = Codec(Copies)
 joinings = Codec(Joining)
 members = Codec(Member)
 nodes = Codec(Node)

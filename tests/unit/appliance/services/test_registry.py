@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from cairn_appliance.domain.errors import DuplicateNode, NodeRemoved, Unavailable
+from cairn_appliance.domain.errors import DuplicateNode, NodeFrozen, NodeRemoved, Unavailable
 from cairn_appliance.domain.generation import Generation
 from cairn_appliance.domain.identity import SYSTEM, Facts
 from cairn_appliance.domain.node import NodeState, Registration
@@ -55,6 +55,7 @@ async def test_a_vm_that_moved_to_another_host_goes_on_with_its_identity_and_add
     red = await replica.vsubnet()
     node = await replica.joined("n", red)
     before = (await replica.services.members.list())[0].value
+    replica.clock.now += 15
     await replica.register(node, facts=Facts(dmi_uuid="another host"))
     assert (await replica.kinds())[-1] == "node_moved"
     assert (await replica.services.members.list())[0].value == before
@@ -191,3 +192,82 @@ async def test_leaving_is_removal_by_the_node_itself_and_may_be_repeated() -> No
 async def test_a_node_nobody_knows_is_refused() -> None:
     with pytest.raises(NodeRemoved):
         await Replica().register(SimulatedNode())
+
+
+async def test_a_machine_that_comes_right_after_another_waits_until_it_is_known() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    with pytest.raises(Unavailable):
+        await replica.register(node, facts=Facts(dmi_uuid="moved, or a copy"))
+    replica.services.presence.connected(node.id)
+    with pytest.raises(DuplicateNode):
+        await replica.register(node, facts=Facts(dmi_uuid="moved, or a copy"))
+
+
+async def test_of_machines_that_come_at_once_to_two_replicas_one_is_the_node() -> None:
+    first = Replica()
+    second = Replica(first.memory, "r2", first.clock)
+    node = await first.joined("n")
+    first.clock.now += 60
+    reports = [node.report(facts=Facts(dmi_uuid=f"copy {n}")) for n in range(10)]
+    answers = await asyncio.gather(
+        *(
+            replica.services.registry.register(node.id, report, "198.51.100.9")
+            for replica in (first, second)
+            for report in reports
+        ),
+        return_exceptions=True,
+    )
+    winners = [a for a in answers if not isinstance(a, BaseException)]
+    assert 1 <= len(winners) <= 2, "the same machine may have asked both"
+    assert all(isinstance(a, Unavailable) for a in answers if isinstance(a, BaseException))
+    assert (await first.kinds()).count("node_moved") == 1
+
+
+async def test_the_alarm_about_copies_is_one_whichever_replicas_they_come_to() -> None:
+    first = Replica()
+    second = Replica(first.memory, "r2", first.clock)
+    node = await first.joined("n")
+    for replica in (first, second):
+        replica.services.presence.connected(node.id)
+    answers = await asyncio.gather(
+        *(
+            replica.services.registry.register(
+                node.id, node.report(facts=Facts(dmi_uuid=f"copy {n}")), "198.51.100.9"
+            )
+            for replica in (first, second)
+            for n in range(25)
+        ),
+        return_exceptions=True,
+    )
+    assert all(isinstance(answer, DuplicateNode) for answer in answers)
+    assert (await first.kinds()).count("duplicate_node") == 1
+
+
+async def test_a_node_that_is_taken_over_again_and_again_is_frozen_with_one_alarm() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    for _ in range(3):
+        await replica.register(node)
+    for _ in range(4):
+        await replica.register(node, generation=0)
+    before = await registration(replica, node)
+    for _ in range(10):
+        with pytest.raises(NodeFrozen):
+            await replica.register(node, generation=0)
+        with pytest.raises(NodeFrozen):
+            await replica.register(node)
+    assert (await replica.kinds()).count("node_frozen") == 1
+    assert (await registration(replica, node)).endpoints == before.endpoints
+    await replica.services.duplicates.unfreeze("n", SYSTEM)
+    await replica.register(node)
+    assert (await replica.kinds())[-1] == "node_unfrozen"
+
+
+async def test_four_takeovers_in_180_seconds_are_no_fight() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    for _ in range(20):
+        replica.clock.now += 60
+        await replica.register(node, facts=Facts(dmi_uuid=str(replica.clock.now)))
+    assert "node_frozen" not in await replica.kinds()

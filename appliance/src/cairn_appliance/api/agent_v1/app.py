@@ -12,17 +12,17 @@ import msgspec
 from cairn_agent.protocol import enrolment as wire
 from fastapi import FastAPI, Query
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from cairn_appliance.api import errors
 from cairn_appliance.api.agent_v1.limits import EnrolLimit
 from cairn_appliance.api.agent_v1.stream import NetmapStream
-from cairn_appliance.api.client_certificate import connection_of, node_of
+from cairn_appliance.api.client_certificate import connection_of, control_key_of, node_of
 from cairn_appliance.domain.errors import Invalid, Unavailable
 from cairn_appliance.domain.identity import Facts
 from cairn_appliance.services.clock import Clock, wall_clock
-from cairn_appliance.services.enrolment import Newcomer
+from cairn_appliance.services.enrolment import Credentials, Newcomer
 from cairn_appliance.services.registry import Report
 from cairn_appliance.services.services import Services
 from cairn_appliance.store import keys
@@ -75,6 +75,8 @@ class _AgentApi:
         yield f"{root}/netmap", "GET", self.netmap
         yield f"{root}/ack", "POST", self.ack
         yield f"{root}/renew", "POST", self.renew
+        yield f"{root}/copy", "POST", self.copy
+        yield f"{root}/become", "POST", self.become
         yield f"{root}/leave", "POST", self.leave
         yield "/healthz", "GET", self.healthz
         yield "/readyz", "GET", self.readyz
@@ -96,18 +98,7 @@ class _AgentApi:
         address = _address(request)
         async with self._limit.attempt(address):
             credentials = await self._services.enrolment.enrol(newcomer, address)
-        cluster = self._services.cluster
-        return _answer(
-            wire.EnrolAnswer(
-                state="approved" if credentials.state == "approved" else "pending",
-                cluster_id=cluster.id,
-                certificate=credentials.certificate,
-                ca=credentials.ca,
-                map_key=self._answers.map_key,
-                appliances=list(cluster.appliances),
-                generation=credentials.generation,
-            )
-        )
+        return self._enrolled(credentials)
 
     async def register(self, request: Request) -> Response:
         """A node says what it is and where it can be reached."""
@@ -122,6 +113,7 @@ class _AgentApi:
             agent_version=body.agent_version,
             dataplane_version=body.dataplane_version,
             offloads=body.offloads,
+            control_key=control_key_of(connection_of(request)),
         )
         address = _address(request)
         registered = await self._services.registry.register(node_id, report, address)
@@ -141,7 +133,8 @@ class _AgentApi:
     ) -> Response:
         """Stream the node's netmap: a full set or what changed, then what changes."""
         node_id = self._node(request)
-        known_at = await self._services.registry.known_at(node_id)
+        control_key = control_key_of(connection_of(request))
+        known_at = await self._services.registry.known_at(node_id, control_key)
         lines = self._services.streams.lines(node_id, incarnation, after, known_at=known_at)
         first = await anext(lines)
         return NetmapStream(node_id, first, lines, connection_of(request).abort)
@@ -168,14 +161,42 @@ class _AgentApi:
         connection = connection_of(request)
         node_id = node_of(connection, self._clock(), expired_for_s=RENEWED_UNTIL_S)
         body = await _decoded(request, wire.RenewRequest)
-        certificate = await self._services.enrolment.renew(node_id, body.certificate_request)
+        certificate = await self._services.enrolment.renew(
+            node_id, body.certificate_request, control_key_of(connection)
+        )
         return _answer(wire.RenewAnswer(certificate, self._services.enrolment.ca))
+
+    async def copy(self, request: Request) -> Response:
+        """A machine that was turned away as a copy of a node becomes a node of its own."""
+        original = node_of(connection_of(request), self._clock(), expired_for_s=RENEWED_UNTIL_S)
+        body = await _decoded(request, wire.CopyRequest)
+        _check_protocol(body.protocol)
+        newcomer = Newcomer(
+            node=body.node_id,
+            name=body.name,
+            certificate_request=body.certificate_request,
+            data_public_key=body.data_public_key,
+            facts=_facts(body.facts),
+            agent_version=body.agent_version,
+        )
+        duplicates = self._services.duplicates
+        return self._enrolled(await duplicates.admit(original, newcomer, _address(request)))
+
+    async def become(self, request: Request) -> Response:
+        """A copy takes up the identity that an operator gave it."""
+        node_id = node_of(connection_of(request), self._clock(), expired_for_s=RENEWED_UNTIL_S)
+        body = await _decoded(request, wire.RenewRequest)
+        duplicates = self._services.duplicates
+        return self._enrolled(await duplicates.become(node_id, body.certificate_request))
 
     async def leave(self, request: Request) -> Response:
         """A node leaves for good."""
         node_id = self._node(request)
         body = await _decoded(request, wire.LeaveRequest)
-        await self._services.registry.leave(node_id, body.reason[:200], _address(request))
+        control_key = control_key_of(connection_of(request))
+        await self._services.registry.leave(
+            node_id, body.reason[:200], _address(request), control_key
+        )
         return Response(status_code=204)
 
     async def healthz(self, request: Request) -> Response:
@@ -191,6 +212,20 @@ class _AgentApi:
         if not self._services.streams.is_loaded:
             raise Unavailable("the netmaps are not loaded yet")
         return _answer({"ready": True})
+
+    def _enrolled(self, credentials: Credentials) -> Response:
+        cluster = self._services.cluster
+        return _answer(
+            wire.EnrolAnswer(
+                state="approved" if credentials.state == "approved" else "pending",
+                cluster_id=cluster.id,
+                certificate=credentials.certificate,
+                ca=credentials.ca,
+                map_key=self._answers.map_key,
+                appliances=list(cluster.appliances),
+                generation=credentials.generation,
+            )
+        )
 
     def _node(self, request: Request) -> str:
         return node_of(connection_of(request), self._clock())
@@ -218,6 +253,8 @@ async def _bounded_body(request: Request) -> bytes:
                         break
         except TimeoutError as error:
             raise HTTPException(408, "the request took too long to come") from error
+        except ClientDisconnect as error:
+            raise HTTPException(400, "the connection ended within the request") from error
     if not is_short or len(body) > BODY_MAX_OCTETS:
         raise HTTPException(413, f"a request has at most {BODY_MAX_OCTETS} octets")
     return bytes(body)

@@ -54,6 +54,8 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("DELETE", f"{ROOT}/nodes/{{node}}"): Role.OPERATOR,
     ("POST", f"{ROOT}/nodes/{{node}}/approve"): Role.OPERATOR,
     ("POST", f"{ROOT}/nodes/{{node}}/reject"): Role.OPERATOR,
+    ("POST", f"{ROOT}/nodes/{{node}}/claim"): Role.OPERATOR,
+    ("POST", f"{ROOT}/nodes/{{node}}/unfreeze"): Role.OPERATOR,
     ("GET", f"{ROOT}/events"): Role.VIEWER,
     ("GET", f"{ROOT}/events/stream"): Role.VIEWER,
 }

@@ -226,6 +226,8 @@ class NodeOut(NodeRef):
     wanted: list[VSubnetRef] = Field(description="vSubnets it gets when it is approved")
     removed_at: datetime | None
     removed_why: str
+    copy_of: NodeRef | None = Field(description="the node whose identity it came with")
+    frozen_at: datetime | None = Field(description="since then nobody may register as this node")
 
 
 class ReasonAsked(Asked):

@@ -117,6 +117,8 @@ def node_out(view: NodeView, names: Names) -> NodeOut:
         wanted=[names.vsubnet(each) for each in node.wanted],
         removed_at=moment_or_none(node.removed_at),
         removed_why=node.removed_why,
+        copy_of=names.node(node.copy_of) if node.copy_of else None,
+        frozen_at=moment_or_none(registration.frozen_at),
     )
 
 

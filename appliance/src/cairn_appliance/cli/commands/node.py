@@ -72,7 +72,7 @@ def show(node: Node, as_json: AsJson = False) -> None:
 
 @app.command()
 def approve(node: Node, as_json: AsJson = False) -> None:
-    """Let a pending node in."""
+    """Let a pending node in; a copy of another node becomes a node of its own."""
     with connect() as connection:
         known = find_node(connection, node)
         path = path_of("nodes", known.value.id, "approve")
@@ -83,6 +83,37 @@ def approve(node: Node, as_json: AsJson = False) -> None:
     got = [_attached(member) for member in reply.value.members]
     joined = f" It is now a member of {', '.join(got)}." if got else ""
     output.say(output.clean(f"The node {reply.value.name} is approved.{joined}"))
+
+
+@app.command()
+def claim(node: Node, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Say that a waiting copy is the node that it is a copy of ("this one is X").
+
+    The machine that is that node now is turned away, and becomes a copy that waits.
+    """
+    with connect() as connection:
+        found = find_node(connection, node).value
+        if found.copy_of is not None and found.state == State.PENDING:
+            known = find_node(connection, found.copy_of.id).value
+            lost = [f"the identity of the machine that is {_named(known)} now: it waits as a copy"]
+            output.confirm(f"Make {_named(found)} the node {known.name}?", lost, yes=yes)
+        reply = connection.post(path_of("nodes", found.id, "claim"), NodeReply)
+    if as_json:
+        output.print_json(reply.whole)
+    else:
+        output.say(output.clean(f"The machine {found.name} is the node {reply.value.name} now."))
+
+
+@app.command()
+def unfreeze(node: Node, as_json: AsJson = False) -> None:
+    """Let a frozen node register again, after all but one of its machines are off."""
+    with connect() as connection:
+        known = find_node(connection, node)
+        reply = connection.post(path_of("nodes", known.value.id, "unfreeze"), NodeReply)
+    if as_json:
+        output.print_json(reply.whole)
+    else:
+        output.say(output.clean(f"The node {reply.value.name} may register again."))
 
 
 @app.command()
@@ -136,12 +167,21 @@ def _row(node: NodeReply) -> tuple[output.Value, ...]:
     return (
         node.name,
         short(node.id),
-        Text(node.state, style=_STATES.get(node.state, "")),
+        _state(node),
         _link(node),
         node.site or "-",
         [_attached(member) for member in node.members] or "-",
         _loaded(node),
     )
+
+
+def _state(node: NodeReply) -> Text:
+    text = Text(node.state, style=_STATES.get(node.state, ""))
+    if node.copy_of is not None:
+        text.append(f", copy of {output.clean(node.copy_of.name or node.copy_of.id)}")
+    if node.frozen_at is not None:
+        text.append(", frozen", style=output.BAD)
+    return text
 
 
 def _link(node: NodeReply) -> Text:
@@ -172,7 +212,7 @@ def _named(node: NodeReply) -> str:
 def _show(node: NodeReply) -> None:
     versions = f"agent {node.agent_version}, data plane {node.dataplane_version or 'unknown'}"
     pairs: list[tuple[str, output.Value]] = [
-        ("state", Text(node.state, style=_STATES.get(node.state, ""))),
+        ("state", _state(node)),
         ("removed", f"{ago(node.removed_at)}: {node.removed_why}" if node.removed_at else ""),
         ("link", _link_lines(node)),
         ("netmap", _netmap(node)),

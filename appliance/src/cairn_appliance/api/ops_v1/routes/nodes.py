@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -10,7 +11,7 @@ from cairn_appliance.api.ops_v1.context import ActorDep, ExpectedDep, ServicesDe
 from cairn_appliance.api.ops_v1.idempotent import IdempotentRoute
 from cairn_appliance.api.ops_v1.models import NodeOut, Page, ReasonAsked
 from cairn_appliance.api.ops_v1.paging import PagingDep
-from cairn_appliance.api.ops_v1.shown import node_out, vsubnet_names
+from cairn_appliance.api.ops_v1.shown import Names, all_names, node_out, vsubnet_names
 from cairn_appliance.domain.node import NodeState
 from cairn_appliance.services.nodes import NodeView
 from cairn_appliance.services.services import Services
@@ -30,7 +31,7 @@ async def list_nodes(
     views = [each.value for each in await services.nodes.list(state)]
     wanted = [view for view in views if site is None or view.node.site == site]
     page, following = paging.page(wanted, lambda view: f"{view.node.name}\0{view.node.id}")
-    names = await vsubnet_names(services)
+    names = await _names(services, page)
     return Page(items=[node_out(each, names) for each in page], next=following)
 
 
@@ -46,6 +47,24 @@ async def approve_node(
 ) -> NodeOut:
     """Let a pending node in."""
     return await _out(services, await services.nodes.approve(node, by, expected=expected), response)
+
+
+@router.post("/{node}/claim")
+async def claim_node(
+    node: str, response: Response, services: ServicesDep, by: ActorDep, expected: ExpectedDep
+) -> NodeOut:
+    """Say that a waiting copy is the node that it is a copy of; the answer is that node."""
+    original = await services.duplicates.claim(node, by, expected=expected)
+    return await _out(services, await services.nodes.get(original), response)
+
+
+@router.post("/{node}/unfreeze")
+async def unfreeze_node(
+    node: str, response: Response, services: ServicesDep, by: ActorDep, expected: ExpectedDep
+) -> NodeOut:
+    """Let a node register again that machines took from each other too often."""
+    await services.duplicates.unfreeze(node, by, expected=expected)
+    return await _out(services, await services.nodes.get(node), response)
 
 
 @router.post("/{node}/reject", status_code=204)
@@ -71,4 +90,11 @@ async def delete_node(
 
 async def _out(services: Services, stored: Stored[NodeView], response: Response) -> NodeOut:
     tagged(response, stored.revision)
-    return node_out(stored.value, await vsubnet_names(services))
+    return node_out(stored.value, await _names(services, [stored.value]))
+
+
+async def _names(services: Services, views: Sequence[NodeView]) -> Names:
+    """Return the names of all vSubnets, and of nodes where a copy has to name its original."""
+    if any(view.node.copy_of for view in views):
+        return await all_names(services)
+    return await vsubnet_names(services)
