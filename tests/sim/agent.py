@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
+import random
 import ssl
 import time
 from collections import Counter
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 from cairn_agent.control.backoff import Backoff
+from cairn_agent.control.pace import acknowledged_within_s
 from cairn_agent.control.tls import server_context
 from cairn_agent.netmap.held import Netmap, NetmapRefused
 from cairn_agent.protocol import enrolment
@@ -28,6 +31,7 @@ from tests.sim.history import History, Kind
 from tests.sim.sharing import Shared, SharingCopy
 
 MISSED_HEARTBEATS = 2.5
+DEAF_WINDOW = 4096  # octets
 Post = Callable[[str, msgspec.Struct], Awaitable[bytes]]
 FINAL = frozenset({"node_removed", "duplicate_node", "node_rejected"})
 
@@ -100,13 +104,19 @@ class SimulatedAgent:
         self._heard_at = 0.0
         self._heartbeat_s = 15.0
         self._say = asyncio.Event()
-        self._is_ack_due = False
+        self._ack_at = math.inf
+        self._loaded: dict[str, str] = {}
         self._resync = False
 
     @property
     def is_following(self) -> bool:
         """True while the stream is open."""
         return self._line is not None and self._line.is_open
+
+    @property
+    def has_to_acknowledge(self) -> bool:
+        """True until the appliance knows what it has loaded."""
+        return self._ack_at < math.inf
 
     @property
     def netmap(self) -> Netmap | None:
@@ -146,16 +156,15 @@ class SimulatedAgent:
                 connection.abort()
 
     def deafen(self) -> None:
-        """Read the stream no more, with the socket left open."""
-        self.is_deaf = True
-        if self._line is not None:
-            self._line.pause()
+        """Come back without a netmap, with a small receive buffer, and do not read it."""
+        self.is_deaf = self._resync = True
+        self.cut()
 
     def hear(self) -> None:
-        """Read on."""
-        self.is_deaf = False
-        if self._line is not None:
-            self._line.resume()
+        """Read again, from the beginning."""
+        if self.is_deaf:
+            self.is_deaf = False
+            self.cut()
 
     def forget_times(self) -> None:
         """Begin a new measurement."""
@@ -164,17 +173,21 @@ class SimulatedAgent:
         self.kinds.clear()
 
     async def _session(self) -> None:
+        """Register and follow until the stream ends; never returns."""
         site = self._site
         if self._context is None:
             self._context = site.context(self.credentials)
-        self._line = await Connection.open(site.host, site.port, self._context)
+        window = DEAF_WINDOW if self.is_deaf else 0
+        self._line = await Connection.open(site.host, site.port, self._context, window=window)
         await self._register(self._line.post)
         self.registered_at = self.registered_at or time.monotonic()
         incarnation, revision = (0, 0) if self._resync else self.copy.position()
         path = f"netmap?incarnation={incarnation}&after={revision}"
         await self._line.follow(path, self._take)
+        if self.is_deaf:
+            self._line.pause()
         self._heard_at = time.monotonic()
-        self._is_ack_due = True
+        self._acknowledge_in_turn()
         speaking = asyncio.create_task(self._speak(), name="speak")
         try:
             await self._until_quiet(self._line)
@@ -231,9 +244,9 @@ class SimulatedAgent:
                 self._resync = False
                 self.synced_at = self.synced_at or self._heard_at
                 self._site.history.saw(self.credentials.node_id, message.revision)
-                if changed is not None and self.kinds.total() > 1:
-                    self._is_ack_due = True
-                    self._say.set()
+                if changed is not None and changed.digests() != self._loaded:
+                    self._loaded = changed.digests()
+                    self._acknowledge_in_turn()
             case wire.ReceivedVSubnet():
                 marker = self._site.marker
                 if marker and not self.marked_at and marker in line:
@@ -241,12 +254,19 @@ class SimulatedAgent:
             case wire.Removed() | wire.GoAway():
                 self.cut()
 
+    def _acknowledge_in_turn(self) -> None:
+        if self.netmap is not None and self._ack_at == math.inf:
+            within_s = acknowledged_within_s(self.copy.current)
+            self._ack_at = time.monotonic() + random.uniform(0, within_s)
+            self._say.set()
+
     async def _speak(self) -> None:
         """Acknowledge, one thing after the other, the newest only."""
         while True:
             self._say.clear()
-            if self._is_ack_due and self.netmap is not None:
-                self._is_ack_due = False
+            wait_s = max(self._ack_at - time.monotonic(), 0.0)
+            if wait_s == 0.0 and self.netmap is not None:
+                self._ack_at = wait_s = math.inf
                 incarnation, revision = self.copy.position()
                 ack = enrolment.AckRequest(
                     revision=revision, incarnation=incarnation, digests=self.netmap.digests()
@@ -257,7 +277,9 @@ class SimulatedAgent:
                     self._site.failures[f"ack: {error}"] += 1
                     self.cut()
                     return
-            await self._say.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(wait_s, 3600.0)):
+                    await self._say.wait()
 
     async def _tell(self, path: str, message: msgspec.Struct) -> bytes:
         """Send on the connection beside the stream's; the appliance closes an idle one."""

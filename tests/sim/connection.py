@@ -71,15 +71,19 @@ class Connection(asyncio.Protocol):
         `window` is the size of the receive buffer, in octets, where it isn't the system's.
         """
         loop = asyncio.get_running_loop()
+        plain = socket.socket()
+        plain.setblocking(False)
+        if window:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await loop.sock_connect(plain, (host, port))
                 _, connection = await loop.create_connection(
-                    cls, host, port, ssl=context, server_hostname=""
+                    cls, sock=plain, ssl=context, server_hostname=""
                 )
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, RuntimeError) as error:
+            plain.close()
             raise Lost(f"no connection: {type(error).__name__}") from error
-        if window:
-            connection._narrow(window)
         return connection
 
     @property
@@ -134,11 +138,6 @@ class Connection(asyncio.Protocol):
         except TimeoutError as error:
             self.abort()
             raise Lost("no answer in time") from error
-
-    def _narrow(self, window: int) -> None:
-        assert self._transport is not None
-        plain = self._transport.get_extra_info("socket")
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
 
     # What the transport and the parser call.
 

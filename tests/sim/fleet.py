@@ -111,6 +111,7 @@ class Fleet:
             revisions=dict(sum((Counter(each.revisions) for each in states), Counter[int]())),
             octets=sum(each.octets for each in states),
             kinds=dict(sum((Counter(each.kinds) for each in states), Counter[str]())),
+            unacknowledged=sum(each.unacknowledged for each in states),
             failures=dict(sum((Counter(each.failures) for each in states), Counter[str]())),
             barred=sum(each.barred for each in states),
             ended=[],

@@ -24,6 +24,7 @@ class State(msgspec.Struct, frozen=True):
     revisions: dict[int, int]  # revision -> agents that are in sync with it
     octets: int  # of lines, after TLS and HTTP
     kinds: dict[str, int]  # lines by kind
+    unacknowledged: int  # agents that have loaded what the appliance doesn't know of
     failures: dict[str, int]
     barred: int
     ended: list[str]  # errors that ended an agent: a bug of the rig

@@ -141,6 +141,7 @@ class Worker:
             revisions=dict(Counter(a.netmap.revision for a in self._agents if a.netmap)),
             octets=sum(agent.octets for agent in self._agents),
             kinds=dict(collected),
+            unacknowledged=sum(agent.has_to_acknowledge for agent in self._agents),
             failures=dict(site.failures),
             barred=sum(bool(agent.refusal) for agent in self._agents),
             ended=[str(task.exception()) for task in ended if task.exception()],

@@ -65,16 +65,24 @@ class World:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
-    async def populate(self, fleet: Fleet, agents: int) -> list[Enrolled]:
-        """Make the vSubnets, and let the agents join them in turn, through the API."""
+    @property
+    def slow_readers(self) -> int:
+        """How many streams the appliance has cut off for their readers' slowness."""
+        return self.appliance.log.read_text().count("slow reader cut off")
+
+    async def make_vsubnets(self) -> None:
+        """Make all but the first, which is there."""
         async with self.appliance.operator() as services:
             for number in range(1, self._vsubnets):
                 await services.vsubnets.create(vsubnet_order(number), SYSTEM)
+
+    async def populate(self, fleet: Fleet, agents: int, first: int = 0) -> float:
+        """Let agents join the vSubnets in turn, through the API; return nodes per second."""
         tokens = [
             decode_token(await self.appliance.token(f"net-{number}", max_uses=agents))
             for number in range(self._vsubnets)
         ]
-        first, answers = 0, []
+        begun = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for number, worker in enumerate(fleet.workers):
                 count = agents // len(fleet.workers) + (number < agents % len(fleet.workers))
@@ -87,9 +95,9 @@ class World:
                     first=first,
                     count=count,
                 )
-                answers.append(tasks.create_task(work))
+                tasks.create_task(work)
                 first += count
-        return [answer.result() for answer in answers]
+        return agents / (time.monotonic() - begun)
 
     async def revision(self) -> int:
         """The store's revision: one more for each write, whoever made it."""
@@ -117,6 +125,14 @@ class World:
                 for each in found
                 if each.value.endpoints
             }
+
+    async def document(self, node: str) -> bytes:
+        """Return the whole of a node's vSubnet as a line of the stream, made from the store."""
+        async with self.appliance.operator() as services:
+            listing = await services.store.list(MAP)
+            services.netmaps.take([Reset(listing.revision, listing.items)])
+            ((topic, _),) = services.netmaps.topics_of(node).values()
+            return topic.full()
 
     async def until_members(self, count: int, within_s: float = 60.0) -> None:
         """Wait until all are members of their vSubnet; raise RigError."""
