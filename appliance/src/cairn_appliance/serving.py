@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import resource
 import socket
@@ -32,8 +33,9 @@ COUNTED_S = 1.0  # who takes longer than this no longer keeps others out
 HANDSHAKE_S = 10.0
 SHUTDOWN_S = 5.0  # of TLS; a peer that is gone says nothing
 NOT_ACCEPTED_S = 0.5
+GIVE_BACK_EVERY_S = 30.0
 UNSENT_OCTETS = 128 * 1024  # in the kernel for one connection; beyond it the reader is slow
-KEEP_ALIVE_S = 65  # longer than any client of ours keeps an idle connection
+KEEP_ALIVE_S = 10  # longer than any client of ours keeps an idle connection (agents: 3 s)
 GRACE_S = 3
 # What is sent and not acknowledged for so long belongs to a node that is no longer there.
 UNACKNOWLEDGED_MS = 20_000
@@ -63,13 +65,14 @@ class Server(uvicorn.Server):
         """Serve until `stop`, then end what is under way within some seconds."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.serve([]), name="serve")
+            giving_back = tasks.create_task(_give_back_memory(), name="give back memory")
             await self._is_ready.wait()
             door = Door(self._protocol, self.config.ssl)
             accepting = [
                 tasks.create_task(door.accept(listening), name="accept") for listening in sockets
             ]
             await stop.wait()
-            for task in accepting:
+            for task in (*accepting, giving_back):
                 task.cancel()
             await asyncio.wait(accepting)
             for listening in sockets:
@@ -195,6 +198,18 @@ async def _first_octet(accepted: socket.socket) -> None:
 def _fulfil(is_there: asyncio.Future[None]) -> None:
     if not is_there.done():
         is_there.set_result(None)
+
+
+async def _give_back_memory() -> None:
+    """Return now and then to the system what is no longer used, until cancelled.
+
+    After a storm of connections a third of what they took stays with the process otherwise:
+    free, but scattered between what is in use. It takes a millisecond or two.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    while trim is not None:
+        await asyncio.sleep(GIVE_BACK_EVERY_S)
+        trim(0)
 
 
 def use_all_files() -> None:

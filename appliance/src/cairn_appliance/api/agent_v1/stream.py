@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 SLOW_READER_S = 30.0
 # TLS keeps a buffer per connection as large as the largest write there ever was.
-PIECE_OCTETS = 16 * 1024
+PIECE_OCTETS = 8 * 1024
 
 
 class _ReaderGone(Exception):
