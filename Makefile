@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 600
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lab chaos clones bench bench-micro soak fuzz proofs clean
+.PHONY: help setup demo check test lab chaos races clones scale bench bench-micro soak fuzz proofs clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ chaos: setup  ## faults of a cluster of three: cut off, killed, lost, replaced, 
 
 bench: setup  ## Cairn beside veth, VXLAN and other overlays (ARGS=--quick under 5 minutes)
 	@tools/bench $(ARGS)
+
+scale: setup  ## simulated agents against one replica (ARGS="--agents 5000", 1000 unless given)
+	@$(RUN) python -m tests.sim $(ARGS)
+
+races: setup  ## two replicas on real etcd asked for the same things at once, 100,000 steps
+	@CAIRN_RACE_STEPS=100000 $(RUN) pytest -s tests/contract/test_two_replicas.py $(ARGS)
 
 soak: setup  ## 100 GB, ten minutes of rekeys, floods and bad networks: about half an hour
 	@$(RUN) pytest -m slow tests/load $(ARGS)

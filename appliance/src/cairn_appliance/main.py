@@ -33,6 +33,7 @@ from cairn_appliance.joining import join
 from cairn_appliance.recovering import look, recover
 from cairn_appliance.running import run
 from cairn_appliance.services.vsubnets import VSubnetOrder
+from cairn_appliance.serving import use_all_files
 from cairn_appliance.settings import Settings, SettingsError
 from cairn_appliance.settings import check as check_settings
 from cairn_appliance.store.port import StoreError, Unavailable
@@ -116,6 +117,7 @@ def join_command(
 def run_command(data_dir: DataDir) -> None:
     """Run the appliance until it is told to stop (SIGTERM)."""
     _log_to_stderr(logging.INFO)
+    use_all_files()
     _in_loop(run(data_dir))
 
 

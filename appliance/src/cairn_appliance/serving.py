@@ -1,21 +1,41 @@
-"""Sockets and HTTP servers of the two APIs."""
+"""Sockets and HTTP servers of the two APIs.
+
+Connections are taken in by an accept loop of our own, a bounded number at a time: after an
+outage all agents come at once, and a server that begins ten thousand handshakes together
+ends none of them before the clients' patience does. Those who wait do so in the kernel's
+queue, which is no longer than what can be served in that time; those who gave up meanwhile
+are closed without any work.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import logging
+import resource
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from cairn_appliance.api.client_certificate import CertificateProtocol
 from cairn_appliance.cluster.errors import EnvironmentLacks
 
-BACKLOG = 4096
-KEEP_ALIVE_S = 65  # longer than any client of ours keeps an idle connection
+log = logging.getLogger(__name__)
+
+BACKLOG = 512  # what is served in 3 s; agents wait for 5 s (SC-5)
+AT_ONCE = 64  # connections between their first octet and the answer to their first request
+COUNTED_S = 1.0  # who takes longer than this no longer keeps others out
+HANDSHAKE_S = 10.0
+SHUTDOWN_S = 5.0  # of TLS; a peer that is gone says nothing
+NOT_ACCEPTED_S = 0.5
+GIVE_BACK_EVERY_S = 30.0
+UNSENT_OCTETS = 128 * 1024  # in the kernel for one connection; beyond it the reader is slow
+KEEP_ALIVE_S = 10  # longer than any client of ours keeps an idle connection (agents: 3 s)
 GRACE_S = 3
 # What is sent and not acknowledged for so long belongs to a node that is no longer there.
 UNACKNOWLEDGED_MS = 20_000
@@ -32,12 +52,170 @@ class Server(uvicorn.Server):
         """Capture none."""
         yield
 
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._is_ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start without listening: connections come through the door."""
+        await super().startup(sockets=[])
+        self._is_ready.set()
+
     async def run_until(self, stop: asyncio.Event, sockets: list[socket.socket]) -> None:
         """Serve until `stop`, then end what is under way within some seconds."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.serve(sockets), name="serve")
+            tasks.create_task(self.serve([]), name="serve")
+            giving_back = tasks.create_task(_give_back_memory(), name="give back memory")
+            await self._is_ready.wait()
+            door = Door(self._protocol, self.config.ssl)
+            accepting = [
+                tasks.create_task(door.accept(listening), name="accept") for listening in sockets
+            ]
             await stop.wait()
+            for task in (*accepting, giving_back):
+                task.cancel()
+            await asyncio.wait(accepting)
+            for listening in sockets:
+                listening.close()
             self.should_exit = True
+
+    def _protocol(self) -> CertificateProtocol:
+        return CertificateProtocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+
+class Door:
+    """Takes connections in and through their handshakes, a bounded number at a time.
+
+    A place is taken from the first octet of the handshake to the first answer, since that is
+    when a newcomer costs most; but for a second at most, so that nobody blocks the door by
+    being slow, and not at all by who says nothing.
+    """
+
+    def __init__(
+        self, protocol: Callable[[], CertificateProtocol], context: ssl.SSLContext | None
+    ) -> None:
+        self._protocol = protocol
+        self._context = context
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    async def accept(self, listening: socket.socket) -> None:
+        """Accept until cancelled."""
+        listening.setblocking(False)
+        listening.listen(BACKLOG)
+        async with asyncio.TaskGroup() as newcomers:
+            while True:
+                async with self._places:
+                    pass  # while there is none, they wait in the kernel
+                accepted = await _accepted(listening)
+                if accepted is not None:
+                    newcomers.create_task(self._take_in(accepted), name="take in")
+
+    async def _take_in(self, accepted: socket.socket) -> None:
+        """Let one in and return after its first answer, or close its connection."""
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                await _first_octet(accepted)
+                await self._places.acquire()
+        except BaseException as error:
+            accepted.close()
+            if isinstance(error, OSError):
+                return
+            raise
+        place = _Place(self._places)
+        in_time = asyncio.get_running_loop().call_later(COUNTED_S, place.free)
+        try:
+            await self._shake_hands(accepted)
+        finally:
+            in_time.cancel()
+            place.free()
+
+    async def _shake_hands(self, accepted: socket.socket) -> None:
+        if _has_left(accepted):
+            accepted.close()
+            return
+        loop = asyncio.get_running_loop()
+        protocol = self._protocol()
+        bounds = {"ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": SHUTDOWN_S}
+        try:
+            await loop.connect_accepted_socket(
+                lambda: protocol, accepted, ssl=self._context, **(bounds if self._context else {})
+            )
+        except OSError as error:
+            accepted.close()
+            log.debug("no TLS with a client reason=%s", error)
+        except Exception:  # what one client brings about must not end the service
+            accepted.close()
+            log.warning("a client could not be let in", exc_info=True)
+        else:
+            await protocol.settled()
+
+
+class _Place:
+    """A place at the door, freed once."""
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places: asyncio.Semaphore | None = places
+
+    def free(self) -> None:
+        places, self._places = self._places, None
+        if places is not None:
+            places.release()
+
+
+async def _accepted(listening: socket.socket) -> socket.socket | None:
+    """Return the next connection, None where there is none that is worth a handshake."""
+    try:
+        accepted, _ = await asyncio.get_running_loop().sock_accept(listening)
+    except OSError as error:
+        log.warning("a connection could not be accepted reason=%s", error)
+        await asyncio.sleep(NOT_ACCEPTED_S)  # open files may be used up
+        return None
+    if not _has_left(accepted):
+        return accepted
+    accepted.close()
+    return None
+
+
+def _has_left(accepted: socket.socket) -> bool:
+    """True where the client lost its patience while it waited for its turn."""
+    state = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    return state[0] != _ESTABLISHED
+
+
+async def _first_octet(accepted: socket.socket) -> None:
+    """Return once the client has said something, or has left."""
+    loop = asyncio.get_running_loop()
+    is_there = loop.create_future()
+    loop.add_reader(accepted, _fulfil, is_there)
+    try:
+        await is_there
+    finally:
+        loop.remove_reader(accepted)
+
+
+def _fulfil(is_there: asyncio.Future[None]) -> None:
+    if not is_there.done():
+        is_there.set_result(None)
+
+
+async def _give_back_memory() -> None:
+    """Return now and then to the system what is no longer used, until cancelled.
+
+    After a storm of connections a third of what they took stays with the process otherwise:
+    free, but scattered between what is in use. It takes a millisecond or two.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    while trim is not None:
+        await asyncio.sleep(GIVE_BACK_EVERY_S)
+        trim(0)
+
+
+def use_all_files() -> None:
+    """Allow this process as many open files as it may have: each agent takes one or two."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def server(
@@ -53,7 +231,6 @@ def server(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
         ssl_context_factory=lambda _config, _default: context,
@@ -91,6 +268,7 @@ def _bound(family: socket.AddressFamily, host: str, port: int, what: str) -> soc
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_OCTETS)
         for option, value in KEEPALIVE.items():
             bound.setsockopt(socket.IPPROTO_TCP, option, value)
         if family == socket.AF_INET6:
@@ -107,4 +285,5 @@ def _bound(family: socket.AddressFamily, host: str, port: int, what: str) -> soc
     return bound
 
 
+_ESTABLISHED = 1  # linux/tcp_states.h
 _NO_ADDRESS = (97, 99)  # EAFNOSUPPORT, EADDRNOTAVAIL: IPv6 is compiled in but switched off

@@ -39,19 +39,21 @@ READY_S = 30.0
 class RunningAppliance:
     """`cairn-appliance run` on ports of its own, with heartbeats every half second."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, *, heartbeat_s: float = 0.5, first: VSubnetOrder | None = None
+    ) -> None:
         self.data_dir = directory / "data"
         self.log = directory / "appliance.log"
         self.settings = Settings(
             addresses=["127.0.0.1"],
             agent_port=free_port(),
             ops_port=free_port(),
-            heartbeat_s=0.5,
+            heartbeat_s=heartbeat_s,
             etcd_client_port=free_port(),
             etcd_peer_port=free_port(),
             etcd_metrics_port=free_port(),
         )
-        order = VSubnetOrder("red", ("10.7.0.0/24", "fd00:7::/64"))
+        order = first or VSubnetOrder("red", ("10.7.0.0/24", "fd00:7::/64"))
         self.made: Initialised = asyncio.run(initialise(self.data_dir, self.settings, order))
         self.process: subprocess.Popen[bytes] | None = None
 

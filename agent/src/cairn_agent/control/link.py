@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ import msgspec
 from cryptography import x509
 
 from cairn_agent.control.backoff import Backoff
+from cairn_agent.control.pace import acknowledged_within_s
 from cairn_agent.control.replica import Busy, Replica
 from cairn_agent.control.tls import is_address, node_context, show_certificate
 from cairn_agent.errors import AgentError, Refused, StateUnusable, Unreachable
@@ -110,7 +112,7 @@ class Link:
         self._anew = asyncio.Event()
         self._say = asyncio.Event()
         self._ack: enrolment.AckRequest | None = None
-        self._is_ack_due = False
+        self._ack_at = math.inf  # when to send it, of the loop's clock
         self._resync = False
         self._heartbeat_s = _FIRST_HEARTBEAT_S
         self._turn = random.SystemRandom().randrange(1 << 16)
@@ -145,9 +147,9 @@ class Link:
             self._hurry.set()
 
     def acknowledge(self, ack: enrolment.AckRequest) -> None:
-        """Tell the appliances what is loaded; only the newest is sent."""
-        self._ack, self._is_ack_due = ack, True
-        self._say.set()
+        """Tell the appliances what is loaded, when it is our turn; only the newest is sent."""
+        self._ack = ack
+        self._acknowledge_in_turn()
 
     async def run(self) -> None:
         """Keep the link until cancelled; raise Barred."""
@@ -212,7 +214,7 @@ class Link:
                 if refused.code == "certificate_expired" and await self._renew(replica):
                     return
                 raise
-            self._is_ack_due = True  # this replica may not know yet
+            self._acknowledge_in_turn()  # this replica may not know yet
             loop = asyncio.get_running_loop()
             self.state = LinkState(
                 is_up=True, appliance=address, since=loop.time(), skew_s=replica.skew_s
@@ -279,16 +281,27 @@ class Link:
             self._say.clear()
             if self._wants_registration.is_set():
                 await self._register(replica)
-            if self._ack is not None and self._is_ack_due:
-                self._is_ack_due = False
+            ack_s = self._ack_at - asyncio.get_running_loop().time()
+            if self._ack is not None and ack_s <= 0:
+                self._ack_at = math.inf
                 await replica.ack(self._ack)
+                continue
             wait_s = self._renewal_in_s()
             if wait_s <= 0:
                 await self._renew(replica)
                 continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(wait_s, 3600.0)):
+                async with asyncio.timeout(min(wait_s, ack_s, 3600.0)):
                     await self._say.wait()
+
+    def _acknowledge_in_turn(self) -> None:
+        """Choose when, unless that is chosen: what is loaded until then goes along."""
+        loop = asyncio.get_running_loop()
+        if self._ack is not None and self._ack_at == math.inf:
+            self._ack_at = loop.time() + random.uniform(
+                0, acknowledged_within_s(self._copy.current)
+            )
+            self._say.set()
 
     def _renewal_in_s(self) -> float:
         certificate = self._node.identity().certificate

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _ANSWER_TIMEOUT_S: Final = 15.0
 _MAX_ANSWER_OCTETS: Final = 1024 * 1024
+_KEPT_S: Final = 3.0  # idle connections; an appliance has one less to hold for each agent
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _T = TypeVar("_T")
 
@@ -50,7 +51,7 @@ class Replica:
             verify=context,
             trust_env=False,
             timeout=timeout,
-            limits=httpx.Limits(max_connections=4, keepalive_expiry=30.0),
+            limits=httpx.Limits(max_connections=4, keepalive_expiry=_KEPT_S),
             follow_redirects=False,
         )
 

@@ -50,11 +50,25 @@ class CertificateProtocol(HttpToolsProtocol):
         self._connection = Connection(_peer_certificate(transport), transport.abort)
         self._header_octets = 0
         self._stranger = self.loop.call_later(REQUEST_WITHIN_S, transport.abort)
+        self._settled: asyncio.Future[None] | None = None
+        self._is_settled = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer."""
         self._stranger.cancel()
+        self._settle()
         super().connection_lost(exc)
+
+    async def settled(self) -> None:
+        """Return once the first request is answered, or the connection has ended."""
+        if not self._is_settled:
+            self._settled = self.loop.create_future()
+            await self._settled
+
+    def on_response_complete(self) -> None:
+        """The first answer makes a newcomer an ordinary client."""
+        self._settle()
+        super().on_response_complete()
 
     def on_message_begin(self) -> None:
         """Give the request its connection."""
@@ -78,6 +92,12 @@ class CertificateProtocol(HttpToolsProtocol):
         self._stranger.cancel()
         if self._header_octets <= HEADERS_MAX_OCTETS:
             super().on_headers_complete()
+
+    def _settle(self) -> None:
+        self._is_settled = True
+        if self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
+        self._settled = None
 
     def _fits(self, octets: int) -> bool:
         before = self._header_octets

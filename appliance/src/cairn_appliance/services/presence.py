@@ -60,13 +60,13 @@ class PresenceBoard:
         self._mine: dict[str, Presence] = {}
         self._streams: dict[str, int] = {}
         self._others: dict[str, tuple[Presence, ...]] = {}  # by key of the batch
+        self._others_of: dict[str, dict[str, Presence]] = {}  # by node, by key of the batch
         self._dirty: set[str] = set()
 
     def of(self, node: str) -> Presence | None:
         """Return the newest that any replica knows of the node's link."""
         known = [self._mine[node]] if node in self._mine else []
-        for presences in self._others.values():
-            known += [presence for presence in presences if presence.node == node]
+        known += self._others_of.get(node, {}).values()
         return max(known, key=lambda each: (each.connected, each.last_seen), default=None)
 
     def is_connected(self, node: str) -> bool:
@@ -160,12 +160,13 @@ class PresenceBoard:
                 match change:
                     case Reset(items=items):
                         self._others.clear()
+                        self._others_of.clear()
                         for item in items:
                             self._take(item, own)
                     case Events(puts_and_deletes=writes):
                         for write in writes:
                             if isinstance(write, Delete):
-                                self._others.pop(write.key, None)
+                                self._forget_batch(write.key)
                             else:
                                 self._take(write, own)
                     case Progress():
@@ -175,7 +176,17 @@ class PresenceBoard:
         if item.key.startswith(own):
             return
         for batch in _batches.decode_all([item], quarantine):
+            self._forget_batch(item.key)
             self._others[item.key] = batch.presences
+            for presence in batch.presences:
+                self._others_of.setdefault(presence.node, {})[item.key] = presence
+
+    def _forget_batch(self, key: str) -> None:
+        for presence in self._others.pop(key, ()):
+            of_node = self._others_of[presence.node]
+            del of_node[key]
+            if not of_node:
+                del self._others_of[presence.node]
 
 
 def _encoded(presences: tuple[Presence, ...]) -> bytes:

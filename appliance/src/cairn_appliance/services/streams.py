@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import defaultdict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
 from cairn_agent.protocol import netmap as wire
@@ -20,7 +20,10 @@ from cairn_appliance.store.port import Events, Progress, Reset, Store
 
 log = logging.getLogger(__name__)
 
-COALESCE_S = 0.05
+COALESCE_S = 0.05  # how long a change waits for others to come with it, at least
+COALESCE_MAX_S = 0.5  # a removed node is cut off within a second, whatever else changes
+PER_STREAM_S = 0.0005  # between two rounds, for each stream that the former had news for
+WAKE_AT_ONCE = 50  # streams; then other work has its turn
 CATCH_UP_S = 5.0  # how long a stream from a replica that is ahead waits for this one
 GO_AWAY_MAX_MS = 3000  # full jitter, so that not everybody comes to the next replica at once
 _BATCH_MAX = 1000
@@ -50,7 +53,9 @@ class Streams:
         """Follow the store until cancelled.
 
         Changes are taken together for a moment: a burst of registrations becomes one
-        version of each vSubnet, and a single change waits for at most `COALESCE_S`.
+        version of each vSubnet. A change after a quiet time waits for `COALESCE_S`; under
+        steady change the rounds are as far apart as it takes to serve the streams concerned,
+        so that serving one round never uses up what the next one needs.
         """
         changes: asyncio.Queue[Change] = asyncio.Queue(_BATCH_MAX)
         async with asyncio.TaskGroup() as tasks:
@@ -99,7 +104,7 @@ class Streams:
     def close(self) -> None:
         """Tell every stream to go to another replica, and end it."""
         self._is_closing = True
-        self._wake(set(self._waiting))
+        self._wake(self._waiting)
 
     async def _next(self, wake: asyncio.Event) -> None:
         """Wait until there is something to say, at most for a heartbeat."""
@@ -122,18 +127,29 @@ class Streams:
                 await changes.put(change)
 
     async def _serve(self, changes: asyncio.Queue[Change]) -> None:
+        clock = asyncio.get_running_loop().time
+        not_before = 0.0  # the next round with news
         while True:
             batch = [await changes.get()]
             if not isinstance(batch[0], Progress):
-                await asyncio.sleep(COALESCE_S)
+                await asyncio.sleep(max(COALESCE_S, not_before - clock()))
             while not changes.empty():
                 batch.append(changes.get_nowait())
-            concerned = self._netmaps.take(batch)
+            concerned = self._netmaps.take(batch) & self._waiting.keys()
             async with self._moved:
                 self._moved.notify_all()
-            self._wake(concerned)
+            if concerned:
+                not_before = clock() + min(len(concerned) * PER_STREAM_S, COALESCE_MAX_S)
+            await self._wake_in_turns(concerned)
 
-    def _wake(self, node_ids: set[str]) -> None:
-        for node_id in node_ids & self._waiting.keys():
-            for wake in self._waiting[node_id]:
+    async def _wake_in_turns(self, node_ids: set[str]) -> None:
+        """Wake the streams in a random order, and let others have the loop in between."""
+        in_turn = random.sample(sorted(node_ids), len(node_ids))
+        for begin in range(0, len(in_turn), WAKE_AT_ONCE):
+            self._wake(in_turn[begin : begin + WAKE_AT_ONCE])
+            await asyncio.sleep(0)
+
+    def _wake(self, node_ids: Iterable[str]) -> None:
+        for node_id in node_ids:
+            for wake in self._waiting.get(node_id, ()):
                 wake.set()

@@ -56,6 +56,18 @@ async def test_lines_go_out_one_by_one_and_the_end_is_said() -> None:
     assert lines.is_closed
 
 
+async def test_a_long_line_goes_out_in_pieces_that_make_it_up() -> None:
+    sent: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+
+    line = bytes(range(256)) * 300
+    await NetmapStream("n", b"1\n", Lines(line, ends=True)(), lambda: None)({}, never, send)
+    assert b"".join(sent) == b"1\n" + line
+    assert max(map(len, sent)) <= stream_module.PIECE_OCTETS
+
+
 async def test_a_reader_that_goes_away_ends_the_stream() -> None:
     gone = asyncio.Event()
 

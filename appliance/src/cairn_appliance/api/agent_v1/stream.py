@@ -13,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 log = logging.getLogger(__name__)
 
 SLOW_READER_S = 30.0
+# TLS keeps a buffer per connection as large as the largest write there ever was.
+PIECE_OCTETS = 8 * 1024
 
 
 class _ReaderGone(Exception):
@@ -47,10 +49,15 @@ class NetmapStream(Response):
     async def _send(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await self._bounded(send, start)
-        await self._bounded(send, _body(self._first))
+        await self._send_line(send, self._first)
         async for line in self._rest:
-            await self._bounded(send, _body(line))
+            await self._send_line(send, line)
         await self._bounded(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_line(self, send: Send, line: bytes) -> None:
+        """Send it in pieces; each has the time that a reader is given."""
+        for begin in range(0, len(line), PIECE_OCTETS):
+            await self._bounded(send, _body(line[begin : begin + PIECE_OCTETS]))
 
     async def _bounded(self, send: Send, message: dict[str, object]) -> None:
         try:

@@ -1,0 +1,1 @@
+"""Thousands of simulated agents, in processes of their own, against a real appliance."""

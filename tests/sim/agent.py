@@ -1,0 +1,302 @@
+"""One simulated agent: what the real one says to an appliance, without a data plane.
+
+It keeps to the real agent's order, bounds and back-off: a registration, then the stream on
+the same connection; acknowledgements and registrations after a change on a second one, one
+at a time, the newest only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import random
+import ssl
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import msgspec
+from cairn_agent.control.backoff import Backoff
+from cairn_agent.control.pace import acknowledged_within_s
+from cairn_agent.control.tls import server_context
+from cairn_agent.netmap.held import Netmap, NetmapRefused
+from cairn_agent.protocol import enrolment
+from cairn_agent.protocol import netmap as wire
+
+from tests.sim.connection import Connection, Lost, Refused
+from tests.sim.history import History, Kind
+from tests.sim.sharing import Shared, SharingCopy
+
+MISSED_HEARTBEATS = 2.5
+DEAF_WINDOW = 4096  # octets
+Post = Callable[[str, msgspec.Struct], Awaitable[bytes]]
+FINAL = frozenset({"node_removed", "duplicate_node", "node_rejected"})
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What enrolment left."""
+
+    node_id: str
+    name: str
+    key: str  # PEM
+    certificate: str  # PEM
+    dmi_uuid: str
+    endpoint: str
+    generation: int
+
+
+@dataclass
+class Site:
+    """What the agents of one process have in common."""
+
+    host: str
+    port: int
+    ca: str
+    cluster_id: str
+    map_key: str
+    shared: Shared = field(default_factory=Shared)
+    history: History = field(default_factory=History)
+    failures: Counter[str] = field(default_factory=Counter)
+    marker: bytes = b""  # an endpoint whose arrival is timed
+
+    def context(self, credentials: Credentials | None = None) -> ssl.SSLContext:
+        """Return a context that trusts the cluster, and shows a node's certificate."""
+        context = server_context(self.ca)
+        if credentials is not None:
+            descriptor = os.memfd_create("certificate")
+            try:
+                os.write(descriptor, (credentials.certificate + credentials.key).encode())
+                context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+            finally:
+                os.close(descriptor)
+        return context
+
+
+class SimulatedAgent:
+    """An enrolled node that follows its netmap until it is told to end."""
+
+    def __init__(self, site: Site, credentials: Credentials) -> None:
+        self.credentials = credentials
+        self.endpoint = credentials.endpoint
+        self.copy = SharingCopy(
+            site.shared,
+            cluster_id=site.cluster_id,
+            node_id=credentials.node_id,
+            map_key=site.map_key,
+        )
+        self.octets = 0
+        self.kinds: Counter[str] = Counter()
+        self.registered_at = 0.0
+        self.synced_at = 0.0  # the first time since it was (re)started
+        self.marked_at = 0.0
+        self.is_deaf = False
+        self.refusal = ""
+        self._site = site
+        self._generation = credentials.generation
+        self._context: ssl.SSLContext | None = None
+        self._backoff = Backoff()
+        self._line: Connection | None = None
+        self._second: Connection | None = None
+        self._second_turn = asyncio.Lock()
+        self._heard_at = 0.0
+        self._heartbeat_s = 15.0
+        self._say = asyncio.Event()
+        self._ack_at = math.inf
+        self._loaded: dict[str, str] = {}
+        self._resync = False
+
+    @property
+    def is_following(self) -> bool:
+        """True while the stream is open."""
+        return self._line is not None and self._line.is_open
+
+    @property
+    def has_to_acknowledge(self) -> bool:
+        """True until the appliance knows what it has loaded."""
+        return self._ack_at < math.inf
+
+    @property
+    def netmap(self) -> Netmap | None:
+        """What it holds."""
+        return self.copy.current
+
+    async def run(self, first_wait_s: float) -> None:
+        """Keep a session for good; ends where the appliance bars the node."""
+        await asyncio.sleep(first_wait_s)
+        while True:
+            least_s = 0.0
+            try:
+                await self._session()
+            except Lost as lost:
+                self._site.failures[str(lost)] += 1
+            except Refused as refused:
+                self._site.failures[str(refused)] += 1
+                least_s = refused.retry_after_s
+                if refused.code in FINAL:
+                    self.refusal = refused.code
+                    return
+            finally:
+                self._end()
+            await asyncio.sleep(self._backoff.next_s(least_s))
+
+    async def move(self, endpoint: str) -> tuple[float, float]:
+        """Register another endpoint; return when it was asked for and when answered."""
+        self.endpoint = endpoint
+        asked = time.monotonic()
+        await self._register(self._tell)
+        return asked, time.monotonic()
+
+    def cut(self) -> None:
+        """Lose all connections, as a network does."""
+        for connection in (self._line, self._second):
+            if connection is not None:
+                connection.abort()
+
+    def deafen(self) -> None:
+        """Come back without a netmap, with a small receive buffer, and do not read it."""
+        self.is_deaf = self._resync = True
+        self.cut()
+
+    def hear(self) -> None:
+        """Read again, from the beginning."""
+        if self.is_deaf:
+            self.is_deaf = False
+            self.cut()
+
+    def forget_times(self) -> None:
+        """Begin a new measurement."""
+        self.registered_at = self.synced_at = self.marked_at = 0.0
+        self.octets = 0
+        self.kinds.clear()
+
+    async def _session(self) -> None:
+        """Register and follow until the stream ends; never returns."""
+        site = self._site
+        if self._context is None:
+            self._context = site.context(self.credentials)
+        window = DEAF_WINDOW if self.is_deaf else 0
+        self._line = await Connection.open(site.host, site.port, self._context, window=window)
+        await self._register(self._line.post)
+        self.registered_at = self.registered_at or time.monotonic()
+        incarnation, revision = (0, 0) if self._resync else self.copy.position()
+        path = f"netmap?incarnation={incarnation}&after={revision}"
+        await self._line.follow(path, self._take)
+        if self.is_deaf:
+            self._line.pause()
+        self._heard_at = time.monotonic()
+        self._acknowledge_in_turn()
+        speaking = asyncio.create_task(self._speak(), name="speak")
+        try:
+            await self._until_quiet(self._line)
+        finally:
+            speaking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await speaking
+        raise Lost("the stream ended")
+
+    async def _until_quiet(self, line: Connection) -> None:
+        """Wait until the stream ends or says nothing for too long, as the agent does."""
+        while line.is_open:
+            quiet_s = self._heartbeat_s * MISSED_HEARTBEATS
+            left_s = self._heard_at + quiet_s - time.monotonic()
+            if left_s <= 0 and not self.is_deaf:
+                raise Lost("the stream was quiet for too long")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(left_s, 1.0)):
+                    await asyncio.shield(line.ended)
+
+    async def _register(self, post: Post) -> None:
+        request = enrolment.RegisterRequest(
+            generation=self._generation,
+            facts=enrolment.Facts(dmi_uuid=self.credentials.dmi_uuid),
+            endpoints=[self.endpoint],
+            name=self.credentials.name,
+            agent_version="0.1.0",
+            loaded_revision=self.copy.position()[1],
+        )
+        node = self.credentials.node_id
+        with self._site.history.of(node, Kind.WRITE, f"endpoint {node}", self.endpoint) as call:
+            octets = await post("register", request)
+            answer = msgspec.json.decode(octets, type=enrolment.RegisterAnswer)
+            call.succeeded()
+        self._generation = answer.generation
+        self._heartbeat_s = answer.heartbeat_s
+
+    def _take(self, line: bytes) -> None:
+        """Verify and apply a line of the stream."""
+        self._heard_at = time.monotonic()
+        self.octets += len(line) + 1
+        try:
+            message = self._site.shared.decoded(line)
+            changed = self.copy.apply(message)
+        except (NetmapRefused, msgspec.MsgspecError) as error:
+            self._site.failures[f"refused: {error}"[:120]] += 1
+            self._resync = True
+            self.cut()
+            return
+        self.kinds[_kind_of(message)] += 1
+        match message:
+            case wire.InSync():
+                self._backoff.reset()
+                self._resync = False
+                self.synced_at = self.synced_at or self._heard_at
+                self._site.history.saw(self.credentials.node_id, message.revision)
+                if changed is not None and changed.digests() != self._loaded:
+                    self._loaded = changed.digests()
+                    self._acknowledge_in_turn()
+            case wire.ReceivedVSubnet():
+                marker = self._site.marker
+                if marker and not self.marked_at and marker in line:
+                    self.marked_at = self._heard_at
+            case wire.Removed() | wire.GoAway():
+                self.cut()
+
+    def _acknowledge_in_turn(self) -> None:
+        if self.netmap is not None and self._ack_at == math.inf:
+            within_s = acknowledged_within_s(self.copy.current)
+            self._ack_at = time.monotonic() + random.uniform(0, within_s)
+            self._say.set()
+
+    async def _speak(self) -> None:
+        """Acknowledge, one thing after the other, the newest only."""
+        while True:
+            self._say.clear()
+            wait_s = max(self._ack_at - time.monotonic(), 0.0)
+            if wait_s == 0.0 and self.netmap is not None:
+                self._ack_at = wait_s = math.inf
+                incarnation, revision = self.copy.position()
+                ack = enrolment.AckRequest(
+                    revision=revision, incarnation=incarnation, digests=self.netmap.digests()
+                )
+                try:
+                    await self._tell("ack", ack)
+                except (Lost, Refused) as error:
+                    self._site.failures[f"ack: {error}"] += 1
+                    self.cut()
+                    return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(wait_s, 3600.0)):
+                    await self._say.wait()
+
+    async def _tell(self, path: str, message: msgspec.Struct) -> bytes:
+        """Send on the connection beside the stream's; the appliance closes an idle one."""
+        async with self._second_turn:
+            if self._second is None or not self._second.is_open:
+                assert self._context is not None
+                site = self._site
+                self._second = await Connection.open(site.host, site.port, self._context)
+            return await self._second.post(path, message)
+
+    def _end(self) -> None:
+        self.copy.stream_ended()
+        self.cut()
+        self._line = self._second = None
+
+
+def _kind_of(message: wire.ReceivedMessage) -> str:
+    if isinstance(message, wire.ReceivedVSubnet):
+        return "full" if message.full else "delta"
+    return type(message).__name__.removeprefix("Received").lower()

@@ -1,0 +1,53 @@
+"""What workers answer."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tests.sim.history import Operation, Seen
+
+
+class Enrolled(msgspec.Struct, frozen=True):
+    """The nodes that joined."""
+
+    count: int
+    took_s: float
+
+
+class State(msgspec.Struct, frozen=True):
+    """How the agents of one process are; times are of the machine's monotonic clock."""
+
+    agents: int
+    following: int
+    registered_at: list[float]
+    synced_at: list[float]
+    revisions: dict[int, int]  # revision -> agents that are in sync with it
+    octets: int  # of lines, after TLS and HTTP
+    kinds: dict[str, int]  # lines by kind
+    unacknowledged: int  # agents that have loaded what the appliance doesn't know of
+    failures: dict[str, int]
+    barred: int
+    ended: list[str]  # errors that ended an agent: a bug of the rig
+    verified: int  # vSubnet lines that were worked out; the others shared a result
+    cpu_s: float
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """Times, or seconds."""
+
+    at: list[float]
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """When a change was asked for and when it was acknowledged."""
+
+    asked: float
+    answered: float
+
+
+class Held(msgspec.Struct, frozen=True):
+    """What the agents hold, by node and document, and their history."""
+
+    digests: dict[str, dict[str, str]]
+    operations: list[Operation]
+    seen: list[Seen]

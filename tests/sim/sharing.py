@@ -1,0 +1,85 @@
+"""Netmap copies of many agents in one process, that share what is equal.
+
+Each agent applies every line with every check of the real agent. But a vSubnet is the same
+octets for all its members, so a line that was applied once to a held vSubnet is not worked
+out again for the next agent that holds the same: it gets the same result. Without this a
+thousand agents with a thousand members each would hold three gigabytes and spend all of the
+machine on hashing. The signature over an agent's own document is checked each time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+
+from cairn_agent.netmap.held import HeldVSubnet, Netmap, NetmapCopy, NetmapRefused
+from cairn_agent.protocol import netmap as wire
+
+_LINES = 512
+_RESULTS = 512
+_LINE_MIN = 200  # octets: shorter ones cost less than looking them up
+
+
+class Shared:
+    """What the copies of one process have in common."""
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[bytes, wire.ReceivedMessage] = OrderedDict()
+        self._results: OrderedDict[
+            tuple[int, int], tuple[HeldVSubnet | None, wire.ReceivedVSubnet, HeldVSubnet]
+        ] = OrderedDict()
+        self.verified = 0  # vSubnet lines that were worked out
+
+    def decoded(self, line: bytes) -> wire.ReceivedMessage:
+        """Return the message of a line; raise msgspec.MsgspecError."""
+        if len(line) < _LINE_MIN:
+            return wire.decode_received(line)
+        known = self._lines.get(line)
+        if known is None:
+            known = wire.decode_received(line)
+            if not isinstance(known, wire.ReceivedVSubnet):
+                return known
+            self._lines[line] = known
+            if len(self._lines) > _LINES:
+                self._lines.popitem(last=False)
+        return known
+
+    def result(
+        self, before: HeldVSubnet | None, update: wire.ReceivedVSubnet
+    ) -> HeldVSubnet | None:
+        """Return what the update made of the vSubnet when another copy applied it."""
+        known = self._results.get((id(before), id(update)))
+        return known[2] if known else None
+
+    def remember(
+        self, before: HeldVSubnet | None, update: wire.ReceivedVSubnet, after: HeldVSubnet
+    ) -> None:
+        """Keep a result, with what it was made of: an ID is only good while its object lives."""
+        self.verified += 1
+        self._results[id(before), id(update)] = (before, update, after)
+        if len(self._results) > _RESULTS:
+            self._results.popitem(last=False)
+
+
+class SharingCopy(NetmapCopy):
+    """The netmap copy of one agent among many."""
+
+    def __init__(self, shared: Shared, *, cluster_id: str, node_id: str, map_key: str) -> None:
+        super().__init__(cluster_id=cluster_id, node_id=node_id, map_key=map_key)
+        self._shared = shared
+
+    def _with_vsubnet(self, base: Netmap, update: wire.ReceivedVSubnet) -> Netmap:
+        before = base.held.get(update.vni)
+        start = None if update.full else before
+        known = self._shared.result(start, update)
+        if known is None or (before is not None and before.revision >= update.revision):
+            made = super()._with_vsubnet(base, update)
+            if made is not base:
+                self._shared.remember(start, update, made.held[update.vni])
+            return made
+        floor_key = (base.incarnation, f"vsubnet {update.vni}")
+        floor = self._floors.get(floor_key, 0)
+        if update.revision < floor:
+            raise NetmapRefused(f"vSubnet {update.vni} is older than {floor}")
+        self._floors[floor_key] = update.revision
+        return replace(base, held={**base.held, update.vni: known})

@@ -1,0 +1,147 @@
+"""An appliance with its etcd, and the vSubnets and members that a scenario needs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+from cairn_agent.protocol.token import decode_token
+from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.domain.node import NodeState
+from cairn_appliance.services.stored import read_all
+from cairn_appliance.services.vsubnets import VSubnetOrder
+from cairn_appliance.store import keys, records
+from cairn_appliance.store.keys import MAP
+from cairn_appliance.store.port import Reset
+
+from tests.integration.appliance.running import RunningAppliance
+from tests.sim.fleet import Fleet, RigError
+from tests.sim.messages import Enrolled
+
+_PAGE_OCTETS = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def vsubnet_order(number: int) -> VSubnetOrder:
+    """Return the order of the n-th vSubnet: room for 4,000 members, IPv4 only."""
+    return VSubnetOrder(f"net-{number}", (f"10.{64 + number}.0.0/20",))
+
+
+class World:
+    """One replica and its store."""
+
+    def __init__(self, directory: Path, *, vsubnets: int, heartbeat_s: float = 15.0) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.appliance = RunningAppliance(
+            directory, heartbeat_s=heartbeat_s, first=vsubnet_order(0)
+        )
+        self._vsubnets = vsubnets
+
+    @property
+    def pid(self) -> int:
+        """The appliance's process."""
+        assert self.appliance.process is not None
+        return self.appliance.process.pid
+
+    def start(self) -> None:
+        """Start it."""
+        self.appliance.start()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it, if it runs."""
+        process = self.appliance.process
+        if process is not None and process.poll() is None:
+            self.appliance.end(number)
+
+    def rss_octets(self) -> int:
+        """The memory that the appliance's process holds."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE_OCTETS
+
+    def cpu_s(self) -> float:
+        """The CPU time that it has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    @property
+    def slow_readers(self) -> int:
+        """How many streams the appliance has cut off for their readers' slowness."""
+        return self.appliance.log.read_text().count("slow reader cut off")
+
+    async def make_vsubnets(self) -> None:
+        """Make all but the first, which is there."""
+        async with self.appliance.operator() as services:
+            for number in range(1, self._vsubnets):
+                await services.vsubnets.create(vsubnet_order(number), SYSTEM)
+
+    async def populate(self, fleet: Fleet, agents: int, first: int = 0) -> float:
+        """Let agents join the vSubnets in turn, through the API; return nodes per second."""
+        tokens = [
+            decode_token(await self.appliance.token(f"net-{number}", max_uses=agents))
+            for number in range(self._vsubnets)
+        ]
+        begun = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            for number, worker in enumerate(fleet.workers):
+                count = agents // len(fleet.workers) + (number < agents % len(fleet.workers))
+                work = worker.tell(
+                    "enrol",
+                    Enrolled,
+                    address=self.appliance.address,
+                    ca=self.appliance.ca,
+                    tokens=tokens,
+                    first=first,
+                    count=count,
+                )
+                tasks.create_task(work)
+                first += count
+        return agents / (time.monotonic() - begun)
+
+    async def revision(self) -> int:
+        """The store's revision: one more for each write, whoever made it."""
+        async with self.appliance.operator() as services:
+            return (await services.store.list(keys.CLUSTER_INFO)).revision
+
+    async def truth(self) -> dict[str, dict[str, str]]:
+        """Return what each node should hold, made from the store by code that streams nothing."""
+        async with self.appliance.operator() as services:
+            listing = await services.store.list(MAP)
+            services.netmaps.take([Reset(listing.revision, listing.items)])
+            nodes = await read_all(services.store, records.nodes, keys.NODES)
+            return {
+                node.value.id: services.netmaps.digests(node.value.id)
+                for node in nodes
+                if node.value.state is NodeState.APPROVED
+            }
+
+    async def endpoints(self) -> dict[str, str]:
+        """Return the endpoint that the store has of each node, by the history's name of it."""
+        async with self.appliance.operator() as services:
+            found = await read_all(services.store, records.registrations, keys.REGISTRATIONS)
+            return {
+                f"endpoint {each.value.node}": each.value.endpoints[0]
+                for each in found
+                if each.value.endpoints
+            }
+
+    async def document(self, node: str) -> bytes:
+        """Return the whole of a node's vSubnet as a line of the stream, made from the store."""
+        async with self.appliance.operator() as services:
+            listing = await services.store.list(MAP)
+            services.netmaps.take([Reset(listing.revision, listing.items)])
+            ((topic, _),) = services.netmaps.topics_of(node).values()
+            return topic.full()
+
+    async def until_members(self, count: int, within_s: float = 60.0) -> None:
+        """Wait until all are members of their vSubnet; raise RigError."""
+        end = time.monotonic() + within_s
+        while True:
+            async with self.appliance.operator() as services:
+                members = len(await services.members.list())
+            if members == count:
+                return
+            if time.monotonic() > end:
+                raise RigError(f"{members} of {count} nodes became members")
+            await asyncio.sleep(0.5)

@@ -1,0 +1,84 @@
+"""Rounds of netmaps: one change goes out at once, a flood of them in few versions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from cairn_appliance.services import streams as streams_module
+
+from tests.simulated_node import SimulatedNode
+from tests.unit.appliance.replica import Replica
+
+
+@contextlib.asynccontextmanager
+async def followed(replica: Replica, node: SimulatedNode) -> AsyncIterator[list[bytes]]:
+    """Yield the lines of a node's stream as they come."""
+    lines: list[bytes] = []
+
+    async def follow() -> None:
+        async for line in replica.services.streams.lines(node.id, 0, 0):
+            lines.append(line)
+
+    running = asyncio.create_task(replica.services.streams.run())
+    following = asyncio.create_task(follow())
+    try:
+        await until(lambda: any(b"in_sync" in line for line in lines))
+        yield lines
+    finally:
+        for task in (following, running):
+            task.cancel()
+        await asyncio.wait([following, running])
+
+
+async def until(condition: object) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.005)
+
+
+def versions(lines: list[bytes]) -> int:
+    return sum(b'"type":"vsubnet"' in line for line in lines)
+
+
+async def test_a_change_after_a_quiet_time_goes_out_at_once() -> None:
+    replica = Replica()
+    await replica.vsubnet()
+    node, other = await replica.joined("a", "red"), await replica.joined("b", "red")
+    async with followed(replica, node) as lines:
+        await asyncio.sleep(0.6)
+        before, begun = versions(lines), time.monotonic()
+        await replica.register(other, endpoints=("192.0.2.99:8002",))
+        await until(lambda: versions(lines) > before)
+        assert time.monotonic() - begun < 0.3
+
+
+async def test_under_steady_change_rounds_are_as_far_apart_as_serving_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams_module, "PER_STREAM_S", 0.3)  # as if there were hundreds
+    replica = Replica()
+    await replica.vsubnet()
+    node, other = await replica.joined("a", "red"), await replica.joined("b", "red")
+    async with followed(replica, node) as lines:
+        before, begun = versions(lines), time.monotonic()
+        while time.monotonic() - begun < 1.5:
+            await replica.register(other, endpoints=(f"192.0.2.{len(lines) % 200 + 1}:8002",))
+            await replica.register(other, endpoints=("192.0.2.250:8002",))
+            await asyncio.sleep(0.01)
+        assert 2 <= versions(lines) - before <= 8
+        await until(lambda: b"192.0.2.250" in b"".join(lines[-3:]))
+
+
+async def test_many_streams_are_woken_though_others_come_in_between() -> None:
+    replica = Replica()
+    await replica.vsubnet()
+    nodes = [await replica.joined(f"n{number}", "red") for number in range(3)]
+    streams = replica.services.streams
+    streams._waiting = {node.id: {asyncio.Event()} for node in nodes}  # type: ignore[assignment]
+    wakes = [wake for waiting in streams._waiting.values() for wake in waiting]
+    await streams._wake_in_turns({node.id for node in nodes} | {"gone"})
+    assert all(wake.is_set() for wake in wakes)
