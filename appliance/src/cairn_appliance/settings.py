@@ -42,9 +42,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     etcd_peer_port: int = 2380  # on the cluster address
     etcd_metrics_port: int = 2381  # on 127.0.0.1
     agent_certificate_s: float = AGENT_CERTIFICATE_S  # life of what nodes are given
-    etcd_client_port: int = 2379  # these three on 127.0.0.1
-    etcd_peer_port: int = 2380
-    etcd_metrics_port: int = 2381
 
     def appliances(self) -> tuple[str, ...]:
         """Return the addresses as host:port, for tokens and netmaps."""
