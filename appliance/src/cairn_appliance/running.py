@@ -20,11 +20,15 @@ from cairn_appliance.api.quorum_guard import QuorumGuard
 from cairn_appliance.api.waiting import wait_for_quorum
 from cairn_appliance.cluster import bootstrap
 from cairn_appliance.cluster.bootstrap import Local, Secrets
-from cairn_appliance.cluster.errors import LocalStateUnusable, RemovedFromCluster
+from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.cluster.etcd_binary import find_etcd
 from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
 from cairn_appliance.cluster.members import EtcdMembers
-from cairn_appliance.cluster.own_member import OwnMember
+from cairn_appliance.cluster.own_member import (
+    OwnMember,
+    check_not_removed,
+    removed_from_cluster,
+)
 from cairn_appliance.domain import cluster as domain
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
@@ -107,11 +111,7 @@ async def _run(
             removal.cancel()
             supervising.cancel()  # it stops etcd
     if etcd.removed.is_set():
-        raise RemovedFromCluster(
-            "this appliance was removed from the cluster",
-            f"delete {local.data_dir} and join again with a new join string, if it is to be "
-            "part of it",
-        )
+        raise removed_from_cluster(local)
 
 
 async def _stop_when_removed(etcd: EtcdProcess, stop: asyncio.Event) -> None:
@@ -209,6 +209,11 @@ class Appliance:
     @classmethod
     async def load(cls, local: Local, store: EtcdStore) -> Appliance:
         """Return the appliance as its disk and the store describe it."""
+        etcd = EtcdMembers(store.endpoints)
+        try:
+            await check_not_removed(local, etcd)
+        finally:
+            await etcd.close()
         secrets = await bootstrap.load_secrets(store, local)
         await Announcement(store, described(local)).announce_once()
         cluster = await current_cluster(store, local.settings)
