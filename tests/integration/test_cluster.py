@@ -116,7 +116,7 @@ class Writer:
 
 @contextmanager
 def writing(host: Host, places: list[str], session: str) -> Iterator[Writer]:
-    asked = json.dumps({"places": places, "session": session, "pause_s": 0.03})
+    asked = json.dumps({"places": places, "session": session, "pause_s": 0.05})
     file = host.directory / "writer.json"
     file.write_text(asked + "\n")
     script = " ".join(host.python(_WRITER))

@@ -20,11 +20,15 @@ from cairn_appliance.api.quorum_guard import QuorumGuard
 from cairn_appliance.api.waiting import wait_for_quorum
 from cairn_appliance.cluster import bootstrap
 from cairn_appliance.cluster.bootstrap import Local, Secrets
-from cairn_appliance.cluster.errors import LocalStateUnusable, RemovedFromCluster
+from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.cluster.etcd_binary import find_etcd
 from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
 from cairn_appliance.cluster.members import EtcdMembers
-from cairn_appliance.cluster.own_member import OwnMember
+from cairn_appliance.cluster.own_member import (
+    OwnMember,
+    check_not_removed,
+    removed_from_cluster,
+)
 from cairn_appliance.domain import cluster as domain
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
@@ -48,7 +52,17 @@ _RENEWAL_LOOKED_AT_EVERY_S = 12 * 3600.0
 _END_S = 5.0
 _CUT_OFF_S = 1.0
 _WAITED_IN_SILENCE_S = 3.0  # for the store, before the ports say that there is no quorum
-_OPEN_TO_ALL = frozenset({"/healthz", "/api/v1/ca", "/api/v1/openapi.json"})
+# What is answered without a quorum: it needs none, or says what is known without one.
+_OPEN_PATHS = frozenset(
+    {
+        "/healthz",
+        "/api/v1/ca",
+        "/api/v1/openapi.json",
+        "/api/v1/status",
+        "/api/v1/session",
+        "/api/v1/cluster",
+    }
+)
 
 
 async def run(data_dir: Path) -> None:
@@ -97,11 +111,7 @@ async def _run(
             removal.cancel()
             supervising.cancel()  # it stops etcd
     if etcd.removed.is_set():
-        raise RemovedFromCluster(
-            "this appliance was removed from the cluster",
-            f"delete {local.data_dir} and join again with a new join string, if it is to be "
-            "part of it",
-        )
+        raise removed_from_cluster(local)
 
 
 async def _stop_when_removed(etcd: EtcdProcess, stop: asyncio.Event) -> None:
@@ -194,11 +204,16 @@ class Appliance:
         )
         self._own_member = OwnMember(local, self._etcd, store.endpoints, self._membership.joined)
         self._announcement = Announcement(store, described(local))
-        self._quorum = Quorum(store, self._send_away)
+        self._quorum = Quorum(store, self._has_others, self._send_away)
 
     @classmethod
     async def load(cls, local: Local, store: EtcdStore) -> Appliance:
         """Return the appliance as its disk and the store describe it."""
+        etcd = EtcdMembers(store.endpoints)
+        try:
+            await check_not_removed(local, etcd)
+        finally:
+            await etcd.close()
         secrets = await bootstrap.load_secrets(store, local)
         await Announcement(store, described(local)).announce_once()
         cluster = await current_cluster(store, local.settings)
@@ -249,21 +264,23 @@ class Appliance:
     def _agent_server(self) -> Server:
         answers = agent_api.Answers(map_key=self._secrets.map_key.public)
         app = agent_api.create_app(self._services, answers)
-        guarded = QuorumGuard(app, self._quorum, _OPEN_TO_ALL)
+        guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS)
         return server(guarded, self._context, CertificateProtocol, lifespan=False)
 
     def _ops_server(self) -> Server:
         ca = self._secrets.authority.certificate.decode()
         app = ops_api.create_app(self._services, self._membership, ca=ca)
-        guarded = QuorumGuard(app, self._quorum, _OPEN_TO_ALL)
+        guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS)
         return server(guarded, self._context, CertificateProtocol, lifespan=True)
 
+    def _has_others(self) -> bool:
+        return len(self._services.netmaps.snapshot.appliances) > 1
+
     def _send_away(self) -> None:
-        """Let agents look elsewhere, where there is an elsewhere."""
-        if len(self._services.netmaps.snapshot.appliances) > 1:
-            log.warning("agents are sent to other appliances streams=%d",
-                        self._services.streams.count)  # fmt: skip
-            self._services.streams.send_away()
+        """Let agents look elsewhere: another appliance may have the quorum."""
+        streams = self._services.streams
+        log.warning("agents are sent to other appliances streams=%d", streams.count)
+        streams.send_away()
 
     async def _keep_house(self) -> None:
         services = self._services

@@ -30,9 +30,12 @@ class EtcdMembers:
         self._endpoints = endpoints
         self._caller = Caller(endpoints, Counter())
 
-    async def members(self) -> tuple[EtcdMember, ...]:
-        """Return the members as the asked member knows them: also without a quorum."""
-        request = rpc_pb2.MemberListRequest(linearizable=False)
+    async def members(self, *, certain: bool = False) -> tuple[EtcdMember, ...]:
+        """Return the members as the asked member knows them: also without a quorum.
+
+        With `certain` as the quorum knows them: a member that was removed can't answer that.
+        """
+        request = rpc_pb2.MemberListRequest(linearizable=certain)
         answer = await self._caller.read(lambda c: rpc_pb2_grpc.ClusterStub(c).MemberList, request)
         return _members(answer)
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from cairn_appliance.cluster.bootstrap import Local
-from cairn_appliance.cluster.errors import LocalStateUnusable
+from cairn_appliance.cluster.errors import LocalStateUnusable, RemovedFromCluster
 from cairn_appliance.cluster.members import EtcdMembers
 from cairn_appliance.domain.cluster import EtcdMember
 from cairn_appliance.domain.errors import CairnError
@@ -87,6 +87,20 @@ class OwnMember:
             self._local.keep_others(others)
         except LocalStateUnusable as error:
             log.warning("the other members could not be written down reason=%s", error)
+
+
+async def check_not_removed(local: Local, etcd: EtcdMembers) -> None:
+    """Raise RemovedFromCluster where the quorum does not have this appliance (any more)."""
+    if _own(await etcd.members(certain=True), local) is None:
+        raise removed_from_cluster(local)
+
+
+def removed_from_cluster(local: Local) -> RemovedFromCluster:
+    """Return the error that says so, with what to do."""
+    return RemovedFromCluster(
+        "this appliance was removed from the cluster",
+        f"delete {local.data_dir} and join again with a new join string, if it is to be part of it",
+    )
 
 
 def _own(members: tuple[EtcdMember, ...], local: Local) -> EtcdMember | None:

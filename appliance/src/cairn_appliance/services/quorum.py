@@ -39,9 +39,14 @@ class Quorum:
     """Asks the store again and again, and ends what waits for a store that is lost."""
 
     def __init__(
-        self, store: Store, on_away: Callable[[], None], clock: Clock = time.monotonic
+        self,
+        store: Store,
+        has_others: Callable[[], bool],
+        on_away: Callable[[], None],
+        clock: Clock = time.monotonic,
     ) -> None:
         self._store = store
+        self._has_others = has_others
         self._on_away = on_away
         self._clock = clock
         self._confirmed = clock()
@@ -56,8 +61,13 @@ class Quorum:
 
     def check(self) -> None:
         """Raise NoQuorum while it is lost."""
-        if self._is_lost:
+        if self._is_lost and self._has_others():
             raise NoQuorum("this appliance has no quorum: too few others run or can be reached")
+        if self._is_lost:
+            raise NoQuorum(
+                "the store gives no answer in time",
+                "try again in a few seconds; if it lasts, look into etcd.log on the appliance",
+            )
 
     @contextlib.contextmanager
     def ending(self, deadline: asyncio.Timeout) -> Iterator[None]:
@@ -92,7 +102,8 @@ class Quorum:
                 self._is_away = False
             elif not self._is_away:
                 self._is_away = True
-                self._on_away()
+                if self._has_others():
+                    self._on_away()
             await asyncio.sleep(_LOOKED_AT_EVERY_S)
 
     def _set_lost(self, is_lost: bool) -> None:

@@ -25,9 +25,11 @@ Method = Callable[..., Awaitable[Any]]
 
 READ_S = 2.0  # one try of a read, and of connecting
 # One try of a write. It isn't tried again once it was sent, so it outlasts an election
-# (1 to 2 s) instead of leaving the caller in doubt. What was on its way to a leader that
-# died is lost (etcd drops it without a word): waiting for longer helps nobody.
+# (1 to 2 s) instead of leaving the caller in doubt.
 WRITE_S = 2.5
+# What was on its way to a leader that died is lost, and etcd says nothing of it. Once an
+# answer shows that another leads, what was sent before has so long to be heard of.
+SETTLED_S = 0.3
 TOTAL_S = 9.5  # all tries of a call; the port promises ten seconds
 BAD_S = 5.0  # an endpoint that failed is not chosen for so long, if there is another
 _BACKOFF_FIRST_S = 0.05
@@ -179,6 +181,8 @@ class Caller:
         self._endpoints = endpoints
         self._counters = counters
         self._link: Link | None = None
+        self._term = 0  # of raft: each leader has another
+        self._under_way: set[asyncio.Timeout] = set()  # writes
 
     async def read(self, method: Callable[[grpc.aio.Channel], Method], request: object) -> Any:
         """Call, again and elsewhere if need be; raise Unavailable after ten seconds."""
@@ -211,7 +215,13 @@ class Caller:
                 async with link.used():
                     await link.ready(min(READ_S, max(end - loop.time(), 0.01)))
                     timeout_s = min(try_s, max(end - loop.time(), 0.01))
-                    return await bounded(method(link.channel)(request), timeout_s)
+                    call = method(link.channel)(request)
+                    if is_repeatable:
+                        answer = await bounded(call, timeout_s)
+                    else:
+                        answer = await self._while_it_leads(call, timeout_s)
+                    self._note_term(answer.header.raft_term)
+                    return answer
             except Full:
                 raise
             except Unavailable as error:
@@ -221,6 +231,30 @@ class Caller:
                     self._counters["unavailable"] += 1
                     raise
             await backoff.wait()
+
+    async def _while_it_leads(self, call: Awaitable[Any], timeout_s: float) -> Any:
+        """Return the answer to a write; raise Unavailable soon after the leader has changed."""
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                self._under_way.add(deadline)
+                try:
+                    return await bounded(call, timeout_s)
+                finally:
+                    self._under_way.discard(deadline)
+        except TimeoutError as error:
+            raise Unavailable("the leader changed while it was under way") from error
+
+    def _note_term(self, term: int) -> None:
+        if term <= self._term:
+            return
+        is_first, self._term = self._term == 0, term
+        if is_first:
+            return
+        latest = asyncio.get_running_loop().time() + SETTLED_S
+        for deadline in self._under_way:
+            when = deadline.when()
+            if when is not None and when > latest:
+                deadline.reschedule(latest)
 
     def _current(self) -> Link:
         if self._link is None:

@@ -36,7 +36,8 @@ class World:
             monkeypatch.setattr(module, name, seconds)
         monkeypatch.setattr(module, "_LOOKED_AT_EVERY_S", 0.01)
         self.store, self.sent_away = Store(), 0
-        self.quorum = Quorum(self.store, self._away)
+        self.has_others = True
+        self.quorum = Quorum(self.store, lambda: self.has_others, self._away)
         self.begun = asyncio.Event()
         app = QuorumGuard(self._serve, self.quorum, frozenset({"/healthz"}))
         self.client = httpx.AsyncClient(
@@ -130,6 +131,18 @@ async def test_agents_are_sent_away_once_for_each_loss(world: World) -> None:
         assert world.sent_away == losses
         world.store.is_lost = False
         await world.until(lost=False)
+
+
+async def test_one_that_is_alone_speaks_of_its_store_and_sends_nobody_away(world: World) -> None:
+    world.has_others = False
+    world.store.is_lost = True
+    await world.until(lost=True)
+    await asyncio.sleep(0.5)
+
+    refused = await world.client.get("/anything")
+
+    assert refused.json()["detail"] == "the store gives no answer in time"
+    assert world.sent_away == 0
 
 
 async def test_while_it_waits_for_the_others_both_ports_say_so() -> None:
