@@ -63,6 +63,7 @@ def build(
     nodes = Nodes(store, members, presence, journal, clock)
     netmaps = Netmaps(cluster, epochs.open, sign)
     enrolment = Enrolment(store, cluster, authority, nodes, journal, clock, certificate_days)
+    streams = Streams(store, netmaps, presence)
     return Services(
         store=store,
         cluster=cluster,
@@ -74,7 +75,7 @@ def build(
         presence=presence,
         enrolment=enrolment,
         duplicates=Duplicates(store, enrolment, journal, clock),
-        registry=Registry(store, nodes, presence, journal, clock),
+        registry=Registry(store, nodes, presence, journal, clock, streams.answers),
         netmaps=netmaps,
-        streams=Streams(store, netmaps, presence),
+        streams=streams,
     )
