@@ -179,6 +179,7 @@ def test_approved_a_copy_is_a_new_node_and_claimed_it_is_the_node(
     world.appliance.cairn("node", "delete", "new", "--yes")
 
 
+@pytest.mark.slow
 def test_a_machine_that_moved_goes_on_and_its_original_is_the_copy_then(
     world: World, place: Place, victim: Node
 ) -> None:
@@ -226,14 +227,12 @@ def test_a_restored_snapshot_goes_on_with_new_sessions(
 ) -> None:
     snapshot = tmp_path / "snapshot"
     shutil.copytree(victim.state_dir, snapshot)
-    assert victim.agent is not None
-    for number in (81, 82, 83):  # each change of address is a registration
-        victim.host.change_address(number)
-        until(
-            "it is registered",
-            lambda n=number: any(f".{n}:" in e for e in place.node(victim.name)["endpoints"]),
-            within_s=10,
-        )
+    agent = victim.agent
+    assert agent is not None
+    for _ in range(3):  # each start is a registration
+        links = victim.links()
+        agent.kill()
+        until("it is registered", lambda n=links: victim.links() > n, within_s=30)
     victim.stop()
     shutil.rmtree(victim.state_dir)
     shutil.copytree(snapshot, victim.state_dir)
@@ -249,10 +248,10 @@ def test_a_restored_snapshot_goes_on_with_new_sessions(
     assert record(
         "RESTORED",
         what="a node put back to a snapshot is noticed and goes on with a new generation",
-        bar="<= 40 s",
+        bar="<= 30 s",
         value=round(took_s, 1),
         unit="s",
-        holds=took_s <= 40,
+        holds=took_s <= 30,
     )
 
 
@@ -262,11 +261,11 @@ def test_a_new_secret_of_the_vsubnet_under_traffic_loses_nothing(world: World) -
     probes = world.probes()
     begun = probes.now()
     for _ in range(3):
-        time.sleep(1.5)
+        time.sleep(1.0)
         epoch = world.appliance.cairn("vsubnet", "rotate", world.prod.name)["epoch"]
-    time.sleep(4.5)  # a rekey of every pair by the newest
+    time.sleep(4.0)  # a rekey of every pair by the newest
     revoked = world.appliance.cairn("vsubnet", "rotate", world.prod.name, "--revoke-now")["epoch"]
-    time.sleep(4.5)
+    time.sleep(4.0)
     probes.stop()
     assert (epoch, revoked) == (before + 3, before + 4)
     lost = probes.lost(since=begun)
