@@ -43,8 +43,8 @@ races: setup  ## two replicas on real etcd asked for the same things at once, 10
 soak: setup  ## 100 GB, ten minutes of rekeys, floods and bad networks: about half an hour
 	@$(RUN) pytest -m slow tests/load $(ARGS)
 
-clones: setup  ## fifty copies of a node start within two seconds (ARGS: pytest arguments)
-	@CAIRN_CLONES=50 $(RUN) pytest tests/integration/test_main_job_identity.py -k b11 $(ARGS)
+clones: setup  ## fifty copies of a node start within two seconds; a node moves (ARGS: pytest arguments)
+	@CAIRN_CLONES=50 $(RUN) pytest -m 'slow or not slow' tests/integration/test_main_job_identity.py -k 'b11 or moved' $(ARGS)
 
 bench-micro: setup  ## single steps of the packet path, by the nanosecond (ARGS: a name to pick)
 	@$(CARGO) bench --quiet --locked $(MANIFEST) -p cairn-engine --bench packet_path -- $(ARGS)

@@ -27,8 +27,6 @@ from tests.proofs import record
 pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.etcd]
 
 CLONES = int(os.environ.get("CAIRN_CLONES", "10"))  # `make clones` has 50
-WITHIN_S = 2.0  # in which all of them start
-LATELY_S = 16.0  # a machine that registered within this is waited for (REGISTERED_LATELY_S)
 
 
 @dataclass
@@ -94,6 +92,7 @@ def victim(world: World) -> Iterator[Node]:
     world.appliance.host.run(["cairn", "node", "delete", name, "--yes"], check=False)
 
 
+@pytest.mark.timeout(120 + 10 * CLONES)
 def test_b11_copies_beside_the_living_original_wait_as_nodes_of_their_own(
     world: World, place: Place
 ) -> None:
@@ -101,18 +100,19 @@ def test_b11_copies_beside_the_living_original_wait_as_nodes_of_their_own(
     before = place.node("a1")
     copies = [place.copy(a1.state_dir, f"clone{n}") for n in range(CLONES)]
     for copy in copies:
-        copy.host.cut()
+        copy.host.ip("link set eth0 down", "addr flush dev eth0 scope global")
     for copy in copies:
         copy.start()
     for copy in copies:
-        until(f"{copy.name} runs", copy.answers, within_s=90)
+        assert copy.agent is not None
+        copy.agent.wait_for_log("data plane is there", within_s=30 + 5 * CLONES)
         assert not copy.has_tap(world.prod), "another machine than before takes no part by itself"
     wan = place.site.router.capture("wan", what="udp port 8002")
     probes = world.probes(["a1", "b1"])
     begun = probes.now()
     plugged_at = time.time()
-    for copy in copies:
-        copy.host.uncut()
+    for number, copy in enumerate(copies, 100):
+        place.site.give_addresses(copy.host, number)
     plugging_s = time.time() - plugged_at
 
     until("all of them wait", lambda: len(place.pending()) == CLONES, within_s=60)
@@ -179,27 +179,29 @@ def test_approved_a_copy_is_a_new_node_and_claimed_it_is_the_node(
     world.appliance.cairn("node", "delete", "new", "--yes")
 
 
+@pytest.mark.slow
 def test_a_machine_that_moved_goes_on_and_its_original_is_the_copy_then(
     world: World, place: Place, victim: Node
 ) -> None:
     address = victim.address(world.prod)
-    victim.stop()
-    time.sleep(LATELY_S)
+    victim.host.cut()  # a power failure: its link looks open at the appliance for a while
+    victim.host.reset()
     moved = place.copy(victim.state_dir, "moved")
     moved.start()
     begun = time.monotonic()
-    until("it has its address", lambda: moved.has_tap(world.prod), within_s=30)
+    until("it has its address", lambda: moved.has_tap(world.prod), within_s=60)
     assert moved.address(world.prod) == address
     world.node("a1").wait_for_ping(address, within_s=20)
     took_s = time.monotonic() - begun
     assert [e["node"]["name"] for e in place.events("node_moved")] == [victim.name]
+    assert not place.events("duplicate_node")
 
     # The cold copy that was the original is on again: it came second.
-    # It starts as what it was, as every machine does without an appliance, until it is told.
     a1 = world.node("a1")
     probes = Probes(
         {moved.host: address, a1.host: world.address("a1")}, directory=world.lab.directory
     )
+    victim.host.uncut()
     victim.start()
     until("it waits", lambda: _waiting(victim), within_s=30)
     time.sleep(1.0)
@@ -211,12 +213,12 @@ def test_a_machine_that_moved_goes_on_and_its_original_is_the_copy_then(
     assert alarm["details"]["second_address"] in (victim.host.v4, victim.host.v6)
     assert record(
         "MOVED",
-        what="a node moved to another machine goes on with its identity: from its start to a ping; "
+        what="power failure, and the disk starts in another machine at once: from there to a ping; "
         f"when its original is back it loses {outage_s:.3f} s, and the original waits as a copy",
-        bar="<= 30 s; it loses <= 1 s",
+        bar="<= 60 s; it loses <= 1 s",
         value=round(took_s, 1),
         unit="s",
-        holds=took_s <= 30 and outage_s <= 1,
+        holds=took_s <= 60 and outage_s <= 1,
     ), [str(pair) for pair in probes.pairs()]
 
 
@@ -225,14 +227,12 @@ def test_a_restored_snapshot_goes_on_with_new_sessions(
 ) -> None:
     snapshot = tmp_path / "snapshot"
     shutil.copytree(victim.state_dir, snapshot)
-    assert victim.agent is not None
-    for number in (81, 82, 83):  # each change of address is a registration
-        victim.host.change_address(number)
-        until(
-            "it is registered",
-            lambda n=number: any(f".{n}:" in e for e in place.node(victim.name)["endpoints"]),
-            within_s=10,
-        )
+    agent = victim.agent
+    assert agent is not None
+    for _ in range(3):  # each start is a registration
+        links = victim.links()
+        agent.kill()
+        until("it is registered", lambda n=links: victim.links() > n, within_s=30)
     victim.stop()
     shutil.rmtree(victim.state_dir)
     shutil.copytree(snapshot, victim.state_dir)
@@ -248,11 +248,36 @@ def test_a_restored_snapshot_goes_on_with_new_sessions(
     assert record(
         "RESTORED",
         what="a node put back to a snapshot is noticed and goes on with a new generation",
-        bar="<= 40 s",
+        bar="<= 30 s",
         value=round(took_s, 1),
         unit="s",
-        holds=took_s <= 40,
+        holds=took_s <= 30,
     )
+
+
+def test_a_new_secret_of_the_vsubnet_under_traffic_loses_nothing(world: World) -> None:
+    world.settle()
+    before = world.appliance.cairn("vsubnet", "rotate", world.prod.name)["epoch"]
+    probes = world.probes()
+    begun = probes.now()
+    for _ in range(3):
+        time.sleep(1.0)
+        epoch = world.appliance.cairn("vsubnet", "rotate", world.prod.name)["epoch"]
+    time.sleep(4.0)  # a rekey of every pair by the newest
+    revoked = world.appliance.cairn("vsubnet", "rotate", world.prod.name, "--revoke-now")["epoch"]
+    time.sleep(4.0)
+    probes.stop()
+    assert (epoch, revoked) == (before + 3, before + 4)
+    lost = probes.lost(since=begun)
+    assert record(
+        "A14-psk",
+        what="a vSubnet's secret renewed four times under traffic, the last with the old one ended "
+        "at once: probes lost",
+        bar="0 lost",
+        value=lost,
+        unit="probes",
+        holds=lost == 0,
+    ), [str(pair) for pair in probes.pairs(since=begun) if pair.lost]
 
 
 def _events(world: World, limit: int) -> list[dict[str, Any]]:

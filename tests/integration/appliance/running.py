@@ -24,6 +24,7 @@ from cairn_appliance.cluster.etcd_process import client_tls
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.initialising import Initialised, initialise
 from cairn_appliance.running import current_cluster
+from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.services import Services, build
 from cairn_appliance.services.tokens import TokenOrder
 from cairn_appliance.services.vsubnets import VSubnetOrder
@@ -107,7 +108,7 @@ class RunningAppliance:
         return pid
 
     @contextlib.asynccontextmanager
-    async def operator(self) -> AsyncIterator[Services]:
+    async def operator(self, clock: Clock = wall_clock) -> AsyncIterator[Services]:
         """Services on the same etcd: what an operator, or another replica, does meanwhile."""
         local = bootstrap.load(self.data_dir)
         store = EtcdStore([local.etcd_endpoint], client_tls(local))
@@ -120,6 +121,7 @@ class RunningAppliance:
                 sealer=local.sealer,
                 sign=secrets.map_key.sign,
                 replica="operator",
+                clock=clock,
             )
         finally:
             await store.close()

@@ -23,7 +23,9 @@ from cairn_agent.protocol import netmap as netmap_wire
 from cairn_agent.protocol.token import decode_token
 from cairn_appliance.cluster import bootstrap
 from cairn_appliance.cluster.etcd_process import client_tls
-from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.domain.errors import Unavailable
+from cairn_appliance.domain.generation import REGISTERED_LATELY_S
+from cairn_appliance.domain.identity import SYSTEM, Facts
 from cairn_appliance.pki.authority import Authority
 from cairn_appliance.store.etcd import EtcdStore
 from cryptography import x509
@@ -218,6 +220,9 @@ async def test_an_expired_certificate_is_good_for_its_renewal_and_for_nothing_el
             with pytest.raises(Refused) as caught:
                 await replica.renew(wire.RenewRequest(request))
             assert caught.value.code == "certificate_expired"
+            async with appliance.operator() as services:
+                events = await services.events.latest(20)
+            assert [e.kind for e in events if e.node == member.node.id][-1] == "node_locked_out"
             return
         renewed = await replica.renew(wire.RenewRequest(request))
     good = context_with(appliance, renewed.certificate, member.node.key_pem)
@@ -585,3 +590,87 @@ async def test_after_ten_wrong_tokens_a_minute_a_source_is_told_to_wait(
     assert "token_refused" in kinds
     async with client_from(appliance, "127.0.2.2") as client:
         assert (await client.post(url, content=right)).status_code == 200
+
+
+async def test_of_copies_that_come_at_once_to_two_replicas_of_one_etcd_one_is_the_node(
+    appliance: RunningAppliance,
+) -> None:
+    member = await appliance.member("taken over")
+    later = replica_clock(REGISTERED_LATELY_S + 1)
+    async with appliance.operator(later) as first, appliance.operator(later) as second:
+        reports = [
+            member.node.report(facts=Facts(dmi_uuid=f"copy {number}")) for number in range(20)
+        ]
+        answers = await asyncio.gather(
+            *(
+                services.registry.register(member.node.id, report, "198.51.100.9")
+                for services, half in ((first, reports[:10]), (second, reports[10:]))
+                for report in half
+            ),
+            return_exceptions=True,
+        )
+        kinds = [event.kind for event in await first.events.latest(50)]
+    assert sum(not isinstance(answer, BaseException) for answer in answers) == 1
+    assert all(isinstance(a, Unavailable) for a in answers if isinstance(a, BaseException))
+    assert kinds.count("node_moved") == 1
+
+
+async def test_a_copy_of_a_connected_node_becomes_a_pending_node_over_the_wire(
+    appliance: RunningAppliance,
+) -> None:
+    member = await appliance.member("original")
+    copy = SimulatedNode("original-copy")
+    async with following(member, follower(member)) as until:
+        await until(lambda: True)
+        async with member.client() as replica:
+            with pytest.raises(Refused) as caught:
+                await replica.register(
+                    msgspec.structs.replace(
+                        register_request(member.node), facts=wire.Facts(dmi_uuid="another")
+                    )
+                )
+            assert caught.value.code == "duplicate_node"
+            answer = await replica.copy(
+                wire.CopyRequest(
+                    node_id=copy.id,
+                    name=copy.name,
+                    certificate_request=copy.certificate_request(),
+                    data_public_key=copy.data_public_key,
+                    facts=wire.Facts(dmi_uuid="another"),
+                    agent_version="0.1.0",
+                )
+            )
+    assert answer.state == "pending"
+    own = Member(appliance, copy, answer)
+    assert (await own.register()).state == "pending"
+    async with appliance.operator() as services:
+        await services.duplicates.claim(copy.id, SYSTEM)
+    async with own.client() as replica:
+        for call in (
+            replica.register(register_request(copy)),
+            anext(replica.netmap_lines(0, 0, quiet_s=5.0)),
+        ):
+            with pytest.raises(Refused) as caught:
+                await call
+            assert caught.value.code == "node_became"
+        as_original = SimulatedNode(copy.name, id=member.node.id)
+        as_original.key = copy.key
+        became = await replica.become(wire.RenewRequest(as_original.certificate_request()))
+    assert became.state == "approved"
+    as_original.generation = became.generation
+    await Member(appliance, as_original, became).register()
+    async with member.client() as replica:
+        for call in (
+            replica.register(register_request(member.node)),
+            replica.renew(wire.RenewRequest(member.node.certificate_request())),
+            replica.leave(wire.LeaveRequest("")),
+            anext(replica.netmap_lines(0, 0, quiet_s=5.0)),
+        ):
+            with pytest.raises(Refused) as caught:
+                await call
+            assert caught.value.code == "duplicate_node"
+
+
+def replica_clock(ahead_s: float) -> Callable[[], float]:
+    """A clock that is ahead: what was registered just now was registered a while ago."""
+    return lambda: time.time() + ahead_s

@@ -127,6 +127,20 @@ class Operations:
         await self.services.enrolment.enrol(newcomer, "198.51.100.7")
         return node_id
 
+    async def copy(self, name: str, original_id: str) -> str:
+        """Let a copy of a node become a node of its own that waits; return its ID."""
+        node_id = str(uuid.uuid4())
+        newcomer = Newcomer(
+            node=node_id,
+            name=name,
+            certificate_request=certificate_request(node_id),
+            data_public_key=base64.b64encode(os.urandom(32)).decode(),
+            facts=Facts(machine_id=uuid.uuid4().hex),
+            agent_version="0.1.0",
+        )
+        await self.services.duplicates.admit(original_id, newcomer, "198.51.100.8")
+        return node_id
+
 
 def operations(clock: Clock | None = None) -> Operations:
     """Return an application on an empty store, with the user `admin`'s place still free."""

@@ -10,8 +10,7 @@ from cairn_agent.host.network import Network
 from cairn_agent.protocol.enrolment import Facts
 
 _CLOUD_IDS = (
-    Path("/run/cloud-init/.instance-id"),
-    Path("/var/lib/cloud/data/instance-id"),
+    Path("/run/cloud-init/.instance-id"),  # not the one on disk, which goes along with a copy
     Path("/sys/devices/virtual/dmi/id/board_asset_tag"),  # EC2 puts "i-..." here
 )
 

@@ -10,10 +10,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
+import os
+import socket
 import ssl
+import struct
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,8 @@ log = logging.getLogger(__name__)
 
 EXTENSION = "cairn.connection"
 _NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME
+_TCP_INFO_OCTETS = 104  # of Linux's struct tcp_info
+_LAST_ACK_AT = 56  # tcpi_last_ack_recv, milliseconds
 HEADERS_MAX_OCTETS = 16_384  # of one request, URL included
 REQUEST_WITHIN_S = 10.0  # from the connection to the end of the first request's headers
 
@@ -39,6 +46,7 @@ class Connection:
 
     certificate: bytes | None  # DER, verified against the cluster's CA
     abort: Callable[[], None]  # ends the connection at once, whatever waits to be sent
+    heard_s: Callable[[], float] = lambda: math.inf  # since it acknowledged anything
 
 
 class CertificateProtocol(HttpToolsProtocol):
@@ -47,7 +55,9 @@ class CertificateProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Note the certificate once: it can't change while the connection lasts."""
         super().connection_made(transport)
-        self._connection = Connection(_peer_certificate(transport), transport.abort)
+        self._connection = Connection(
+            _peer_certificate(transport), transport.abort, partial(_heard_s, transport)
+        )
         self._header_octets = 0
         self._stranger = self.loop.call_later(REQUEST_WITHIN_S, transport.abort)
         self._settled: asyncio.Future[None] | None = None
@@ -161,6 +171,17 @@ def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLCont
     context.load_verify_locations(cafile=authority)
     context.load_cert_chain(certificate, key)
     return context
+
+
+def _heard_s(transport: asyncio.Transport) -> float:
+    """Return the seconds since the other end's kernel acknowledged anything that was sent."""
+    try:
+        descriptor = os.dup(transport.get_extra_info("socket").fileno())
+        with socket.socket(fileno=descriptor) as copy:
+            info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_OCTETS)
+    except (OSError, AttributeError):
+        return math.inf  # it has ended
+    return float(struct.unpack_from("=I", info, _LAST_ACK_AT)[0]) / 1000
 
 
 def _peer_certificate(transport: asyncio.Transport) -> bytes | None:

@@ -14,6 +14,13 @@ from cairn_appliance.cli.replies import NodeRef
 from cairn_appliance.cli.session import Session, load
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+RevokeNow = Annotated[
+    bool,
+    typer.Option(
+        "--revoke-now",
+        help="End the vSubnets' old secrets at once; members out of reach lose their sessions.",
+    ),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for a confirmation.")]
 
 

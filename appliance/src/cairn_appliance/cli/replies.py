@@ -163,6 +163,12 @@ class NodeRef(msgspec.Struct, frozen=True):
     name: str = ""
 
 
+class Rotation(msgspec.Struct, frozen=True):
+    """A new secret of a vSubnet."""
+
+    epoch: int
+
+
 class Attachment(msgspec.Struct, frozen=True):
     """A node's membership."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from cairn_appliance.domain.errors import DuplicateNode, Invalid, NodeFrozen, Unavailable
@@ -37,6 +38,15 @@ _OFFLOADS_MAX = 32
 DUPLICATE_TOLD_EVERY_S = 60.0
 DOUBT_S = 25.0  # a dead link is known to be dead after 20 s
 _DOUBT_KEPT_S = 120.0
+_DAY_S = 86_400.0
+
+
+# Node -> whether its open stream lives; None where that can't be told here
+Answers = Callable[[str], Awaitable[bool | None]]
+
+
+async def _nobody_knows(_node: str) -> bool | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +81,16 @@ class Registry:
         presence: PresenceBoard,
         journal: Journal,
         clock: Clock = wall_clock,
+        answers: Answers | None = None,
     ) -> None:
+        self._answers = answers or _nobody_knows
         self._store = store
         self._nodes = nodes
         self._presence = presence
         self._journal = journal
         self._clock = clock
         self._doubts: dict[str, float] = {}  # node -> since when
+        self._locked_out: dict[str, float] = {}  # node -> told when
 
     async def register(self, node_id: str, report: Report, address: str) -> Registered:
         """Return the offered generation; raise NodeRemoved, DuplicateNode, NodeFrozen, Invalid,
@@ -97,12 +110,13 @@ class Registry:
         if registration.frozen_at:
             raise NodeFrozen(f"node {node.value.name} is frozen: two machines fought for it")
         same_machine = registration.facts.same_machine(report.facts)
+        other = await self._other(registration, same_machine=same_machine)
         decision, takeovers = counted(
             decide(
                 report.generation,
                 registration.generation,
                 same_machine=same_machine,
-                other=self._other(registration, same_machine=same_machine),
+                other=other,
             ),
             registration.takeovers,
             self._clock(),
@@ -159,13 +173,38 @@ class Registry:
         by = Actor(ActorKind.NODE, node_id, address)
         await self._nodes.remove(node_id, by, reason=f"it left: {reason}" if reason else "it left")
 
-    def _other(self, registration: Registration, *, same_machine: bool) -> Other:
-        """Return what is known of another machine, or run, that is this node."""
-        if self._presence.is_connected(registration.node):
-            is_known = not same_machine or self._is_certain(registration.node)
-            return Other.ALIVE if is_known else Other.UNSURE
-        is_late = self._clock() - registration.registered_at < REGISTERED_LATELY_S
-        return Other.UNSURE if is_late and not same_machine else Other.NONE
+    async def tell_locked_out(self, node_id: str, address: str) -> None:
+        """Write an event, once a day for each node, of one whose certificate is too old to be
+        renewed: its traffic goes on, and nobody would know why it doesn't follow any more."""
+        now = self._clock()
+        self._locked_out = {n: at for n, at in self._locked_out.items() if now - at < _DAY_S}
+        node = await living_node(self._store, node_id)
+        if node_id in self._locked_out:
+            return
+        self._locked_out[node_id] = now
+        entry = self._journal.entry(
+            "node_locked_out",
+            f"node {node.value.name} came with a certificate too old to be renewed",
+            Actor(ActorKind.NODE, node_id, address),
+            severity=Severity.WARNING,
+            node=node_id,
+            remedy="there: `cairn-agent leave --force`, then join again with a new token",
+        )
+        await self._store.commit([], [entry])
+
+    async def _other(self, registration: Registration, *, same_machine: bool) -> Other:
+        """Return what is known of another machine, or run, that is this node.
+
+        An open link alone says little for 20 s after a power failure (serving.py): a machine
+        that is started elsewhere meanwhile must not be taken for a copy. One that answers lives.
+        """
+        node_id = registration.node
+        if not self._presence.is_connected(node_id):
+            is_late = self._clock() - registration.registered_at < REGISTERED_LATELY_S
+            return Other.UNSURE if is_late and not same_machine else Other.NONE
+        if same_machine:
+            return Other.ALIVE if self._is_certain(node_id) else Other.UNSURE
+        return Other.UNSURE if await self._answers(node_id) is False else Other.ALIVE
 
     def _is_certain(self, node_id: str) -> bool:
         """Return whether an open link of the same machine is one that lives.

@@ -68,6 +68,7 @@ def build(
     netmaps = Netmaps(cluster, epochs.open, sign)
     issuer = Issuer(lambda: netmaps.cluster.appliances, authority.pin)
     enrolment = Enrolment(store, cluster, authority, nodes, journal, clock, certificate_days)
+    streams = Streams(store, netmaps, presence)
     return Services(
         store=store,
         vsubnets=vsubnets,
@@ -78,7 +79,7 @@ def build(
         presence=presence,
         enrolment=enrolment,
         duplicates=Duplicates(store, enrolment, journal, clock),
-        registry=Registry(store, nodes, presence, journal, clock),
+        registry=Registry(store, nodes, presence, journal, clock, streams.answers),
         netmaps=netmaps,
-        streams=Streams(store, netmaps, presence),
+        streams=streams,
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
+import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 
 from cairn_agent.protocol import netmap as wire
@@ -27,7 +29,10 @@ WAKE_AT_ONCE = 50  # streams; then other work has its turn
 CATCH_UP_S = 5.0  # how long a stream from a replica that is ahead waits for this one
 GO_AWAY_MAX_MS = 3000  # full jitter, so that not everybody comes to the next replica at once
 _BATCH_MAX = 1000
+ANSWER_S = 1.5  # a machine that lives has acknowledged a heartbeat by then
+_LOOK_S = 0.02
 
+HeardS = Callable[[], float]
 Change = Reset | Events | Progress
 
 
@@ -39,6 +44,7 @@ class Streams:
         self._netmaps = netmaps
         self._presence = presence
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._heard: defaultdict[str, list[HeardS]] = defaultdict(list)
         self._moved = asyncio.Condition()
         self._is_closing = False
         self._sent_away = 0  # how often
@@ -63,10 +69,17 @@ class Streams:
             tasks.create_task(self._serve(changes), name="make netmaps")
 
     async def lines(
-        self, node_id: str, incarnation: int, after: int, *, known_at: int = 0
+        self,
+        node_id: str,
+        incarnation: int,
+        after: int,
+        *,
+        known_at: int = 0,
+        heard_s: HeardS = lambda: math.inf,
     ) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a node's stream until it is removed or this replica closes.
 
+        `heard_s` says how long ago the node's machine acknowledged what was sent.
         Raises Unavailable before the first line if this replica has not got as far as the
         node has, or as `known_at`, at which the node is known to be there.
         """
@@ -75,6 +88,7 @@ class Streams:
         feed = Feed(self._netmaps, node_id, incarnation, after)
         wake = asyncio.Event()
         self._waiting[node_id].add(wake)
+        self._heard[node_id].append(heard_s)
         self._presence.connected(node_id)
         self.count += 1
         begun = self._sent_away
@@ -91,6 +105,9 @@ class Streams:
         finally:
             self.count -= 1
             self._presence.disconnected(node_id)
+            self._heard[node_id].remove(heard_s)
+            if not self._heard[node_id]:
+                del self._heard[node_id]
             waiting = self._waiting[node_id]
             waiting.discard(wake)
             if not waiting:
@@ -100,6 +117,22 @@ class Streams:
         """End the streams of now with the advice to go elsewhere; others may come."""
         self._sent_away += 1
         self._wake(set(self._waiting))
+
+    async def answers(self, node_id: str) -> bool | None:
+        """Return whether a stream of the node lives: its machine acknowledges what is sent now.
+
+        None where no stream of it is open here: another replica may have one.
+        """
+        heard = list(self._heard.get(node_id, ()))
+        if not heard:
+            return None
+        begun = time.monotonic()
+        self._wake({node_id})
+        while time.monotonic() - begun < ANSWER_S:
+            await asyncio.sleep(_LOOK_S)
+            if any(heard_s() < time.monotonic() - begun for heard_s in heard):
+                return True
+        return False
 
     def close(self) -> None:
         """Tell every stream to go to another replica, and end it."""

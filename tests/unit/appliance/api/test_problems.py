@@ -65,6 +65,8 @@ async def test_a_request_that_breaks_the_schema_is_told_where(
         ("POST", "tokens", {"life_s": -1}, 422, "invalid"),
         ("POST", "vsubnets/taken/members", {"node": "nope"}, 404, "not_found"),
         ("POST", "nodes/nope/approve", None, 404, "not_found"),
+        ("POST", "nodes/nope/claim", None, 404, "not_found"),
+        ("POST", "nodes/nope/unfreeze", None, 404, "not_found"),
         ("GET", "nodes?state=bad", None, 422, "invalid"),
         ("GET", "nodes?limit=0", None, 422, "invalid"),
         ("GET", "nodes?cursor=%25", None, 422, "invalid_cursor"),

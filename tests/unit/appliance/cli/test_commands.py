@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
 from cairn_agent.protocol.token import decode_token
-from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.domain.errors import NodeFrozen
+from cairn_appliance.domain.identity import SYSTEM, Facts
+from cairn_appliance.services.registry import Report
 from cairn_appliance.services.vsubnets import VSubnetChange, VSubnetOrder
 
 from tests.unit.appliance.cli.conftest import Live, Shell
@@ -100,6 +104,52 @@ def test_a_pending_node_is_approved_by_the_beginning_of_its_id(
     assert told == (
         "The node web-1 is approved. It is now a member of office 10.7.0.2 fd00:7::2.\n"
     )
+
+
+def test_a_copy_says_whose_it_is_and_becomes_a_new_node_or_the_node(
+    live: Live, logged_in: Shell
+) -> None:
+    logged_in.ok(*OFFICE)
+    original = join(live, "web-1", "office")
+    live.do(live.operations.copy("scaled-out", original))
+    live.do(live.operations.copy("the-real-one", original))
+    listed = logged_in.ok("node", "list", "--state", "pending")
+    assert "pending, copy of web-1" in " ".join(listed.split())
+    assert "10.7.0.3" in logged_in.ok("node", "approve", "scaled-out")
+
+    refused = logged_in("node", "claim", "web-1", "--yes")
+    assert (refused.code, "is no copy of another" in refused.err) == (4, True)
+    unattended = logged_in("node", "claim", "the-real-one")
+    assert (unattended.code, "it waits as a copy" in unattended.err) == (2, True)
+    told = logged_in.ok("node", "claim", "the-real-one", "--yes")
+    assert told == "The machine the-real-one is the node web-1 now.\n"
+    assert json.loads(logged_in.ok("node", "show", "web-1", "--json"))["id"] == original
+    assert "No such node." in logged_in.ok("node", "list", "--state", "pending")
+    assert "web-1 is another machine from now on" in logged_in.ok("event", "list")
+
+
+def test_a_vsubnet_gets_a_new_secret(live: Live, logged_in: Shell) -> None:
+    logged_in.ok(*OFFICE)
+    told = logged_in.ok("vsubnet", "rotate", "office")
+    assert "epoch 2; the old one is accepted for another 10 minutes" in " ".join(told.split())
+    told = logged_in.ok("vsubnet", "rotate", "office", "--revoke-now")
+    assert "epoch 3; the old one is over" in " ".join(told.split())
+
+
+def test_a_frozen_node_is_shown_so_and_let_in_again(live: Live, logged_in: Shell) -> None:
+    node_id = join(live, "web-1")
+
+    async def fight() -> None:
+        report = Report(1, Facts(), (), "web-1", "0.1.0", "0.1.0", {})
+        registry = live.operations.services.registry
+        for generation in (1, 2, 3, *[0] * 5):
+            with contextlib.suppress(NodeFrozen):
+                await registry.register(node_id, replace(report, generation=generation), "")
+
+    live.do(fight())
+    assert "approved, frozen" in " ".join(logged_in.ok("node", "list").split())
+    assert logged_in.ok("node", "unfreeze", "web-1") == "The node web-1 may register again.\n"
+    assert "frozen" not in logged_in.ok("node", "show", "web-1")
 
 
 def test_a_name_of_two_nodes_lists_both(live: Live, logged_in: Shell) -> None:

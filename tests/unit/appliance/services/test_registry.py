@@ -271,3 +271,25 @@ async def test_four_takeovers_in_180_seconds_are_no_fight() -> None:
         replica.clock.now += 60
         await replica.register(node, facts=Facts(dmi_uuid=str(replica.clock.now)))
     assert "node_frozen" not in await replica.kinds()
+
+
+async def test_a_machine_started_elsewhere_after_a_power_failure_waits_and_is_no_copy() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    replica.clock.now += 60
+    heard_s = 5.0
+    streaming = replica.services.streams.lines(node.id, 0, 0, heard_s=lambda: heard_s)
+    running = asyncio.create_task(replica.services.streams.run())
+    await anext(streaming)
+    moved = Facts(dmi_uuid="elsewhere")
+    with pytest.raises(Unavailable):
+        await replica.register(node, facts=moved)
+    heard_s = 0.0  # it acknowledges after all
+    with pytest.raises(DuplicateNode):
+        await replica.register(node, facts=moved)
+    heard_s = 20.0
+    await streaming.aclose()
+    await replica.register(node, facts=moved)
+    assert (await replica.kinds())[-1] == "node_moved"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

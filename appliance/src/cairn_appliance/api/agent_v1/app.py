@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,7 +20,7 @@ from cairn_appliance.api import errors
 from cairn_appliance.api.agent_v1.limits import EnrolLimit
 from cairn_appliance.api.agent_v1.stream import NetmapStream
 from cairn_appliance.api.client_certificate import connection_of, control_key_of, node_of
-from cairn_appliance.domain.errors import Invalid, Unavailable
+from cairn_appliance.domain.errors import CertificateRequired, Invalid, Unavailable
 from cairn_appliance.domain.identity import Facts
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.enrolment import Credentials, Newcomer
@@ -135,7 +136,10 @@ class _AgentApi:
         node_id = self._node(request)
         control_key = control_key_of(connection_of(request))
         known_at = await self._services.registry.known_at(node_id, control_key)
-        lines = self._services.streams.lines(node_id, incarnation, after, known_at=known_at)
+        heard_s = connection_of(request).heard_s
+        lines = self._services.streams.lines(
+            node_id, incarnation, after, known_at=known_at, heard_s=heard_s
+        )
         first = await anext(lines)
         return NetmapStream(node_id, first, lines, connection_of(request).abort)
 
@@ -159,7 +163,13 @@ class _AgentApi:
         """A node gets a new certificate, also one that was away for long: no node is locked
         out for having been switched off while it is one of ours."""
         connection = connection_of(request)
-        node_id = node_of(connection, self._clock(), expired_for_s=RENEWED_UNTIL_S)
+        try:
+            node_id = node_of(connection, self._clock(), expired_for_s=RENEWED_UNTIL_S)
+        except CertificateRequired as error:
+            if error.code == "certificate_expired":
+                node_id = node_of(connection, self._clock(), expired_for_s=math.inf)
+                await self._services.registry.tell_locked_out(node_id, _address(request))
+            raise
         body = await _decoded(request, wire.RenewRequest)
         certificate = await self._services.enrolment.renew(
             node_id, body.certificate_request, control_key_of(connection)

@@ -39,6 +39,7 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("GET", f"{ROOT}/vsubnets/{{vsubnet}}"): Role.VIEWER,
     ("PATCH", f"{ROOT}/vsubnets/{{vsubnet}}"): Role.OPERATOR,
     ("DELETE", f"{ROOT}/vsubnets/{{vsubnet}}"): Role.ADMIN,
+    ("POST", f"{ROOT}/vsubnets/{{vsubnet}}/rotate"): Role.OPERATOR,
     ("GET", f"{ROOT}/vsubnets/{{vsubnet}}/members"): Role.VIEWER,
     ("POST", f"{ROOT}/vsubnets/{{vsubnet}}/members"): Role.OPERATOR,
     ("GET", f"{ROOT}/vsubnets/{{vsubnet}}/members/{{node}}"): Role.VIEWER,

@@ -178,6 +178,22 @@ class VSubnetOut(VSubnetRef):
     created_at: datetime
 
 
+class RotationAsked(Asked):
+    """How a new secret of a vSubnet begins."""
+
+    revoke_now: bool = Field(
+        False,
+        description="end the old one at once, not after 10 minutes: members that an "
+        "appliance does not reach meanwhile lose their sessions",
+    )
+
+
+class RotationOut(BaseModel):
+    """The new secret's number."""
+
+    epoch: int
+
+
 class NodeRef(BaseModel):
     """Which node."""
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from cairn_appliance.cli import output
 from cairn_appliance.cli.connection import path_of
 from cairn_appliance.cli.find import find_node
-from cairn_appliance.cli.options import AsJson, Node, Yes, connect, group
+from cairn_appliance.cli.options import AsJson, Node, RevokeNow, Yes, connect, group
 from cairn_appliance.cli.output import ago, local, short, span
 from cairn_appliance.cli.replies import Attachment
 from cairn_appliance.cli.replies import Node as NodeReply
@@ -20,13 +20,6 @@ app = group("Nodes: hosts with an agent.")
 
 _STATES = {"approved": output.GOOD, "pending": output.WARN, "removed": output.DIM}
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why, for the events.")]
-RevokeNow = Annotated[
-    bool,
-    typer.Option(
-        "--revoke-now",
-        help="End the vSubnets' old secrets at once; members out of reach lose their sessions.",
-    ),
-]
 
 
 class State(StrEnum):

@@ -10,9 +10,17 @@ import typer
 from cairn_appliance.cli import output
 from cairn_appliance.cli.connection import path_of
 from cairn_appliance.cli.errors import CommandError, Exit
-from cairn_appliance.cli.options import AsJson, Vsubnet, Yes, connect, group, length_of_time
+from cairn_appliance.cli.options import (
+    AsJson,
+    RevokeNow,
+    Vsubnet,
+    Yes,
+    connect,
+    group,
+    length_of_time,
+)
 from cairn_appliance.cli.output import ago, counted, local, span
-from cairn_appliance.cli.replies import Policy, Reply, VSubnet
+from cairn_appliance.cli.replies import Policy, Reply, Rotation, VSubnet
 
 app = group("vSubnets: virtual Ethernet segments.")
 
@@ -119,6 +127,23 @@ def change(
         known = connection.get(path_of("vsubnets", vsubnet), VSubnet)
         path = path_of("vsubnets", known.value.id)
         _print(connection.patch(path, VSubnet, body, known.etag), as_json)
+
+
+@app.command()
+def rotate(vsubnet: Vsubnet, revoke_now: RevokeNow = False, as_json: AsJson = False) -> None:
+    """Start a new secret of a vSubnet; it happens daily and with each removal by itself."""
+    with connect() as connection:
+        known = connection.get(path_of("vsubnets", vsubnet), VSubnet).value
+        path = path_of("vsubnets", known.id, "rotate")
+        reply = connection.post(path, Rotation, {"revoke_now": revoke_now})
+    if as_json:
+        output.print_json(reply.whole)
+        return
+    old = "is over" if revoke_now else "is accepted for another 10 minutes"
+    name = output.clean(known.name)
+    output.say(
+        f"The vSubnet {name} has a new secret, epoch {reply.value.epoch}; the old one {old}."
+    )
 
 
 @app.command()

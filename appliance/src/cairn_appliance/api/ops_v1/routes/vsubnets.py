@@ -14,7 +14,14 @@ from cairn_appliance.api.ops_v1.context import (
     tagged,
 )
 from cairn_appliance.api.ops_v1.idempotent import IdempotentRoute
-from cairn_appliance.api.ops_v1.models import Page, VSubnetAsked, VSubnetOut, VSubnetPatch
+from cairn_appliance.api.ops_v1.models import (
+    Page,
+    RotationAsked,
+    RotationOut,
+    VSubnetAsked,
+    VSubnetOut,
+    VSubnetPatch,
+)
 from cairn_appliance.api.ops_v1.paging import PagingDep
 from cairn_appliance.api.ops_v1.shown import count_by, vsubnet_out
 from cairn_appliance.domain.vsubnet import Policy, VSubnet
@@ -65,6 +72,16 @@ async def change_vsubnet(
     change = _change(asked, current.value.policy)
     stored = await services.vsubnets.change(current.value.id, change, by, expected=expected)
     return await _out(services, stored, response)
+
+
+@router.post("/{vsubnet}/rotate")
+async def rotate_secret(
+    vsubnet: str, services: ServicesDep, by: ActorDep, asked: RotationAsked | None = None
+) -> RotationOut:
+    """Start a new secret of the vSubnet; sessions go on, new ones use it."""
+    revoke_now = asked is not None and asked.revoke_now
+    epoch = await services.vsubnets.rotate_secret(vsubnet, by, revoke_now=revoke_now)
+    return RotationOut(epoch=epoch)
 
 
 @router.delete("/{vsubnet}", status_code=204)
