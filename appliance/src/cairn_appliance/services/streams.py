@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
 
 from cairn_agent.protocol import netmap as wire
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 COALESCE_S = 0.05  # how long a change waits for others to come with it, at least
 COALESCE_MAX_S = 0.5  # a removed node is cut off within a second, whatever else changes
 PER_STREAM_S = 0.0005  # between two rounds, for each stream that the former had news for
+SHORT_OCTETS = 2048  # of a line
 WAKE_AT_ONCE = 50  # streams; then other work has its turn
 CATCH_UP_S = 5.0  # how long a stream from a replica that is ahead waits for this one
 GO_AWAY_MAX_MS = 3000  # full jitter, so that not everybody comes to the next replica at once
@@ -66,6 +67,7 @@ class Streams:
     ) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a node's stream until it is removed or this replica closes.
 
+        Short lines that are due together come as one, since each costs a write on its own.
         Raises Unavailable before the first line if this replica has not got as far as the
         node has, or as `known_at`, at which the node is known to be there.
         """
@@ -79,8 +81,8 @@ class Streams:
         try:
             while not self._is_closing:
                 wake.clear()
-                for line in list(feed.pull()):
-                    yield line
+                for lines in _together(list(feed.pull())):
+                    yield lines
                 if feed.is_finished:
                     return
                 await self._next(wake)
@@ -146,3 +148,18 @@ class Streams:
         for node_id in node_ids:
             for wake in self._waiting.get(node_id, ()):
                 wake.set()
+
+
+def _together(lines: list[bytes]) -> Iterator[bytes]:
+    """Yield the lines, short ones joined; long ones are shared by streams and not copied."""
+    short: list[bytes] = []
+    for line in lines:
+        if len(line) > SHORT_OCTETS:
+            if short:
+                yield b"".join(short)
+                short = []
+            yield line
+        else:
+            short.append(line)
+    if short:
+        yield b"".join(short)
