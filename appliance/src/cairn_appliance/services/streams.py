@@ -21,8 +21,10 @@ from cairn_appliance.store.port import Events, Progress, Reset, Store
 log = logging.getLogger(__name__)
 
 COALESCE_S = 0.05  # how long a change waits for others to come with it, at least
-COALESCE_MAX_S = 0.5  # a removed node is cut off within a second, whatever else changes
 PER_STREAM_S = 0.0005  # between two rounds, for each stream that the former had news for
+ROUNDS_APART_S = 0.5  # at most: a removed node is cut off within a second, whatever else changes
+OVERLOADED_S = 1.0  # and at most so much where the machine can't keep up
+REST = 2.0  # between two rounds, of the time that the former took to serve
 SHORT_OCTETS = 2048  # of a line
 WAKE_AT_ONCE = 50  # streams; then other work has its turn
 CATCH_UP_S = 5.0  # how long a stream from a replica that is ahead waits for this one
@@ -133,9 +135,10 @@ class Streams:
             concerned = self._netmaps.take(batch) & self._waiting.keys()
             async with self._moved:
                 self._moved.notify_all()
-            if concerned:
-                not_before = clock() + min(len(concerned) * PER_STREAM_S, COALESCE_MAX_S)
+            begun = clock()
             await self._wake_in_turns(concerned)
+            if concerned:
+                not_before = clock() + _rest_s(len(concerned), clock() - begun)
 
     async def _wake_in_turns(self, node_ids: set[str]) -> None:
         """Wake the streams in a random order, and let others have the loop in between."""
@@ -148,6 +151,12 @@ class Streams:
         for node_id in node_ids:
             for wake in self._waiting.get(node_id, ()):
                 wake.set()
+
+
+def _rest_s(streams: int, took_s: float) -> float:
+    """Return how long the next round waits; registrations and newcomers have their turn then."""
+    planned_s = min(streams * PER_STREAM_S, ROUNDS_APART_S)
+    return min(max(planned_s, took_s * REST), OVERLOADED_S)
 
 
 def _together(lines: list[bytes]) -> Iterator[bytes]:
