@@ -109,8 +109,9 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def pause(self) -> None:
-        """Read no more."""
+        """Read no more, TLS included, which would read half a megabyte ahead."""
         if self._transport is not None:
+            self._transport.set_read_buffer_limits(high=1024)  # type: ignore[attr-defined]
             self._transport.pause_reading()
 
     def resume(self) -> None:

@@ -27,9 +27,9 @@ from cairn_appliance.cluster.errors import EnvironmentLacks
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 512  # what is served in 3 s; agents wait for 5 s (SC-5)
+BACKLOG = 128  # served within a second or two; who finds it full is asked again by its own kernel
 AT_ONCE = 64  # connections between their first octet and the answer to their first request
-COUNTED_S = 1.0  # who takes longer than this no longer keeps others out
+COUNTED_S = 3.0  # who takes longer than this no longer keeps others out
 HANDSHAKE_S = 10.0
 SHUTDOWN_S = 5.0  # of TLS; a peer that is gone says nothing
 NOT_ACCEPTED_S = 0.5
@@ -89,7 +89,7 @@ class Door:
     """Takes connections in and through their handshakes, a bounded number at a time.
 
     A place is taken from the first octet of the handshake to the first answer, since that is
-    when a newcomer costs most; but for a second at most, so that nobody blocks the door by
+    when a newcomer costs most; but for some seconds at most, so that nobody blocks the door by
     being slow, and not at all by who says nothing.
     """
 

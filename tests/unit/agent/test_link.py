@@ -50,6 +50,9 @@ class FakeNode:
     def netmap_changed(self) -> None:
         self.changes += 1
 
+    def nobody_answered(self) -> None:
+        """Nothing depends on it here."""
+
     def heard(self) -> None:
         self.times_heard += 1
 

@@ -86,6 +86,9 @@ class Node(Protocol):
     def heard(self) -> None:
         """An appliance said that the held netmap is the newest."""
 
+    def nobody_answered(self) -> None:
+        """Each appliance that is known was tried, and none answered."""
+
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
@@ -186,6 +189,7 @@ class Link:
             return error.retry_after_s
         if self._unreachable % max(1, len(self._replicas())) != 0:
             return _NEXT_REPLICA_S
+        self._node.nobody_answered()
         return self._backoff.next_s(error.retry_after_s if isinstance(error, Busy) else 0.0)
 
     def _replicas(self) -> list[str]:

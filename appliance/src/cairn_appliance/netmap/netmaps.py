@@ -44,10 +44,12 @@ class Netmaps:
     def take(self, changes: Iterable[Reset | Events | Progress]) -> set[str]:
         """Apply changes in order, make new versions, and return the nodes they concern.
 
-        The work is proportional to the members of the vSubnets that changed.
+        The work is proportional to the members of the vSubnets that changed. A node that
+        registers again with nothing new is all by itself: its peers have no news of it.
         """
         concerned: set[str] = set()
         pending: set[str] = set()
+        known = set(self._topics)
         for change in changes:
             if isinstance(change, Progress):
                 if self._is_loaded:
@@ -55,16 +57,13 @@ class Netmaps:
                 continue
             touched = self.snapshot.apply(change)
             concerned |= touched.nodes
-            for vsubnet_id in self._render(touched):
-                pending.add(vsubnet_id)
-                topic = self._topics.get(vsubnet_id)
-                concerned |= topic.node_ids if topic else set()
+            pending |= self._render(touched)
             self._is_loaded = True
         appliances = self.snapshot.appliances_by_name()
         self.cluster = self._without_appliances.served_by(appliances)
         for vsubnet_id in pending:
             topic = self._topics.get(vsubnet_id)
-            if topic and topic.cut(self.revision):
+            if topic and (topic.cut(self.revision) or vsubnet_id not in known):
                 concerned |= topic.node_ids
         return concerned
 

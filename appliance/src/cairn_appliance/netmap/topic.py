@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 
 from cairn_agent.protocol import netmap as wire
 
@@ -103,13 +104,18 @@ class Topic:
         """Return the lines that bring a copy at `revision` up to the newest version."""
         if revision >= self._changed_at:
             return []
-        missing = [delta for delta in self._history if delta.revision > revision]
+        missing = self._after(revision)
         if not missing or missing[0].base > revision:
             return [self.full()]
         lines = [delta.line for delta in missing]
         if len(lines) > 1 and sum(map(len, lines)) > len(self.full()):
             return [self.full()]
         return lines
+
+    def _after(self, revision: int) -> list[Delta]:
+        """Return the deltas after a revision, from the newest back: most ask for one or two."""
+        newest_first = takewhile(lambda delta: delta.revision > revision, reversed(self._history))
+        return list(newest_first)[::-1]
 
     def _version(self, revision: int) -> None:
         self._revision = revision

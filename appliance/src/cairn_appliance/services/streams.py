@@ -8,7 +8,7 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 
 from cairn_agent.protocol import netmap as wire
@@ -23,8 +23,11 @@ from cairn_appliance.store.port import Events, Progress, Reset, Store
 log = logging.getLogger(__name__)
 
 COALESCE_S = 0.05  # how long a change waits for others to come with it, at least
-COALESCE_MAX_S = 0.5  # a removed node is cut off within a second, whatever else changes
 PER_STREAM_S = 0.0005  # between two rounds, for each stream that the former had news for
+ROUNDS_APART_S = 0.5  # at most: a removed node is cut off within a second, whatever else changes
+OVERLOADED_S = 1.0  # and at most so much where the machine can't keep up
+REST = 2.0  # between two rounds, of the time that the former took to serve
+SHORT_OCTETS = 2048  # of a line
 WAKE_AT_ONCE = 50  # streams; then other work has its turn
 CATCH_UP_S = 5.0  # how long a stream from a replica that is ahead waits for this one
 GO_AWAY_MAX_MS = 3000  # full jitter, so that not everybody comes to the next replica at once
@@ -80,6 +83,7 @@ class Streams:
         """Yield the lines of a node's stream until it is removed or this replica closes.
 
         `heard_s` says how long ago the node's machine acknowledged what was sent.
+        Short lines that are due together come as one, since each costs a write on its own.
         Raises Unavailable before the first line if this replica has not got as far as the
         node has, or as `known_at`, at which the node is known to be there.
         """
@@ -95,8 +99,8 @@ class Streams:
         try:
             while not self._is_closing and self._sent_away == begun:
                 wake.clear()
-                for line in list(feed.pull()):
-                    yield line
+                for lines in _together(list(feed.pull())):
+                    yield lines
                 if feed.is_finished:
                     return
                 await self._next(wake)
@@ -171,9 +175,10 @@ class Streams:
             concerned = self._netmaps.take(batch) & self._waiting.keys()
             async with self._moved:
                 self._moved.notify_all()
-            if concerned:
-                not_before = clock() + min(len(concerned) * PER_STREAM_S, COALESCE_MAX_S)
+            begun = clock()
             await self._wake_in_turns(concerned)
+            if concerned:
+                not_before = clock() + _rest_s(len(concerned), clock() - begun)
 
     async def _wake_in_turns(self, node_ids: set[str]) -> None:
         """Wake the streams in a random order, and let others have the loop in between."""
@@ -186,3 +191,24 @@ class Streams:
         for node_id in node_ids:
             for wake in self._waiting.get(node_id, ()):
                 wake.set()
+
+
+def _rest_s(streams: int, took_s: float) -> float:
+    """Return how long the next round waits; registrations and newcomers have their turn then."""
+    planned_s = min(streams * PER_STREAM_S, ROUNDS_APART_S)
+    return min(max(planned_s, took_s * REST), OVERLOADED_S)
+
+
+def _together(lines: list[bytes]) -> Iterator[bytes]:
+    """Yield the lines, short ones joined; long ones are shared by streams and not copied."""
+    short: list[bytes] = []
+    for line in lines:
+        if len(line) > SHORT_OCTETS:
+            if short:
+                yield b"".join(short)
+                short = []
+            yield line
+        else:
+            short.append(line)
+    if short:
+        yield b"".join(short)

@@ -127,6 +127,13 @@ async def test_a_registration_that_changes_nothing_sends_nothing_but_the_heartbe
     assert [type(wire.decode_line(line)) for line in feed.pull()] == [wire.InSync]
 
 
+async def test_a_registration_that_changes_nothing_wakes_no_peer() -> None:
+    replica, mirror, (a, _) = await world("a", "b")
+    await mirror.take()
+    await replica.register(a)
+    assert await mirror.take() == {a.id}
+
+
 async def test_a_change_concerns_only_the_members_of_the_vsubnets_it_touches() -> None:
     replica, mirror, (a, _) = await world("a", "b")
     blue = await replica.vsubnet("blue")
