@@ -107,10 +107,13 @@ class MemoryStore:
                 yield Reset(listing.revision, listing.items)
                 while not follower.is_overrun:
                     try:
-                        yield await asyncio.wait_for(follower.queue.get(), self._progress_s)
+                        async with asyncio.timeout(self._progress_s):
+                            change = await follower.queue.get()
                     except TimeoutError:
                         if self._available.is_set() and follower.queue.empty():
                             yield Progress(self._revision)
+                    else:
+                        yield change
         finally:
             self._followers.discard(follower)
 
