@@ -6,7 +6,6 @@ import asyncio
 from time import perf_counter
 
 from fastapi import APIRouter, Response
-from starlette.responses import PlainTextResponse
 
 import cairn_appliance
 from cairn_appliance.api.ops_v1.context import Ops, OpsDep
@@ -40,10 +39,16 @@ async def readyz(ops: OpsDep) -> Health:
     return Health()
 
 
-@router.get("/ca", response_class=PlainTextResponse)
+class PemResponse(Response):
+    """A certificate as text."""
+
+    media_type = "application/x-pem-file"
+
+
+@router.get("/ca", response_class=PemResponse)
 async def ca(ops: OpsDep) -> Response:
     """The certificate of the cluster's CA; a client compares its SHA-256 with its pin."""
-    return PlainTextResponse(ops.ca, media_type="application/x-pem-file")
+    return PemResponse(ops.ca)
 
 
 @router.get("/status")
