@@ -104,6 +104,7 @@ class Link:
         self._wants_registration = asyncio.Event()
         self._hurry = asyncio.Event()
         self._anew = asyncio.Event()
+        self.nobody_there = asyncio.Event()  # no replica could be reached, once
         self._say = asyncio.Event()
         self._ack: enrolment.AckRequest | None = None
         self._is_ack_due = False
@@ -178,6 +179,8 @@ class Link:
         self._unreachable = 0 if was_up else self._unreachable + 1
         if self._unreachable % max(1, len(self._replicas())) != 0:
             return _NEXT_REPLICA_S
+        if not isinstance(error, Busy):
+            self.nobody_there.set()
         return self._backoff.next_s(error.retry_after_s if isinstance(error, Busy) else 0.0)
 
     def _replicas(self) -> list[str]:
