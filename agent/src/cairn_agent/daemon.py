@@ -269,7 +269,9 @@ class Agent:
             async with asyncio.timeout(_FIRST_WORD_S):
                 await self._met.wait()
                 if self.hello is not None and self.hello.generation is None:
-                    await membership.asked.wait()
+                    await first_to_end(
+                        membership.answered.wait(), membership.link.nobody_there.wait()
+                    )
 
     def _desired(self) -> Desired:
         membership = self.membership

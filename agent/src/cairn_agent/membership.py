@@ -57,7 +57,7 @@ class Membership:
         self.link = Link(self, self.copy)
         self._facts: enrolment.Facts | None = None  # as registered last
         self._waits = ""  # why it takes no part for now
-        self.asked = asyncio.Event()  # who this machine is; an appliance said it, or none was there
+        self.answered = asyncio.Event()  # an appliance has said who this machine is
 
     def recognise(self) -> None:
         """Take no part on another machine than the last one, until an appliance lets it in.
@@ -76,7 +76,7 @@ class Membership:
     def stand_aside(self, reason: str) -> None:
         """Take no part any more: the identity is another machine's."""
         self._waits = reason
-        self.asked.set()
+        self.answered.set()
         try:
             self._state.forget_netmap()
         except StateUnusable as error:
@@ -135,7 +135,7 @@ class Membership:
 
     def registered(self, answer: enrolment.RegisterAnswer) -> None:
         """Keep the offered generation, the state, the replicas, and which machine this is."""
-        self.asked.set()
+        self.answered.set()
         if self._waits:
             self._waits = ""
             self._changed()
@@ -198,13 +198,9 @@ class Membership:
         if not all(is_trusted(v.header, was_alone_s, self._offline_trust_s) for v in vsubnets):
             self._changed()
 
-    def nobody_answered(self) -> None:
-        """Nobody is there to say who this machine is."""
-        self.asked.set()
-
     def bar(self, reason: str) -> None:
         """Mark the identity: it takes part no more until a person joins anew."""
-        self.asked.set()
+        self.answered.set()
         self._keep(msgspec.structs.replace(self._identity, barred=reason))
         try:
             self._state.forget_netmap()

@@ -50,9 +50,6 @@ class FakeNode:
     def netmap_changed(self) -> None:
         self.changes += 1
 
-    def nobody_answered(self) -> None:
-        """Nothing depends on it here."""
-
     def heard(self) -> None:
         self.times_heard += 1
 
@@ -370,7 +367,7 @@ async def test_a_connection_whose_address_is_gone_is_not_waited_for(running: Run
     """The answer to a registration on it would never come."""
     running.appliance.lines = running.full_set(5)
     async with running.linked():
-        await running.appliance.until(lambda fake: fake.stream_count)
+        await running.until(lambda: running.node.times_heard == 1)
         connections = running.appliance.connections
         running.link.connect_anew()
         await running.appliance.until(lambda fake: len(fake.asked("register")) == 2, within_s=5)

@@ -86,9 +86,6 @@ class Node(Protocol):
     def heard(self) -> None:
         """An appliance said that the held netmap is the newest."""
 
-    def nobody_answered(self) -> None:
-        """Each appliance that is known was tried, and none answered."""
-
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
@@ -113,6 +110,7 @@ class Link:
         self._wants_registration = asyncio.Event()
         self._hurry = asyncio.Event()
         self._anew = asyncio.Event()
+        self.nobody_there = asyncio.Event()  # no replica could be reached, once
         self._say = asyncio.Event()
         self._ack: enrolment.AckRequest | None = None
         self._ack_at = math.inf  # when to send it, of the loop's clock
@@ -189,7 +187,8 @@ class Link:
             return error.retry_after_s
         if self._unreachable % max(1, len(self._replicas())) != 0:
             return _NEXT_REPLICA_S
-        self._node.nobody_answered()
+        if not isinstance(error, Busy):
+            self.nobody_there.set()
         return self._backoff.next_s(error.retry_after_s if isinstance(error, Busy) else 0.0)
 
     def _replicas(self) -> list[str]:

@@ -10,6 +10,8 @@ from cairn_appliance.domain.errors import DuplicateNode, NodeFrozen, NodeRemoved
 from cairn_appliance.domain.generation import Generation
 from cairn_appliance.domain.identity import SYSTEM, Facts
 from cairn_appliance.domain.node import NodeState, Registration
+from cairn_appliance.store.keys import MAP
+from cairn_appliance.store.port import Reset
 
 from tests.simulated_node import SimulatedNode
 from tests.unit.appliance.replica import Replica
@@ -279,7 +281,8 @@ async def test_a_machine_started_elsewhere_after_a_power_failure_waits_and_is_no
     replica.clock.now += 60
     heard_s = 5.0
     streaming = replica.services.streams.lines(node.id, 0, 0, heard_s=lambda: heard_s)
-    running = asyncio.create_task(replica.services.streams.run())
+    listing = await replica.memory.list(MAP)
+    replica.services.netmaps.take([Reset(listing.revision, listing.items)])
     await anext(streaming)
     moved = Facts(dmi_uuid="elsewhere")
     with pytest.raises(Unavailable):
@@ -291,5 +294,3 @@ async def test_a_machine_started_elsewhere_after_a_power_failure_waits_and_is_no
     await streaming.aclose()
     await replica.register(node, facts=moved)
     assert (await replica.kinds())[-1] == "node_moved"
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
