@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+
 import grpc
 import grpc.aio
 import pytest
-from cairn_appliance.store.connection import Endpoints, NotConnected, meaning
+from cairn_appliance.store.connection import Caller, Endpoints, NotConnected, meaning
 from cairn_appliance.store.port import Unavailable
 
 
@@ -46,3 +49,23 @@ def test_what_a_learner_can_t_do_did_not_happen() -> None:
     other = failed(grpc.StatusCode.UNAVAILABLE, "etcdserver: unhealthy cluster")
     assert isinstance(meaning(learner), NotConnected)
     assert type(meaning(other)) is Unavailable
+
+
+async def test_a_write_on_its_way_to_a_dead_leader_ends_when_another_leads() -> None:
+    caller = Caller(Endpoints(["a:1"], None), Counter())
+    caller._note_term(7)
+    lost = asyncio.create_task(caller._while_it_leads(asyncio.Event().wait(), 60.0))
+    quick: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    kept = asyncio.create_task(caller._while_it_leads(quick, 60.0))
+    await asyncio.sleep(0)
+
+    caller._note_term(7)
+    await asyncio.sleep(0.05)
+    assert not lost.done(), "the same leader still leads"
+    caller._note_term(8)
+    quick.set_result("written")
+
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable, match="leader changed"):
+            await lost
+        assert await kept == "written"
