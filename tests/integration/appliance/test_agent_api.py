@@ -620,8 +620,9 @@ async def test_a_copy_of_a_connected_node_becomes_a_pending_node_over_the_wire(
 ) -> None:
     member = await appliance.member("original")
     copy = SimulatedNode("original-copy")
-    async with following(member, follower(member)) as until:
-        await until(lambda: True)
+    held = follower(member)
+    async with following(member, held) as until:
+        await until(lambda: held.revision > 0)
         async with member.client() as replica:
             with pytest.raises(Refused) as caught:
                 await replica.register(
