@@ -620,8 +620,9 @@ async def test_a_copy_of_a_connected_node_becomes_a_pending_node_over_the_wire(
 ) -> None:
     member = await appliance.member("original")
     copy = SimulatedNode("original-copy")
-    async with following(member, follower(member)) as until:
-        await until(lambda: True)
+    held = follower(member)
+    async with following(member, held) as until:
+        await until(lambda: held.revision > 0)
         async with member.client() as replica:
             with pytest.raises(Refused) as caught:
                 await replica.register(
@@ -653,7 +654,7 @@ async def test_a_copy_of_a_connected_node_becomes_a_pending_node_over_the_wire(
             with pytest.raises(Refused) as caught:
                 await call
             assert caught.value.code == "node_became"
-        as_original = SimulatedNode(copy.name, id=member.node.id)
+        as_original = SimulatedNode(copy.name, id=member.node.id, facts=copy.facts)
         as_original.key = copy.key
         became = await replica.become(wire.RenewRequest(as_original.certificate_request()))
     assert became.state == "approved"
