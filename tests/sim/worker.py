@@ -30,6 +30,7 @@ from tests.sim.messages import Applied, Enrolled, Held, Moved, State
 
 _ENROL_AT_ONCE = 4
 _ENROL_TRIES = 20
+_MOVE_TRIES = 5
 _PROBE_EVERY_S = 0.25
 
 
@@ -161,8 +162,14 @@ class Worker:
 
     async def move(self, *, which: int, endpoint: str) -> Moved:
         """Give an agent another endpoint; return when it asked and when it was answered."""
-        asked, answered = await self._agents[which].move(endpoint)
-        return Moved(asked, answered)
+        begun, agent = time.monotonic(), self._agents[which]
+        for _ in range(_MOVE_TRIES):
+            try:
+                _, answered = await agent.move(endpoint)
+                return Moved(begun, answered)
+            except (Lost, Refused) as error:
+                self._there().failures[f"move: {error}"] += 1
+        raise Lost("a move was not answered in any try")
 
     async def cut(self) -> None:
         """Cut all connections; the agents come back by themselves."""

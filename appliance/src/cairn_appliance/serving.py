@@ -34,7 +34,7 @@ HANDSHAKE_S = 10.0
 SHUTDOWN_S = 5.0  # of TLS; a peer that is gone says nothing
 NOT_ACCEPTED_S = 0.5
 GIVE_BACK_EVERY_S = 30.0
-UNSENT_OCTETS = 128 * 1024  # in the kernel for one connection; beyond it the reader is slow
+UNSENT_OCTETS = 64 * 1024  # in the kernel for one connection; beyond it the reader is slow
 KEEP_ALIVE_S = 10  # longer than any client of ours keeps an idle connection (agents: 3 s)
 GRACE_S = 3
 # What is sent and not acknowledged for so long belongs to a node that is no longer there.

@@ -37,6 +37,7 @@ _NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME
 _TCP_INFO_OCTETS = 104  # of Linux's struct tcp_info
 _LAST_ACK_AT = 56  # tcpi_last_ack_recv, milliseconds
 HEADERS_MAX_OCTETS = 16_384  # of one request, URL included
+UNWRITTEN_OCTETS = 32 * 1024  # beyond it a stream waits for its reader; uvloop's own is 512 KiB
 REQUEST_WITHIN_S = 10.0  # from the connection to the end of the first request's headers
 
 
@@ -55,6 +56,7 @@ class CertificateProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Note the certificate once: it can't change while the connection lasts."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=UNWRITTEN_OCTETS)
         self._connection = Connection(
             _peer_certificate(transport), transport.abort, partial(_heard_s, transport)
         )
