@@ -205,6 +205,7 @@ async def slow_readers(stage: Stage) -> None:
     await asyncio.sleep(1)
     state = await stage.fleet.state()
     back = await _in_sync_again(stage, count)
+    are_slow = dropped >= count  # of readers that took everything nothing is shown
     each = (most - before) / max(count, 1) / 1024
     run.notes["slow readers"] = (
         f"{count} agents, {dropped} cut off, {back} in sync again after they read; {state.kinds}"
@@ -216,7 +217,7 @@ async def slow_readers(stage: Stage) -> None:
         "at most 256 KiB",
         each,
         "KiB",
-        met=each <= 256,
+        met=each <= 256 and are_slow,
         size=1_000,
     )
     run.add(
@@ -234,7 +235,7 @@ async def slow_readers(stage: Stage) -> None:
         "at most 500 ms",
         p99 * 1000,
         "ms",
-        met=p99 <= 0.5,
+        met=p99 <= 0.5 and are_slow,
         size=1_000,
     )
 
