@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.errors import Clash, Invalid, TokenRefused
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import (
@@ -72,7 +71,6 @@ class Enrolment:
     def __init__(
         self,
         store: Store,
-        cluster: Cluster,
         authority: Authority,
         nodes: Nodes,
         journal: Journal,
@@ -81,7 +79,6 @@ class Enrolment:
     ) -> None:
         self._certificate_days = certificate_days
         self._store = store
-        self.cluster = cluster
         self._authority = authority
         self._nodes = nodes
         self._journal = journal

@@ -67,7 +67,7 @@ def build(
     nodes = Nodes(store, members, presence, journal, clock)
     netmaps = Netmaps(cluster, epochs.open, sign)
     issuer = Issuer(lambda: netmaps.cluster.appliances, authority.pin)
-    enrolment = Enrolment(store, cluster, authority, nodes, journal, clock, certificate_days)
+    enrolment = Enrolment(store, authority, nodes, journal, clock, certificate_days)
     streams = Streams(store, netmaps, presence)
     return Services(
         store=store,
