@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 
 import httpx
 import pytest
@@ -168,3 +169,19 @@ async def test_logging_in_too_often_is_429_with_a_time(ops: Operations) -> None:
     assert answer.status_code == 429
     assert answer.json()["code"] == "account_locked"
     assert int(answer.headers["retry-after"]) == 15 * 60
+
+
+async def test_who_guesses_at_join_strings_is_held_up(ops: Operations) -> None:
+    asked = {
+        "id": "0123456789abcdef",
+        "secret": "A" * 43,
+        "nonce": base64.b64encode(bytes(16)).decode(),
+        "peer_url": "https://192.0.2.9:2380",
+    }
+    async with ops.client() as stranger, ops.client(address="192.0.2.51") as other:
+        answers = [await stranger.post("/api/v1/cluster/join", json=asked) for _ in range(11)]
+        elsewhere = await other.post("/api/v1/cluster/join", json=asked)
+    refused = elsewhere.status_code
+    assert refused in (401, 403)
+    assert [answer.status_code for answer in answers] == [refused] * 10 + [429]
+    assert float(answers[-1].headers["retry-after"]) >= 1

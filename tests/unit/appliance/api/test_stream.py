@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, MutableMapping
 from typing import Any
 
 import pytest
-from cairn_appliance.api.agent_v1 import limits as limits_module
+from cairn_appliance.api import limits as limits_module
 from cairn_appliance.api.agent_v1 import stream as stream_module
-from cairn_appliance.api.agent_v1.limits import EnrolLimit, source_of
 from cairn_appliance.api.agent_v1.stream import NetmapStream
+from cairn_appliance.api.limits import StrangerLimit, source_of
 from cairn_appliance.domain.errors import TokenRefused, TooMany
 
 from tests.unit.appliance.replica import FakeClock
@@ -100,7 +100,7 @@ async def test_a_reader_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
     assert lines.is_closed
 
 
-async def refuse(limit: EnrolLimit, address: str) -> None:
+async def refuse(limit: StrangerLimit, address: str) -> None:
     with pytest.raises(TokenRefused):
         async with limit.attempt(address):
             raise TokenRefused("wrong")
@@ -108,7 +108,7 @@ async def refuse(limit: EnrolLimit, address: str) -> None:
 
 async def test_ten_refusals_a_minute_and_then_the_source_waits() -> None:
     clock = FakeClock()
-    limit = EnrolLimit(clock)
+    limit = StrangerLimit(clock)
     for _ in range(10):
         await refuse(limit, "192.0.2.1")
         clock.now += 1
@@ -122,7 +122,7 @@ async def test_ten_refusals_a_minute_and_then_the_source_waits() -> None:
 
 
 async def test_any_number_of_good_enrolments_is_let_through() -> None:
-    limit = EnrolLimit(FakeClock())
+    limit = StrangerLimit(FakeClock())
     for _ in range(100):
         async with limit.attempt("192.0.2.1"):
             pass
@@ -132,7 +132,7 @@ async def test_a_newcomer_does_not_wait_long_for_those_who_hang(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits_module, "SLOT_WITHIN_S", 0.05)
-    limit = EnrolLimit(FakeClock())
+    limit = StrangerLimit(FakeClock())
     goes_on = asyncio.Event()
 
     async def hang() -> None:
@@ -152,7 +152,7 @@ async def test_a_newcomer_does_not_wait_long_for_those_who_hang(
 
 
 async def test_guesses_made_at_once_count_all_the_same() -> None:
-    limit = EnrolLimit(FakeClock())
+    limit = StrangerLimit(FakeClock())
 
     async def guess() -> None:
         async with limit.attempt("192.0.2.1"):

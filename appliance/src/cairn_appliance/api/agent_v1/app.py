@@ -17,9 +17,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from cairn_appliance.api import errors
-from cairn_appliance.api.agent_v1.limits import EnrolLimit
 from cairn_appliance.api.agent_v1.stream import NetmapStream
 from cairn_appliance.api.client_certificate import connection_of, control_key_of, node_of
+from cairn_appliance.api.limits import StrangerLimit
 from cairn_appliance.domain.errors import CertificateRequired, Invalid, Unavailable
 from cairn_appliance.domain.identity import Facts
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -66,7 +66,7 @@ class _AgentApi:
         self._services = services
         self._answers = answers
         self._clock = clock
-        self._limit = EnrolLimit(clock)
+        self._limit = StrangerLimit(clock)
 
     def routes(self) -> Iterator[tuple[str, str, Callable[..., Awaitable[Response]]]]:
         """Yield path, method and endpoint."""

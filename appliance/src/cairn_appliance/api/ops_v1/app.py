@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI
 
 import cairn_appliance
 from cairn_appliance.api import errors
+from cairn_appliance.api.limits import StrangerLimit
 from cairn_appliance.api.ops_v1.context import Ops
 from cairn_appliance.api.ops_v1.gate import Gate
 from cairn_appliance.api.ops_v1.matrix import ROOT
@@ -27,6 +28,7 @@ from cairn_appliance.api.ops_v1.routes import (
     tokens,
     vsubnets,
 )
+from cairn_appliance.domain.errors import JoinRefused
 from cairn_appliance.services.access import Access
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.idempotency import Idempotency
@@ -54,7 +56,7 @@ def create_app(
     """
     access = Access(services.store, now=clock)
     answers = Idempotency(services.store, now=clock)
-    ops = Ops(services, membership, access, answers, ca, clock)
+    ops = Ops(services, membership, access, answers, StrangerLimit(clock, JoinRefused), ca, clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Request, Response
 from starlette.exceptions import HTTPException
 
+from cairn_appliance.api.limits import StrangerLimit
 from cairn_appliance.domain.access import Principal
 from cairn_appliance.domain.errors import Invalid
 from cairn_appliance.domain.identity import Actor, ActorKind
@@ -29,6 +30,7 @@ class Ops:
     membership: Membership
     access: Access
     idempotency: Idempotency
+    joinings: StrangerLimit
     ca: str  # PEM
     now: Callable[[], float]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
-from cairn_appliance.api.ops_v1.context import ActorDep, OpsDep
+from cairn_appliance.api.ops_v1.context import ActorDep, OpsDep, client_address
 from cairn_appliance.api.ops_v1.idempotent import IdempotentRoute
 from cairn_appliance.api.ops_v1.models import (
     ApplianceOut,
@@ -40,11 +40,12 @@ async def create_join_string(asked: JoinStringAsked, ops: OpsDep, by: ActorDep) 
 
 
 @joining.post("/join")
-async def join(asked: JoinAsked, ops: OpsDep) -> JoinOut:
+async def join(asked: JoinAsked, ops: OpsDep, request: Request) -> JoinOut:
     """A new appliance shows its join string and gets what it needs, sealed by its secret."""
     nonce = base64.b64decode(asked.nonce, validate=True)
     candidate = Candidate(asked.id, asked.secret, nonce, asked.peer_url)
-    sealed = await ops.membership.admit(candidate)
+    async with ops.joinings.attempt(client_address(request)):
+        sealed = await ops.membership.admit(candidate)
     return JoinOut(sealed=base64.b64encode(sealed).decode())
 
 

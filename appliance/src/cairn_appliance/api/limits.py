@@ -1,4 +1,4 @@
-"""Limits on what strangers may ask: wrong tokens per source, and enrolments at once."""
+"""Limits on what strangers may ask: wrong secrets per source, and attempts at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from cairn_appliance.domain.errors import TokenRefused, TooMany
+from cairn_appliance.domain.errors import CairnError, TokenRefused, TooMany
 from cairn_appliance.services.clock import Clock
 
 REFUSED_PER_SOURCE = 10
@@ -19,24 +19,25 @@ _WAITING_MAX = 1_000
 SLOT_WITHIN_S = 10.0
 
 
-class EnrolLimit:
-    """Ten refused tokens a minute from one source, then 429.
+class StrangerLimit:
+    """Ten refused secrets a minute from one source, then 429.
 
     Only refusals count: an office that rolls out behind one address is not held up, and
-    one who guesses is. Few enrolments run at once, so guesses made at once count all the same.
+    one who guesses is. Few attempts run at once, so guesses made at once count all the same.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, refusal: type[CairnError] = TokenRefused) -> None:
         self._clock = clock
+        self._refusal = refusal
         self._refused: OrderedDict[str, deque[float]] = OrderedDict()
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._waiting = 0
 
     @asynccontextmanager
     async def attempt(self, address: str) -> AsyncIterator[None]:
-        """Hold a slot for one enrolment; raise TooMany."""
+        """Hold a slot for one attempt; raise TooMany."""
         if self._waiting >= _WAITING_MAX:
-            raise TooMany("too many nodes enrol at once", retry_after_s=5.0)
+            raise TooMany("too many ask to be let in at once", retry_after_s=5.0)
         self._waiting += 1
         try:
             await self._slot()
@@ -45,7 +46,7 @@ class EnrolLimit:
                 self._check(source)
                 try:
                     yield
-                except TokenRefused:
+                except self._refusal:
                     self._count(source)
                     raise
             finally:
@@ -59,7 +60,7 @@ class EnrolLimit:
             async with asyncio.timeout(SLOT_WITHIN_S):
                 await self._slots.acquire()
         except TimeoutError as error:
-            raise TooMany("too many nodes enrol at once", retry_after_s=5.0) from error
+            raise TooMany("too many ask to be let in at once", retry_after_s=5.0) from error
 
     def _check(self, source: str) -> None:
         at = self._refused.get(source)
@@ -68,7 +69,7 @@ class EnrolLimit:
             at.popleft()
         if at and len(at) >= REFUSED_PER_SOURCE:
             raise TooMany(
-                "too many wrong tokens from this address",
+                "too many wrong secrets from this address",
                 retry_after_s=max(1.0, WINDOW_S - (now - at[0])),
             )
 
