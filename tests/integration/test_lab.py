@@ -132,8 +132,8 @@ def test_a_wire_delays_reorders_and_duplicates_repeatably(lab: Lab) -> None:
     probes = Probes({a: a.v4, b: b.v4}, directory=lab.directory)
     time.sleep(1.0)
 
-    average = float(ping.split("rtt ")[1].split("=")[1].split("/")[1])
-    assert 60 <= average <= 160
+    fastest = float(ping.split("rtt ")[1].split("=")[1].split("/")[0])
+    assert 60 <= fastest <= 160, "other programs may have had the processors"
     pairs = probes.pairs()
     assert sum(pair.duplicated for pair in pairs) >= 10
     assert sum(pair.reordered for pair in pairs) >= 10
