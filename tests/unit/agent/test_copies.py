@@ -26,6 +26,7 @@ from pyroute2 import AsyncIPRoute
 
 from tests.unit.agent.fakes.appliance import FakeAppliance
 from tests.unit.agent.fakes.netmaps import member
+from tests.unit.agent.fakes.running import beside, until
 
 HERE = enrolment.Facts(machine_id="here")
 ELSEWHERE = enrolment.Facts(machine_id="elsewhere")
@@ -55,17 +56,11 @@ class Joined:
     @contextlib.asynccontextmanager
     async def linked(self) -> AsyncIterator[asyncio.Task[None]]:
         self.agent.load()
-        task = asyncio.get_running_loop().create_task(self.agent.keep_link())
-        try:
+        async with beside(self.agent.keep_link()) as task:
             yield task
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     async def until(self, condition: Callable[[], object], within_s: float = 8.0) -> None:
-        async with asyncio.timeout(within_s):
-            while not condition():
-                await asyncio.sleep(0.01)
+        await until(condition, within_s)
 
     async def until_up(self) -> None:
         """Wait until the link is up."""

@@ -22,6 +22,7 @@ from cairn_agent.protocol.token import decode_token
 
 from tests.unit.agent.fakes.appliance import Authority, FakeAppliance
 from tests.unit.agent.fakes.netmaps import member
+from tests.unit.agent.fakes.running import beside, until
 
 
 class FakeNode:
@@ -80,17 +81,11 @@ class Running:
 
     @contextlib.asynccontextmanager
     async def linked(self) -> AsyncIterator[asyncio.Task[None]]:
-        task = asyncio.get_running_loop().create_task(self.link.run())
-        try:
+        async with beside(self.link.run()) as task:
             yield task
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     async def until(self, condition: Callable[[], object], within_s: float = 8.0) -> None:
-        async with asyncio.timeout(within_s):
-            while not condition():
-                await asyncio.sleep(0.01)
+        await until(condition, within_s)
 
 
 @pytest_asyncio.fixture

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
@@ -86,16 +86,7 @@ class _AgentApi:
         """A new node shows a token; the only call without a certificate."""
         body = await _decoded(request, wire.EnrolRequest)
         _check_protocol(body.protocol)
-        newcomer = Newcomer(
-            token_id=body.token_id,
-            token_secret=body.token_secret,
-            node=body.node_id,
-            name=body.name,
-            certificate_request=body.certificate_request,
-            data_public_key=body.data_public_key,
-            facts=_facts(body.facts),
-            agent_version=body.agent_version,
-        )
+        newcomer = replace(_newcomer(body), token_id=body.token_id, token_secret=body.token_secret)
         address = _address(request)
         async with self._limit.attempt(address):
             credentials = await self._services.enrolment.enrol(newcomer, address)
@@ -181,16 +172,8 @@ class _AgentApi:
         original = node_of(connection_of(request), self._clock(), expired_for_s=RENEWED_UNTIL_S)
         body = await _decoded(request, wire.CopyRequest)
         _check_protocol(body.protocol)
-        newcomer = Newcomer(
-            node=body.node_id,
-            name=body.name,
-            certificate_request=body.certificate_request,
-            data_public_key=body.data_public_key,
-            facts=_facts(body.facts),
-            agent_version=body.agent_version,
-        )
         duplicates = self._services.duplicates
-        return self._enrolled(await duplicates.admit(original, newcomer, _address(request)))
+        return self._enrolled(await duplicates.admit(original, _newcomer(body), _address(request)))
 
     async def become(self, request: Request) -> Response:
         """A copy takes up the identity that an operator gave it."""
@@ -286,6 +269,17 @@ def _answer(value: object) -> Response:
 
 def _address(request: Request) -> str:
     return request.client.host if request.client else ""
+
+
+def _newcomer(body: wire.EnrolRequest | wire.CopyRequest) -> Newcomer:
+    return Newcomer(
+        node=body.node_id,
+        name=body.name,
+        certificate_request=body.certificate_request,
+        data_public_key=body.data_public_key,
+        facts=_facts(body.facts),
+        agent_version=body.agent_version,
+    )
 
 
 def _facts(facts: wire.Facts) -> Facts:
