@@ -23,6 +23,7 @@ from tests.sim.messages import Enrolled
 
 _PAGE_OCTETS = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
+HEARTBEAT_S = 15.0
 
 
 def vsubnet_order(number: int) -> VSubnetOrder:
@@ -33,7 +34,7 @@ def vsubnet_order(number: int) -> VSubnetOrder:
 class World:
     """One replica and its store."""
 
-    def __init__(self, directory: Path, *, vsubnets: int, heartbeat_s: float = 15.0) -> None:
+    def __init__(self, directory: Path, *, vsubnets: int, heartbeat_s: float = HEARTBEAT_S) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.appliance = RunningAppliance(
             directory, heartbeat_s=heartbeat_s, first=vsubnet_order(0)

@@ -116,7 +116,7 @@ class _AgentApi:
                 generation=registered.generation,
                 seen_address=address,
                 appliances=list(cluster.appliances),
-                heartbeat_s=cluster.heartbeat_s,
+                heartbeat_s=self._services.netmaps.word_every_s,
             )
         )
 
