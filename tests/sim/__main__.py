@@ -19,7 +19,7 @@ from tests.sim import scenarios
 from tests.sim.figures import FILE, Run, machine
 from tests.sim.fleet import Fleet, RigError
 from tests.sim.scenarios import Stage
-from tests.sim.world import HEARTBEAT_S, World
+from tests.sim.world import World
 
 _MEMBERS = 1000
 _AGENTS_MAX = 14_000  # two connections each at times, of 20,000 open files (trust.md 5.1)
@@ -34,7 +34,7 @@ def main() -> int:
     run = Run(arguments.agents, vsubnets, arguments.processes, command)
     print(f"scale: {arguments.agents:,} agents in {vsubnets} vSubnets; {machine()}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="cairn-scale-"))
-    world = World(directory, vsubnets=vsubnets, heartbeat_s=arguments.heartbeat)
+    world = World(directory, vsubnets=vsubnets, is_alone=arguments.alone)
     try:
         world.start()
         asyncio.run(_measure(world, run, set(arguments.only)))
@@ -58,7 +58,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--members", type=int, default=_MEMBERS, help="per vSubnet (1000)")
     parser.add_argument("--processes", type=int, default=2, help="of simulated agents (2)")
     parser.add_argument(
-        "--heartbeat", type=float, default=HEARTBEAT_S, help="seconds between two lines of a stream"
+        "--alone", action="store_true", help="one appliance: a word every 15 s, not every 1.4 s"
     )
     parser.add_argument("--only", nargs="*", default=(), help="scenarios beside the first")
     arguments = parser.parse_args()

@@ -7,9 +7,12 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from cairn_appliance.domain.alarm import Sign
+
 # Between two words on a stream, where a node could go elsewhere. It gives up after 2.5 of them
 # and is at another appliance within 5 s of the last word of one that is paused or cut off.
 FAILOVER_HEARTBEAT_S = 1.4
+QUOTA_OCTETS = 2 << 30  # of each member's database, unless the settings say otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Replica:
     name: str
     version: str
     since: float  # seconds since 1970
+    signs: tuple[Sign, ...] = ()  # what it notices of itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,12 @@ class EtcdState:
     db_octets: int
     db_used_octets: int
     errors: tuple[str, ...] = ()
+    db_quota_octets: int = QUOTA_OCTETS
+
+    @property
+    def is_full(self) -> bool:
+        """True where etcd refuses puts because of its quota."""
+        return any("NOSPACE" in error for error in self.errors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.netmap.feed import Feed
 from cairn_appliance.netmap.netmaps import Netmaps
 from cairn_appliance.services.presence import PresenceBoard
+from cairn_appliance.services.words import Say, Words
 from cairn_appliance.store.keys import MAP
 from cairn_appliance.store.port import Events, Progress, Reset, Store
 
@@ -27,7 +28,6 @@ PER_STREAM_S = 0.0005  # between two rounds, for each stream that the former had
 ROUNDS_APART_S = 0.5  # at most: a removed node is cut off within a second, whatever else changes
 OVERLOADED_S = 1.0  # and at most so much where the machine can't keep up
 REST = 2.0  # between two rounds, of the time that the former took to serve
-COMPARED_EVERY_S = 15.0  # what a node holds with what it should; its last word costs a tenth
 SHORT_OCTETS = 2048  # of a line
 WAKE_AT_ONCE = 50  # streams; then other work has its turn
 CATCH_UP_S = 5.0  # how long a stream from a replica that is ahead waits for this one
@@ -51,6 +51,7 @@ class Streams:
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._heard: defaultdict[str, list[HeardS]] = defaultdict(list)
         self._moved = asyncio.Condition()
+        self._words = Words(self._word_every_s)
         self._is_closing = False
         self._sent_away = 0  # how often
         self.count = 0
@@ -72,6 +73,7 @@ class Streams:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._read(changes), name="follow the store")
             tasks.create_task(self._serve(changes), name="make netmaps")
+            tasks.create_task(self._words.run(), name="say a word")
 
     async def lines(
         self,
@@ -81,10 +83,12 @@ class Streams:
         *,
         known_at: int = 0,
         heard_s: HeardS = lambda: math.inf,
+        say: Say = lambda _: None,
     ) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a node's stream until it is removed or this replica closes.
 
-        `heard_s` says how long ago the node's machine acknowledged what was sent.
+        `heard_s` says how long ago the node's machine acknowledged what was sent; `say` sends a
+        line while this yields none.
         Short lines that are due together come as one, since each costs a write on its own.
         Raises Unavailable before the first line if this replica has not got as far as the
         node has, or as `known_at`, at which the node is known to be there.
@@ -105,9 +109,8 @@ class Streams:
                     yield lines
                 if feed.is_finished:
                     return
-                end = time.monotonic() + COMPARED_EVERY_S
-                while not await self._is_woken(wake) and time.monotonic() < end:
-                    yield feed.last_word()
+                with self._words.repeated(say, feed.last_word()):
+                    await self._next(wake)
             most_ms = GO_AWAY_MAX_MS if self._is_closing else IN_A_HURRY_MAX_MS
             after_ms = random.randrange(most_ms)
             yield wire.encode(wire.GoAway(after_ms)) + b"\n"
@@ -148,13 +151,18 @@ class Streams:
         self._is_closing = True
         self._wake(self._waiting)
 
-    async def _is_woken(self, wake: asyncio.Event) -> bool:
-        """Wait until there is something to say, at most for a heartbeat; False: there is not."""
+    async def _next(self, wake: asyncio.Event) -> None:
+        """Wait until there is something to say, at most for a heartbeat."""
         try:
-            async with asyncio.timeout(self._netmaps.word_every_s):
-                return await wake.wait()
+            async with asyncio.timeout(self._netmaps.cluster.heartbeat_s):
+                await wake.wait()
         except TimeoutError:
-            return False
+            return
+
+    def _word_every_s(self) -> float | None:
+        """Return how often a word is due that is not a heartbeat anyway; None: never."""
+        every_s = self._netmaps.word_every_s
+        return every_s if every_s < self._netmaps.cluster.heartbeat_s else None
 
     async def _catch_up(self, revision: int) -> None:
         try:

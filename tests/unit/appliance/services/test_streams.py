@@ -24,7 +24,8 @@ async def followed(replica: Replica, node: SimulatedNode) -> AsyncIterator[list[
     lines: list[bytes] = []
 
     async def follow() -> None:
-        async for line in replica.services.streams.lines(node.id, 0, 0):
+        streams = replica.services.streams
+        async for line in streams.lines(node.id, 0, 0, say=lines.append):
             lines.append(line)
 
     running = asyncio.create_task(replica.services.streams.run())

@@ -68,11 +68,16 @@ def cluster_out(cluster_id: str, incarnation: int, view: ClusterView) -> Cluster
         incarnation=incarnation,
         has_quorum=view.has_quorum,
         appliances=[_appliance_out(view, each) for each in view.seen],
-        problems=[
-            ProblemOut(cause=each.cause, remedy=each.remedy, urgent=each.is_urgent)
-            for each in problems_of(view)
-        ],
+        problems=problems_out(view),
     )
+
+
+def problems_out(view: ClusterView) -> list[ProblemOut]:
+    """Return what is wrong, as it is shown."""
+    return [
+        ProblemOut(name=each.name, cause=each.cause, remedy=each.remedy, urgent=each.is_urgent)
+        for each in problems_of(view)
+    ]
 
 
 def _issued(issued: Issued) -> JoinStringOut:
