@@ -302,7 +302,8 @@ def renew_api_certificate(local: Local, authority: Authority, now: datetime) -> 
     """Renew what the APIs show past half of its life or when the addresses changed."""
     pem = read_whole(local.pki("api.pem"))
     try:
-        is_good = not is_past_half_life(pem, now) and _names(pem) == set(_api_names(local))
+        is_due = _is_due(pem, read_whole(local.pki("ca.pem")), now)
+        is_good = not is_due and _names(pem) == set(_api_names(local))
     except ValueError:
         is_good = False  # a broken certificate is replaced, too
     if not is_good:
@@ -330,9 +331,21 @@ def renew_etcd_certificates(local: Local, now: datetime) -> bool:
 def _wants_renewal(local: Local, name: str, now: datetime) -> bool:
     pem = read_whole(local.pki(f"{name}.pem"))
     try:
-        return is_past_half_life(pem, now) or _names(pem) != set(_etcd_names(local, name))
+        is_due = _is_due(pem, read_whole(local.pki("etcd-ca.pem")), now)
+        return is_due or _names(pem) != set(_etcd_names(local, name))
     except ValueError:
         return True
+
+
+def _is_due(pem: bytes, authority_pem: bytes, now: datetime) -> bool:
+    """Return whether to renew: past half life, or made while the clock was ahead.
+
+    Before the authority's own beginning the clock is wrong, and whatever is made by it too.
+    """
+    begin = x509.load_pem_x509_certificate(pem).not_valid_before_utc
+    if now < x509.load_pem_x509_certificate(authority_pem).not_valid_before_utc:
+        return False
+    return now < begin or is_past_half_life(pem, now)
 
 
 def _lay_out(

@@ -14,6 +14,8 @@ import os
 import random
 import shutil
 import socket
+import time
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from cairn_appliance.cluster.errors import (
 )
 from cairn_appliance.cluster.etcd_binary import EtcdBinary
 from cairn_appliance.cluster.files import cannot
+from cairn_appliance.domain.alarm import Alarm, Sign
 from cairn_appliance.domain.errors import CairnError
 from cairn_appliance.settings import Settings
 from cairn_appliance.store.connection import Tls
@@ -42,6 +45,7 @@ _STEADY_S = 60.0  # having run for so long, a child is restarted without a long 
 _LOG_MAX_OCTETS = 16 << 20
 _LOG_TAIL_OCTETS = 16 << 10
 _HEALTH_OCTETS = 4096
+_ENDS_KEPT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class _Failure:
     cause: str
     remedy: str
     kind: type[CairnError]
+    alarm: Alarm = Alarm.ETCD_FAILS
 
 
 _FAILURES = (
@@ -76,6 +81,7 @@ _FAILURES = (
         "the disk is full",
         "free space on the file system of {directory}; etcd wants 1 GiB",
         LocalStateUnusable,
+        Alarm.DISK_FULL,
     ),
     _Failure(
         "permission denied",
@@ -110,6 +116,8 @@ class EtcdProcess:
     def __init__(self, local: Local, binary: EtcdBinary) -> None:
         self.restarts = 0
         self.removed = asyncio.Event()  # the cluster has removed this member: it is over
+        self.failed: Sign | None = None  # why it ended last
+        self.ended_at: deque[float] = deque(maxlen=_ENDS_KEPT)  # by itself; monotonic clock
         self._local = local
         self._binary = binary
         self._child: asyncio.subprocess.Process | None = None
@@ -165,6 +173,7 @@ class EtcdProcess:
                     log.error("etcd ended: %s", failure)
                     self.removed.set()
                     return
+                self._note(failure)
                 log.error("etcd ended code=%s cause=%s; what to do: %s; started again in %.1f s",
                           code, failure, failure.remedy, wait_s)  # fmt: skip
                 await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
@@ -248,6 +257,12 @@ class EtcdProcess:
         except (OSError, TimeoutError):
             return False
         return b'"health":"true"' in answer
+
+    def _note(self, failure: CairnError) -> None:
+        alarm = next((each.alarm for each in _FAILURES if each.cause == failure.cause), None)
+        name = alarm or Alarm.ETCD_FAILS
+        self.failed = Sign(name, f"its etcd does not run: {failure.cause}", is_urgent=True)
+        self.ended_at.append(time.monotonic())
 
     def _failure(self) -> CairnError:
         """Tell from the end of the log why etcd ended."""

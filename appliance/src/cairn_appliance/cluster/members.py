@@ -24,7 +24,6 @@ _STATE_WITHIN_S = 1.5
 _COMPACT_WITHIN_S = 60.0
 _DEFRAGMENT_WITHIN_S = 120.0  # 2 GiB, read and written
 _ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
-_ALARM_NUMBERS = {name: number for number, name in _ALARMS.items()}
 
 
 class EtcdMembers:
@@ -100,8 +99,8 @@ class EtcdMembers:
     async def compact(self, leader: EtcdMember) -> None:
         """Forget all that was ever overwritten or deleted; who lags behind lists again."""
         key = keys.CLUSTER_INFO.encode()
-        request = rpc_pb2.RangeRequest(key=key, keys_only=True)
-        answer = await self._caller.read(lambda c: rpc_pb2_grpc.KVStub(c).Range, request)
+        anything = rpc_pb2.RangeRequest(key=key, keys_only=True)
+        answer = await self._caller.read(lambda c: rpc_pb2_grpc.KVStub(c).Range, anything)
         request = rpc_pb2.CompactionRequest(revision=answer.header.revision, physical=True)
         with contextlib.suppress(Compacted):  # to this revision already
             await self._ask_at(leader, _compact, request, _COMPACT_WITHIN_S)
@@ -116,7 +115,7 @@ class EtcdMembers:
         request = rpc_pb2.AlarmRequest(
             action=rpc_pb2.AlarmRequest.DEACTIVATE,
             memberID=alarm.member,
-            alarm=_ALARM_NUMBERS[alarm.kind],
+            alarm=alarm.kind,
         )
         await self._write(lambda c: rpc_pb2_grpc.MaintenanceStub(c).Alarm, request)
 

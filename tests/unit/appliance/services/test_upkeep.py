@@ -19,7 +19,9 @@ class FakeEtcd:
     """Three members, m2 leads; each has a database of so many octets, so many in use."""
 
     def __init__(self, octets: int = MIB, used: int = MIB) -> None:
-        self.list = tuple(EtcdMember(n, f"m{n}", (), (f"https://192.0.2.{n}:1",)) for n in (1, 2, 3))
+        self.list = tuple(
+            EtcdMember(n, f"m{n}", (), (f"https://192.0.2.{n}:1",)) for n in (1, 2, 3)
+        )
         self.state_of: dict[int, EtcdState | None] = {
             n: EtcdState("3.6.0", 2, 9, 9, octets, used, (), QUOTA) for n in (1, 2, 3)
         }

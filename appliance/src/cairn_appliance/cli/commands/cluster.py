@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -12,7 +13,12 @@ from cairn_appliance.cli.connection import path_of
 from cairn_appliance.cli.errors import Exit
 from cairn_appliance.cli.options import AsJson, Yes, connect, group, length_of_time
 from cairn_appliance.cli.output import ago, local, until
-from cairn_appliance.cli.replies import ClusterAppliance, ClusterShown, JoinString
+from cairn_appliance.cli.replies import (
+    ClusterAppliance,
+    ClusterProblem,
+    ClusterShown,
+    JoinString,
+)
 
 app = group("The appliances of the cluster: how they are, who joins and leaves.")
 
@@ -84,12 +90,18 @@ def show(cluster: ClusterShown) -> None:
         fold=("AT",),
         empty="No appliance is known.",
     )
-    for problem in cluster.problems:
-        style = output.BAD if problem.urgent else output.WARN
-        output.say(Text(output.clean(problem.cause), style=style))
-        output.say(f"  what to do: {output.clean(problem.remedy)}")
+    show_problems(cluster.problems)
     if not cluster.problems:
         output.say(Text("All is well.", style=output.GOOD))
+
+
+def show_problems(problems: Iterable[ClusterProblem]) -> None:
+    """Print what is wrong, and what to do."""
+    for problem in problems:
+        style = output.BAD if problem.urgent else output.WARN
+        name = f" [{output.clean(problem.name)}]" if problem.name else ""
+        output.say(Text(output.clean(problem.cause) + name, style=style))
+        output.say(f"  what to do: {output.clean(problem.remedy)}")
 
 
 def _row(each: ClusterAppliance) -> tuple[output.Value, ...]:
