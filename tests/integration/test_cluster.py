@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,14 +148,24 @@ def trio() -> Iterator[Trio]:
 
 
 @contextmanager
-def grown(name: str) -> Iterator[Trio]:
-    """Yield a cluster that grew from one to three while `client` wrote."""
+def grown(
+    name: str,
+    settings: dict[str, object] | None = None,
+    prepare: Callable[[Appliance], None] = lambda _: None,
+) -> Iterator[Trio]:
+    """Yield a cluster that grew from one to three while `client` wrote.
+
+    `settings` replace what is in each one's settings.toml before its first start; `prepare`
+    is called before anything else is done on its machine.
+    """
     if missing := missing_programs():
         pytest.fail(f"not built: {', '.join(missing)}; run make setup")
     with Lab(name) as lab:
         site = lab.site("dc", families="4", closed=False)
         first = Appliance(site.host("m1"))
+        prepare(first)
         first.init()
+        first.set(**settings or {})
         first.start()
         first.login()
         network = first.network("prod", "10.7.0.0/24")
@@ -169,8 +179,10 @@ def grown(name: str) -> Iterator[Trio]:
             writer.wait_for(20)
             for name in ("m2", "m3"):
                 newcomer = Appliance(site.host(name))
+                prepare(newcomer)
                 string = str(first.cairn("cluster", "join-string")["join_string"])
                 assert json.loads(newcomer.join(string).stdout)["name"] == name
+                newcomer.set(**settings or {})
                 newcomer.start()
                 newcomer.password, newcomer.fingerprint = first.password, first.fingerprint
                 newcomer.login()

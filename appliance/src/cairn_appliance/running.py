@@ -218,7 +218,9 @@ class Appliance:
         self._quorum = Quorum(
             store, self._has_others, self._send_away, signs=lambda: self._watch.signs
         )
-        self._upkeep = Upkeep(store, self._etcd, local.member)
+        self._upkeep = Upkeep(
+            store, self._etcd, local.member, self._membership.fence, lambda: self._watch.is_slow
+        )
 
     @classmethod
     async def load(cls, local: Local, store: EtcdStore, process: EtcdProcess) -> Appliance:

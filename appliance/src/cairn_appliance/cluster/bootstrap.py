@@ -24,7 +24,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -251,6 +251,13 @@ def adopt(directory: Path, settings: Settings, handed: Handover, now: datetime) 
 def adopt_authority(local: Local, authority: Authority, now: datetime) -> None:
     """Write the cluster's CA and the pair of the APIs, which is signed by it."""
     _write_api(local, authority, now)
+
+
+def begin_anew(local: Local, initial_cluster: str) -> Local:
+    """Write down with whom this appliance's etcd begins the next time, with no data."""
+    member = _MemberFile(local.cluster_id, local.member, initial_cluster)
+    write_whole(local.data_dir / "member.json", msgspec.json.encode(member), PUBLIC)
+    return replace(local, initial_cluster=initial_cluster)
 
 
 def shared_keys(local: Local) -> ClusterKeys:

@@ -95,17 +95,25 @@ _FAILURES = (
         "stop the other appliance on {directory}, or restore it from a backup",
         LocalStateUnusable,
     ),
-    _Failure(
-        "crc mismatch",
-        "etcd's data is damaged",
-        "restore {directory} from a backup",
-        LocalStateUnusable,
-    ),
-    _Failure(
-        "failed to recover",
-        "etcd's data is damaged",
-        "restore {directory} from a backup",
-        LocalStateUnusable,
+    *(
+        _Failure(
+            sign,
+            "etcd's data are damaged",
+            "run `cairn-appliance rebuild` here if other appliances run; else restore a backup",
+            LocalStateUnusable,
+            Alarm.MEMBER_CORRUPT,
+        )
+        for sign in (
+            "found data inconsistency with peers",
+            "crc mismatch",
+            "failed to recover",
+            "unexpected fault address",
+            "invalid page type",
+            "assertion failed",
+            "failed to read WAL",
+            "invalid database",
+            "checksum error",
+        )
     ),
 )
 
@@ -314,6 +322,7 @@ def arguments(local: Local, binary: EtcdBinary) -> list[str]:
         "peer-key-file": local.pki("etcd-peer-key.pem"),
         "peer-trusted-ca-file": local.pki("etcd-ca.pem"),
         "peer-client-cert-auth": "true",
+        **_checked_at_start(binary),
         "auto-compaction-mode": "periodic",
         "auto-compaction-retention": "1h",
         "quota-backend-bytes": settings.etcd_quota_mib << 20,
@@ -322,6 +331,17 @@ def arguments(local: Local, binary: EtcdBinary) -> list[str]:
         "log-level": "warn",
     }
     return [str(binary.path), *(f"--{name}={value}" for name, value in options.items())]
+
+
+def _checked_at_start(binary: EtcdBinary) -> dict[str, object]:
+    """Let etcd compare its data with the others' before it answers anybody.
+
+    Its checks at run time are not used: they answer a difference by an alarm that ends all
+    reading and writing at every member. `services.upkeep` compares, and takes out the one.
+    """
+    if binary.version >= (3, 6, 0):
+        return {"feature-gates": "InitialCorruptCheck=true"}
+    return {"experimental-initial-corrupt-check": "true"}
 
 
 def listened(settings: Settings) -> list[tuple[str, str]]:

@@ -60,6 +60,7 @@ class ClusterView:
 
     seen: tuple[Seen, ...]
     alarms: tuple[EtcdAlarm, ...] = ()
+    fenced: tuple[str, ...] = ()  # taken out since their copy was damaged
     asked: str = ""  # the appliance that answers
     own_signs: tuple[Sign, ...] | None = None  # what it notices of itself at this moment
 
@@ -102,6 +103,14 @@ def problems_of(view: ClusterView) -> tuple[Problem, ...]:
         found += (_of_sign(seen.name, sign) for sign in view.signs_of(seen))
     if view.asked and view.asked not in (seen.name for seen in view.seen):
         found += (_of_sign(view.asked, sign) for sign in view.own_signs or ())
+    found += (
+        Problem(
+            Alarm.MEMBER_CORRUPT,
+            f"{name}: its copy of the store was damaged, and it was taken out of the cluster",
+            REMEDIES[Alarm.MEMBER_CORRUPT],
+        )
+        for name in view.fenced
+    )
     found += _size(view)
     return tuple(sorted(found, key=lambda problem: not problem.is_urgent))
 
