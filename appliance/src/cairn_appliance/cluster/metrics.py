@@ -57,12 +57,12 @@ class History:
         while sample.at - self._samples[0].at > self._kept_s:
             self._samples.popleft()
 
-    def fsync_p99_s(self, within_s: float, at_least: int) -> float | None:
-        """Return within what time 99 of 100 writes of the log reached the disk; None: too few."""
+    def fsync_p90_s(self, within_s: float, at_least: int) -> float | None:
+        """Return within what time 9 of 10 writes of the log reached the disk; None: too few."""
         samples = self._within(within_s)
         if len(samples) < 2:
             return None
-        return _p99(samples[0].fsyncs, samples[-1].fsyncs, at_least)
+        return _p90(samples[0].fsyncs, samples[-1].fsyncs, at_least)
 
     def leader_changes(self, within_s: float) -> int:
         """Return how often the leader changed."""
@@ -78,10 +78,10 @@ def _count(sample: Sample) -> float:
     return sample.fsyncs[-1][1] if sample.fsyncs else 0.0
 
 
-def _p99(
+def _p90(
     before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]], at_least: int
 ) -> float | None:
     counts = [(most, late - early) for (most, late), (_, early) in zip(after, before, strict=False)]
     if not counts or counts[-1][1] < at_least:
         return None
-    return next(most for most, count in counts if count >= 0.99 * counts[-1][1])
+    return next(most for most, count in counts if count >= 0.9 * counts[-1][1])
