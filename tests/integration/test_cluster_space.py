@@ -113,7 +113,7 @@ def test_a_full_disk_of_one_is_told_and_harms_nobody(trio: Trio, peer: Node) -> 
         for _ in range(4):  # so that its etcd needs new room
             fill(m1, 8)
             time.sleep(5)
-        ended = "no space left" in (m3.data_dir / "etcd.log").read_text()
+        ended = "etcd ended" in m3.log  # etcd.log is on the same disk
         writer.wait_for(20)
         m3.host.run(["rm", str(filler)])
         freed = time.monotonic()
