@@ -211,7 +211,7 @@ class Appliance:
             lambda: services.cluster,
             secrets.authority.pin,
             lambda: bootstrap.shared_keys(local),
-            signs=lambda: OwnSigns(local.member, self._watch.signs),
+            signs=lambda: OwnSigns(local.member, self._announcement.signs),
         )
         self._own_member = OwnMember(local, self._etcd, store.endpoints, self._membership.joined)
         self._announcement = Announcement(store, described(local), signs=lambda: self._watch.signs)

@@ -56,6 +56,7 @@ class Replica:
     version: str
     since: float  # seconds since 1970
     signs: tuple[Sign, ...] = ()  # what it notices of itself
+    process: str = ""  # random; two with one name are one appliance too many
 
 
 @dataclass(frozen=True, slots=True)
