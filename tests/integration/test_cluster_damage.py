@@ -367,8 +367,8 @@ def rebuild(trio: Trio, appliance: Appliance) -> float:
     begun = time.monotonic()
     command = ["cairn-appliance", "rebuild", "--data-dir", str(appliance.data_dir), "--json"]
     assert json.loads(appliance.host.run(command, within_s=120).stdout)["kept"]
-    appliance.start()
-    trio.wait_until_whole(within_s=60)
+    appliance.start(within_s=90)
+    trio.wait_until_whole(within_s=90)
     return time.monotonic() - begun
 
 
