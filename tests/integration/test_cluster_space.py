@@ -83,10 +83,10 @@ def test_a_full_store_is_opened_again_without_anybody(trio: Trio, peer: Node) ->
         probes.stop()
         lost_probes = probes.lost(since=begun)
     gone = lost(trio, written)
-    events = m1.host.run(["cairn", "event", "list", "--limit", "200", "--json"]).stdout
+    logs = "".join(each.log for each in trio.appliances.values())
     assert refused.returncode == 0 or "the store is full" in refused.stderr
     assert answers <= {503}
-    assert '"store_freed"' in events
+    assert "changes are let in again" in logs
     assert trio.vm.links() == links, "the agent's stream needs no write"
     trio.wait_until_whole()
     until("no alarm is left", lambda: "store_full" not in alarms(m1), within_s=30)
