@@ -25,7 +25,13 @@ from tests.lab import Host, Lab, Program, until
 from tests.lab.cairn import OPS_PORT, Appliance, Network, Node, missing_programs
 from tests.proofs import record
 
-pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.etcd, pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.timed,
+    pytest.mark.root,
+    pytest.mark.tun,
+    pytest.mark.etcd,
+    pytest.mark.timeout(240),
+]
 
 _WRITER = Path(__file__).parents[1] / "lab" / "writer.py"
 POWER_FAILURES = int(os.environ.get("CAIRN_POWER_FAILURES", "3"))
