@@ -99,6 +99,12 @@ class Appliance:
         self._program = self.host.start(command, name="cairn-appliance")
 
     @property
+    def pid(self) -> int:
+        """Its PID as seen outside."""
+        assert self._program is not None
+        return self._program.pid
+
+    @property
     def log(self) -> str:
         """What it has logged since its last start."""
         return self._program.text() if self._program else ""
