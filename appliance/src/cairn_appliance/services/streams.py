@@ -85,8 +85,9 @@ class Streams:
         `heard_s` says how long ago the node's machine acknowledged what was sent.
         Short lines that are due together come as one, since each costs a write on its own.
         Raises Unavailable before the first line if this replica has not got as far as the
-        node has, or as `known_at`, at which the node is known to be there.
+        node has, or as `known_at`, at which the node is known to be there, and while it closes.
         """
+        self.check_open()
         is_same = incarnation == self._netmaps.cluster.incarnation
         await self._catch_up(max(known_at, after if is_same else 0))
         feed = Feed(self._netmaps, node_id, incarnation, after)
@@ -138,8 +139,13 @@ class Streams:
                 return True
         return False
 
+    def check_open(self) -> None:
+        """Raise Unavailable where this replica closes: nothing new begins here any more."""
+        if self._is_closing:
+            raise Unavailable("this appliance is about to stop", "use another appliance")
+
     def close(self) -> None:
-        """Tell every stream to go to another replica, and end it."""
+        """Tell every stream to go to another replica, and end it; take no new ones."""
         self._is_closing = True
         self._wake(self._waiting)
 

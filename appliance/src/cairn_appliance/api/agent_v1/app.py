@@ -95,6 +95,7 @@ class _AgentApi:
     async def register(self, request: Request) -> Response:
         """A node says what it is and where it can be reached."""
         node_id = self._node(request)
+        self._services.streams.check_open()
         body = await _decoded(request, wire.RegisterRequest)
         _check_protocol(body.protocol)
         report = Report(
@@ -198,6 +199,7 @@ class _AgentApi:
 
     async def readyz(self, request: Request) -> Response:
         """The store answers with a quorum, and netmaps can be served."""
+        self._services.streams.check_open()
         try:
             await self._services.store.get(keys.CLUSTER_INFO)
         except StoreError as error:
