@@ -12,6 +12,8 @@ from pathlib import Path
 from socket import socket
 from typing import Any
 
+from cairn_agent.protocol.enrolment import PROTOCOL
+
 from cairn_appliance import __version__
 from cairn_appliance.api.agent_v1 import app as agent_api
 from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
@@ -33,6 +35,7 @@ from cairn_appliance.domain import cluster as domain
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.services.announcement import Announcement
+from cairn_appliance.services.formats import check_readable
 from cairn_appliance.services.housekeeping import keep_house
 from cairn_appliance.services.membership import Membership
 from cairn_appliance.services.quorum import Quorum
@@ -215,6 +218,7 @@ class Appliance:
         finally:
             await etcd.close()
         secrets = await bootstrap.load_secrets(store, local)
+        await check_readable(store)  # before anything is written
         await Announcement(store, described(local)).announce_once()
         cluster = await current_cluster(store, local.settings)
         if bootstrap.renew_api_certificate(local, secrets.authority, utc_now()):
@@ -318,7 +322,14 @@ class Appliance:
 def described(local: Local) -> domain.Appliance:
     """Return what this appliance says of itself."""
     settings = local.settings
-    return domain.Appliance(local.member, settings.appliances(), settings.operations(), __version__)
+    return domain.Appliance(
+        local.member,
+        settings.appliances(),
+        settings.operations(),
+        __version__,
+        PROTOCOL,
+        domain.FORMAT,
+    )
 
 
 async def current_cluster(store: Store, settings: Settings) -> Cluster:

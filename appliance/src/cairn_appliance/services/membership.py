@@ -45,6 +45,7 @@ from cairn_appliance.pki.sealing import exchange_sealer
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import unchanged, until_committed
 from cairn_appliance.services.events import Journal
+from cairn_appliance.services.formats import Raised, raise_level
 from cairn_appliance.services.stored import Stored, read, read_all
 from cairn_appliance.store import keys, port, records
 from cairn_appliance.store.port import Compare, Conflict, Delete, Put, Store
@@ -126,6 +127,12 @@ class Membership:
     async def view(self) -> ClusterView:
         """Return how all members are."""
         return await view_of(self._store, self._etcd)
+
+    async def finish_upgrade(self, by: Actor) -> Raised:
+        """Let the newest format be written from now on; raise Clash where one is not upgraded."""
+        raised = await raise_level(self._store, self._journal, by)
+        log.info("upgrade finished format=%d before=%d", raised.now, raised.before)
+        return raised
 
     async def issue(self, by: Actor, life_s: float = LIFE_S) -> Issued:
         """Return a new join string; raise Invalid."""

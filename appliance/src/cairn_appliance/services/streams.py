@@ -30,7 +30,9 @@ REST = 2.0  # between two rounds, of the time that the former took to serve
 SHORT_OCTETS = 2048  # of a line
 WAKE_AT_ONCE = 50  # streams; then other work has its turn
 CATCH_UP_S = 5.0  # how long a stream from a replica that is ahead waits for this one
-GO_AWAY_MAX_MS = 3000  # full jitter, so that not everybody comes to the next replica at once
+# Full jitter, so that not everybody comes to the next replica at once: it lets in several
+# hundred a second. Few have no reason to wait long.
+GO_AWAY_MS, GO_AWAY_PER_STREAM_MS, GO_AWAY_MAX_MS = 250, 3, 3000
 _BATCH_MAX = 1000
 ANSWER_S = 1.5  # a machine that lives has acknowledged a heartbeat by then
 _LOOK_S = 0.02
@@ -51,6 +53,7 @@ class Streams:
         self._moved = asyncio.Condition()
         self._is_closing = False
         self._sent_away = 0  # how often
+        self._spread_ms = GO_AWAY_MAX_MS  # over which those who are sent away come elsewhere
         self.count = 0
 
     @property
@@ -105,7 +108,7 @@ class Streams:
                 if feed.is_finished:
                     return
                 await self._next(wake)
-            after_ms = random.randrange(GO_AWAY_MAX_MS)
+            after_ms = random.randrange(self._spread_ms)
             yield wire.encode(wire.GoAway(after_ms)) + b"\n"
         finally:
             self.count -= 1
@@ -120,6 +123,7 @@ class Streams:
 
     def send_away(self) -> None:
         """End the streams of now with the advice to go elsewhere; others may come."""
+        self._spread_ms = min(GO_AWAY_MS + GO_AWAY_PER_STREAM_MS * self.count, GO_AWAY_MAX_MS)
         self._sent_away += 1
         self._wake(set(self._waiting))
 
@@ -147,7 +151,7 @@ class Streams:
     def close(self) -> None:
         """Tell every stream to go to another replica, and end it; take no new ones."""
         self._is_closing = True
-        self._wake(self._waiting)
+        self.send_away()
 
     async def _next(self, wake: asyncio.Event) -> None:
         """Wait until there is something to say, at most for a heartbeat."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+from cairn_agent.protocol import netmap as wire
 from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.services import streams as streams_module
 
@@ -93,7 +94,9 @@ async def test_who_is_here_when_the_replica_closes_is_sent_on_and_nobody_else_co
     async with followed(replica, node) as lines:
         streams.close()
         await until(lambda: streams.count == 0)
-        assert b'"type":"go_away"' in lines[-1]
+        away = wire.decode_line(lines[-1])
+        assert isinstance(away, wire.GoAway)
+        assert away.after_ms < 300, "one alone has no reason to wait"
         with pytest.raises(Unavailable, match="about to stop"):
             await anext(streams.lines(late.id, 0, 0))
         with pytest.raises(Unavailable):

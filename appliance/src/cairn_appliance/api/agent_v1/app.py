@@ -291,8 +291,10 @@ def _facts(facts: wire.Facts) -> Facts:
 def _check_protocol(protocol: int) -> None:
     """Refuse what is more than one protocol away; unknown fields make up for one."""
     if abs(protocol - wire.PROTOCOL) > 1:
+        older = "the agent" if protocol < wire.PROTOCOL else "the appliances"
         raise Invalid(
-            f"the agent speaks protocol {protocol}, this appliance {wire.PROTOCOL}",
-            "update the older of the two",
+            f"the agent speaks protocol {protocol}, this appliance {wire.PROTOCOL}, and they may "
+            "be one apart at most",
+            f"update {older} first (docs/operate.md, Upgrading); traffic goes on meanwhile",
             code="protocol_not_supported",
         )
