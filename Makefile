@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 600
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lab chaos races clones scale bench bench-micro soak fuzz proofs clean
+.PHONY: help setup demo check test lab chaos upgrade races clones scale bench bench-micro soak fuzz proofs clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ lab: setup  ## end-to-end tests only (ARGS: pytest arguments)
 
 chaos: setup  ## faults of a cluster of three: cut off, killed, lost, replaced, recovered: minutes
 	@$(RUN) pytest -m "slow or not slow" tests/integration/test_cluster*.py $(ARGS)
+
+upgrade: setup  ## from the version before (tests/previous-build.txt) to this one and back, one by one
+	@tools/previous-build
+	@$(RUN) pytest -m slow tests/integration/test_upgrade.py $(ARGS)
 
 bench: setup  ## Cairn beside veth, VXLAN and other overlays (ARGS=--quick under 5 minutes)
 	@tools/bench $(ARGS)
