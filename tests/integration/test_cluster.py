@@ -154,6 +154,53 @@ def test_a_follower_is_killed_under_writes(trio: Trio) -> None:
     )
 
 
+def test_the_leader_is_stopped_under_writes_and_nobody_waits(trio: Trio) -> None:
+    trio.wait_until_whole()
+    leader = trio.leader()
+    stopped = trio.appliances[leader]
+    other = next(name for name in trio.appliances if name != leader)
+    with (
+        at_appliance(trio, leader),
+        trio.writing(first=leader) as at_leader,
+        trio.writing(first=other) as elsewhere,
+    ):
+        at_leader.wait_for(10)
+        begun = time.monotonic()
+        stopped.stop()
+        ended, log = time.monotonic(), stopped.log
+        moved = until(
+            "the agent is elsewhere",
+            lambda: time.monotonic() if trio.served_by() not in ("", stopped.host.v4) else 0.0,
+            within_s=20,
+        )
+        elsewhere.wait_for(20)
+        at_leader.wait_for(10)
+        written = [at_leader.acknowledged(), elsewhere.acknowledged()]
+        failed = [write for write in elsewhere.writes() if not write.id]
+    stall = max(longest_stall(each, since=begun - 0.5) for each in written)
+    gone = lost(trio, written[0] + written[1])
+    stopped.start()
+    trio.wait_until_whole()
+    assert f"the lead was handed over from={leader}" in log
+    assert failed == []
+    assert record(
+        "DRAIN",
+        what=f"the leader stopped (SIGTERM) under writes, {gone} lost: no write for",
+        bar="<= 1 s, 0 lost",
+        value=round(stall, 3),
+        unit="s",
+        holds=stall <= 1.0 and gone == 0,
+    )
+    assert record(
+        "DRAIN-agents",
+        what=f"the same (it ended after {ended - begun:.1f} s): its agent follows another after",
+        bar="<= 5 s, ended <= 10 s",
+        value=round(moved - begun, 3),
+        unit="s",
+        holds=moved - begun <= 5.0 and ended - begun <= 10.0,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "proof"),

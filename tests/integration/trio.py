@@ -29,6 +29,7 @@ class Write:
     place: str
     status: int
     id: str
+    tries: int
 
     @property
     def done(self) -> float:
@@ -68,11 +69,11 @@ class Trio:
         return str(link["appliance"]).rpartition(":")[0] if link["is_up"] else ""
 
     @contextmanager
-    def writing(self, *, first: str = "m1") -> Iterator[Writer]:
+    def writing(self, *, first: str = "m1", retry_s: float = 0.0) -> Iterator[Writer]:
         names = sorted(self.appliances, key=lambda name: (name != first, name))
         places = [f"{self.appliances[name].host.v4}:{OPS_PORT}" for name in names]
         session = next(iter(self.appliances.values())).session()
-        with writing(self.client, places, session) as writer:
+        with writing(self.client, places, session, retry_s=retry_s) as writer:
             yield writer
 
     def kept(self) -> set[str]:
@@ -105,9 +106,16 @@ class Writer:
 
 @contextmanager
 def writing(
-    host: Host, places: list[str], session: str, *, pause_s: float = 0.05
+    host: Host,
+    places: list[str],
+    session: str,
+    *,
+    pause_s: float = 0.05,
+    retry_s: float = 0.0,
 ) -> Iterator[Writer]:
-    asked = json.dumps({"places": places, "session": session, "pause_s": pause_s})
+    asked = json.dumps(
+        {"places": places, "session": session, "pause_s": pause_s, "retry_s": retry_s}
+    )
     name = f"writer-{time.monotonic_ns()}"
     file = host.directory / f"{name}.json"
     file.write_text(asked + "\n")

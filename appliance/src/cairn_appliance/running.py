@@ -12,6 +12,8 @@ from pathlib import Path
 from socket import socket
 from typing import Any
 
+from cairn_agent.protocol.enrolment import PROTOCOL
+
 from cairn_appliance import __version__
 from cairn_appliance.api.agent_v1 import app as agent_api
 from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
@@ -33,6 +35,7 @@ from cairn_appliance.domain import cluster as domain
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.services.announcement import Announcement
+from cairn_appliance.services.formats import check_readable
 from cairn_appliance.services.housekeeping import keep_house
 from cairn_appliance.services.membership import Membership
 from cairn_appliance.services.quorum import Quorum
@@ -49,7 +52,7 @@ log = logging.getLogger(__name__)
 
 _RENEWAL_LOOKED_AT_EVERY_S = 12 * 3600.0
 # After the signal: to end in order; then to be cut off; stopping etcd comes on top (STOP_S).
-_END_S = 5.0
+_END_S = 6.0
 _CUT_OFF_S = 1.0
 _WAITED_IN_SILENCE_S = 3.0  # for the store, before the ports say that there is no quorum
 # What is answered without a quorum: it needs none, or says what is known without one.
@@ -215,6 +218,7 @@ class Appliance:
         finally:
             await etcd.close()
         secrets = await bootstrap.load_secrets(store, local)
+        await check_readable(store)  # before anything is written
         await Announcement(store, described(local)).announce_once()
         cluster = await current_cluster(store, local.settings)
         if bootstrap.renew_api_certificate(local, secrets.authority, utc_now()):
@@ -233,8 +237,9 @@ class Appliance:
     async def serve(
         self, stop: asyncio.Event, agent_sockets: list[socket], ops_sockets: list[socket]
     ) -> None:
-        """Serve both APIs until `stop`; streams are told to go elsewhere first."""
+        """Serve both APIs until `stop`; streams and the lead go elsewhere first."""
         services = self._services
+        drained = asyncio.Event()
         async with asyncio.TaskGroup() as background:
             work = [
                 background.create_task(services.streams.run(), name="serve netmaps"),
@@ -246,8 +251,8 @@ class Appliance:
                 background.create_task(self._renew_certificates(), name="renew certificates"),
             ]
             async with asyncio.TaskGroup() as servers:
-                servers.create_task(self._agent_server().run_until(stop, agent_sockets))
-                servers.create_task(self._ops_server().run_until(stop, ops_sockets))
+                servers.create_task(self._agent_server().run_until(drained, agent_sockets))
+                servers.create_task(self._ops_server().run_until(drained, ops_sockets))
                 log.info(
                     "appliance serves cluster=%s agent_port=%d ops_port=%d",
                     services.cluster.id,
@@ -255,11 +260,19 @@ class Appliance:
                     self._local.settings.ops_port,
                 )
                 await stop.wait()
-                log.info("appliance ends streams=%d", services.streams.count)
-                services.streams.close()
+                await self._drain()
+                drained.set()
             for task in work:
                 task.cancel()
         await self._etcd.close()
+
+    async def _drain(self) -> None:
+        """Let the agents and the lead go to the others while requests are still served."""
+        streams = self._services.streams
+        log.info("appliance ends streams=%d", streams.count)
+        streams.close()
+        if self._has_others():
+            await self._membership.hand_over_lead(self._local.member)
 
     def _agent_server(self) -> Server:
         answers = agent_api.Answers(map_key=self._secrets.map_key.public)
@@ -309,7 +322,14 @@ class Appliance:
 def described(local: Local) -> domain.Appliance:
     """Return what this appliance says of itself."""
     settings = local.settings
-    return domain.Appliance(local.member, settings.appliances(), settings.operations(), __version__)
+    return domain.Appliance(
+        local.member,
+        settings.appliances(),
+        settings.operations(),
+        __version__,
+        PROTOCOL,
+        domain.FORMAT,
+    )
 
 
 async def current_cluster(store: Store, settings: Settings) -> Cluster:

@@ -177,7 +177,9 @@ class Link:
         if isinstance(error, Refused) and error.code in _BARRING_CODES:
             raise Barred(error.cause, error.remedy, error.code)
         was_up = self.state.is_up
-        if was_up or error.cause != self.state.error:
+        if isinstance(error, SentAway):
+            log.info("%s; link ends", error.cause)
+        elif was_up or error.cause != self.state.error:
             log.warning("no link to appliance=%s: %s", address, error.cause)
         self.state = replace(
             self.state, is_up=False, since=loop.time(), error=error.cause, remedy=error.remedy

@@ -100,6 +100,7 @@ class ClusterAppliance(msgspec.Struct, frozen=True):
     serves: bool = False
     since: datetime | None = None
     version: str = ""
+    protocol: int | None = None
     etcd_version: str = ""
     agents: list[str] = []
     operations: list[str] = []
@@ -107,6 +108,21 @@ class ClusterAppliance(msgspec.Struct, frozen=True):
     db_octets: int | None = None
     db_used_octets: int | None = None
     behind: int | None = None
+
+
+class Upgrade(msgspec.Struct, frozen=True):
+    """Whether the next appliance may be stopped for its upgrade."""
+
+    ready: bool = False
+    order: list[str] = []
+    findings: list[ClusterProblem] = []
+
+
+class UpgradeFinished(msgspec.Struct, frozen=True):
+    """The format of the store that may be written from now on."""
+
+    format: int
+    before: int
 
 
 class ClusterShown(msgspec.Struct, frozen=True):
@@ -117,6 +133,7 @@ class ClusterShown(msgspec.Struct, frozen=True):
     has_quorum: bool = False
     appliances: list[ClusterAppliance] = []
     problems: list[ClusterProblem] = []
+    upgrade: Upgrade | None = None  # a version that is older doesn't say
 
 
 class JoinString(msgspec.Struct, frozen=True):

@@ -7,6 +7,10 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+# What this version can read and may write in the store, docs/adr/0009. Raise it with a change that
+# the version before could not read, or would lose when it writes the same object.
+FORMAT = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
@@ -31,6 +35,8 @@ class Appliance:
     agents: tuple[str, ...]  # host:port of its agent API
     operations: tuple[str, ...] = ()  # host:port of its operations API
     version: str = ""
+    protocol: int = 1  # that it speaks with agents
+    format: int = 1  # of the store: the newest that it can read
 
 
 @dataclass(frozen=True, slots=True)

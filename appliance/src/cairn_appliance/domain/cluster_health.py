@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from cairn_appliance.domain.cluster import (
 QUOTA_OCTETS = 2 << 30  # of each member's database
 _FULL_AT = 0.6  # of the quota: time enough to do something
 _BEHIND = 5000  # entries of the raft log: more than a busy second
+_RELEASE = re.compile(r"(\d+)\.(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +89,36 @@ class ClusterView:
 
 def problems_of(view: ClusterView) -> tuple[Problem, ...]:
     """Return what is wrong, the urgent first."""
-    found = [*_quorum(view), *_alarms(view)]
-    for seen in view.seen:
-        found += _of_member(view, seen)
-    found += _size(view)
+    found = [*faults_of(view), *_size(view), *_versions(view)]
     return tuple(sorted(found, key=lambda problem: not problem.is_urgent))
+
+
+def faults_of(view: ClusterView) -> Iterator[Problem]:
+    """Yield what is broken: nothing may be stopped meanwhile that can wait."""
+    yield from _quorum(view)
+    yield from _alarms(view)
+    for seen in view.seen:
+        yield from _of_member(view, seen)
+
+
+def version_of(seen: Seen) -> str:
+    """Return the version that an appliance runs, or ran last; empty where it never did."""
+    return seen.appliance.version if seen.appliance else ""
+
+
+def release_of(version: str) -> tuple[int, int]:
+    """Return the two numbers that count for what goes with what; (0, 0) for no version."""
+    found = _RELEASE.match(version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def apart(one: str, other: str) -> int:
+    """Return how many releases lie between two versions.
+
+    The first of a major version follows whichever was the last of the one before.
+    """
+    (old_major, old_minor), (major, minor) = sorted((release_of(one), release_of(other)))
+    return minor - old_minor if major == old_major else (major - old_major - 1) * 2 + minor + 1
 
 
 def _quorum(view: ClusterView) -> Iterator[Problem]:
@@ -160,6 +187,24 @@ def _of_member(view: ClusterView, seen: Seen) -> Iterator[Problem]:
             f"{seen.name}: the store has {seen.state.db_octets >> 20} MiB of "
             f"{QUOTA_OCTETS >> 20} MiB",
             "defragment it (docs/operate.md); at the limit changes are refused",
+        )
+
+
+def _versions(view: ClusterView) -> Iterator[Problem]:
+    versions = {seen.name: version_of(seen) for seen in view.seen if version_of(seen)}
+    if len(set(versions.values())) < 2:
+        return
+    told = ", ".join(f"{name} {version}" for name, version in versions.items())
+    oldest, newest = (pick(versions.values(), key=release_of) for pick in (min, max))
+    if apart(oldest, newest) > 1:
+        yield Problem(
+            f"the appliances' versions are more than one apart, which is not supported: {told}",
+            f"upgrade those with {oldest} to the version that follows it, then on from there",
+        )
+    else:
+        yield Problem(
+            f"the appliances run different versions: {told}",
+            "go on with the upgrade, or back: `cairn cluster upgrade-check` says who is next",
         )
 
 

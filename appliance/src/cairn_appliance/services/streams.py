@@ -30,7 +30,9 @@ REST = 2.0  # between two rounds, of the time that the former took to serve
 SHORT_OCTETS = 2048  # of a line
 WAKE_AT_ONCE = 50  # streams; then other work has its turn
 CATCH_UP_S = 5.0  # how long a stream from a replica that is ahead waits for this one
-GO_AWAY_MAX_MS = 3000  # full jitter, so that not everybody comes to the next replica at once
+# Full jitter, so that not everybody comes to the next replica at once: it lets in several
+# hundred a second. Few have no reason to wait long.
+GO_AWAY_MS, GO_AWAY_PER_STREAM_MS, GO_AWAY_MAX_MS = 250, 3, 3000
 _BATCH_MAX = 1000
 ANSWER_S = 1.5  # a machine that lives has acknowledged a heartbeat by then
 _LOOK_S = 0.02
@@ -51,6 +53,7 @@ class Streams:
         self._moved = asyncio.Condition()
         self._is_closing = False
         self._sent_away = 0  # how often
+        self._spread_ms = GO_AWAY_MAX_MS  # over which those who are sent away come elsewhere
         self.count = 0
 
     @property
@@ -85,8 +88,9 @@ class Streams:
         `heard_s` says how long ago the node's machine acknowledged what was sent.
         Short lines that are due together come as one, since each costs a write on its own.
         Raises Unavailable before the first line if this replica has not got as far as the
-        node has, or as `known_at`, at which the node is known to be there.
+        node has, or as `known_at`, at which the node is known to be there, and while it closes.
         """
+        self.check_open()
         is_same = incarnation == self._netmaps.cluster.incarnation
         await self._catch_up(max(known_at, after if is_same else 0))
         feed = Feed(self._netmaps, node_id, incarnation, after)
@@ -104,7 +108,7 @@ class Streams:
                 if feed.is_finished:
                     return
                 await self._next(wake)
-            after_ms = random.randrange(GO_AWAY_MAX_MS)
+            after_ms = random.randrange(self._spread_ms)
             yield wire.encode(wire.GoAway(after_ms)) + b"\n"
         finally:
             self.count -= 1
@@ -119,6 +123,7 @@ class Streams:
 
     def send_away(self) -> None:
         """End the streams of now with the advice to go elsewhere; others may come."""
+        self._spread_ms = min(GO_AWAY_MS + GO_AWAY_PER_STREAM_MS * self.count, GO_AWAY_MAX_MS)
         self._sent_away += 1
         self._wake(set(self._waiting))
 
@@ -138,10 +143,15 @@ class Streams:
                 return True
         return False
 
+    def check_open(self) -> None:
+        """Raise Unavailable where this replica closes: nothing new begins here any more."""
+        if self._is_closing:
+            raise Unavailable("this appliance is about to stop", "use another appliance")
+
     def close(self) -> None:
-        """Tell every stream to go to another replica, and end it."""
+        """Tell every stream to go to another replica, and end it; take no new ones."""
         self._is_closing = True
-        self._wake(self._waiting)
+        self.send_away()
 
     async def _next(self, wake: asyncio.Event) -> None:
         """Wait until there is something to say, at most for a heartbeat."""

@@ -95,6 +95,7 @@ class _AgentApi:
     async def register(self, request: Request) -> Response:
         """A node says what it is and where it can be reached."""
         node_id = self._node(request)
+        self._services.streams.check_open()
         body = await _decoded(request, wire.RegisterRequest)
         _check_protocol(body.protocol)
         report = Report(
@@ -198,6 +199,7 @@ class _AgentApi:
 
     async def readyz(self, request: Request) -> Response:
         """The store answers with a quorum, and netmaps can be served."""
+        self._services.streams.check_open()
         try:
             await self._services.store.get(keys.CLUSTER_INFO)
         except StoreError as error:
@@ -289,8 +291,10 @@ def _facts(facts: wire.Facts) -> Facts:
 def _check_protocol(protocol: int) -> None:
     """Refuse what is more than one protocol away; unknown fields make up for one."""
     if abs(protocol - wire.PROTOCOL) > 1:
+        older = "the agent" if protocol < wire.PROTOCOL else "the appliances"
         raise Invalid(
-            f"the agent speaks protocol {protocol}, this appliance {wire.PROTOCOL}",
-            "update the older of the two",
+            f"the agent speaks protocol {protocol}, this appliance {wire.PROTOCOL}, and they may "
+            "be one apart at most",
+            f"update {older} first (docs/operate.md, Upgrading); traffic goes on meanwhile",
             code="protocol_not_supported",
         )

@@ -362,6 +362,7 @@ class ApplianceOut(BaseModel):
     serves: bool = Field(description="its APIs run")
     since: datetime | None
     version: str
+    protocol: int | None = Field(description="that it speaks with agents; null: it never ran")
     etcd_version: str
     agents: list[str]
     operations: list[str]
@@ -369,6 +370,21 @@ class ApplianceOut(BaseModel):
     db_octets: int | None
     db_used_octets: int | None
     behind: int | None = Field(description="entries of the raft log not applied yet")
+
+
+class UpgradeOut(BaseModel):
+    """Whether the next appliance may be stopped for its upgrade; urgent findings are in the way."""
+
+    ready: bool
+    order: list[str] = Field(description="who is next: the old ones first, who leads last")
+    findings: list[ProblemOut]
+
+
+class UpgradeFinishedOut(BaseModel):
+    """The format of the store that may be written from now on."""
+
+    format: int
+    before: int
 
 
 class ClusterOut(BaseModel):
@@ -379,6 +395,7 @@ class ClusterOut(BaseModel):
     has_quorum: bool
     appliances: list[ApplianceOut]
     problems: list[ProblemOut]
+    upgrade: UpgradeOut
 
 
 class ActorOut(BaseModel):

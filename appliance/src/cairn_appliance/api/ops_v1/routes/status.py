@@ -32,7 +32,8 @@ async def healthz() -> Health:
 
 @health.get("/readyz")
 async def readyz(ops: OpsDep) -> Health:
-    """Ready: the store has a quorum and answers; 503 if not."""
+    """Ready: the store has a quorum and answers; 503 if not, and while the appliance ends."""
+    ops.services.streams.check_open()
     store = await _store_health(ops)
     if not store.healthy:
         raise Unavailable(store.detail)
