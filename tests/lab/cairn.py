@@ -101,15 +101,15 @@ class Appliance:
         self._program = self.host.start(command, name="cairn-appliance")
 
     @property
-    def pid(self) -> int:
-        """Its PID as seen outside."""
-        assert self._program is not None
-        return self._program.pid
-
-    @property
     def log(self) -> str:
         """What it has logged since its last start."""
         return self._program.text() if self._program else ""
+
+    @property
+    def pid(self) -> int:
+        """The appliance's process; its etcd is the child."""
+        assert self._program is not None
+        return self._program.pid
 
     @property
     def ended(self) -> int | None:
