@@ -95,12 +95,14 @@ class Replica:
         await self._send("leave", request)
 
     async def netmap_lines(
-        self, incarnation: int, revision: int, quiet_s: float
+        self, incarnation: int, revision: int, quiet_s: float, trust: str = ""
     ) -> AsyncGenerator[bytes, None]:
         """Yield the stream's lines; raise Unreachable where it ends or is quiet for too long."""
         stir_tls()
         timeout = httpx.Timeout(_ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=quiet_s)
-        query = {"incarnation": incarnation, "after": revision}
+        query: dict[str, int | str] = {"incarnation": incarnation, "after": revision}
+        if trust:
+            query["trust"] = trust
         with self._explained():
             async with self._client.stream(
                 "GET", "netmap", params=query, timeout=timeout
