@@ -40,6 +40,7 @@ class Replica:
     name: str
     version: str
     since: float  # seconds since 1970
+    issuer: str = ""  # hex key identifier of the authority whose certificate its APIs show
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/cluster/last-name                    number of the appliance named last
     /cairn/1/cluster/joinings/<joining>           join string: hash, name, limits
     /cairn/1/map/appliances/<appliance>           addresses of an appliance, running or not
+    /cairn/1/map/trust                            authorities and map keys, sealed, when replaced
     /cairn/1/map/sites/<site>                     Site
     /cairn/1/map/vsubnets/<vsubnet>               VSubnet
     /cairn/1/map/psks/<vsubnet>                   sealed epochs of a vSubnet
@@ -48,6 +49,7 @@ LAST_NAME = ROOT + "cluster/last-name"
 JOININGS = ROOT + "cluster/joinings/"
 MAP = ROOT + "map/"
 APPLIANCES = MAP + "appliances/"
+TRUST = MAP + "trust"
 SITES = MAP + "sites/"
 VSUBNETS = MAP + "vsubnets/"
 PSKS = MAP + "psks/"
