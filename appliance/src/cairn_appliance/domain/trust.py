@@ -18,7 +18,7 @@ ISSUED_FOR_AWAY_S = 86_400.0
 RETIRED_KEPT_S = 90 * 86_400.0
 SUCCESSIONS_KEPT = 32
 RENEWALS_PER_S = 50.0  # of all nodes; one costs an appliance about 3 ms
-RENEW_WITHIN_MIN_S = 5.0
+RENEW_WITHIN_MIN_S = 2.0
 
 
 class Phase(StrEnum):

@@ -31,6 +31,7 @@ from cairn_appliance.domain.trust import (
     Trust,
     is_due,
 )
+from cairn_appliance.netmap import render
 from cairn_appliance.netmap.netmaps import Netmaps
 from cairn_appliance.pki.authority import key_id_of, pin_of, utc_now
 from cairn_appliance.pki.keyring import (
@@ -53,7 +54,7 @@ from cairn_appliance.store.port import Compare, Put, Store, StoreError
 
 log = logging.getLogger(__name__)
 
-LOOKED_AT_EVERY_S = 2.0
+LOOKED_AT_EVERY_S = 1.0
 _FRESH_S = 60.0  # a node that has come within it may not have had its say yet
 
 
@@ -139,7 +140,8 @@ class Rotation:
 
     async def retire_ca(self, by: Actor) -> None:
         """Believe the former authority no more; raise Clash where there is none."""
-        old_tokens = await self._old_tokens()
+        stored = await read(self._store, records.trust, keys.TRUST)
+        old_tokens = await self._old_tokens(stored.value) if stored else ()
 
         def change(old: Trust) -> tuple[Trust, str]:
             if old.authorities.phase is not Phase.ISSUING or old.authorities.other is None:
@@ -193,11 +195,12 @@ class Rotation:
         replicas = [
             each.value for each in await read_all(self._store, records.replicas, keys.REPLICAS)
         ]
+        digest = wire.trust_digest(render.trust_document(trust)) if stored else ""
         return View(
             trust,
-            self._progress_of_ca(trust, replicas),
-            self._progress_of_map_key(trust),
-            await self._old_tokens(),
+            self._progress_of_ca(trust, digest, replicas),
+            self._progress_of_map_key(trust, digest),
+            await self._old_tokens(trust),
         )
 
     async def step(self) -> None:
@@ -264,12 +267,10 @@ class Rotation:
                     code="appliance_too_old",
                 )
 
-    async def _old_tokens(self) -> tuple[Token, ...]:
+    async def _old_tokens(self, trust: Trust) -> tuple[Token, ...]:
         """Return the tokens in force whose string names another authority than the issuer."""
-        if self._keyring.trust is None:
-            return ()
-        now, pin = self._clock(), self._keyring.authority.pin
-        authorities = self._keyring.trust.authorities
+        authorities, now = trust.authorities, self._clock()
+        pin = pin_of(authorities.issuer.public)
         is_first = authorities.phase is not Phase.ISSUING and not authorities.retired
         return tuple(
             each.value
@@ -285,19 +286,19 @@ class Rotation:
             if node.state is not NodeState.REMOVED:
                 yield node, self._presence.of(node.id)
 
-    def _progress_of_map_key(self, trust: Trust) -> Progress:
+    def _progress_of_map_key(self, trust: Trust, digest: str) -> Progress:
         return self._progress(
             trust.map_keys.phase,
             trust.map_keys.since,
-            self._behind_in_trust("cairn map-key use"),
+            self._behind_in_trust(digest, "cairn map-key use"),
             for_away_s=ANNOUNCED_FOR_AWAY_S,
         )
 
-    def _progress_of_ca(self, trust: Trust, replicas: list[Replica]) -> Progress:
+    def _progress_of_ca(self, trust: Trust, digest: str, replicas: list[Replica]) -> Progress:
         authorities = trust.authorities
         is_issuing = authorities.phase is Phase.ISSUING
         command = "cairn ca retire" if is_issuing else "cairn ca issue"
-        behind = self._behind_in_trust(command)
+        behind = self._behind_in_trust(digest, command)
         if is_issuing:
             issuer = key_id_of(authorities.issuer.public)
             late = {each.node for each in behind}
@@ -319,15 +320,12 @@ class Rotation:
         ordered = tuple(sorted(behind, key=lambda each: (each.is_away, each.name, each.node)))
         return Progress(phase, since, nodes, nodes - late, ordered, goes_on_at)
 
-    def _behind_in_trust(self, command: str) -> list[Behind]:
-        """Return who does not keep yet what all are to trust."""
-        line = self._netmaps.trust_line
-        if line is None:
-            return []
+    def _behind_in_trust(self, digest: str, command: str) -> list[Behind]:
+        """Return who does not keep yet what all are to trust; none where there is nothing."""
         return [
             self._why(node, presence, command)
             for node, presence in self._nodes()
-            if presence is None or presence.trust != line[0]
+            if digest and (presence is None or presence.trust != digest)
         ]
 
     def _behind_in_issuer(self, issuer: str) -> list[Behind]:

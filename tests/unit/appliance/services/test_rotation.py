@@ -212,7 +212,7 @@ async def test_a_ca_goes_from_announced_to_issuing_to_retired_as_nodes_keep_up(
     assert all("former CA" in each.cause for each in view.ca.behind)
     trust = world.copies[world.nodes[0].id].copy.trust
     assert trust is not None
-    assert (trust.document.issuer, trust.document.renew_within_s) == (second, 5.0)
+    assert (trust.document.issuer, trust.document.renew_within_s) == (second, 2.0)
     await services.rotation.step()
     assert (await world.trust()).authorities.phase is Phase.ISSUING
 
