@@ -21,7 +21,7 @@ from cairn_appliance.api.ops_v1 import app as ops_api
 from cairn_appliance.api.quorum_guard import QuorumGuard
 from cairn_appliance.api.waiting import wait_for_quorum
 from cairn_appliance.cluster import bootstrap
-from cairn_appliance.cluster.bootstrap import Local, Secrets
+from cairn_appliance.cluster.bootstrap import Local
 from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.cluster.etcd_binary import find_etcd
 from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
@@ -52,6 +52,7 @@ from cairn_appliance.store.port import Compare, Conflict, Put, Store, Unavailabl
 log = logging.getLogger(__name__)
 
 _RENEWAL_LOOKED_AT_EVERY_S = 12 * 3600.0
+_KEYS_LOOKED_AT_EVERY_S = 1.0
 # After the signal: to end in order; then to be cut off; stopping etcd comes on top (STOP_S).
 _END_S = 6.0
 _CUT_OFF_S = 1.0
@@ -191,23 +192,23 @@ async def _until_ended(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> 
 class Appliance:
     """The servers and the background work of one replica."""
 
-    def __init__(
-        self, local: Local, secrets: Secrets, services: Services, store: EtcdStore
-    ) -> None:
+    def __init__(self, local: Local, services: Services, store: EtcdStore) -> None:
         self._local = local
-        self._secrets = secrets
         self._services = services
+        self._keyring = services.keyring
+        self._shown = self._keyring.trust  # as which the files and the context have the keys
+        self._shown_issuer = self._keyring.authority.key_id
         self._context = _context(local)
         self._etcd = EtcdMembers(store.endpoints)
         self._membership = Membership(
             store,
             self._etcd,
             lambda: services.cluster,
-            secrets.authority.pin,
+            lambda: self._keyring.authority.pin,
             lambda: bootstrap.shared_keys(local),
         )
         self._own_member = OwnMember(local, self._etcd, store.endpoints, self._membership.joined)
-        self._announcement = Announcement(store, described(local))
+        self._announcement = Announcement(store, described(local), lambda: self._shown_issuer)
         self._quorum = Quorum(store, self._has_others, self._send_away)
         self._upkeep = Upkeep(store, self._etcd, local.member)
 
@@ -219,22 +220,21 @@ class Appliance:
             await check_not_removed(local, etcd)
         finally:
             await etcd.close()
-        secrets = await bootstrap.load_secrets(store, local)
+        keyring = await bootstrap.load_secrets(store, local)
         await check_readable(store)  # before anything is written
         await Announcement(store, described(local)).announce_once()
         cluster = await current_cluster(store, local.settings)
-        if bootstrap.renew_api_certificate(local, secrets.authority, utc_now()):
+        if bootstrap.renew_api_certificate(local, keyring, utc_now()):
             log.info("certificate of the APIs renewed")
         services = build(
             store=store,
             cluster=cluster,
-            authority=secrets.authority,
+            keyring=keyring,
             sealer=local.sealer,
-            sign=secrets.map_key.sign,
             replica=local.member,
             certificate_days=local.settings.agent_certificate_s / 86_400,
         )
-        return cls(local, secrets, services, store)
+        return cls(local, services, store)
 
     async def serve(
         self, stop: asyncio.Event, agent_sockets: list[socket], ops_sockets: list[socket]
@@ -252,6 +252,8 @@ class Appliance:
                 background.create_task(self._upkeep.run(), name="keep the store small"),
                 background.create_task(self._keep_house(), name="keep house"),
                 background.create_task(self._renew_certificates(), name="renew certificates"),
+                background.create_task(self._follow_keys(), name="follow the keys"),
+                background.create_task(services.rotation.run(), name="replace keys"),
             ]
             async with asyncio.TaskGroup() as servers:
                 servers.create_task(self._agent_server().run_until(drained, agent_sockets))
@@ -278,14 +280,12 @@ class Appliance:
             await self._membership.hand_over_lead(self._local.member)
 
     def _agent_server(self) -> Server:
-        answers = agent_api.Answers(map_key=self._secrets.map_key.public)
-        app = agent_api.create_app(self._services, answers)
+        app = agent_api.create_app(self._services)
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS)
         return server(guarded, self._context, CertificateProtocol, lifespan=False)
 
     def _ops_server(self) -> Server:
-        ca = self._secrets.authority.certificate.decode()
-        app = ops_api.create_app(self._services, self._membership, ca=ca)
+        app = ops_api.create_app(self._services, self._membership)
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS)
         return server(guarded, self._context, CertificateProtocol, lifespan=True)
 
@@ -314,12 +314,33 @@ class Appliance:
             await asyncio.sleep(_RENEWAL_LOOKED_AT_EVERY_S)
             try:
                 bootstrap.renew_etcd_certificates(self._local, utc_now())
-                authority = self._secrets.authority
-                if bootstrap.renew_api_certificate(self._local, authority, utc_now()):
-                    paths = self._local.pki("api.pem"), self._local.pki("api-key.pem")
-                    self._context.load_cert_chain(*paths)
+                self._renew_api_certificate()
             except LocalStateUnusable as error:
                 log.error("certificates were not renewed reason=%s", error)  # noqa: TRY400
+
+    def _renew_api_certificate(self) -> None:
+        if bootstrap.renew_api_certificate(self._local, self._keyring, utc_now()):
+            paths = self._local.pki("api.pem"), self._local.pki("api-key.pem")
+            self._context.load_cert_chain(*paths)
+
+    async def _follow_keys(self) -> None:
+        """Show what the cluster's keys of now say, and let in whom they know.
+
+        TLS learns of new authorities only; which of them still count the agent API decides.
+        """
+        while True:
+            await asyncio.sleep(_KEYS_LOOKED_AT_EVERY_S)
+            trust = self._keyring.trust
+            if trust == self._shown:
+                continue
+            try:
+                self._context.load_verify_locations(cadata=self._keyring.clients)
+                self._renew_api_certificate()
+            except LocalStateUnusable as error:
+                log.error("the new keys can't be shown reason=%s", error)  # noqa: TRY400
+                continue
+            self._shown, self._shown_issuer = trust, self._keyring.authority.key_id
+            log.info("the cluster's keys have changed issuer=%s", self._shown_issuer)
 
 
 def described(local: Local) -> domain.Appliance:

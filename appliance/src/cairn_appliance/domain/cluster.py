@@ -60,6 +60,7 @@ class Replica:
     version: str
     since: float  # seconds since 1970
     signs: tuple[Sign, ...] = ()  # what it notices of itself
+    issuer: str = ""  # hex key identifier of the authority whose certificate its APIs show
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,7 +121,7 @@ class Membership:
         store: Store,
         etcd: Etcd,
         cluster: Callable[[], Cluster],
-        pin: str,
+        pin: Callable[[], str],
         shared_keys: Callable[[], ClusterKeys],
         clock: Clock = wall_clock,
         signs: Callable[[], OwnSigns] = OwnSigns,
@@ -159,7 +159,7 @@ class Membership:
         joining = await until_committed(lambda: self._issue(secret, life_s, by))
         appliances = await read_all(self._store, records.appliances, keys.APPLIANCES)
         places = tuple(place for each in appliances for place in each.value.operations)
-        text = join_string.encode(JoinString(places, self._pin, joining.id, secret))
+        text = join_string.encode(JoinString(places, self._pin(), joining.id, secret))
         return Issued(joining, text)
 
     async def admit(self, candidate: Candidate) -> bytes:

@@ -11,6 +11,7 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/cluster/format                       the newest format that may be written; none: 1
     /cairn/1/cluster/joinings/<joining>           join string: hash, name, limits
     /cairn/1/map/appliances/<appliance>           addresses of an appliance, running or not
+    /cairn/1/map/trust                            authorities and map keys, sealed, when replaced
     /cairn/1/map/sites/<site>                     Site
     /cairn/1/map/vsubnets/<vsubnet>               VSubnet
     /cairn/1/map/psks/<vsubnet>                   sealed epochs of a vSubnet
@@ -50,6 +51,7 @@ CLUSTER_FORMAT = ROOT + "cluster/format"
 JOININGS = ROOT + "cluster/joinings/"
 MAP = ROOT + "map/"
 APPLIANCES = MAP + "appliances/"
+TRUST = MAP + "trust"
 SITES = MAP + "sites/"
 VSUBNETS = MAP + "vsubnets/"
 PSKS = MAP + "psks/"

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from cairn_appliance.api.agent_v1 import app as app_module
-from cairn_appliance.api.agent_v1.app import Answers, create_app
+from cairn_appliance.api.agent_v1.app import create_app
 from cairn_appliance.api.client_certificate import EXTENSION, Connection
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.pki.authority import utc_now
@@ -27,7 +27,7 @@ def client(replica: Replica, node: SimulatedNode) -> httpx.AsyncClient:
     """Return a client whose connections show the node's certificate."""
     pem = AUTHORITY.issue_agent(node.certificate_request().encode(), node.id, utc_now())
     der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
-    app = create_app(replica.services, Answers("map key"), lambda: utc_now().timestamp())
+    app = create_app(replica.services, lambda: utc_now().timestamp())
 
     async def with_connection(scope: Any, receive: Any, send: Any) -> None:
         connection = Connection(der, lambda: None)

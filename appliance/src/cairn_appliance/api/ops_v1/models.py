@@ -399,6 +399,57 @@ class ClusterOut(BaseModel):
     upgrade: UpgradeOut
 
 
+class BehindOut(BaseModel):
+    """One who has not done its part of the step that is under way."""
+
+    name: str
+    node: str | None = Field(description="its ID; null: an appliance")
+    away: bool = Field(description="it follows when it comes back; waited for until goes_on_at")
+    cause: str
+    remedy: str
+
+
+class ProgressOut(BaseModel):
+    """How far the replacement of a key is; `behind` has the first 100."""
+
+    phase: Literal["steady", "announced", "issuing"]
+    since: datetime | None
+    nodes: int
+    done: int = Field(description="nodes that have done their part of the phase")
+    goes_on_at: datetime | None = Field(description="without those that are away")
+    behind: list[BehindOut]
+
+
+class RetiredOut(BaseModel):
+    """A CA of the past."""
+
+    fingerprint: str
+    at: datetime
+
+
+class CaOut(ProgressOut):
+    """The cluster's CA; `other` is the next one (announced) or the former one (issuing)."""
+
+    fingerprint: str = Field(description="hex SHA-256 of its certificate")
+    other: str | None
+    retired: list[RetiredOut]
+    old_tokens: list[str] = Field(description="IDs of tokens in force that name another CA")
+
+
+class MapKeyOut(ProgressOut):
+    """The key that signs netmaps, and the one that is to follow."""
+
+    public_key: str = Field(description="base64, Ed25519")
+    next: str | None
+
+
+class TrustOut(BaseModel):
+    """The keys that nodes know the cluster by."""
+
+    ca: CaOut
+    map_key: MapKeyOut
+
+
 class ActorOut(BaseModel):
     """Who did it."""
 

@@ -48,8 +48,11 @@ class PemResponse(Response):
 
 @router.get("/ca", response_class=PemResponse)
 async def ca(ops: OpsDep) -> Response:
-    """The certificate of the cluster's CA; a client compares its SHA-256 with its pin."""
-    return PemResponse(ops.ca)
+    """The certificate of the cluster's CA; a client compares its SHA-256 with its pin.
+
+    While the CA is being replaced the former or the next one comes after it.
+    """
+    return PemResponse(ops.services.keyring.believed)
 
 
 @router.get("/status")
