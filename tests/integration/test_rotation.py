@@ -15,9 +15,15 @@ from tests.lab import until
 from tests.lab.cairn import Node
 from tests.proofs import record
 
-pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.etcd, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.tun,
+    pytest.mark.etcd,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+]
 
-STEP_S = 60.0
+STEP_S = 120.0
 
 
 @pytest.fixture(scope="module")
