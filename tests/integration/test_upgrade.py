@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_cluster import Trio, Write, longest_stall, lost, writing
+from tests.integration.trio import Trio, Write, longest_stall, lost, writing
 from tests.lab import Host, Lab, LabError, Machine, Pair, Probes, until
 from tests.lab.cairn import (
     BIN,

@@ -106,6 +106,12 @@ class Appliance:
         return self._program.text() if self._program else ""
 
     @property
+    def pid(self) -> int:
+        """The appliance's process; its etcd is the child."""
+        assert self._program is not None
+        return self._program.pid
+
+    @property
     def ended(self) -> int | None:
         """Its exit status; None while it runs."""
         return self._program.status if self._program else None

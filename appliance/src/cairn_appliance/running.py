@@ -41,6 +41,7 @@ from cairn_appliance.services.membership import Membership
 from cairn_appliance.services.quorum import Quorum
 from cairn_appliance.services.services import Services, build
 from cairn_appliance.services.stored import read_all
+from cairn_appliance.services.upkeep import Upkeep
 from cairn_appliance.serving import Server, listening, server, shared
 from cairn_appliance.settings import Settings
 from cairn_appliance.store import keys, records
@@ -208,6 +209,7 @@ class Appliance:
         self._own_member = OwnMember(local, self._etcd, store.endpoints, self._membership.joined)
         self._announcement = Announcement(store, described(local))
         self._quorum = Quorum(store, self._has_others, self._send_away)
+        self._upkeep = Upkeep(store, self._etcd, local.member)
 
     @classmethod
     async def load(cls, local: Local, store: EtcdStore) -> Appliance:
@@ -247,6 +249,7 @@ class Appliance:
                 background.create_task(self._announcement.run(), name="announce"),
                 background.create_task(self._quorum.run(), name="watch the quorum"),
                 background.create_task(self._own_member.run(), name="keep the membership"),
+                background.create_task(self._upkeep.run(), name="keep the store small"),
                 background.create_task(self._keep_house(), name="keep house"),
                 background.create_task(self._renew_certificates(), name="renew certificates"),
             ]

@@ -88,6 +88,7 @@ class ClusterProblem(msgspec.Struct, frozen=True):
     cause: str
     remedy: str = ""
     urgent: bool = False
+    name: str = ""
 
 
 class ClusterAppliance(msgspec.Struct, frozen=True):

@@ -173,3 +173,14 @@ class Unavailable(CairnError):
     code = "unavailable"
     remedy = "try again in a few seconds; if it lasts, look at `cairn status`"
     retry_after_s = 2.0
+
+
+class StoreFull(Unavailable):
+    """The store's quota is used up: what there is can be read, nothing can be changed."""
+
+    code = "store_full"
+    remedy = (
+        "wait a minute: the appliances make room by themselves; if it lasts, "
+        "`cairn cluster status` says what to do"
+    )
+    retry_after_s = 20.0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from cairn_appliance.domain.alarm import Alarm
 from cairn_appliance.domain.cluster_health import (
     ClusterView,
     Problem,
@@ -34,7 +35,7 @@ class UpgradeCheck:
 def check_upgrade(view: ClusterView, agents: Mapping[str, str]) -> UpgradeCheck:
     """Return whether the next appliance may be stopped; `agents`: node name -> version."""
     in_the_way = [*faults_of(view), *_too_far(view), *_old_agents(view, agents)]
-    findings = [Problem(each.cause, each.remedy, is_urgent=True) for each in in_the_way]
+    findings = [replace(each, is_urgent=True) for each in in_the_way]
     return UpgradeCheck(_order(view.seen), (*findings, *_waits(view)))
 
 
@@ -47,6 +48,7 @@ def _too_far(view: ClusterView) -> Iterator[Problem]:
     known = sorted((version_of(each) for each in view.seen if version_of(each)), key=release_of)
     if known and apart(known[0], known[-1]) > 1:
         yield Problem(
+            Alarm.VERSIONS_APART,
             f"the appliances' versions are more than one apart: {known[0]} and {known[-1]}",
             "bring the oldest to the version that follows its own first",
         )
@@ -61,6 +63,7 @@ def _old_agents(view: ClusterView, agents: Mapping[str, str]) -> Iterator[Proble
     if old:
         names = ", ".join(old[:_NAMED]) + (", ..." if len(old) > _NAMED else "")
         yield Problem(
+            Alarm.AGENTS_OLD,
             f"{len(old)} nodes run an agent older than all appliances: {names}",
             "update their agents first; `cairn node list` shows the versions",
         )
@@ -69,6 +72,7 @@ def _old_agents(view: ClusterView, agents: Mapping[str, str]) -> Iterator[Proble
 def _waits(view: ClusterView) -> Iterator[Problem]:
     if not all(view.survives_without(each.name) for each in view.voters):
         yield Problem(
+            Alarm.NONE_TO_SPARE,
             f"of {len(view.voters)} appliances none can be spared: changes wait while one restarts",
             "nothing, traffic goes on; or let others join first: three go on without a pause",
         )

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from cairn_appliance.domain import joining as join_string
+from cairn_appliance.domain.alarm import Sign
 from cairn_appliance.domain.cluster import (
     Appliance,
     Cluster,
@@ -62,6 +63,14 @@ _CHANGE_WITHIN_S = 8.0
 _AGAIN_S = 0.5
 _KNOWN_WITHIN_S = 4.0
 _LEAD_WITHIN_S = 2.5  # a member that is away takes 1.5 s of it
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSigns:
+    """What this appliance notices of itself; None: it does not look."""
+
+    appliance: str = ""
+    signs: tuple[Sign, ...] | None = None
 
 
 class Etcd(Protocol):
@@ -115,6 +124,7 @@ class Membership:
         pin: str,
         shared_keys: Callable[[], ClusterKeys],
         clock: Clock = wall_clock,
+        signs: Callable[[], OwnSigns] = OwnSigns,
     ) -> None:
         self._store = store
         self._etcd = etcd
@@ -122,11 +132,18 @@ class Membership:
         self._pin = pin
         self._shared_keys = shared_keys
         self._clock = clock
+        self._signs = signs
         self._journal = Journal(clock)
 
     async def view(self) -> ClusterView:
-        """Return how all members are."""
-        return await view_of(self._store, self._etcd)
+        """Return how all members are; where no etcd answers, what is noticed here."""
+        signs = self._signs()
+        try:
+            view = await view_of(self._store, self._etcd)
+        except port.Unavailable as error:
+            log.info("no etcd answers reason=%s", error)
+            view = ClusterView(())
+        return replace(view, asked=signs.appliance, own_signs=signs.signs)
 
     async def finish_upgrade(self, by: Actor) -> Raised:
         """Let the newest format be written from now on; raise Clash where one is not upgraded."""
@@ -326,7 +343,7 @@ class Membership:
     async def _view_for_change(self) -> ClusterView:
         """Return how all are; the store is asked first, so that no decision is made on old news."""
         await self._store.get(keys.CLUSTER_INFO)
-        return await self.view()
+        return await view_of(self._store, self._etcd)
 
     async def _depose(self, view: ClusterView, leader: Seen) -> None:
         """Let another lead first: the others then notice nothing of the removal."""

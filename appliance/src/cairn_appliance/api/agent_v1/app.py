@@ -117,7 +117,7 @@ class _AgentApi:
                 generation=registered.generation,
                 seen_address=address,
                 appliances=list(cluster.appliances),
-                heartbeat_s=cluster.heartbeat_s,
+                heartbeat_s=self._services.netmaps.word_every_s,
             )
         )
 
@@ -126,14 +126,19 @@ class _AgentApi:
     ) -> Response:
         """Stream the node's netmap: a full set or what changed, then what changes."""
         node_id = self._node(request)
-        control_key = control_key_of(connection_of(request))
+        connection = connection_of(request)
+        control_key = control_key_of(connection)
         known_at = await self._services.registry.known_at(node_id, control_key)
-        heard_s = connection_of(request).heard_s
         lines = self._services.streams.lines(
-            node_id, incarnation, after, known_at=known_at, heard_s=heard_s
+            node_id,
+            incarnation,
+            after,
+            known_at=known_at,
+            heard_s=connection.heard_s,
+            say=connection.say,
         )
         first = await anext(lines)
-        return NetmapStream(node_id, first, lines, connection_of(request).abort)
+        return NetmapStream(node_id, first, lines, connection.abort)
 
     async def ack(self, request: Request) -> Response:
         """A node says what its data plane has loaded."""

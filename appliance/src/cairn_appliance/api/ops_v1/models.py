@@ -347,6 +347,7 @@ class JoinOut(BaseModel):
 class ProblemOut(BaseModel):
     """One thing that is wrong; urgent where changes wait because of it."""
 
+    name: str = Field(description="stable: docs/operate/alarms.md has a section for each")
     cause: str
     remedy: str
     urgent: bool

@@ -84,7 +84,7 @@ def cluster_out(
         incarnation=incarnation,
         has_quorum=view.has_quorum,
         appliances=[_appliance_out(view, each) for each in view.seen],
-        problems=[_problem_out(each) for each in problems_of(view)],
+        problems=problems_out(view),
         upgrade=UpgradeOut(
             ready=check.is_ready,
             order=list(check.order),
@@ -93,8 +93,15 @@ def cluster_out(
     )
 
 
+def problems_out(view: ClusterView) -> list[ProblemOut]:
+    """Return what is wrong, as it is shown."""
+    return [_problem_out(each) for each in problems_of(view)]
+
+
 def _problem_out(problem: Problem) -> ProblemOut:
-    return ProblemOut(cause=problem.cause, remedy=problem.remedy, urgent=problem.is_urgent)
+    return ProblemOut(
+        name=problem.name, cause=problem.cause, remedy=problem.remedy, urgent=problem.is_urgent
+    )
 
 
 def _issued(issued: Issued) -> JoinStringOut:
