@@ -23,7 +23,8 @@ from cairn_appliance.cluster import bootstrap
 from cairn_appliance.pki.authority import Authority, KeyPair
 from cryptography import x509
 
-from tests.integration.test_cluster import Trio, grown, longest_stall, lost
+from tests.integration.test_cluster import grown
+from tests.integration.trio import Trio, longest_stall, lost
 from tests.lab import until
 from tests.lab.cairn import Appliance
 from tests.lab.program import children_of

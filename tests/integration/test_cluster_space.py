@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_cluster import Trio, grown, longest_stall, lost
+from tests.integration.test_cluster import grown
+from tests.integration.trio import Trio, longest_stall, lost
 from tests.lab import until
 from tests.lab.cairn import Appliance, Node
 from tests.lab.machine import Machine

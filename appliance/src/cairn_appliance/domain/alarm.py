@@ -31,6 +31,10 @@ class Alarm(StrEnum):
     CERTIFICATE_EXPIRES = "certificate_expires"
     ADDRESS_UNKNOWN = "address_unknown"
     APPLIANCE_TWICE = "appliance_twice"
+    VERSIONS_MIXED = "versions_mixed"
+    VERSIONS_APART = "versions_apart"
+    AGENTS_OLD = "agents_old"
+    NONE_TO_SPARE = "none_to_spare"
 
 
 @dataclass(frozen=True, slots=True)

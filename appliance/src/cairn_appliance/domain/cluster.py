@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 
 from cairn_appliance.domain.alarm import Sign
 
+# What this version can read and may write in the store, docs/adr/0009. Raise it with a change that
+# the version before could not read, or would lose when it writes the same object.
+FORMAT = 1
 # Between two words on a stream, where a node could go elsewhere. It gives up after 2.5 of them
 # and is at another appliance within 5 s of the last word of one that is paused or cut off.
 FAILOVER_HEARTBEAT_S = 1.4
@@ -46,6 +49,8 @@ class Appliance:
     agents: tuple[str, ...]  # host:port of its agent API
     operations: tuple[str, ...] = ()  # host:port of its operations API
     version: str = ""
+    protocol: int = 1  # that it speaks with agents
+    format: int = 1  # of the store: the newest that it can read
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class Replica:
     version: str
     since: float  # seconds since 1970
     signs: tuple[Sign, ...] = ()  # what it notices of itself
+    issuer: str = ""  # hex key identifier of the authority whose certificate its APIs show
     process: str = ""  # random; two with one name are one appliance too many
 
 

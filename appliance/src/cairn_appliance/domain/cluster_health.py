@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from cairn_appliance.domain.cluster import (
 
 _FILLING_AT = 0.6  # of the quota: time enough to do something
 _BEHIND = 5000  # entries of the raft log: more than a busy second
+_RELEASE = re.compile(r"(\d+)\.(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +99,38 @@ class ClusterView:
 
 def problems_of(view: ClusterView) -> tuple[Problem, ...]:
     """Return what is wrong, the urgent first."""
-    found = [*_quorum(view), *_alarms(view)]
-    for seen in view.seen:
-        found += _of_member(view, seen)
-        found += (_of_sign(seen.name, sign) for sign in view.signs_of(seen))
-    if view.asked and view.asked not in (seen.name for seen in view.seen):
-        found += (_of_sign(view.asked, sign) for sign in view.own_signs or ())
-    found += (
-        Problem(
-            Alarm.MEMBER_CORRUPT,
-            f"{name}: its copy of the store was damaged, and it was taken out of the cluster",
-            REMEDIES[Alarm.MEMBER_CORRUPT],
-        )
-        for name in view.fenced
-    )
-    found += _size(view)
+    warnings = (each for each in _signs(view) if not each.is_urgent)
+    found = [*faults_of(view), *warnings, *_fenced(view), *_size(view), *_versions(view)]
     return tuple(sorted(found, key=lambda problem: not problem.is_urgent))
+
+
+def faults_of(view: ClusterView) -> Iterator[Problem]:
+    """Yield what is broken: nothing may be stopped meanwhile that can wait."""
+    yield from _quorum(view)
+    yield from _alarms(view)
+    for seen in view.seen:
+        yield from _of_member(view, seen)
+    yield from (each for each in _signs(view) if each.is_urgent)
+
+
+def version_of(seen: Seen) -> str:
+    """Return the version that an appliance runs, or ran last; empty where it never did."""
+    return seen.appliance.version if seen.appliance else ""
+
+
+def release_of(version: str) -> tuple[int, int]:
+    """Return the two numbers that count for what goes with what; (0, 0) for no version."""
+    found = _RELEASE.match(version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def apart(one: str, other: str) -> int:
+    """Return how many releases lie between two versions.
+
+    The first of a major version follows whichever was the last of the one before.
+    """
+    (old_major, old_minor), (major, minor) = sorted((release_of(one), release_of(other)))
+    return minor - old_minor if major == old_major else (major - old_major - 1) * 2 + minor + 1
 
 
 def _quorum(view: ClusterView) -> Iterator[Problem]:
@@ -194,6 +212,43 @@ def _of_member(view: ClusterView, seen: Seen) -> Iterator[Problem]:
             f"{seen.state.db_quota_octets >> 20} MiB, {seen.state.db_used_octets >> 20} in use",
             "nothing, if little is in use: the appliances make room; else raise etcd_quota_mib "
             "in settings.toml of each: at the limit changes are refused",
+        )
+
+
+def _signs(view: ClusterView) -> Iterator[Problem]:
+    """Yield what the appliances notice of themselves."""
+    for seen in view.seen:
+        yield from (_of_sign(seen.name, sign) for sign in view.signs_of(seen))
+    if view.asked and view.asked not in (seen.name for seen in view.seen):
+        yield from (_of_sign(view.asked, sign) for sign in view.own_signs or ())
+
+
+def _fenced(view: ClusterView) -> Iterator[Problem]:
+    for name in view.fenced:
+        yield Problem(
+            Alarm.MEMBER_CORRUPT,
+            f"{name}: its copy of the store was damaged, and it was taken out of the cluster",
+            REMEDIES[Alarm.MEMBER_CORRUPT],
+        )
+
+
+def _versions(view: ClusterView) -> Iterator[Problem]:
+    versions = {seen.name: version_of(seen) for seen in view.seen if version_of(seen)}
+    if len(set(versions.values())) < 2:
+        return
+    told = ", ".join(f"{name} {version}" for name, version in versions.items())
+    oldest, newest = (pick(versions.values(), key=release_of) for pick in (min, max))
+    if apart(oldest, newest) > 1:
+        yield Problem(
+            Alarm.VERSIONS_APART,
+            f"the appliances' versions are more than one apart, which is not supported: {told}",
+            f"upgrade those with {oldest} to the version that follows it, then on from there",
+        )
+    else:
+        yield Problem(
+            Alarm.VERSIONS_MIXED,
+            f"the appliances run different versions: {told}",
+            "go on with the upgrade, or back: `cairn cluster upgrade-check` says who is next",
         )
 
 

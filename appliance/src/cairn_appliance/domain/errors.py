@@ -104,6 +104,16 @@ class JoinRefused(Refused):
     remedy = "make a new string with `cairn cluster join-string`"
 
 
+class VersionTooOld(Refused):
+    """The store holds what this version can't read and would spoil."""
+
+    code = "version_too_old"
+    remedy = (
+        "install the version that the other appliances run (`cairn cluster status`), then start "
+        "it again; its data directory is all right"
+    )
+
+
 class QuorumAtRisk(Clash):
     """What was asked for would leave too few members of etcd to agree on anything."""
 

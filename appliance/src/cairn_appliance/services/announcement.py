@@ -43,11 +43,13 @@ class Announcement:
         store: Store,
         own: Appliance,
         clock: Clock = wall_clock,
+        issuer: Callable[[], str] = lambda: "",
         signs: Callable[[], tuple[Sign, ...]] = tuple,
     ) -> None:
         self._store = store
         self._own = own
         self._clock = clock
+        self._issuer = issuer  # key identifier of the authority whose certificate is shown
         self._signs = signs
         self._since = clock()
         self._process = os.getrandom(8).hex()
@@ -63,7 +65,7 @@ class Announcement:
     async def run(self) -> None:
         """Announce it until cancelled."""
         lease: Lease | None = None
-        told: tuple[Sign, ...] | None = None
+        told: tuple[str, tuple[Sign, ...]] | None = None  # that was announced under this lease
         try:
             while True:
                 try:
@@ -71,12 +73,11 @@ class Announcement:
                         lease, told = await self._store.lease(LEASE_S), None
                     if told is not None and await self._is_overwritten():
                         told = None
-                    signs = self.signs
-                    if told != signs:
-                        await self._put_replica(lease, signs)
-                        if told is None:
-                            await self.announce_once()
-                        told = signs
+                    now = self._issuer(), self.signs
+                    if told != now:
+                        await self._put_replica(lease, *now)
+                        await self.announce_once()
+                        told = now
                 except LeaseLost:
                     lease = None
                 except StoreError as error:
@@ -112,9 +113,9 @@ class Announcement:
         self._twice_until = now + _TWICE_TOLD_S
         return True
 
-    async def _put_replica(self, lease: Lease, signs: tuple[Sign, ...]) -> None:
-        own = self._own
-        replica = Replica(own.name, own.version, self._since, signs, self._process)
+    async def _put_replica(self, lease: Lease, issuer: str, signs: tuple[Sign, ...]) -> None:
+        own, since = self._own, self._since
+        replica = Replica(own.name, own.version, since, signs, issuer, self._process)
         put = Put(keys.replica(self._own.name), records.replicas.encode(replica), lease.id)
         await self._store.commit([], [put])
 

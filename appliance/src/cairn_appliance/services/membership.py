@@ -47,6 +47,7 @@ from cairn_appliance.pki.sealing import exchange_sealer
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import unchanged, until_committed
 from cairn_appliance.services.events import Journal
+from cairn_appliance.services.formats import Raised, raise_level
 from cairn_appliance.services.stored import Stored, read, read_all
 from cairn_appliance.store import keys, port, records
 from cairn_appliance.store.port import Compare, Conflict, Delete, Put, Store
@@ -62,6 +63,7 @@ _SECRET_OCTETS = 32
 _CHANGE_WITHIN_S = 8.0
 _AGAIN_S = 0.5
 _KNOWN_WITHIN_S = 4.0
+_LEAD_WITHIN_S = 2.5  # a member that is away takes 1.5 s of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class Membership:
         store: Store,
         etcd: Etcd,
         cluster: Callable[[], Cluster],
-        pin: str,
+        pin: Callable[[], str],
         shared_keys: Callable[[], ClusterKeys],
         clock: Clock = wall_clock,
         signs: Callable[[], OwnSigns] = OwnSigns,
@@ -144,6 +146,12 @@ class Membership:
             view = ClusterView(())
         return replace(view, asked=signs.appliance, own_signs=signs.signs)
 
+    async def finish_upgrade(self, by: Actor) -> Raised:
+        """Let the newest format be written from now on; raise Clash where one is not upgraded."""
+        raised = await raise_level(self._store, self._journal, by)
+        log.info("upgrade finished format=%d before=%d", raised.now, raised.before)
+        return raised
+
     async def issue(self, by: Actor, life_s: float = LIFE_S) -> Issued:
         """Return a new join string; raise Invalid."""
         if not LIFE_MIN_S <= life_s <= LIFE_MAX_S:
@@ -152,7 +160,7 @@ class Membership:
         joining = await until_committed(lambda: self._issue(secret, life_s, by))
         appliances = await read_all(self._store, records.appliances, keys.APPLIANCES)
         places = tuple(place for each in appliances for place in each.value.operations)
-        text = join_string.encode(JoinString(places, self._pin, joining.id, secret))
+        text = join_string.encode(JoinString(places, self._pin(), joining.id, secret))
         return Issued(joining, text)
 
     async def admit(self, candidate: Candidate) -> bytes:
@@ -199,6 +207,23 @@ class Membership:
         if seen.leads:
             await self._depose(view, seen)
         await self._remove(seen, by, "appliance_left", f"appliance {name} has left the cluster")
+
+    async def hand_over_lead(self, name: str) -> None:
+        """Let another member lead, if `name` does: its end is then no pause for the others.
+
+        Ends within `_LEAD_WITHIN_S`. Where it can't be done the others elect a leader when they
+        miss this one, within 1 to 2 s.
+        """
+        try:
+            async with asyncio.timeout(_LEAD_WITHIN_S):
+                members = await self._etcd.members()
+                states = await self._etcd.states(members)
+                view = ClusterView(tuple(Seen(each, states.get(each.id)) for each in members))
+                for seen in view.seen:
+                    if seen.leads and seen.name == name:
+                        await self._depose(view, seen)
+        except (port.StoreError, TimeoutError) as error:
+            log.warning("the lead was not handed over name=%s reason=%s", name, error)
 
     async def replace(self, name: str, by: Actor) -> Issued:
         """Remove a dead appliance and return the join string for its successor.
@@ -338,9 +363,13 @@ class Membership:
 
     async def _depose(self, view: ClusterView, leader: Seen) -> None:
         """Let another lead first: the others then notice nothing of the removal."""
-        heirs = [each for each in view.voters if each.is_healthy and each.name != leader.name]
+        others = [each for each in view.voters if each.is_healthy and each.name != leader.name]
+        heir = min(others, key=lambda each: view.lag(each) or 0, default=None)
+        if heir is None:
+            return
         try:
-            await self._etcd.hand_over(leader.member, heirs[0].member)
+            await self._etcd.hand_over(leader.member, heir.member)
+            log.info("the lead was handed over from=%s to=%s", leader.name, heir.name)
         except port.Unavailable as error:
             log.warning("the lead was not handed over name=%s reason=%s", leader.name, error)
 

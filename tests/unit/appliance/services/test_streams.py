@@ -8,8 +8,10 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+from cairn_agent.protocol import netmap as wire
 from cairn_appliance.domain import cluster as cluster_module
 from cairn_appliance.domain.cluster import Appliance
+from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.services import streams as streams_module
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.port import Put
@@ -108,3 +110,20 @@ async def test_many_streams_are_woken_though_others_come_in_between() -> None:
     wakes = [wake for waiting in streams._waiting.values() for wake in waiting]
     await streams._wake_in_turns({node.id for node in nodes} | {"gone"})
     assert all(wake.is_set() for wake in wakes)
+
+
+async def test_who_is_here_when_the_replica_closes_is_sent_on_and_nobody_else_comes() -> None:
+    replica = Replica()
+    await replica.vsubnet()
+    node, late = await replica.joined("a", "red"), await replica.joined("b", "red")
+    streams = replica.services.streams
+    async with followed(replica, node) as lines:
+        streams.close()
+        await until(lambda: streams.count == 0)
+        away = wire.decode_line(lines[-1])
+        assert isinstance(away, wire.GoAway)
+        assert away.after_ms < 300, "one alone has no reason to wait"
+        with pytest.raises(Unavailable, match="about to stop"):
+            await anext(streams.lines(late.id, 0, 0))
+        with pytest.raises(Unavailable):
+            streams.check_open()
