@@ -133,6 +133,7 @@ class Link:
         self._ack_at = math.inf  # when to send it, of the loop's clock
         self._resync = False
         self._heartbeat_s = _FIRST_HEARTBEAT_S
+        self._tried = ""
         self._patience = 1.0
         self._silent_at = -math.inf  # of the loop's clock
         self._turn = random.SystemRandom().randrange(1 << 16)
@@ -227,7 +228,10 @@ class Link:
         if not replicas:
             raise Unreachable("no appliance is known", "leave with --force and join again")
         self._turn += 1
-        return replicas[self._turn % len(replicas)]
+        if len(replicas) > 1 and replicas[self._turn % len(replicas)] == self._tried:
+            self._turn += 1  # there are more or fewer of them than at the last turn
+        self._tried = replicas[self._turn % len(replicas)]
+        return self._tried
 
     def _replica(self, address: str) -> Replica:
         return Replica(address, node_context(self._node.identity()))
