@@ -60,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--among-others",
         action="store_true",
-        help="the appliance believes in another: a word every 1.4 s, not every 15 s",
+        help="the appliance believes in another: a word every 1.3 s, not every 15 s",
     )
     parser.add_argument("--only", nargs="*", default=(), help="scenarios beside the first")
     arguments = parser.parse_args()

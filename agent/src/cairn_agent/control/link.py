@@ -56,7 +56,7 @@ _NEXT_REPLICA_S: Final = 0.2  # when the first of several can't be reached
 _PATIENCE_MAX: Final = 10.0
 _PATIENT_S: Final = 30.0
 # After a silence, which is not noticed by all agents at once: the last words were not either.
-_SPREAD_S: Final = 0.5
+_SPREAD_S: Final = 0.3
 _HASTEN_AGAIN_S: Final = 10.0
 _RENEW_AGAIN_S: Final = 3600.0  # a wrong clock must not make us renew all the time
 _REISSUE_AGAIN_S: Final = 60.0  # an appliance may not know yet who issues now

@@ -15,7 +15,7 @@ from cairn_appliance.domain.alarm import Sign
 FORMAT = 1
 # Between two words on a stream, where a node could go elsewhere. It gives up after 2.5 of them
 # and is at another appliance within 5 s of the last word of one that is paused or cut off.
-FAILOVER_HEARTBEAT_S = 1.4
+FAILOVER_HEARTBEAT_S = 1.3
 QUOTA_OCTETS = 2 << 30  # of each member's database, unless the settings say otherwise
 
 
