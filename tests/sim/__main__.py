@@ -92,6 +92,7 @@ async def _measure(world: World, run: Run, only: set[str]) -> None:
             "restart": lambda: scenarios.restart(stage),
             "slow": lambda: scenarios.slow_readers(stage),
             "map": lambda: scenarios.map_size(stage),
+            "rotate": lambda: scenarios.rotation(stage),
             "truth": lambda: scenarios.truth(stage),
         }
         for name, part in parts.items():

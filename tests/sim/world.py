@@ -8,11 +8,14 @@ import signal
 import time
 from pathlib import Path
 
+from cairn_agent.protocol import netmap as wire
 from cairn_agent.protocol.token import decode_token
 from cairn_appliance.domain.cluster import Appliance, Replica
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.node import NodeState
-from cairn_appliance.services.stored import read_all
+from cairn_appliance.domain.trust import Phase
+from cairn_appliance.netmap.render import trust_document
+from cairn_appliance.services.stored import read, read_all
 from cairn_appliance.services.vsubnets import VSubnetOrder
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.keys import MAP
@@ -136,6 +139,37 @@ class World:
                 for each in found
                 if each.value.endpoints
             }
+
+    async def begin_ca(self) -> None:
+        """Begin to replace the CA, as an operator does."""
+        async with self.appliance.operator() as services:
+            await services.rotation.begin_ca(SYSTEM)
+
+    async def begin_map_key(self) -> None:
+        """Begin to replace the map key."""
+        async with self.appliance.operator() as services:
+            await services.rotation.begin_map_key(SYSTEM)
+
+    async def rotate_secrets(self) -> None:
+        """Give each vSubnet a new secret."""
+        async with self.appliance.operator() as services:
+            for number in range(self._vsubnets):
+                await services.vsubnets.rotate_secret(f"net-{number}", SYSTEM)
+
+    async def until_replaced(self, within_s: float) -> str:
+        """Wait until nothing is being replaced; return what each agent is to have then."""
+        end = time.monotonic() + within_s
+        while time.monotonic() < end:
+            async with self.appliance.operator() as services:
+                stored = await read(services.store, records.trust, keys.TRUST)
+            assert stored is not None
+            trust = stored.value
+            if trust.authorities.phase is trust.map_keys.phase is Phase.STEADY:
+                document = trust_document(trust)
+                digest = wire.trust_digest(document)
+                return f"{digest} {document.map_key} {document.issuer}"
+            await asyncio.sleep(1.0)
+        return ""
 
     async def document(self, node: str) -> bytes:
         """Return the whole of a node's vSubnet as a line of the stream, made from the store."""

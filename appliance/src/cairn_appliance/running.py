@@ -21,7 +21,7 @@ from cairn_appliance.api.ops_v1 import app as ops_api
 from cairn_appliance.api.quorum_guard import QuorumGuard
 from cairn_appliance.api.waiting import wait_for_quorum
 from cairn_appliance.cluster import bootstrap
-from cairn_appliance.cluster.bootstrap import Local, Secrets
+from cairn_appliance.cluster.bootstrap import Local
 from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.cluster.etcd_binary import find_etcd
 from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
@@ -31,13 +31,14 @@ from cairn_appliance.cluster.own_member import (
     check_not_removed,
     removed_from_cluster,
 )
+from cairn_appliance.cluster.self_watch import SelfWatch
 from cairn_appliance.domain import cluster as domain
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.services.announcement import Announcement
 from cairn_appliance.services.formats import check_readable
 from cairn_appliance.services.housekeeping import keep_house
-from cairn_appliance.services.membership import Membership
+from cairn_appliance.services.membership import Membership, OwnSigns
 from cairn_appliance.services.quorum import Quorum
 from cairn_appliance.services.services import Services, build
 from cairn_appliance.services.stored import read_all
@@ -51,7 +52,8 @@ from cairn_appliance.store.port import Compare, Conflict, Put, Store, Unavailabl
 
 log = logging.getLogger(__name__)
 
-_RENEWAL_LOOKED_AT_EVERY_S = 12 * 3600.0
+_RENEWAL_LOOKED_AT_EVERY_S = 60.0  # soon after a clock was put right, too
+_KEYS_LOOKED_AT_EVERY_S = 1.0
 # After the signal: to end in order; then to be cut off; stopping etcd comes on top (STOP_S).
 _END_S = 6.0
 _CUT_OFF_S = 1.0
@@ -107,7 +109,7 @@ async def _run(
         removal = outer.create_task(_stop_when_removed(etcd, stop), name="see a removal")
         store = EtcdStore(local.endpoints, client_tls(local))
         try:
-            appliance = await _loaded(local, store, stop, agent_sockets, ops_sockets)
+            appliance = await _loaded(local, store, etcd, stop, agent_sockets, ops_sockets)
             if appliance is not None:
                 await appliance.serve(stop, agent_sockets, ops_sockets)
         finally:
@@ -127,6 +129,7 @@ async def _stop_when_removed(etcd: EtcdProcess, stop: asyncio.Event) -> None:
 async def _loaded(
     local: Local,
     store: EtcdStore,
+    etcd: EtcdProcess,
     stop: asyncio.Event,
     agent_sockets: list[socket],
     ops_sockets: list[socket],
@@ -136,7 +139,7 @@ async def _loaded(
     Both ports say meanwhile what is missing.
     """
     async with asyncio.TaskGroup() as tasks:
-        loading = tasks.create_task(_load(local, store), name="load")
+        loading = tasks.create_task(_load(local, store, etcd), name="load")
         stopping = tasks.create_task(stop.wait(), name="stop")
         both = {loading, stopping}
         await asyncio.wait(both, timeout=_WAITED_IN_SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
@@ -155,11 +158,11 @@ async def _loaded(
     return None if loading.cancelled() else loading.result()
 
 
-async def _load(local: Local, store: EtcdStore) -> Appliance:
+async def _load(local: Local, store: EtcdStore, etcd: EtcdProcess) -> Appliance:
     backoff = Backoff()
     while True:
         try:
-            return await Appliance.load(local, store)
+            return await Appliance.load(local, store, etcd)
         except Unavailable as error:
             if not local.others():
                 raise
@@ -192,49 +195,62 @@ class Appliance:
     """The servers and the background work of one replica."""
 
     def __init__(
-        self, local: Local, secrets: Secrets, services: Services, store: EtcdStore
+        self, local: Local, services: Services, store: EtcdStore, process: EtcdProcess
     ) -> None:
         self._local = local
-        self._secrets = secrets
         self._services = services
+        self._keyring = services.keyring
+        self._shown = self._keyring.trust  # as which the files and the context have the keys
+        self._shown_issuer = self._keyring.authority.key_id
         self._context = _context(local)
         self._etcd = EtcdMembers(store.endpoints)
+        snapshot = services.netmaps.snapshot
+        self._watch = SelfWatch(local, process, snapshot.appliances_by_name)
         self._membership = Membership(
             store,
             self._etcd,
             lambda: services.cluster,
-            secrets.authority.pin,
+            lambda: self._keyring.authority.pin,
             lambda: bootstrap.shared_keys(local),
+            signs=lambda: OwnSigns(local.member, self._watch.signs),
         )
         self._own_member = OwnMember(local, self._etcd, store.endpoints, self._membership.joined)
-        self._announcement = Announcement(store, described(local))
-        self._quorum = Quorum(store, self._has_others, self._send_away)
-        self._upkeep = Upkeep(store, self._etcd, local.member)
+        self._announcement = Announcement(
+            store,
+            described(local),
+            issuer=lambda: self._shown_issuer,
+            signs=lambda: self._watch.signs,
+        )
+        self._quorum = Quorum(
+            store, self._has_others, self._send_away, signs=lambda: self._watch.signs
+        )
+        self._upkeep = Upkeep(
+            store, self._etcd, local.member, self._membership.fence, lambda: self._watch.is_slow
+        )
 
     @classmethod
-    async def load(cls, local: Local, store: EtcdStore) -> Appliance:
+    async def load(cls, local: Local, store: EtcdStore, process: EtcdProcess) -> Appliance:
         """Return the appliance as its disk and the store describe it."""
         etcd = EtcdMembers(store.endpoints)
         try:
             await check_not_removed(local, etcd)
         finally:
             await etcd.close()
-        secrets = await bootstrap.load_secrets(store, local)
+        keyring = await bootstrap.load_secrets(store, local)
         await check_readable(store)  # before anything is written
         await Announcement(store, described(local)).announce_once()
         cluster = await current_cluster(store, local.settings)
-        if bootstrap.renew_api_certificate(local, secrets.authority, utc_now()):
+        if bootstrap.renew_api_certificate(local, keyring, utc_now()):
             log.info("certificate of the APIs renewed")
         services = build(
             store=store,
             cluster=cluster,
-            authority=secrets.authority,
+            keyring=keyring,
             sealer=local.sealer,
-            sign=secrets.map_key.sign,
             replica=local.member,
             certificate_days=local.settings.agent_certificate_s / 86_400,
         )
-        return cls(local, secrets, services, store)
+        return cls(local, services, store, process)
 
     async def serve(
         self, stop: asyncio.Event, agent_sockets: list[socket], ops_sockets: list[socket]
@@ -250,8 +266,11 @@ class Appliance:
                 background.create_task(self._quorum.run(), name="watch the quorum"),
                 background.create_task(self._own_member.run(), name="keep the membership"),
                 background.create_task(self._upkeep.run(), name="keep the store small"),
+                background.create_task(self._watch.run(), name="look after itself"),
                 background.create_task(self._keep_house(), name="keep house"),
                 background.create_task(self._renew_certificates(), name="renew certificates"),
+                background.create_task(self._follow_keys(), name="follow the keys"),
+                background.create_task(services.rotation.run(), name="replace keys"),
             ]
             async with asyncio.TaskGroup() as servers:
                 servers.create_task(self._agent_server().run_until(drained, agent_sockets))
@@ -278,14 +297,12 @@ class Appliance:
             await self._membership.hand_over_lead(self._local.member)
 
     def _agent_server(self) -> Server:
-        answers = agent_api.Answers(map_key=self._secrets.map_key.public)
-        app = agent_api.create_app(self._services, answers)
+        app = agent_api.create_app(self._services)
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS)
         return server(guarded, self._context, CertificateProtocol, lifespan=False)
 
     def _ops_server(self) -> Server:
-        ca = self._secrets.authority.certificate.decode()
-        app = ops_api.create_app(self._services, self._membership, ca=ca)
+        app = ops_api.create_app(self._services, self._membership)
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS)
         return server(guarded, self._context, CertificateProtocol, lifespan=True)
 
@@ -314,12 +331,33 @@ class Appliance:
             await asyncio.sleep(_RENEWAL_LOOKED_AT_EVERY_S)
             try:
                 bootstrap.renew_etcd_certificates(self._local, utc_now())
-                authority = self._secrets.authority
-                if bootstrap.renew_api_certificate(self._local, authority, utc_now()):
-                    paths = self._local.pki("api.pem"), self._local.pki("api-key.pem")
-                    self._context.load_cert_chain(*paths)
+                self._renew_api_certificate()
             except LocalStateUnusable as error:
                 log.error("certificates were not renewed reason=%s", error)  # noqa: TRY400
+
+    def _renew_api_certificate(self) -> None:
+        if bootstrap.renew_api_certificate(self._local, self._keyring, utc_now()):
+            paths = self._local.pki("api.pem"), self._local.pki("api-key.pem")
+            self._context.load_cert_chain(*paths)
+
+    async def _follow_keys(self) -> None:
+        """Show what the cluster's keys of now say, and let in whom they know.
+
+        TLS learns of new authorities only; which of them still count the agent API decides.
+        """
+        while True:
+            await asyncio.sleep(_KEYS_LOOKED_AT_EVERY_S)
+            trust = self._keyring.trust
+            if trust == self._shown:
+                continue
+            try:
+                self._context.load_verify_locations(cadata=self._keyring.clients)
+                self._renew_api_certificate()
+            except LocalStateUnusable as error:
+                log.error("the new keys can't be shown reason=%s", error)  # noqa: TRY400
+                continue
+            self._shown, self._shown_issuer = trust, self._keyring.authority.key_id
+            log.info("the cluster's keys have changed issuer=%s", self._shown_issuer)
 
 
 def described(local: Local) -> domain.Appliance:

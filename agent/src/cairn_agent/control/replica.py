@@ -104,14 +104,16 @@ class Replica:
         await self._send("leave", request)
 
     async def netmap_lines(
-        self, incarnation: int, revision: int, quiet_s: float
+        self, incarnation: int, revision: int, quiet_s: float, trust: str = ""
     ) -> AsyncGenerator[bytes, None]:
         """Yield the stream's lines; raise Unreachable where it ends or is quiet for too long."""
         stir_tls()
         self.quiet_s = quiet_s
         # No `read`: the answer's beginning and each of its pieces are waited for here.
         timeout = httpx.Timeout(_ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=None)
-        query = {"incarnation": incarnation, "after": revision}
+        query: dict[str, int | str] = {"incarnation": incarnation, "after": revision}
+        if trust:
+            query["trust"] = trust
         request = self._client.build_request("GET", "netmap", params=query, timeout=timeout)
         with self._explained():
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):

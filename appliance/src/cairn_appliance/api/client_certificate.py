@@ -29,6 +29,7 @@ from starlette.requests import Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cairn_appliance.domain.errors import CertificateRequired
+from cairn_appliance.pki.authority import issuer_id_of
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +172,17 @@ def control_key_of(connection: Connection) -> str:
     key = x509.load_der_x509_certificate(connection.certificate).public_key()
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(spki).hexdigest()
+
+
+def issuer_of(connection: Connection) -> str:
+    """Return the hex key identifier of the authority that signed the certificate, or nothing.
+
+    TLS has checked the signature by that key: it believes no authority that has another
+    identifier than the one that the certificate names.
+    """
+    if connection.certificate is None:
+        return ""
+    return issuer_id_of(x509.load_der_x509_certificate(connection.certificate))
 
 
 def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:

@@ -70,6 +70,15 @@ class Counts(msgspec.Struct, frozen=True):
     sites: int = 0
 
 
+class ClusterProblem(msgspec.Struct, frozen=True):
+    """One thing that is wrong with the cluster."""
+
+    cause: str
+    remedy: str = ""
+    urgent: bool = False
+    name: str = ""
+
+
 class Status(msgspec.Struct, frozen=True):
     """The appliance."""
 
@@ -80,15 +89,7 @@ class Status(msgspec.Struct, frozen=True):
     at: datetime
     appliances: list[str] = []
     counts: Counts | None = None
-
-
-class ClusterProblem(msgspec.Struct, frozen=True):
-    """One thing that is wrong with the cluster."""
-
-    cause: str
-    remedy: str = ""
-    urgent: bool = False
-    name: str = ""
+    problems: list[ClusterProblem] = []
 
 
 class ClusterAppliance(msgspec.Struct, frozen=True):
@@ -267,6 +268,57 @@ class Site(msgspec.Struct, frozen=True):
     description: str = ""
     nodes: int = 0
     nodes_connected: int = 0
+
+
+class Behind(msgspec.Struct, frozen=True):
+    """One who has not done its part of a step; without `node` an appliance."""
+
+    name: str
+    cause: str = ""
+    remedy: str = ""
+    node: str | None = None
+    away: bool = False
+
+
+class KeyProgress(msgspec.Struct, frozen=True):
+    """How far the replacement of a key is."""
+
+    phase: str
+    since: datetime | None = None
+    nodes: int = 0
+    done: int = 0
+    goes_on_at: datetime | None = None
+    behind: list[Behind] = []
+
+
+class RetiredCa(msgspec.Struct, frozen=True):
+    """A CA of the past."""
+
+    fingerprint: str
+    at: datetime
+
+
+class Ca(KeyProgress, frozen=True, kw_only=True):
+    """The cluster's CA, and the next or the former one."""
+
+    fingerprint: str
+    other: str | None = None
+    retired: list[RetiredCa] = []
+    old_tokens: list[str] = []
+
+
+class MapKey(KeyProgress, frozen=True, kw_only=True):
+    """The key that signs netmaps, and the next one."""
+
+    public_key: str
+    next: str | None = None
+
+
+class Trust(msgspec.Struct, frozen=True):
+    """The keys that nodes know the cluster by."""
+
+    ca: Ca
+    map_key: MapKey
 
 
 class Actor(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """Which appliances there are: each announces itself.
 
 What an appliance says of itself stays while it is away, so that its crash changes no netmap;
-that it runs is a key under its lease.
+that it runs, and what it notices of itself, is a key under its lease.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 
+from cairn_appliance.domain.alarm import Sign
 from cairn_appliance.domain.cluster import Appliance, Replica
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.store import keys, records
@@ -33,24 +35,35 @@ _CLOSE_S = 1.0  # the end of the process does not wait for a store that hangs
 class Announcement:
     """Announces this appliance to the others and to the nodes."""
 
-    def __init__(self, store: Store, own: Appliance, clock: Clock = wall_clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        own: Appliance,
+        clock: Clock = wall_clock,
+        issuer: Callable[[], str] = lambda: "",
+        signs: Callable[[], tuple[Sign, ...]] = tuple,
+    ) -> None:
         self._store = store
         self._own = own
         self._clock = clock
+        self._issuer = issuer  # key identifier of the authority whose certificate is shown
+        self._signs = signs
+        self._since = clock()
 
     async def run(self) -> None:
         """Announce it until cancelled."""
         lease: Lease | None = None
-        is_told = False
+        told: tuple[str, tuple[Sign, ...]] | None = None  # that was announced under this lease
         try:
             while True:
                 try:
                     if lease is None or lease.is_lost:
-                        lease, is_told = await self._store.lease(LEASE_S), False
-                    if not is_told:
-                        await self._put_replica(lease)
+                        lease, told = await self._store.lease(LEASE_S), None
+                    now = self._issuer(), self._signs()
+                    if told != now:
+                        await self._put_replica(lease, *now)
                         await self.announce_once()
-                        is_told = True
+                        told = now
                 except LeaseLost:
                     lease = None
                 except StoreError as error:
@@ -73,8 +86,8 @@ class Announcement:
         except Conflict:
             log.info("another process has announced this appliance meanwhile")
 
-    async def _put_replica(self, lease: Lease) -> None:
-        replica = Replica(self._own.name, self._own.version, self._clock())
+    async def _put_replica(self, lease: Lease, issuer: str, signs: tuple[Sign, ...]) -> None:
+        replica = Replica(self._own.name, self._own.version, self._since, signs, issuer)
         put = Put(keys.replica(self._own.name), records.replicas.encode(replica), lease.id)
         await self._store.commit([], [put])
 

@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -40,6 +40,7 @@ from cairn_appliance.domain.errors import (
     QuorumAtRisk,
     Unavailable,
 )
+from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import SYSTEM, Actor
 from cairn_appliance.domain.joining import ClusterKeys, Handover, JoinString
 from cairn_appliance.pki.sealing import exchange_sealer
@@ -121,7 +122,7 @@ class Membership:
         store: Store,
         etcd: Etcd,
         cluster: Callable[[], Cluster],
-        pin: str,
+        pin: Callable[[], str],
         shared_keys: Callable[[], ClusterKeys],
         clock: Clock = wall_clock,
         signs: Callable[[], OwnSigns] = OwnSigns,
@@ -159,7 +160,7 @@ class Membership:
         joining = await until_committed(lambda: self._issue(secret, life_s, by))
         appliances = await read_all(self._store, records.appliances, keys.APPLIANCES)
         places = tuple(place for each in appliances for place in each.value.operations)
-        text = join_string.encode(JoinString(places, self._pin, joining.id, secret))
+        text = join_string.encode(JoinString(places, self._pin(), joining.id, secret))
         return Issued(joining, text)
 
     async def admit(self, candidate: Candidate) -> bytes:
@@ -178,7 +179,7 @@ class Membership:
         handed = Handover(
             cluster_id=cluster.id,
             name=joining.name,
-            initial_cluster=_initial_cluster(members, joining.name, candidate.peer_url),
+            initial_cluster=initial_cluster(members, joining.name, candidate.peer_url),
             endpoints=tuple(place for each in members for place in each.endpoints),
             heartbeat_s=cluster.heartbeat_s,
             keys=self._shared_keys(),
@@ -193,7 +194,9 @@ class Membership:
         used = [each.value.id for each in found if each.value.name == name]
         text = f"appliance {name} has joined the cluster"
         entry = self._journal.entry("appliance_joined", text, SYSTEM, appliance=name)
-        await self._store.commit([], [entry, *(Delete(keys.joining(each)) for each in used)])
+        fenced = (await self._store.list(keys.FENCED)).items  # whose place is taken by now
+        gone = [*map(keys.joining, used), *(item.key for item in fenced)]
+        await self._store.commit([], [entry, *map(Delete, gone)])
 
     async def leave(self, name: str, by: Actor) -> None:
         """Remove a living appliance; raise NotFound, QuorumAtRisk, Unavailable."""
@@ -243,6 +246,19 @@ class Membership:
         text = f"appliance {name} was removed, to be replaced"
         await self._remove(seen, by, "appliance_removed", text)
         return await self.issue(by)
+
+    async def fence(self, member: EtcdMember) -> None:
+        """Take out an appliance whose copy of the store differs from the majority's.
+
+        Raises QuorumAtRisk, Unavailable.
+        """
+        view = await self._view_for_change()
+        seen = _find(view, member.name)
+        if not view.survives_without(seen.name):
+            raise QuorumAtRisk(f"{seen.name} is damaged, and needed for the quorum")
+        text = f"the copy of the store at {seen.name} was damaged: it was taken out"
+        fenced = Put(keys.fenced(seen.name), b"{}")
+        await self._remove(seen, SYSTEM, "appliance_fenced", text, Severity.ALARM, (fenced,))
 
     async def tidy(self) -> None:
         """Forget what belongs to appliances that are no more, and strings that have ended."""
@@ -357,10 +373,18 @@ class Membership:
         except port.Unavailable as error:
             log.warning("the lead was not handed over name=%s reason=%s", leader.name, error)
 
-    async def _remove(self, seen: Seen, by: Actor, kind: str, text: str) -> None:
+    async def _remove(
+        self,
+        seen: Seen,
+        by: Actor,
+        kind: str,
+        text: str,
+        severity: Severity = Severity.INFO,
+        more: Sequence[Put] = (),
+    ) -> None:
         await self._change(lambda: self._etcd.remove(seen.member.id))
-        entry = self._journal.entry(kind, text, by, appliance=seen.name)
-        writes: list[Put | Delete] = [entry]
+        entry = self._journal.entry(kind, text, by, severity=severity, appliance=seen.name)
+        writes: list[Put | Delete] = [entry, *more]
         if seen.member.name:
             writes.append(Delete(keys.appliance(seen.member.name)))
         # Again where the member that was spoken to is the one that has just ended.
@@ -394,11 +418,14 @@ async def view_of(store: Store, etcd: Etcd) -> ClusterView:
     alarms: tuple[EtcdAlarm, ...] = ()
     known: list[Stored[Appliance]] = []
     running: list[Stored[Replica]] = []
+    fenced: tuple[str, ...] = ()
     try:
         async with asyncio.timeout(_KNOWN_WITHIN_S):
             alarms = await etcd.alarms()
             known = await read_all(store, records.appliances, keys.APPLIANCES)
             running = await read_all(store, records.replicas, keys.REPLICAS)
+            items = (await store.list(keys.FENCED)).items
+            fenced = tuple(keys.last_part(item.key) for item in items)
     except (port.StoreError, TimeoutError) as error:
         log.info("only etcd's own state is known reason=%s", error)
     appliances = {each.value.name: each.value for each in known}
@@ -407,7 +434,7 @@ async def view_of(store: Store, etcd: Etcd) -> ClusterView:
         Seen(each, states.get(each.id), appliances.get(each.name), replicas.get(each.name))
         for each in members
     )
-    return ClusterView(tuple(seen), alarms)
+    return ClusterView(tuple(seen), alarms, fenced)
 
 
 def checked_peer(url: str) -> str:
@@ -441,7 +468,7 @@ def _is_loopback(url: str) -> bool:
     return ipaddress.ip_address(urlsplit(url).hostname or "").is_loopback
 
 
-def _initial_cluster(members: tuple[EtcdMember, ...], name: str, peer_url: str) -> str:
+def initial_cluster(members: tuple[EtcdMember, ...], name: str, peer_url: str) -> str:
     """Return exactly the members of now, the new one by the name it will have."""
     pairs = [
         (name if peer_url in each.peer_urls else each.name, url)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.netmap.netmaps import Netmaps
-from cairn_appliance.pki.authority import AGENT_LIFE_DAYS, Authority
+from cairn_appliance.pki.authority import AGENT_LIFE_DAYS
+from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.pki.sealing import Sealer
 from cairn_appliance.services.addressing import Addressing
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -18,6 +18,7 @@ from cairn_appliance.services.members import Members
 from cairn_appliance.services.nodes import Nodes
 from cairn_appliance.services.presence import PresenceBoard
 from cairn_appliance.services.registry import Registry
+from cairn_appliance.services.rotation import Rotation
 from cairn_appliance.services.streams import Streams
 from cairn_appliance.services.tokens import Issuer, Tokens
 from cairn_appliance.services.vsubnets import Epochs, VSubnets
@@ -40,6 +41,8 @@ class Services:
     registry: Registry
     netmaps: Netmaps
     streams: Streams
+    keyring: Keyring
+    rotation: Rotation
 
     @property
     def cluster(self) -> Cluster:
@@ -51,9 +54,8 @@ def build(
     *,
     store: Store,
     cluster: Cluster,
-    authority: Authority,
+    keyring: Keyring,
     sealer: Sealer,
-    sign: Callable[[bytes], bytes],
     replica: str,
     clock: Clock = wall_clock,
     certificate_days: float = AGENT_LIFE_DAYS,
@@ -65,9 +67,9 @@ def build(
     members = Members(store, vsubnets, Addressing(store, clock), journal, clock)
     presence = PresenceBoard(store, replica, clock)
     nodes = Nodes(store, members, presence, journal, clock)
-    netmaps = Netmaps(cluster, epochs.open, sign)
-    issuer = Issuer(lambda: netmaps.cluster.appliances, authority.pin)
-    enrolment = Enrolment(store, authority, nodes, journal, clock, certificate_days)
+    netmaps = Netmaps(cluster, epochs.open, keyring)
+    issuer = Issuer(lambda: netmaps.cluster.appliances, lambda: keyring.authority.pin)
+    enrolment = Enrolment(store, keyring, nodes, journal, clock, certificate_days)
     streams = Streams(store, netmaps, presence)
     return Services(
         store=store,
@@ -82,4 +84,6 @@ def build(
         registry=Registry(store, nodes, presence, journal, clock, streams.answers),
         netmaps=netmaps,
         streams=streams,
+        keyring=keyring,
+        rotation=Rotation(store, keyring, sealer, netmaps, presence, journal, clock),
     )

@@ -87,11 +87,14 @@ class Streams:
         known_at: int = 0,
         heard_s: HeardS = lambda: math.inf,
         say: Say = lambda _: None,
+        trust: str = "",
+        is_believed: Callable[[], bool] = lambda: True,
     ) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a node's stream until it is removed or this replica closes.
 
         `heard_s` says how long ago the node's machine acknowledged what was sent; `say` sends a
-        line while this yields none.
+        line while this yields none; `trust` is what the node keeps of whom to trust,
+        `is_believed` says whether its certificate still proves anything.
         Short lines that are due together come as one, since each costs a write on its own.
         Raises Unavailable before the first line if this replica has not got as far as the
         node has, or as `known_at`, at which the node is known to be there, and while it closes.
@@ -99,7 +102,7 @@ class Streams:
         self.check_open()
         is_same = incarnation == self._netmaps.cluster.incarnation
         await self._catch_up(max(known_at, after if is_same else 0))
-        feed = Feed(self._netmaps, node_id, incarnation, after)
+        feed = Feed(self._netmaps, node_id, incarnation, after, trust)
         wake = asyncio.Event()
         self._waiting[node_id].add(wake)
         self._heard[node_id].append(heard_s)
@@ -107,7 +110,7 @@ class Streams:
         self.count += 1
         begun = self._sent_away
         try:
-            while not self._is_closing and self._sent_away == begun:
+            while not self._is_closing and self._sent_away == begun and is_believed():
                 wake.clear()
                 for lines in _together(list(feed.pull())):
                     yield lines

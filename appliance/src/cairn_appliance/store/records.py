@@ -8,6 +8,7 @@ from cairn_appliance.domain.member import Claim, Member
 from cairn_appliance.domain.node import Copies, Node, Presence, Registration
 from cairn_appliance.domain.site import Site
 from cairn_appliance.domain.token import Token
+from cairn_appliance.domain.trust import Trust
 from cairn_appliance.domain.vsubnet import Psks, VSubnet
 from cairn_appliance.store.codec import Codec, Quarantine
 
@@ -24,6 +25,7 @@ registrations = Codec(Registration)
 replicas = Codec(Replica)
 sites = Codec(Site)
 tokens = Codec(Token)
+trust = Codec(Trust)
 psks = Codec(Psks)
 vsubnets = Codec(VSubnet)
 

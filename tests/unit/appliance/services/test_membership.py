@@ -39,7 +39,12 @@ class World:
     def __init__(self, *addresses: str) -> None:
         self.store, self.etcd, self.clock = MemoryStore(), FakeEtcd(*addresses), FakeClock()
         self.membership = Membership(
-            self.store, self.etcd, lambda: CLUSTER, "a" * 64, lambda: CLUSTER_KEYS, self.clock
+            self.store,
+            self.etcd,
+            lambda: CLUSTER,
+            lambda: "a" * 64,
+            lambda: CLUSTER_KEYS,
+            self.clock,
         )
 
     async def announce(self, *names: str) -> None:

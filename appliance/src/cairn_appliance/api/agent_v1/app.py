@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
@@ -18,7 +18,13 @@ from starlette.responses import Response
 
 from cairn_appliance.api import errors
 from cairn_appliance.api.agent_v1.stream import NetmapStream
-from cairn_appliance.api.client_certificate import connection_of, control_key_of, node_of
+from cairn_appliance.api.client_certificate import (
+    Connection,
+    connection_of,
+    control_key_of,
+    issuer_of,
+    node_of,
+)
 from cairn_appliance.api.limits import StrangerLimit
 from cairn_appliance.domain.errors import CertificateRequired, Invalid, Unavailable
 from cairn_appliance.domain.identity import Facts
@@ -40,14 +46,7 @@ _DIGEST_MAX = 64  # hex digits of SHA-256
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What the answers need beside the services."""
-
-    map_key: str  # base64 of the Ed25519 public key
-
-
-def create_app(services: Services, answers: Answers, clock: Clock = wall_clock) -> FastAPI:
+def create_app(services: Services, clock: Clock = wall_clock) -> FastAPI:
     """Return the application; it has to be served by CertificateProtocol."""
     app = FastAPI(
         title="Cairn agent API",
@@ -55,16 +54,15 @@ def create_app(services: Services, answers: Answers, clock: Clock = wall_clock) 
         redirect_slashes=False,
     )
     errors.install(app)
-    agent_api = _AgentApi(services, answers, clock)
+    agent_api = _AgentApi(services, clock)
     for path, method, endpoint in agent_api.routes():
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
     return app
 
 
 class _AgentApi:
-    def __init__(self, services: Services, answers: Answers, clock: Clock) -> None:
+    def __init__(self, services: Services, clock: Clock) -> None:
         self._services = services
-        self._answers = answers
         self._clock = clock
         self._limit = StrangerLimit(clock)
 
@@ -122,13 +120,18 @@ class _AgentApi:
         )
 
     async def netmap(
-        self, request: Request, incarnation: int = Query(0, ge=0), after: int = Query(0, ge=0)
+        self,
+        request: Request,
+        incarnation: int = Query(0, ge=0),
+        after: int = Query(0, ge=0),
+        trust: str = Query("", max_length=_DIGEST_MAX),
     ) -> Response:
         """Stream the node's netmap: a full set or what changed, then what changes."""
         node_id = self._node(request)
         connection = connection_of(request)
         control_key = control_key_of(connection)
         known_at = await self._services.registry.known_at(node_id, control_key)
+        keyring, issuer = self._services.keyring, issuer_of(connection)
         lines = self._services.streams.lines(
             node_id,
             incarnation,
@@ -136,6 +139,8 @@ class _AgentApi:
             known_at=known_at,
             heard_s=connection.heard_s,
             say=connection.say,
+            trust=trust,
+            is_believed=lambda: keyring.is_believed(issuer),
         )
         first = await anext(lines)
         return NetmapStream(node_id, first, lines, connection.abort)
@@ -153,7 +158,14 @@ class _AgentApi:
             log.warning(
                 "netmap refused node=%s revision=%d reason=%s", node_id, body.revision, refused
             )
-        self._services.presence.loaded(node_id, body.revision, body.digests, refused)
+        self._services.presence.loaded(
+            node_id,
+            body.revision,
+            body.digests,
+            refused,
+            trust=body.trust[:_DIGEST_MAX],
+            issuer=body.issuer[:_DIGEST_MAX],
+        )
         return Response(status_code=204)
 
     async def renew(self, request: Request) -> Response:
@@ -167,15 +179,16 @@ class _AgentApi:
                 node_id = node_of(connection, self._clock(), expired_for_s=math.inf)
                 await self._services.registry.tell_locked_out(node_id, _address(request))
             raise
+        is_retired = not self._is_believed(connection)
         body = await _decoded(request, wire.RenewRequest)
         certificate = await self._services.enrolment.renew(
-            node_id, body.certificate_request, control_key_of(connection)
+            node_id, body.certificate_request, control_key_of(connection), is_retired=is_retired
         )
         return _answer(wire.RenewAnswer(certificate, self._services.enrolment.ca))
 
     async def copy(self, request: Request) -> Response:
         """A machine that was turned away as a copy of a node becomes a node of its own."""
-        original = node_of(connection_of(request), self._clock(), expired_for_s=RENEWED_UNTIL_S)
+        original = self._node(request, expired_for_s=RENEWED_UNTIL_S)
         body = await _decoded(request, wire.CopyRequest)
         _check_protocol(body.protocol)
         duplicates = self._services.duplicates
@@ -183,7 +196,7 @@ class _AgentApi:
 
     async def become(self, request: Request) -> Response:
         """A copy takes up the identity that an operator gave it."""
-        node_id = node_of(connection_of(request), self._clock(), expired_for_s=RENEWED_UNTIL_S)
+        node_id = self._node(request, expired_for_s=RENEWED_UNTIL_S)
         body = await _decoded(request, wire.RenewRequest)
         duplicates = self._services.duplicates
         return self._enrolled(await duplicates.become(node_id, body.certificate_request))
@@ -221,14 +234,27 @@ class _AgentApi:
                 cluster_id=cluster.id,
                 certificate=credentials.certificate,
                 ca=credentials.ca,
-                map_key=self._answers.map_key,
+                map_key=self._services.keyring.map_key.public,
                 appliances=list(cluster.appliances),
                 generation=credentials.generation,
             )
         )
 
-    def _node(self, request: Request) -> str:
-        return node_of(connection_of(request), self._clock())
+    def _node(self, request: Request, *, expired_for_s: float = 0.0) -> str:
+        connection = connection_of(request)
+        node_id = node_of(connection, self._clock(), expired_for_s=expired_for_s)
+        if not self._is_believed(connection):
+            # The code is the one for which an agent of any version renews by itself.
+            raise CertificateRequired(
+                "the client certificate is of an authority that was replaced",
+                "the agent renews it by itself; leave and join again if it doesn't",
+                code="certificate_expired",
+            )
+        return node_id
+
+    def _is_believed(self, connection: Connection) -> bool:
+        """True unless the certificate's authority was retired; TLS knows only those two kinds."""
+        return self._services.keyring.is_believed(issuer_of(connection))
 
 
 async def _decoded(request: Request, kind: type[T]) -> T:

@@ -26,6 +26,7 @@ from cairn_appliance.api.ops_v1.routes import (
     sites,
     status,
     tokens,
+    trust,
     vsubnets,
 )
 from cairn_appliance.domain.errors import JoinRefused
@@ -39,7 +40,18 @@ from cairn_appliance.store.port import StoreError
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 600.0
-_RESOURCES = (session, status, cluster, sites, vsubnets, members, tokens, nodes, events)
+_RESOURCES = (
+    session,
+    status,
+    cluster,
+    trust,
+    sites,
+    vsubnets,
+    members,
+    tokens,
+    nodes,
+    events,
+)
 _PROBLEM = {
     "description": "An error: its code, its cause and what to do",
     "model": ProblemBody,
@@ -47,16 +59,14 @@ _PROBLEM = {
 }
 
 
-def create_app(
-    services: Services, membership: Membership, *, ca: str, clock: Clock = wall_clock
-) -> FastAPI:
-    """Return the application; `ca` is the PEM of the cluster's CA.
+def create_app(services: Services, membership: Membership, *, clock: Clock = wall_clock) -> FastAPI:
+    """Return the application.
 
     Its lifespan sweeps what has expired in the store, so run it with lifespan on.
     """
     access = Access(services.store, now=clock)
     answers = Idempotency(services.store, now=clock)
-    ops = Ops(services, membership, access, answers, StrangerLimit(clock, JoinRefused), ca, clock)
+    ops = Ops(services, membership, access, answers, StrangerLimit(clock, JoinRefused), clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -31,7 +31,6 @@ class Ops:
     access: Access
     idempotency: Idempotency
     joinings: StrangerLimit
-    ca: str  # PEM
     now: Callable[[], float]
 
 

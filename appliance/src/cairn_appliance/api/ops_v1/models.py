@@ -99,6 +99,15 @@ class Counts(BaseModel):
     sites: int
 
 
+class ProblemOut(BaseModel):
+    """One thing that is wrong; urgent where changes wait because of it."""
+
+    name: str = Field(description="stable: docs/operate/alarms.md has a section for each")
+    cause: str
+    remedy: str
+    urgent: bool
+
+
 class StatusOut(BaseModel):
     """The appliance in one answer."""
 
@@ -109,6 +118,7 @@ class StatusOut(BaseModel):
     at: datetime
     store: StoreOut
     counts: Counts | None = Field(description="null while the store gives no answer")
+    problems: list[ProblemOut] = Field(description="what is wrong with the cluster")
 
 
 class SiteOut(BaseModel):
@@ -344,15 +354,6 @@ class JoinOut(BaseModel):
     sealed: str
 
 
-class ProblemOut(BaseModel):
-    """One thing that is wrong; urgent where changes wait because of it."""
-
-    name: str = Field(description="stable: docs/operate/alarms.md has a section for each")
-    cause: str
-    remedy: str
-    urgent: bool
-
-
 class ApplianceOut(BaseModel):
     """An appliance of the cluster; null: its etcd gives no answer."""
 
@@ -397,6 +398,57 @@ class ClusterOut(BaseModel):
     appliances: list[ApplianceOut]
     problems: list[ProblemOut]
     upgrade: UpgradeOut
+
+
+class BehindOut(BaseModel):
+    """One who has not done its part of the step that is under way."""
+
+    name: str
+    node: str | None = Field(description="its ID; null: an appliance")
+    away: bool = Field(description="it follows when it comes back; waited for until goes_on_at")
+    cause: str
+    remedy: str
+
+
+class ProgressOut(BaseModel):
+    """How far the replacement of a key is; `behind` has the first 100."""
+
+    phase: Literal["steady", "announced", "issuing"]
+    since: datetime | None
+    nodes: int
+    done: int = Field(description="nodes that have done their part of the phase")
+    goes_on_at: datetime | None = Field(description="without those that are away")
+    behind: list[BehindOut]
+
+
+class RetiredOut(BaseModel):
+    """A CA of the past."""
+
+    fingerprint: str
+    at: datetime
+
+
+class CaOut(ProgressOut):
+    """The cluster's CA; `other` is the next one (announced) or the former one (issuing)."""
+
+    fingerprint: str = Field(description="hex SHA-256 of its certificate")
+    other: str | None
+    retired: list[RetiredOut]
+    old_tokens: list[str] = Field(description="IDs of tokens in force that name another CA")
+
+
+class MapKeyOut(ProgressOut):
+    """The key that signs netmaps, and the one that is to follow."""
+
+    public_key: str = Field(description="base64, Ed25519")
+    next: str | None
+
+
+class TrustOut(BaseModel):
+    """The keys that nodes know the cluster by."""
+
+    ca: CaOut
+    map_key: MapKeyOut
 
 
 class ActorOut(BaseModel):
