@@ -192,6 +192,7 @@ async def slow_readers(stage: Stage) -> None:
     """SC-8: some agents ask for a full set and don't read it."""
     world, run = stage.world, stage.run
     await stage.acknowledged()
+    await asyncio.sleep(SETTLE_S)  # what was taken before would hide what is taken now
     before, cut = world.rss_octets(), world.slow_readers
     count = round(run.agents * SLOW_SHARE)
     await stage.fleet.do("deafen", share=SLOW_SHARE)

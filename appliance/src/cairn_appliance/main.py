@@ -30,6 +30,7 @@ from cairn_appliance.initialising import (
     initialise,
 )
 from cairn_appliance.joining import join
+from cairn_appliance.rebuilding import rebuild
 from cairn_appliance.recovering import look, recover
 from cairn_appliance.running import run
 from cairn_appliance.services.vsubnets import VSubnetOrder
@@ -129,7 +130,7 @@ def status_command(
     """Show the cluster as etcd has it, also where there is no quorum to log in with."""
     _log_to_stderr(logging.WARNING)
     cluster_id, view = _in_loop(look(data_dir))
-    shown = cluster_out(cluster_id, 0, view).model_dump_json()
+    shown = cluster_out(cluster_id, 0, view, {}).model_dump_json()
     if as_json:
         typer.echo(shown)
     else:
@@ -166,6 +167,22 @@ def recover_command(
     typer.echo(f"copy         {recovered.kept}  (etcd as it was before)")
     typer.echo(f"next         cairn-appliance run --data-dir {data_dir}")
     typer.echo("then         cairn cluster join-string, for each appliance that is to join")
+
+
+@app.command("rebuild")
+def rebuild_command(
+    data_dir: DataDir,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Take the data of this appliance, which are damaged, anew from the others."""
+    _log_to_stderr(logging.WARNING)
+    rebuilt = _in_loop(rebuild(data_dir))
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(rebuilt)).decode())
+        return
+    typer.echo(f"appliance    {rebuilt.name} of cluster {rebuilt.cluster_id}")
+    typer.echo(f"old data     {rebuilt.kept or 'none'}")
+    typer.echo(f"next         cairn-appliance run --data-dir {data_dir}")
 
 
 @app.command("version")

@@ -12,6 +12,8 @@ from pathlib import Path
 from socket import socket
 from typing import Any
 
+from cairn_agent.protocol.enrolment import PROTOCOL
+
 from cairn_appliance import __version__
 from cairn_appliance.api.agent_v1 import app as agent_api
 from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
@@ -29,15 +31,18 @@ from cairn_appliance.cluster.own_member import (
     check_not_removed,
     removed_from_cluster,
 )
+from cairn_appliance.cluster.self_watch import SelfWatch
 from cairn_appliance.domain import cluster as domain
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.services.announcement import Announcement
+from cairn_appliance.services.formats import check_readable
 from cairn_appliance.services.housekeeping import keep_house
-from cairn_appliance.services.membership import Membership
+from cairn_appliance.services.membership import Membership, OwnSigns
 from cairn_appliance.services.quorum import Quorum
 from cairn_appliance.services.services import Services, build
 from cairn_appliance.services.stored import read_all
+from cairn_appliance.services.upkeep import Upkeep
 from cairn_appliance.serving import Server, listening, server, shared
 from cairn_appliance.settings import Settings
 from cairn_appliance.store import keys, records
@@ -47,10 +52,10 @@ from cairn_appliance.store.port import Compare, Conflict, Put, Store, Unavailabl
 
 log = logging.getLogger(__name__)
 
-_RENEWAL_LOOKED_AT_EVERY_S = 12 * 3600.0
+_RENEWAL_LOOKED_AT_EVERY_S = 60.0  # soon after a clock was put right, too
 _KEYS_LOOKED_AT_EVERY_S = 1.0
 # After the signal: to end in order; then to be cut off; stopping etcd comes on top (STOP_S).
-_END_S = 5.0
+_END_S = 6.0
 _CUT_OFF_S = 1.0
 _WAITED_IN_SILENCE_S = 3.0  # for the store, before the ports say that there is no quorum
 # What is answered without a quorum: it needs none, or says what is known without one.
@@ -104,7 +109,7 @@ async def _run(
         removal = outer.create_task(_stop_when_removed(etcd, stop), name="see a removal")
         store = EtcdStore(local.endpoints, client_tls(local))
         try:
-            appliance = await _loaded(local, store, stop, agent_sockets, ops_sockets)
+            appliance = await _loaded(local, store, etcd, stop, agent_sockets, ops_sockets)
             if appliance is not None:
                 await appliance.serve(stop, agent_sockets, ops_sockets)
         finally:
@@ -124,6 +129,7 @@ async def _stop_when_removed(etcd: EtcdProcess, stop: asyncio.Event) -> None:
 async def _loaded(
     local: Local,
     store: EtcdStore,
+    etcd: EtcdProcess,
     stop: asyncio.Event,
     agent_sockets: list[socket],
     ops_sockets: list[socket],
@@ -133,7 +139,7 @@ async def _loaded(
     Both ports say meanwhile what is missing.
     """
     async with asyncio.TaskGroup() as tasks:
-        loading = tasks.create_task(_load(local, store), name="load")
+        loading = tasks.create_task(_load(local, store, etcd), name="load")
         stopping = tasks.create_task(stop.wait(), name="stop")
         both = {loading, stopping}
         await asyncio.wait(both, timeout=_WAITED_IN_SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
@@ -152,11 +158,11 @@ async def _loaded(
     return None if loading.cancelled() else loading.result()
 
 
-async def _load(local: Local, store: EtcdStore) -> Appliance:
+async def _load(local: Local, store: EtcdStore, etcd: EtcdProcess) -> Appliance:
     backoff = Backoff()
     while True:
         try:
-            return await Appliance.load(local, store)
+            return await Appliance.load(local, store, etcd)
         except Unavailable as error:
             if not local.others():
                 raise
@@ -188,7 +194,9 @@ async def _until_ended(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> 
 class Appliance:
     """The servers and the background work of one replica."""
 
-    def __init__(self, local: Local, services: Services, store: EtcdStore) -> None:
+    def __init__(
+        self, local: Local, services: Services, store: EtcdStore, process: EtcdProcess
+    ) -> None:
         self._local = local
         self._services = services
         self._keyring = services.keyring
@@ -196,19 +204,32 @@ class Appliance:
         self._shown_issuer = self._keyring.authority.key_id
         self._context = _context(local)
         self._etcd = EtcdMembers(store.endpoints)
+        snapshot = services.netmaps.snapshot
+        self._watch = SelfWatch(local, process, snapshot.appliances_by_name)
         self._membership = Membership(
             store,
             self._etcd,
             lambda: services.cluster,
             lambda: self._keyring.authority.pin,
             lambda: bootstrap.shared_keys(local),
+            signs=lambda: OwnSigns(local.member, self._watch.signs),
         )
         self._own_member = OwnMember(local, self._etcd, store.endpoints, self._membership.joined)
-        self._announcement = Announcement(store, described(local), lambda: self._shown_issuer)
-        self._quorum = Quorum(store, self._has_others, self._send_away)
+        self._announcement = Announcement(
+            store,
+            described(local),
+            issuer=lambda: self._shown_issuer,
+            signs=lambda: self._watch.signs,
+        )
+        self._quorum = Quorum(
+            store, self._has_others, self._send_away, signs=lambda: self._watch.signs
+        )
+        self._upkeep = Upkeep(
+            store, self._etcd, local.member, self._membership.fence, lambda: self._watch.is_slow
+        )
 
     @classmethod
-    async def load(cls, local: Local, store: EtcdStore) -> Appliance:
+    async def load(cls, local: Local, store: EtcdStore, process: EtcdProcess) -> Appliance:
         """Return the appliance as its disk and the store describe it."""
         etcd = EtcdMembers(store.endpoints)
         try:
@@ -216,6 +237,7 @@ class Appliance:
         finally:
             await etcd.close()
         keyring = await bootstrap.load_secrets(store, local)
+        await check_readable(store)  # before anything is written
         await Announcement(store, described(local)).announce_once()
         cluster = await current_cluster(store, local.settings)
         if bootstrap.renew_api_certificate(local, keyring, utc_now()):
@@ -228,13 +250,14 @@ class Appliance:
             replica=local.member,
             certificate_days=local.settings.agent_certificate_s / 86_400,
         )
-        return cls(local, services, store)
+        return cls(local, services, store, process)
 
     async def serve(
         self, stop: asyncio.Event, agent_sockets: list[socket], ops_sockets: list[socket]
     ) -> None:
-        """Serve both APIs until `stop`; streams are told to go elsewhere first."""
+        """Serve both APIs until `stop`; streams and the lead go elsewhere first."""
         services = self._services
+        drained = asyncio.Event()
         async with asyncio.TaskGroup() as background:
             work = [
                 background.create_task(services.streams.run(), name="serve netmaps"),
@@ -242,14 +265,16 @@ class Appliance:
                 background.create_task(self._announcement.run(), name="announce"),
                 background.create_task(self._quorum.run(), name="watch the quorum"),
                 background.create_task(self._own_member.run(), name="keep the membership"),
+                background.create_task(self._upkeep.run(), name="keep the store small"),
+                background.create_task(self._watch.run(), name="look after itself"),
                 background.create_task(self._keep_house(), name="keep house"),
                 background.create_task(self._renew_certificates(), name="renew certificates"),
                 background.create_task(self._follow_keys(), name="follow the keys"),
                 background.create_task(services.rotation.run(), name="replace keys"),
             ]
             async with asyncio.TaskGroup() as servers:
-                servers.create_task(self._agent_server().run_until(stop, agent_sockets))
-                servers.create_task(self._ops_server().run_until(stop, ops_sockets))
+                servers.create_task(self._agent_server().run_until(drained, agent_sockets))
+                servers.create_task(self._ops_server().run_until(drained, ops_sockets))
                 log.info(
                     "appliance serves cluster=%s agent_port=%d ops_port=%d",
                     services.cluster.id,
@@ -257,11 +282,19 @@ class Appliance:
                     self._local.settings.ops_port,
                 )
                 await stop.wait()
-                log.info("appliance ends streams=%d", services.streams.count)
-                services.streams.close()
+                await self._drain()
+                drained.set()
             for task in work:
                 task.cancel()
         await self._etcd.close()
+
+    async def _drain(self) -> None:
+        """Let the agents and the lead go to the others while requests are still served."""
+        streams = self._services.streams
+        log.info("appliance ends streams=%d", streams.count)
+        streams.close()
+        if self._has_others():
+            await self._membership.hand_over_lead(self._local.member)
 
     def _agent_server(self) -> Server:
         app = agent_api.create_app(self._services)
@@ -330,7 +363,14 @@ class Appliance:
 def described(local: Local) -> domain.Appliance:
     """Return what this appliance says of itself."""
     settings = local.settings
-    return domain.Appliance(local.member, settings.appliances(), settings.operations(), __version__)
+    return domain.Appliance(
+        local.member,
+        settings.appliances(),
+        settings.operations(),
+        __version__,
+        PROTOCOL,
+        domain.FORMAT,
+    )
 
 
 async def current_cluster(store: Store, settings: Settings) -> Cluster:

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from cairn_agent.control import joining
 from cairn_agent.control.link import Barred, Link, SentAway, renewal_in_s
+from cairn_agent.control.replica import Silent
 from cairn_agent.identity import Identity, certificate_request, new_keys
 from cairn_agent.netmap.held import NetmapCopy
 from cairn_agent.protocol import enrolment
@@ -85,11 +86,11 @@ class Running:
         node.copy = self.copy
         self.link = Link(node, self.copy)
 
-    def full_set(self, revision: int) -> list[bytes]:
+    def full_set(self, revision: int, heartbeat_s: float = 15.0) -> list[bytes]:
         cluster, node = self.appliance.cluster, self.node.identity().node_id
         return [
             cluster.reset(),
-            cluster.node_of(node, [7], revision),
+            cluster.node_of(node, [7], revision, heartbeat_s=heartbeat_s),
             cluster.vsubnet([member(2)], revision),
             cluster.in_sync(revision),
         ]
@@ -153,11 +154,26 @@ async def test_a_stream_without_heartbeat_is_given_up(running: Running) -> None:
         return status, fields | {"heartbeat_s": 0.2}
 
     running.appliance.answers["register"] = fast
-    running.appliance.lines = running.full_set(5)
+    running.appliance.lines = running.full_set(5, 0.2)
     async with running.linked():
         await running.appliance.until(lambda fake: len(fake.stream_queries) == 2, within_s=8)
     assert running.appliance.stream_queries[1] == "incarnation=1&after=5"
     assert "no answer" in running.link.state.error or running.link.state.is_up
+
+
+async def test_the_netmap_says_how_often_the_appliance_speaks_from_now_on(
+    running: Running,
+) -> None:
+    running.appliance.lines = running.full_set(5, 0.2)  # the registration says 15 s
+    async with running.linked():
+        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2, within_s=8)
+
+
+async def test_after_a_silence_another_replica_has_its_turn_at_once(running: Running) -> None:
+    silence = Silent("the appliance at 192.0.2.1:8002 has said nothing for 3.5 s", "")
+    running.link.state = replace(running.link.state, is_up=True)
+    running.node.keep(appliances=["192.0.2.1:8002", "192.0.2.2:8002"])
+    assert running.link._after("192.0.2.1:8002", silence) <= 0.5
 
 
 async def test_a_removed_node_is_barred_by_the_stream(running: Running) -> None:

@@ -28,7 +28,7 @@ from cryptography import x509
 
 from cairn_agent.control.backoff import Backoff
 from cairn_agent.control.pace import acknowledged_within_s
-from cairn_agent.control.replica import Busy, Replica
+from cairn_agent.control.replica import Busy, Replica, Silent
 from cairn_agent.control.tls import (
     is_address,
     issuer_of,
@@ -38,7 +38,7 @@ from cairn_agent.control.tls import (
 )
 from cairn_agent.errors import AgentError, Refused, StateUnusable, Unreachable
 from cairn_agent.identity import Identity, certificate_request
-from cairn_agent.netmap.held import NetmapCopy, NetmapRefused
+from cairn_agent.netmap.held import Netmap, NetmapCopy, NetmapRefused
 from cairn_agent.protocol import enrolment
 from cairn_agent.protocol import netmap as wire
 from cairn_agent.racing import first_to_end
@@ -51,6 +51,8 @@ _BARRING_CODES: Final = frozenset(
 _FIRST_HEARTBEAT_S: Final = 15.0
 _MISSED_HEARTBEATS: Final = 2.5
 _NEXT_REPLICA_S: Final = 0.2  # when the first of several can't be reached
+# After a silence, which is not noticed by all agents at once: the last words were not either.
+_SPREAD_S: Final = 0.5
 _HASTEN_AGAIN_S: Final = 10.0
 _RENEW_AGAIN_S: Final = 3600.0  # a wrong clock must not make us renew all the time
 _REISSUE_AGAIN_S: Final = 60.0  # an appliance may not know yet who issues now
@@ -189,14 +191,19 @@ class Link:
         if isinstance(error, Refused) and error.code in _BARRING_CODES:
             raise Barred(error.cause, error.remedy, error.code)
         was_up = self.state.is_up
-        if was_up or error.cause != self.state.error:
+        if isinstance(error, SentAway):
+            log.info("%s; link ends", error.cause)
+        elif was_up or error.cause != self.state.error:
             log.warning("no link to appliance=%s: %s", address, error.cause)
         self.state = replace(
             self.state, is_up=False, since=loop.time(), error=error.cause, remedy=error.remedy
         )
         self._unreachable = 0 if was_up else self._unreachable + 1
-        if isinstance(error, SentAway) and len(self._replicas()) > 1:
+        has_others = len(self._replicas()) > 1
+        if isinstance(error, SentAway) and has_others:
             return error.retry_after_s
+        if isinstance(error, Silent) and was_up and has_others:
+            return random.uniform(0.0, _SPREAD_S)
         if self._unreachable % max(1, len(self._replicas())) != 0:
             return _NEXT_REPLICA_S
         if not isinstance(error, Busy):
@@ -241,7 +248,7 @@ class Link:
     async def _register(self, replica: Replica) -> None:
         self._wants_registration.clear()
         answer = await replica.register(self._node.registration())
-        if 0.1 <= answer.heartbeat_s <= 300:
+        if _is_heartbeat(answer.heartbeat_s):
             self._heartbeat_s = answer.heartbeat_s
         self._node.registered(answer)
 
@@ -287,7 +294,14 @@ class Link:
             self._backoff.reset()
             self._node.heard()
         if changed is not None:
+            self._heed_heartbeat(replica, changed)
             self._node.netmap_changed()
+
+    def _heed_heartbeat(self, replica: Replica, netmap: Netmap) -> None:
+        """The appliances speak more often when another has joined them, and less alone."""
+        if netmap.node is not None and _is_heartbeat(netmap.node.document.settings.heartbeat_s):
+            self._heartbeat_s = netmap.node.document.settings.heartbeat_s
+            replica.quiet_s = self._heartbeat_s * _MISSED_HEARTBEATS
 
     def _trust_changed(self, replica: Replica) -> None:
         """Trust whom the netmap says, and let the appliances know that it is so."""
@@ -387,6 +401,10 @@ class Link:
         log.info("certificate renewed appliance=%s", replica.address)
         self._plan_reissue()
         return True
+
+
+def _is_heartbeat(seconds: float) -> bool:
+    return 0.1 <= seconds <= 300
 
 
 def _check_usable(identity: Identity, answer: enrolment.RenewAnswer) -> None:

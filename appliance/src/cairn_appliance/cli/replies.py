@@ -70,6 +70,15 @@ class Counts(msgspec.Struct, frozen=True):
     sites: int = 0
 
 
+class ClusterProblem(msgspec.Struct, frozen=True):
+    """One thing that is wrong with the cluster."""
+
+    cause: str
+    remedy: str = ""
+    urgent: bool = False
+    name: str = ""
+
+
 class Status(msgspec.Struct, frozen=True):
     """The appliance."""
 
@@ -80,14 +89,7 @@ class Status(msgspec.Struct, frozen=True):
     at: datetime
     appliances: list[str] = []
     counts: Counts | None = None
-
-
-class ClusterProblem(msgspec.Struct, frozen=True):
-    """One thing that is wrong with the cluster."""
-
-    cause: str
-    remedy: str = ""
-    urgent: bool = False
+    problems: list[ClusterProblem] = []
 
 
 class ClusterAppliance(msgspec.Struct, frozen=True):
@@ -100,6 +102,7 @@ class ClusterAppliance(msgspec.Struct, frozen=True):
     serves: bool = False
     since: datetime | None = None
     version: str = ""
+    protocol: int | None = None
     etcd_version: str = ""
     agents: list[str] = []
     operations: list[str] = []
@@ -107,6 +110,21 @@ class ClusterAppliance(msgspec.Struct, frozen=True):
     db_octets: int | None = None
     db_used_octets: int | None = None
     behind: int | None = None
+
+
+class Upgrade(msgspec.Struct, frozen=True):
+    """Whether the next appliance may be stopped for its upgrade."""
+
+    ready: bool = False
+    order: list[str] = []
+    findings: list[ClusterProblem] = []
+
+
+class UpgradeFinished(msgspec.Struct, frozen=True):
+    """The format of the store that may be written from now on."""
+
+    format: int
+    before: int
 
 
 class ClusterShown(msgspec.Struct, frozen=True):
@@ -117,6 +135,7 @@ class ClusterShown(msgspec.Struct, frozen=True):
     has_quorum: bool = False
     appliances: list[ClusterAppliance] = []
     problems: list[ClusterProblem] = []
+    upgrade: Upgrade | None = None  # a version that is older doesn't say
 
 
 class JoinString(msgspec.Struct, frozen=True):

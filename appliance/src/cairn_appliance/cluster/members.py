@@ -8,18 +8,22 @@ and for some seconds after the change before; both are `Unavailable` here, with 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import grpc.aio
 
-from cairn_appliance.domain.cluster import EtcdAlarm, EtcdMember, EtcdState
-from cairn_appliance.store import rpc_pb2, rpc_pb2_grpc
-from cairn_appliance.store.connection import Caller, Endpoints, Link, bounded
+from cairn_appliance.domain.cluster import QUOTA_OCTETS, Digest, EtcdAlarm, EtcdMember, EtcdState
+from cairn_appliance.store import keys, rpc_pb2, rpc_pb2_grpc
+from cairn_appliance.store.connection import Caller, Compacted, Endpoints, Link, bounded
 from cairn_appliance.store.port import StoreError, Unavailable
 
 _STATE_WITHIN_S = 1.5
+_COMPACT_WITHIN_S = 60.0
+_HASH_WITHIN_S = 20.0
+_DEFRAGMENT_WITHIN_S = 120.0  # 2 GiB, read and written
 _ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
 
 
@@ -93,13 +97,44 @@ class EtcdMembers:
         found = await asyncio.gather(*map(self.state, members))
         return dict(zip((member.id for member in members), found, strict=True))
 
+    async def compact(self, leader: EtcdMember) -> None:
+        """Forget all that was ever overwritten or deleted; who lags behind lists again."""
+        request = rpc_pb2.CompactionRequest(revision=await self.revision(), physical=True)
+        with contextlib.suppress(Compacted):  # to this revision already
+            await self._ask_at(leader, _compact, request, _COMPACT_WITHIN_S)
+
+    async def defragment(self, member: EtcdMember) -> None:
+        """Give what its database doesn't use back to the disk; it answers nobody meanwhile."""
+        request = rpc_pb2.DefragmentRequest()
+        await self._ask_at(member, _defragment, request, _DEFRAGMENT_WITHIN_S)
+
+    async def disarm(self, alarm: EtcdAlarm) -> None:
+        """Take back an alarm of etcd's; it raises it again where it still has reason to."""
+        request = rpc_pb2.AlarmRequest(
+            action=rpc_pb2.AlarmRequest.DEACTIVATE,
+            memberID=alarm.member,
+            alarm=alarm.kind,
+        )
+        await self._write(lambda c: rpc_pb2_grpc.MaintenanceStub(c).Alarm, request)
+
+    async def revision(self) -> int:
+        """Return the revision of now."""
+        anything = rpc_pb2.RangeRequest(key=keys.CLUSTER_INFO.encode(), keys_only=True)
+        answer = await self._caller.read(lambda c: rpc_pb2_grpc.KVStub(c).Range, anything)
+        return int(answer.header.revision)
+
+    async def digest(self, member: EtcdMember, revision: int) -> Digest | None:
+        """Return the hash of all that a member has at a revision; None where it can't say."""
+        request = rpc_pb2.HashKVRequest(revision=revision)
+        try:
+            answer = await self._ask_at(member, _hash, request, _HASH_WITHIN_S)
+        except StoreError:
+            return None
+        return Digest(answer.hash, answer.compact_revision)
+
     async def hand_over(self, leader: EtcdMember, to: EtcdMember) -> None:
         """Let the leader make another member the leader; raise Unavailable."""
-        request = rpc_pb2.MoveLeaderRequest(targetID=to.id)
-        for address in leader.endpoints:
-            await self._ask(address, _move_leader, request)
-            return
-        raise Unavailable(f"{leader.name} has no address for clients")
+        await self._ask_at(leader, _move_leader, rpc_pb2.MoveLeaderRequest(targetID=to.id))
 
     async def close(self) -> None:
         """Close the connection."""
@@ -108,14 +143,30 @@ class EtcdMembers:
     async def _write(self, method: Callable[[grpc.aio.Channel], Any], request: object) -> Any:
         return await self._caller.write(method, request)
 
+    async def _ask_at(
+        self,
+        member: EtcdMember,
+        method: Callable[[grpc.aio.Channel], Any],
+        request: object,
+        within_s: float = _STATE_WITHIN_S,
+    ) -> Any:
+        """Call one member where it is reached first."""
+        for address in member.endpoints:
+            return await self._ask(address, method, request, within_s)
+        raise Unavailable(f"{member.name} has no address for clients")
+
     async def _ask(
-        self, address: str, method: Callable[[grpc.aio.Channel], Any], request: object
+        self,
+        address: str,
+        method: Callable[[grpc.aio.Channel], Any],
+        request: object,
+        within_s: float = _STATE_WITHIN_S,
     ) -> Any:
         """Call one member and no other."""
         link = Link(address, self._endpoints.open(address))
         try:
             await link.ready(_STATE_WITHIN_S)
-            return await bounded(method(link.channel)(request), _STATE_WITHIN_S)
+            return await bounded(method(link.channel)(request), within_s)
         finally:
             await link.channel.close(None)
 
@@ -126,6 +177,18 @@ def _status(channel: grpc.aio.Channel) -> Any:
 
 def _move_leader(channel: grpc.aio.Channel) -> Any:
     return rpc_pb2_grpc.MaintenanceStub(channel).MoveLeader
+
+
+def _hash(channel: grpc.aio.Channel) -> Any:
+    return rpc_pb2_grpc.MaintenanceStub(channel).HashKV
+
+
+def _compact(channel: grpc.aio.Channel) -> Any:
+    return rpc_pb2_grpc.KVStub(channel).Compact
+
+
+def _defragment(channel: grpc.aio.Channel) -> Any:
+    return rpc_pb2_grpc.MaintenanceStub(channel).Defragment
 
 
 def _members(answer: Any) -> tuple[EtcdMember, ...]:
@@ -151,4 +214,5 @@ def _state(answer: Any) -> EtcdState:
         db_octets=answer.dbSize,
         db_used_octets=answer.dbSizeInUse,
         errors=tuple(answer.errors),
+        db_quota_octets=answer.dbSizeQuota or QUOTA_OCTETS,
     )

@@ -41,6 +41,11 @@ class Netmaps:
         """The revision that every document is true at; 0 before the first Reset."""
         return self.snapshot.revision
 
+    @property
+    def word_every_s(self) -> float:
+        """How often every stream has a word, in seconds."""
+        return self.cluster.word_every_s(len(self.snapshot.appliances))
+
     def take(self, changes: Iterable[Reset | Events | Progress]) -> set[str]:
         """Apply changes in order, make new versions, and return the nodes they concern.
 

@@ -66,7 +66,7 @@ def node_document(snapshot: Snapshot, node: Node, cluster: Cluster) -> wire.Node
         site=node.site,
         vnis=sorted(vnis),
         appliances=list(cluster.appliances),
-        settings=wire.Settings(heartbeat_s=cluster.heartbeat_s),
+        settings=wire.Settings(heartbeat_s=cluster.word_every_s(len(snapshot.appliances))),
     )
 
 

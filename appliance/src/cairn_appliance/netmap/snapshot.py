@@ -8,7 +8,7 @@ from typing import Any
 
 from cairn_appliance.domain.cluster import Appliance
 from cairn_appliance.domain.member import Member
-from cairn_appliance.domain.node import Node, Registration
+from cairn_appliance.domain.node import Node, NodeState, Registration
 from cairn_appliance.domain.trust import Trust
 from cairn_appliance.domain.vsubnet import Psks, VSubnet
 from cairn_appliance.store import keys, records
@@ -58,6 +58,15 @@ class Snapshot:
     def appliances_by_name(self) -> list[Appliance]:
         """Return the appliances in the same order at every replica."""
         return [self.appliances[name] for name in sorted(self.appliances)]
+
+    def agents(self) -> dict[str, str]:
+        """Return name -> agent version of the nodes that are part of it."""
+        found = {}
+        for node in self.nodes.values():
+            registration = self.registrations.get(node.id)
+            if node.state is NodeState.APPROVED and registration and registration.agent_version:
+                found[node.name] = registration.agent_version
+        return found
 
     def members_of(self, vsubnet: str) -> dict[str, Member]:
         """Return a vSubnet's members by node ID."""

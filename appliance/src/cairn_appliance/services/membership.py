@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from cairn_appliance.domain import joining as join_string
+from cairn_appliance.domain.alarm import Sign
 from cairn_appliance.domain.cluster import (
     Appliance,
     Cluster,
@@ -39,12 +40,14 @@ from cairn_appliance.domain.errors import (
     QuorumAtRisk,
     Unavailable,
 )
+from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import SYSTEM, Actor
 from cairn_appliance.domain.joining import ClusterKeys, Handover, JoinString
 from cairn_appliance.pki.sealing import exchange_sealer
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import unchanged, until_committed
 from cairn_appliance.services.events import Journal
+from cairn_appliance.services.formats import Raised, raise_level
 from cairn_appliance.services.stored import Stored, read, read_all
 from cairn_appliance.store import keys, port, records
 from cairn_appliance.store.port import Compare, Conflict, Delete, Put, Store
@@ -60,6 +63,15 @@ _SECRET_OCTETS = 32
 _CHANGE_WITHIN_S = 8.0
 _AGAIN_S = 0.5
 _KNOWN_WITHIN_S = 4.0
+_LEAD_WITHIN_S = 2.5  # a member that is away takes 1.5 s of it
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSigns:
+    """What this appliance notices of itself; None: it does not look."""
+
+    appliance: str = ""
+    signs: tuple[Sign, ...] | None = None
 
 
 class Etcd(Protocol):
@@ -113,6 +125,7 @@ class Membership:
         pin: Callable[[], str],
         shared_keys: Callable[[], ClusterKeys],
         clock: Clock = wall_clock,
+        signs: Callable[[], OwnSigns] = OwnSigns,
     ) -> None:
         self._store = store
         self._etcd = etcd
@@ -120,11 +133,24 @@ class Membership:
         self._pin = pin
         self._shared_keys = shared_keys
         self._clock = clock
+        self._signs = signs
         self._journal = Journal(clock)
 
     async def view(self) -> ClusterView:
-        """Return how all members are."""
-        return await view_of(self._store, self._etcd)
+        """Return how all members are; where no etcd answers, what is noticed here."""
+        signs = self._signs()
+        try:
+            view = await view_of(self._store, self._etcd)
+        except port.Unavailable as error:
+            log.info("no etcd answers reason=%s", error)
+            view = ClusterView(())
+        return replace(view, asked=signs.appliance, own_signs=signs.signs)
+
+    async def finish_upgrade(self, by: Actor) -> Raised:
+        """Let the newest format be written from now on; raise Clash where one is not upgraded."""
+        raised = await raise_level(self._store, self._journal, by)
+        log.info("upgrade finished format=%d before=%d", raised.now, raised.before)
+        return raised
 
     async def issue(self, by: Actor, life_s: float = LIFE_S) -> Issued:
         """Return a new join string; raise Invalid."""
@@ -153,7 +179,7 @@ class Membership:
         handed = Handover(
             cluster_id=cluster.id,
             name=joining.name,
-            initial_cluster=_initial_cluster(members, joining.name, candidate.peer_url),
+            initial_cluster=initial_cluster(members, joining.name, candidate.peer_url),
             endpoints=tuple(place for each in members for place in each.endpoints),
             heartbeat_s=cluster.heartbeat_s,
             keys=self._shared_keys(),
@@ -168,7 +194,9 @@ class Membership:
         used = [each.value.id for each in found if each.value.name == name]
         text = f"appliance {name} has joined the cluster"
         entry = self._journal.entry("appliance_joined", text, SYSTEM, appliance=name)
-        await self._store.commit([], [entry, *(Delete(keys.joining(each)) for each in used)])
+        fenced = (await self._store.list(keys.FENCED)).items  # whose place is taken by now
+        gone = [*map(keys.joining, used), *(item.key for item in fenced)]
+        await self._store.commit([], [entry, *map(Delete, gone)])
 
     async def leave(self, name: str, by: Actor) -> None:
         """Remove a living appliance; raise NotFound, QuorumAtRisk, Unavailable."""
@@ -179,6 +207,23 @@ class Membership:
         if seen.leads:
             await self._depose(view, seen)
         await self._remove(seen, by, "appliance_left", f"appliance {name} has left the cluster")
+
+    async def hand_over_lead(self, name: str) -> None:
+        """Let another member lead, if `name` does: its end is then no pause for the others.
+
+        Ends within `_LEAD_WITHIN_S`. Where it can't be done the others elect a leader when they
+        miss this one, within 1 to 2 s.
+        """
+        try:
+            async with asyncio.timeout(_LEAD_WITHIN_S):
+                members = await self._etcd.members()
+                states = await self._etcd.states(members)
+                view = ClusterView(tuple(Seen(each, states.get(each.id)) for each in members))
+                for seen in view.seen:
+                    if seen.leads and seen.name == name:
+                        await self._depose(view, seen)
+        except (port.StoreError, TimeoutError) as error:
+            log.warning("the lead was not handed over name=%s reason=%s", name, error)
 
     async def replace(self, name: str, by: Actor) -> Issued:
         """Remove a dead appliance and return the join string for its successor.
@@ -201,6 +246,19 @@ class Membership:
         text = f"appliance {name} was removed, to be replaced"
         await self._remove(seen, by, "appliance_removed", text)
         return await self.issue(by)
+
+    async def fence(self, member: EtcdMember) -> None:
+        """Take out an appliance whose copy of the store differs from the majority's.
+
+        Raises QuorumAtRisk, Unavailable.
+        """
+        view = await self._view_for_change()
+        seen = _find(view, member.name)
+        if not view.survives_without(seen.name):
+            raise QuorumAtRisk(f"{seen.name} is damaged, and needed for the quorum")
+        text = f"the copy of the store at {seen.name} was damaged: it was taken out"
+        fenced = Put(keys.fenced(seen.name), b"{}")
+        await self._remove(seen, SYSTEM, "appliance_fenced", text, Severity.ALARM, (fenced,))
 
     async def tidy(self) -> None:
         """Forget what belongs to appliances that are no more, and strings that have ended."""
@@ -301,20 +359,32 @@ class Membership:
     async def _view_for_change(self) -> ClusterView:
         """Return how all are; the store is asked first, so that no decision is made on old news."""
         await self._store.get(keys.CLUSTER_INFO)
-        return await self.view()
+        return await view_of(self._store, self._etcd)
 
     async def _depose(self, view: ClusterView, leader: Seen) -> None:
         """Let another lead first: the others then notice nothing of the removal."""
-        heirs = [each for each in view.voters if each.is_healthy and each.name != leader.name]
+        others = [each for each in view.voters if each.is_healthy and each.name != leader.name]
+        heir = min(others, key=lambda each: view.lag(each) or 0, default=None)
+        if heir is None:
+            return
         try:
-            await self._etcd.hand_over(leader.member, heirs[0].member)
+            await self._etcd.hand_over(leader.member, heir.member)
+            log.info("the lead was handed over from=%s to=%s", leader.name, heir.name)
         except port.Unavailable as error:
             log.warning("the lead was not handed over name=%s reason=%s", leader.name, error)
 
-    async def _remove(self, seen: Seen, by: Actor, kind: str, text: str) -> None:
+    async def _remove(
+        self,
+        seen: Seen,
+        by: Actor,
+        kind: str,
+        text: str,
+        severity: Severity = Severity.INFO,
+        more: Sequence[Put] = (),
+    ) -> None:
         await self._change(lambda: self._etcd.remove(seen.member.id))
-        entry = self._journal.entry(kind, text, by, appliance=seen.name)
-        writes: list[Put | Delete] = [entry]
+        entry = self._journal.entry(kind, text, by, severity=severity, appliance=seen.name)
+        writes: list[Put | Delete] = [entry, *more]
         if seen.member.name:
             writes.append(Delete(keys.appliance(seen.member.name)))
         # Again where the member that was spoken to is the one that has just ended.
@@ -348,11 +418,14 @@ async def view_of(store: Store, etcd: Etcd) -> ClusterView:
     alarms: tuple[EtcdAlarm, ...] = ()
     known: list[Stored[Appliance]] = []
     running: list[Stored[Replica]] = []
+    fenced: tuple[str, ...] = ()
     try:
         async with asyncio.timeout(_KNOWN_WITHIN_S):
             alarms = await etcd.alarms()
             known = await read_all(store, records.appliances, keys.APPLIANCES)
             running = await read_all(store, records.replicas, keys.REPLICAS)
+            items = (await store.list(keys.FENCED)).items
+            fenced = tuple(keys.last_part(item.key) for item in items)
     except (port.StoreError, TimeoutError) as error:
         log.info("only etcd's own state is known reason=%s", error)
     appliances = {each.value.name: each.value for each in known}
@@ -361,7 +434,7 @@ async def view_of(store: Store, etcd: Etcd) -> ClusterView:
         Seen(each, states.get(each.id), appliances.get(each.name), replicas.get(each.name))
         for each in members
     )
-    return ClusterView(tuple(seen), alarms)
+    return ClusterView(tuple(seen), alarms, fenced)
 
 
 def checked_peer(url: str) -> str:
@@ -395,7 +468,7 @@ def _is_loopback(url: str) -> bool:
     return ipaddress.ip_address(urlsplit(url).hostname or "").is_loopback
 
 
-def _initial_cluster(members: tuple[EtcdMember, ...], name: str, peer_url: str) -> str:
+def initial_cluster(members: tuple[EtcdMember, ...], name: str, peer_url: str) -> str:
     """Return exactly the members of now, the new one by the name it will have."""
     pairs = [
         (name if peer_url in each.peer_urls else each.name, url)

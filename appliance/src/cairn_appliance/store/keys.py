@@ -8,6 +8,8 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/cluster/info                         id, incarnation, public keys
     /cairn/1/cluster/secrets/<name>               sealed under the KEK
     /cairn/1/cluster/last-name                    number of the appliance named last
+    /cairn/1/cluster/format                       the newest format that may be written; none: 1
+    /cairn/1/cluster/fenced/<appliance>           taken out since its copy was damaged
     /cairn/1/cluster/joinings/<joining>           join string: hash, name, limits
     /cairn/1/map/appliances/<appliance>           addresses of an appliance, running or not
     /cairn/1/map/trust                            authorities and map keys, sealed, when replaced
@@ -46,7 +48,9 @@ ROOT = "/cairn/1/"
 CLUSTER_INFO = ROOT + "cluster/info"
 CLUSTER_SECRETS = ROOT + "cluster/secrets/"
 LAST_NAME = ROOT + "cluster/last-name"
+CLUSTER_FORMAT = ROOT + "cluster/format"
 JOININGS = ROOT + "cluster/joinings/"
+FENCED = ROOT + "cluster/fenced/"
 MAP = ROOT + "map/"
 APPLIANCES = MAP + "appliances/"
 TRUST = MAP + "trust"
@@ -81,6 +85,11 @@ def cluster_secret(name: str) -> str:
 def joining(joining_id: str) -> str:
     """Return the key of a join string."""
     return JOININGS + _id(joining_id)
+
+
+def fenced(name: str) -> str:
+    """Return the key that says that an appliance was taken out, damaged."""
+    return FENCED + _id(name)
 
 
 def appliance(name: str) -> str:

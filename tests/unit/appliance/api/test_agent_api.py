@@ -106,6 +106,35 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     assert answer.status_code == 408
 
 
+@pytest.mark.parametrize(("protocol", "older"), [(3, "the appliances"), (-1, "the agent")])
+async def test_an_agent_that_is_too_far_away_is_told_who_has_to_be_updated(
+    protocol: int, older: str
+) -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    asked = {"generation": node.generation, "facts": {}, "endpoints": [], "name": "n"}
+    async with client(replica, node) as api:
+        body = {**asked, "agent_version": "9.9.0", "protocol": protocol}
+        refused = await api.post("/register", json=body)
+        problem = refused.json()
+        near = await api.post("/register", json={**body, "protocol": 2, "future": True})
+    assert (refused.status_code, problem["code"]) == (422, "protocol_not_supported")
+    assert f"update {older} first" in problem["remedy"]
+    assert near.status_code == 200
+
+
+async def test_a_replica_that_is_about_to_stop_is_not_ready_and_takes_no_agent() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    replica.services.streams.close()
+    async with client(replica, node) as api:
+        asked = {"generation": 1, "facts": {}, "endpoints": [], "name": "n", "agent_version": "1"}
+        answers = [await api.post("/register", json=asked), await api.get("/netmap")]
+        answers.append(await api.get("http://appliance/readyz"))
+    assert [answer.status_code for answer in answers] == [503, 503, 503]
+    assert all("about to stop" in answer.json()["detail"] for answer in answers)
+
+
 async def test_a_certificate_of_a_retired_ca_gets_a_new_one_and_nothing_else() -> None:
     replica = Replica()
     await replica.vsubnet("red")

@@ -292,7 +292,7 @@ async def test_an_appliance_that_could_not_follow_forbids_it_and_one_that_is_lat
     services = world.one.services
 
     async def runs(issuer: str) -> None:
-        replica = RunningReplica("m2", "0.1.0", 0.0, issuer)
+        replica = RunningReplica("m2", "0.1.0", 0.0, issuer=issuer)
         put = Put(keys.replica("m2"), records.replicas.encode(replica))
         await world.one.memory.commit([], [put])
 

@@ -93,6 +93,7 @@ class _AgentApi:
     async def register(self, request: Request) -> Response:
         """A node says what it is and where it can be reached."""
         node_id = self._node(request)
+        self._services.streams.check_open()
         body = await _decoded(request, wire.RegisterRequest)
         _check_protocol(body.protocol)
         report = Report(
@@ -114,7 +115,7 @@ class _AgentApi:
                 generation=registered.generation,
                 seen_address=address,
                 appliances=list(cluster.appliances),
-                heartbeat_s=cluster.heartbeat_s,
+                heartbeat_s=self._services.netmaps.word_every_s,
             )
         )
 
@@ -127,16 +128,17 @@ class _AgentApi:
     ) -> Response:
         """Stream the node's netmap: a full set or what changed, then what changes."""
         node_id = self._node(request)
-        control_key = control_key_of(connection_of(request))
+        connection = connection_of(request)
+        control_key = control_key_of(connection)
         known_at = await self._services.registry.known_at(node_id, control_key)
-        connection, keyring = connection_of(request), self._services.keyring
-        issuer = issuer_of(connection)
+        keyring, issuer = self._services.keyring, issuer_of(connection)
         lines = self._services.streams.lines(
             node_id,
             incarnation,
             after,
             known_at=known_at,
             heard_s=connection.heard_s,
+            say=connection.say,
             trust=trust,
             is_believed=lambda: keyring.is_believed(issuer),
         )
@@ -215,6 +217,7 @@ class _AgentApi:
 
     async def readyz(self, request: Request) -> Response:
         """The store answers with a quorum, and netmaps can be served."""
+        self._services.streams.check_open()
         try:
             await self._services.store.get(keys.CLUSTER_INFO)
         except StoreError as error:
@@ -319,8 +322,10 @@ def _facts(facts: wire.Facts) -> Facts:
 def _check_protocol(protocol: int) -> None:
     """Refuse what is more than one protocol away; unknown fields make up for one."""
     if abs(protocol - wire.PROTOCOL) > 1:
+        older = "the agent" if protocol < wire.PROTOCOL else "the appliances"
         raise Invalid(
-            f"the agent speaks protocol {protocol}, this appliance {wire.PROTOCOL}",
-            "update the older of the two",
+            f"the agent speaks protocol {protocol}, this appliance {wire.PROTOCOL}, and they may "
+            "be one apart at most",
+            f"update {older} first (docs/operate.md, Upgrading); traffic goes on meanwhile",
             code="protocol_not_supported",
         )

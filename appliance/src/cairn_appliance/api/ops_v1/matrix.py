@@ -31,6 +31,7 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", f"{ROOT}/cluster/join-strings"): Role.ADMIN,
     # The join string in the body is the authority; it opens one use and nothing else.
     ("POST", f"{ROOT}/cluster/join"): PUBLIC,
+    ("POST", f"{ROOT}/cluster/finish-upgrade"): Role.ADMIN,
     ("DELETE", f"{ROOT}/cluster/appliances/{{appliance}}"): Role.ADMIN,
     ("POST", f"{ROOT}/cluster/appliances/{{appliance}}/replace"): Role.ADMIN,
     ("GET", f"{ROOT}/trust"): Role.VIEWER,

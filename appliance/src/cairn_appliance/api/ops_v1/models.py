@@ -99,6 +99,15 @@ class Counts(BaseModel):
     sites: int
 
 
+class ProblemOut(BaseModel):
+    """One thing that is wrong; urgent where changes wait because of it."""
+
+    name: str = Field(description="stable: docs/operate/alarms.md has a section for each")
+    cause: str
+    remedy: str
+    urgent: bool
+
+
 class StatusOut(BaseModel):
     """The appliance in one answer."""
 
@@ -109,6 +118,7 @@ class StatusOut(BaseModel):
     at: datetime
     store: StoreOut
     counts: Counts | None = Field(description="null while the store gives no answer")
+    problems: list[ProblemOut] = Field(description="what is wrong with the cluster")
 
 
 class SiteOut(BaseModel):
@@ -344,14 +354,6 @@ class JoinOut(BaseModel):
     sealed: str
 
 
-class ProblemOut(BaseModel):
-    """One thing that is wrong; urgent where changes wait because of it."""
-
-    cause: str
-    remedy: str
-    urgent: bool
-
-
 class ApplianceOut(BaseModel):
     """An appliance of the cluster; null: its etcd gives no answer."""
 
@@ -362,6 +364,7 @@ class ApplianceOut(BaseModel):
     serves: bool = Field(description="its APIs run")
     since: datetime | None
     version: str
+    protocol: int | None = Field(description="that it speaks with agents; null: it never ran")
     etcd_version: str
     agents: list[str]
     operations: list[str]
@@ -369,6 +372,21 @@ class ApplianceOut(BaseModel):
     db_octets: int | None
     db_used_octets: int | None
     behind: int | None = Field(description="entries of the raft log not applied yet")
+
+
+class UpgradeOut(BaseModel):
+    """Whether the next appliance may be stopped for its upgrade; urgent findings are in the way."""
+
+    ready: bool
+    order: list[str] = Field(description="who is next: the old ones first, who leads last")
+    findings: list[ProblemOut]
+
+
+class UpgradeFinishedOut(BaseModel):
+    """The format of the store that may be written from now on."""
+
+    format: int
+    before: int
 
 
 class ClusterOut(BaseModel):
@@ -379,6 +397,7 @@ class ClusterOut(BaseModel):
     has_quorum: bool
     appliances: list[ApplianceOut]
     problems: list[ProblemOut]
+    upgrade: UpgradeOut
 
 
 class BehindOut(BaseModel):
