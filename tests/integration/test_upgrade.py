@@ -42,6 +42,7 @@ pytestmark = [
 ]
 
 RETRY_S = 10.0
+QUIET_S = 10.0  # longer than an agent waits for the next word of one of several appliances
 RESTART_S = 1.0  # B2: the longest outage that a restart of the data plane may cost
 
 
@@ -230,10 +231,17 @@ def renew_agent(rolling: Rolling, name: str, build: str) -> None:
 
 
 def meet(rolling: Rolling, agents: str, cluster: str) -> None:
-    """News reach agents of one version by each appliance of a cluster of another (or the same)."""
+    """News reach agents of one version by each appliance of a cluster of another (or the same).
+
+    Their links hold: neither side misses a word that the other doesn't speak.
+    """
+    rolling.appliances_agree()
+    links = {name: node.links() for name, node in rolling.nodes.items()}
     for via in rolling.trio.appliances:
         rolling.news_reach_all(via)
+    time.sleep(QUIET_S)
     rolling.appliances_agree()
+    assert {name: node.links() for name, node in rolling.nodes.items()} == links
     rolling.met.append(f"{agents} agents at {cluster}")
 
 
