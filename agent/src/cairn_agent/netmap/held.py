@@ -352,13 +352,14 @@ def load(copy: NetmapCopy, octets: bytes) -> Netmap:
 def _with_successors(
     keys: MapKeys, cluster_id: str, successions: Iterable[wire.Succession]
 ) -> MapKeys:
-    """Return the keys with those that follow the newest one, each by the word of the one before.
+    """Return the keys with those that may follow, each by the word of one that may sign.
 
-    What doesn't follow from the newest is passed over: it is older, or of no concern here.
+    Two may follow the same one: the first was lost before it was used, as by a restore. What
+    follows from none of them is passed over: it is older, or of no concern here.
     """
     for each in successions:
-        newest = keys.next[-1] if keys.next else keys.current
-        if each.old != newest or each.new in (keys.current, *keys.next, *keys.former):
+        may_sign = (keys.current, *keys.next)
+        if each.old not in may_sign or each.new in (*may_sign, *keys.former):
             continue
         octets = wire.succession_octets(cluster_id, each.old, each.new)
         if not _has_signed(each.old, each.signature, octets):
