@@ -295,7 +295,8 @@ def _log_to_stderr(level: int) -> None:
     form = "%(asctime)s level=%(levelname)s part=%(name)s %(message)s"
     handler.setFormatter(_LineFormatter(form, "%Y-%m-%dT%H:%M:%SZ"))
     logging.basicConfig(level=level, handlers=[handler])
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    for chatty in ("uvicorn.error", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

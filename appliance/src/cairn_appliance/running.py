@@ -212,7 +212,7 @@ class Appliance:
             lambda: services.cluster,
             lambda: self._keyring.authority.pin,
             lambda: bootstrap.shared_keys(local),
-            signs=lambda: OwnSigns(local.member, self._watch.signs),
+            signs=lambda: OwnSigns(local.member, self._announcement.signs),
         )
         self._own_member = OwnMember(local, self._etcd, store.endpoints, self._membership.joined)
         self._announcement = Announcement(
