@@ -256,6 +256,8 @@ def _told(made: Initialised, data_dir: Path) -> str:
         f"fingerprint  {made.ca_pin}  (SHA-256 of the cluster's CA)",
         f"user         {made.admin_user}",
         f"password     {made.admin_password}  (shown this once)",
+        f"recovery key {made.recovery_key}",
+        "             (shown this once: it opens the backups; keep it where no appliance is)",
     ]
     if made.token:
         lines.append(f"token        {made.token}  (shown this once)")

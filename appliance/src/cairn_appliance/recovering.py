@@ -8,6 +8,7 @@ data must never come back: for them, and for every agent, it is another incarnat
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,7 +50,9 @@ async def look(data_dir: Path) -> tuple[str, ClusterView]:
     store = EtcdStore(local.endpoints, client_tls(local))
     etcd = EtcdMembers(store.endpoints)
     try:
-        return local.cluster_id, await view_of(store, etcd)
+        return local.cluster_id, await view_of(
+            store, etcd, local.settings.backup_every_s, time.time()
+        )
     except StoreError as error:
         raise Unavailable(
             f"no etcd answers at {', '.join(local.endpoints)}: {error}",

@@ -13,12 +13,15 @@ from socket import socket
 from typing import Any
 
 from cairn_appliance import __version__
+from cairn_appliance import settings as settings_file
 from cairn_appliance.api.agent_v1 import app as agent_api
 from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
 from cairn_appliance.api.ops_v1 import app as ops_api
+from cairn_appliance.api.ops_v1.matrix import LONG
 from cairn_appliance.api.quorum_guard import QuorumGuard
 from cairn_appliance.api.waiting import wait_for_quorum
 from cairn_appliance.cluster import bootstrap
+from cairn_appliance.cluster.backup_shelf import shelf_of
 from cairn_appliance.cluster.bootstrap import Local, Secrets
 from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.cluster.etcd_binary import find_etcd
@@ -33,6 +36,7 @@ from cairn_appliance.domain import cluster as domain
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.services.announcement import Announcement
+from cairn_appliance.services.backups import Backups, Source
 from cairn_appliance.services.housekeeping import keep_house
 from cairn_appliance.services.membership import Membership
 from cairn_appliance.services.quorum import Quorum
@@ -44,6 +48,7 @@ from cairn_appliance.store import keys, records
 from cairn_appliance.store.connection import Backoff
 from cairn_appliance.store.etcd import EtcdStore
 from cairn_appliance.store.port import Compare, Conflict, Put, Store, Unavailable
+from cairn_appliance.store.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 
@@ -201,6 +206,15 @@ class Appliance:
             lambda: services.cluster,
             secrets.authority.pin,
             lambda: bootstrap.shared_keys(local),
+            backup_every_s=local.settings.backup_every_s,
+        )
+        self._backups = Backups(
+            store,
+            Snapshots(store.endpoints),
+            shelf_of(local),
+            lambda: services.cluster,
+            _backup_source(local),
+            kept=local.settings.backups_kept,
         )
         self._own_member = OwnMember(local, self._etcd, store.endpoints, self._membership.joined)
         self._announcement = Announcement(store, described(local))
@@ -245,6 +259,9 @@ class Appliance:
                 background.create_task(self._keep_house(), name="keep house"),
                 background.create_task(self._renew_certificates(), name="renew certificates"),
             ]
+            if every_s := self._local.settings.backup_every_s:
+                making = self._backups.keep_making(every_s, self._own_member.leads)
+                work.append(background.create_task(making, name="make backups"))
             async with asyncio.TaskGroup() as servers:
                 servers.create_task(self._agent_server().run_until(stop, agent_sockets))
                 servers.create_task(self._ops_server().run_until(stop, ops_sockets))
@@ -269,8 +286,8 @@ class Appliance:
 
     def _ops_server(self) -> Server:
         ca = self._secrets.authority.certificate.decode()
-        app = ops_api.create_app(self._services, self._membership, ca=ca)
-        guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS)
+        app = ops_api.create_app(self._services, self._membership, self._backups, ca=ca)
+        guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS, LONG)
         return server(guarded, self._context, CertificateProtocol, lifespan=True)
 
     def _has_others(self) -> bool:
@@ -304,6 +321,14 @@ class Appliance:
                     self._context.load_cert_chain(*paths)
             except LocalStateUnusable as error:
                 log.error("certificates were not renewed reason=%s", error)  # noqa: TRY400
+
+
+def _backup_source(local: Local) -> Source:
+    return Source(
+        appliance=local.member,
+        kek=lambda: bootstrap.shared_keys(local).kek,
+        settings=lambda: settings_file.to_toml(local.settings),
+    )
 
 
 def described(local: Local) -> domain.Appliance:

@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from cairn_appliance import __version__
 from cairn_appliance.cli.commands import (
+    backup,
     cluster,
     event,
     member,
@@ -58,6 +59,7 @@ app.command("login")(session.login)
 app.command("logout")(session.logout)
 app.command("status")(status.status)
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(backup.app, name="backup")
 app.add_typer(vsubnet.app, name="vsubnet")
 app.add_typer(token.app, name="token")
 app.add_typer(node.app, name="node")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cairn_appliance.domain.backup import BackupHealth, problems_of_backups
 from cairn_appliance.domain.cluster import (
     Appliance,
     EtcdAlarm,
@@ -13,6 +14,7 @@ from cairn_appliance.domain.cluster import (
     Replica,
     quorum_of,
 )
+from cairn_appliance.domain.problem import Problem
 
 QUOTA_OCTETS = 2 << 30  # of each member's database
 _FULL_AT = 0.6  # of the quota: time enough to do something
@@ -45,20 +47,12 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong; `is_urgent` where changes wait because of it."""
-
-    cause: str
-    remedy: str
-    is_urgent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class ClusterView:
     """All appliances of the cluster, and what etcd itself complains of."""
 
     seen: tuple[Seen, ...]
     alarms: tuple[EtcdAlarm, ...] = ()
+    backups: BackupHealth | None = None  # None: not known, without a quorum
 
     @property
     def voters(self) -> tuple[Seen, ...]:
@@ -91,6 +85,8 @@ def problems_of(view: ClusterView) -> tuple[Problem, ...]:
     for seen in view.seen:
         found += _of_member(view, seen)
     found += _size(view)
+    if view.backups is not None:
+        found += problems_of_backups(view.backups)
     return tuple(sorted(found, key=lambda problem: not problem.is_urgent))
 
 

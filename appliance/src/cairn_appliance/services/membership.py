@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from cairn_appliance.domain import joining as join_string
+from cairn_appliance.domain.backup import BackupHealth
 from cairn_appliance.domain.cluster import (
     Appliance,
     Cluster,
@@ -42,6 +43,7 @@ from cairn_appliance.domain.errors import (
 from cairn_appliance.domain.identity import SYSTEM, Actor
 from cairn_appliance.domain.joining import ClusterKeys, Handover, JoinString
 from cairn_appliance.pki.sealing import exchange_sealer
+from cairn_appliance.services.backups import health_of
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import unchanged, until_committed
 from cairn_appliance.services.events import Journal
@@ -113,7 +115,10 @@ class Membership:
         pin: str,
         shared_keys: Callable[[], ClusterKeys],
         clock: Clock = wall_clock,
+        *,
+        backup_every_s: float = 0.0,
     ) -> None:
+        self._backup_every_s = backup_every_s
         self._store = store
         self._etcd = etcd
         self._cluster = cluster
@@ -124,7 +129,7 @@ class Membership:
 
     async def view(self) -> ClusterView:
         """Return how all members are."""
-        return await view_of(self._store, self._etcd)
+        return await view_of(self._store, self._etcd, self._backup_every_s, self._clock())
 
     async def issue(self, by: Actor, life_s: float = LIFE_S) -> Issued:
         """Return a new join string; raise Invalid."""
@@ -341,18 +346,20 @@ class Membership:
             raise _not_now(error) from error
 
 
-async def view_of(store: Store, etcd: Etcd) -> ClusterView:
+async def view_of(store: Store, etcd: Etcd, backup_every_s: float, now: float) -> ClusterView:
     """Return how all members are; without a quorum all but what only a quorum knows."""
     members = await etcd.members()
     states = await etcd.states(members)
     alarms: tuple[EtcdAlarm, ...] = ()
     known: list[Stored[Appliance]] = []
     running: list[Stored[Replica]] = []
+    backups: BackupHealth | None = None
     try:
         async with asyncio.timeout(_KNOWN_WITHIN_S):
             alarms = await etcd.alarms()
             known = await read_all(store, records.appliances, keys.APPLIANCES)
             running = await read_all(store, records.replicas, keys.REPLICAS)
+            backups = await health_of(store, backup_every_s, now)
     except (port.StoreError, TimeoutError) as error:
         log.info("only etcd's own state is known reason=%s", error)
     appliances = {each.value.name: each.value for each in known}
@@ -361,7 +368,7 @@ async def view_of(store: Store, etcd: Etcd) -> ClusterView:
         Seen(each, states.get(each.id), appliances.get(each.name), replicas.get(each.name))
         for each in members
     )
-    return ClusterView(tuple(seen), alarms)
+    return ClusterView(tuple(seen), alarms, backups)
 
 
 def checked_peer(url: str) -> str:

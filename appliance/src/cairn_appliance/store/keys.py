@@ -9,6 +9,9 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/cluster/secrets/<name>               sealed under the KEK
     /cairn/1/cluster/last-name                    number of the appliance named last
     /cairn/1/cluster/joinings/<joining>           join string: hash, name, limits
+    /cairn/1/cluster/backup-key                   public half of the recovery key
+    /cairn/1/cluster/backup-failure               why the last backup could not be made
+    /cairn/1/backups/<name of the file>           a backup that was made
     /cairn/1/map/appliances/<appliance>           addresses of an appliance, running or not
     /cairn/1/map/sites/<site>                     Site
     /cairn/1/map/vsubnets/<vsubnet>               VSubnet
@@ -46,6 +49,9 @@ CLUSTER_INFO = ROOT + "cluster/info"
 CLUSTER_SECRETS = ROOT + "cluster/secrets/"
 LAST_NAME = ROOT + "cluster/last-name"
 JOININGS = ROOT + "cluster/joinings/"
+BACKUP_KEY = ROOT + "cluster/backup-key"
+BACKUP_FAILURE = ROOT + "cluster/backup-failure"
+BACKUPS = ROOT + "backups/"
 MAP = ROOT + "map/"
 APPLIANCES = MAP + "appliances/"
 SITES = MAP + "sites/"
@@ -84,6 +90,11 @@ def joining(joining_id: str) -> str:
 def appliance(name: str) -> str:
     """Return the key of what an appliance says of itself."""
     return APPLIANCES + _id(name)
+
+
+def backup(name: str) -> str:
+    """Return the key of a backup, by the name of its file."""
+    return BACKUPS + _id(name)
 
 
 def site(site_id: str) -> str:

@@ -18,6 +18,7 @@ from cairn_appliance.api.ops_v1.gate import Gate
 from cairn_appliance.api.ops_v1.matrix import ROOT
 from cairn_appliance.api.ops_v1.models import ProblemBody
 from cairn_appliance.api.ops_v1.routes import (
+    backups,
     cluster,
     events,
     members,
@@ -30,6 +31,7 @@ from cairn_appliance.api.ops_v1.routes import (
 )
 from cairn_appliance.domain.errors import JoinRefused
 from cairn_appliance.services.access import Access
+from cairn_appliance.services.backups import Backups
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.idempotency import Idempotency
 from cairn_appliance.services.membership import Membership
@@ -39,7 +41,7 @@ from cairn_appliance.store.port import StoreError
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 600.0
-_RESOURCES = (session, status, cluster, sites, vsubnets, members, tokens, nodes, events)
+_RESOURCES = (session, status, cluster, backups, sites, vsubnets, members, tokens, nodes, events)
 _PROBLEM = {
     "description": "An error: its code, its cause and what to do",
     "model": ProblemBody,
@@ -48,7 +50,12 @@ _PROBLEM = {
 
 
 def create_app(
-    services: Services, membership: Membership, *, ca: str, clock: Clock = wall_clock
+    services: Services,
+    membership: Membership,
+    making: Backups,
+    *,
+    ca: str,
+    clock: Clock = wall_clock,
 ) -> FastAPI:
     """Return the application; `ca` is the PEM of the cluster's CA.
 
@@ -56,7 +63,8 @@ def create_app(
     """
     access = Access(services.store, now=clock)
     answers = Idempotency(services.store, now=clock)
-    ops = Ops(services, membership, access, answers, StrangerLimit(clock, JoinRefused), ca, clock)
+    joinings = StrangerLimit(clock, JoinRefused)
+    ops = Ops(services, membership, making, access, answers, joinings, ca, clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -1,0 +1,14 @@
+"""What is wrong, as it is told to operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong; `is_urgent` where changes wait because of it."""
+
+    cause: str
+    remedy: str
+    is_urgent: bool = False
