@@ -69,7 +69,7 @@ async def recover(data_dir: Path) -> Recovered:
     It may be repeated if it is interrupted. The appliance must not be running.
     """
     local = bootstrap.load(data_dir)
-    await _check_others_are_lost(local)
+    await check_others_are_lost(local)
     bootstrap.renew_etcd_certificates(local, utc_now())
     binary = find_etcd()
     kept = _copy(local)
@@ -90,7 +90,7 @@ async def recover(data_dir: Path) -> Recovered:
     return Recovered(cluster.id, local.member, cluster.incarnation, str(kept))
 
 
-async def _check_others_are_lost(local: Local) -> None:
+async def check_others_are_lost(local: Local) -> None:
     """Raise Refused while the others have a quorum: two clusters would come of it."""
     others = local.others()
     if not others:

@@ -96,8 +96,7 @@ def read(data_dir: Path) -> Settings:
     """Return the settings of a data directory; raise SettingsError."""
     path = data_dir / FILE_NAME
     try:
-        fields = tomllib.loads(path.read_text("utf-8"))
-        settings = msgspec.convert(fields, Settings)
+        text = path.read_text("utf-8")
     except FileNotFoundError as error:
         raise SettingsError(
             f"{data_dir} is not the data directory of an appliance: it has no {FILE_NAME}",
@@ -108,10 +107,19 @@ def read(data_dir: Path) -> Settings:
             f"{path} can't be read: {error.strerror}",
             remedy="run as the user that owns the data directory, or correct its permissions",
         ) from error
-    except (ValueError, msgspec.ValidationError) as error:
+    except ValueError as error:
         raise SettingsError(f"{path}: {error}", remedy=f"correct {path}") from error
+    settings = parse(text, str(path))
     check(settings)
     return settings
+
+
+def parse(text: str, place: str) -> Settings:
+    """Return what the text of a settings file says, not checked; raise SettingsError."""
+    try:
+        return msgspec.convert(tomllib.loads(text), Settings)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise SettingsError(f"{place}: {error}", remedy=f"correct {place}") from error
 
 
 def check(settings: Settings) -> None:

@@ -7,6 +7,7 @@ from cairn_appliance.domain.cluster import Appliance, Cluster, Joining, Replica
 from cairn_appliance.domain.event import Event
 from cairn_appliance.domain.member import Claim, Member
 from cairn_appliance.domain.node import Copies, Node, Presence, Registration
+from cairn_appliance.domain.restored import Restored
 from cairn_appliance.domain.site import Site
 from cairn_appliance.domain.token import Token
 from cairn_appliance.domain.vsubnet import Psks, VSubnet
@@ -26,6 +27,7 @@ nodes = Codec(Node)
 presences = Codec(Presence)
 registrations = Codec(Registration)
 replicas = Codec(Replica)
+restored = Codec(Restored)
 sites = Codec(Site)
 tokens = Codec(Token)
 psks = Codec(Psks)
