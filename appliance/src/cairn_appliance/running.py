@@ -242,6 +242,7 @@ class Appliance:
             replica=local.member,
             certificate_days=local.settings.agent_certificate_s / 86_400,
         )
+        await services.restoration.load()
         return cls(local, secrets, services, store)
 
     async def serve(
@@ -254,6 +255,7 @@ class Appliance:
                 background.create_task(services.streams.run(), name="serve netmaps"),
                 background.create_task(services.presence.share(), name="share presence"),
                 background.create_task(self._announcement.run(), name="announce"),
+                background.create_task(services.reassertions.run(), name="hear nodes"),
                 background.create_task(self._quorum.run(), name="watch the quorum"),
                 background.create_task(self._own_member.run(), name="keep the membership"),
                 background.create_task(self._keep_house(), name="keep house"),
@@ -301,6 +303,7 @@ class Appliance:
 
     async def _keep_house(self) -> None:
         services = self._services
+        await services.restoration.opened()
         await keep_house(
             services.vsubnets,
             services.nodes,

@@ -22,6 +22,7 @@ class Restored:
     is_absorbed: bool = False
     absorbed: dict[str, tuple[int, int]] = field(default_factory=dict)
     """vSubnet ID -> incarnation and revision of the document that was taken over."""
+    unheard: tuple[str, ...] = ()  # IDs of the vSubnets of the backup that no node spoke for
 
 
 def next_incarnation(current: int, now: float) -> int:

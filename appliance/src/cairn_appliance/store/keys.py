@@ -20,6 +20,7 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/map/nodes/<node>                     Node: identity, approval, public keys
     /cairn/1/map/registrations/<node>             endpoints, facts, generation: changes often
     /cairn/1/map/members/<vsubnet>/<node>         Member
+    /cairn/1/reassertion-conflicts/<vsubnet>/<node>  what a node had before a restore
     /cairn/1/copies/<node>                        machines that came with a node's identity
     /cairn/1/names/<kind>/<folded name>           ID of the object that has the name
     /cairn/1/vnis/<6 hex digits>                  ID of the vSubnet
@@ -63,6 +64,7 @@ NODES = MAP + "nodes/"
 REGISTRATIONS = MAP + "registrations/"
 MEMBERS = MAP + "members/"
 COPIES = ROOT + "copies/"
+REASSERTION_CONFLICTS = ROOT + "reassertion-conflicts/"
 NAMES = ROOT + "names/"
 VNIS = ROOT + "vnis/"
 ADDRESSES = ROOT + "addresses/"
@@ -122,6 +124,11 @@ def node(node_id: str) -> str:
 def registration(node_id: str) -> str:
     """Return the key of what a node last registered."""
     return REGISTRATIONS + _id(node_id)
+
+
+def reassertion_conflict(vsubnet_id: str, node_id: str) -> str:
+    """Return the key of what a node had before a restore, and another one has now."""
+    return f"{REASSERTION_CONFLICTS}{_id(vsubnet_id)}/{_id(node_id)}"
 
 
 def copies(node_id: str) -> str:
