@@ -29,7 +29,7 @@ lab: setup  ## end-to-end tests only (ARGS: pytest arguments)
 	@$(RUN) pytest tests/integration $(ARGS)
 
 chaos: setup  ## faults of a cluster of three: cut off, killed, lost, replaced, recovered: minutes
-	@$(RUN) pytest -m "slow or not slow" tests/integration/test_cluster*.py $(ARGS)
+	@$(RUN) pytest -m "slow or not slow" tests/integration/test_cluster*.py tests/integration/test_restore.py $(ARGS)
 
 bench: setup  ## Cairn beside veth, VXLAN and other overlays (ARGS=--quick under 5 minutes)
 	@tools/bench $(ARGS)

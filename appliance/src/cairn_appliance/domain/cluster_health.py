@@ -15,6 +15,7 @@ from cairn_appliance.domain.cluster import (
     quorum_of,
 )
 from cairn_appliance.domain.problem import Problem
+from cairn_appliance.domain.restored import RestoreHealth, problems_of_restore
 
 QUOTA_OCTETS = 2 << 30  # of each member's database
 _FULL_AT = 0.6  # of the quota: time enough to do something
@@ -53,6 +54,7 @@ class ClusterView:
     seen: tuple[Seen, ...]
     alarms: tuple[EtcdAlarm, ...] = ()
     backups: BackupHealth | None = None  # None: not known, without a quorum
+    restore: RestoreHealth | None = None  # None: there was none, or it is not known
 
     @property
     def voters(self) -> tuple[Seen, ...]:
@@ -87,6 +89,8 @@ def problems_of(view: ClusterView) -> tuple[Problem, ...]:
     found += _size(view)
     if view.backups is not None:
         found += problems_of_backups(view.backups)
+    if view.restore is not None:
+        found += problems_of_restore(view.restore)
     return tuple(sorted(found, key=lambda problem: not problem.is_urgent))
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+from cairn_appliance.domain.problem import Problem
 
 ABSORB_S = 60.0  # agents come back within 30 s of the first appliance (its back-off)
 REASSERT_S = 30 * 86_400.0  # as long as a node may be without an appliance
+_NAMED_MAX = 10
 QUARANTINE_S = 86_400.0  # what may have been given out since the backup is given to nobody
 
 
@@ -23,6 +27,38 @@ class Restored:
     absorbed: dict[str, tuple[int, int]] = field(default_factory=dict)
     """vSubnet ID -> incarnation and revision of the document that was taken over."""
     unheard: tuple[str, ...] = ()  # IDs of the vSubnets of the backup that no node spoke for
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreHealth:
+    """How far a restore is now."""
+
+    restored: Restored
+    now: float
+    unseen: tuple[str, ...]  # names of approved nodes that have not registered since
+
+
+def problems_of_restore(health: RestoreHealth) -> Iterator[Problem]:
+    """Yield what is not yet as it was before."""
+    restored = health.restored
+    if not restored.is_absorbed:
+        yield Problem(
+            "restored from a backup: it listens to the nodes first and answers nobody, for up to "
+            f"{restored.absorb_s:.0f} seconds; nodes go on with the netmap that they have",
+            f"wait; if it lasts, look into the log of {restored.appliance}",
+            is_urgent=True,
+        )
+        return
+    if health.now > restored.restored_at + REASSERT_S or not health.unseen:
+        return
+    names = ", ".join(health.unseen[:_NAMED_MAX])
+    more = len(health.unseen) - _NAMED_MAX
+    yield Problem(
+        f"restored from a backup, and not seen since: {names}"
+        + (f" and {more} more" if more > 0 else ""),
+        "those that were removed after the backup: `cairn node delete`; the others come back by "
+        "themselves",
+    )
 
 
 def next_incarnation(current: int, now: float) -> int:

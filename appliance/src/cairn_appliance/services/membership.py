@@ -42,11 +42,13 @@ from cairn_appliance.domain.errors import (
 )
 from cairn_appliance.domain.identity import SYSTEM, Actor
 from cairn_appliance.domain.joining import ClusterKeys, Handover, JoinString
+from cairn_appliance.domain.restored import RestoreHealth
 from cairn_appliance.pki.sealing import exchange_sealer
 from cairn_appliance.services.backups import health_of
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import unchanged, until_committed
 from cairn_appliance.services.events import Journal
+from cairn_appliance.services.restoration import restore_health
 from cairn_appliance.services.stored import Stored, read, read_all
 from cairn_appliance.store import keys, port, records
 from cairn_appliance.store.port import Compare, Conflict, Delete, Put, Store
@@ -354,12 +356,14 @@ async def view_of(store: Store, etcd: Etcd, backup_every_s: float, now: float) -
     known: list[Stored[Appliance]] = []
     running: list[Stored[Replica]] = []
     backups: BackupHealth | None = None
+    restore: RestoreHealth | None = None
     try:
         async with asyncio.timeout(_KNOWN_WITHIN_S):
             alarms = await etcd.alarms()
             known = await read_all(store, records.appliances, keys.APPLIANCES)
             running = await read_all(store, records.replicas, keys.REPLICAS)
             backups = await health_of(store, backup_every_s, now)
+            restore = await restore_health(store, now)
     except (port.StoreError, TimeoutError) as error:
         log.info("only etcd's own state is known reason=%s", error)
     appliances = {each.value.name: each.value for each in known}
@@ -368,7 +372,7 @@ async def view_of(store: Store, etcd: Etcd, backup_every_s: float, now: float) -
         Seen(each, states.get(each.id), appliances.get(each.name), replicas.get(each.name))
         for each in members
     )
-    return ClusterView(tuple(seen), alarms, backups)
+    return ClusterView(tuple(seen), alarms, backups, restore)
 
 
 def checked_peer(url: str) -> str:

@@ -207,11 +207,11 @@ class Reassertions:
     def _missing(self) -> set[str]:
         """Return the nodes that are members by what is known, and have not come."""
         snapshot = self._netmaps.snapshot
-        expected = {
-            node_id
-            for node_id, node in snapshot.nodes.items()
-            if is_approved(node) and snapshot.vsubnets_of(node_id)
-        }
+        expected: set[str] = set()
+        for vsubnet in snapshot.vsubnets.values():
+            if vsubnet.vni not in self._documents:
+                members = snapshot.members_of(vsubnet.id)
+                expected.update(each for each in members if is_approved(snapshot.nodes.get(each)))
         for document in self._documents.values():
             expected.update(member.node_id for member in document.members)
         return expected - self._heard

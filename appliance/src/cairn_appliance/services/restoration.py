@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from cairn_appliance.domain.errors import Clash, Restoring
-from cairn_appliance.domain.restored import QUARANTINE_S, REASSERT_S, Restored
+from cairn_appliance.domain.node import NodeState
+from cairn_appliance.domain.restored import QUARANTINE_S, REASSERT_S, Restored, RestoreHealth
 from cairn_appliance.domain.vsubnet import VSubnet
 from cairn_appliance.services.clock import Clock, wall_clock
-from cairn_appliance.services.stored import read
+from cairn_appliance.services.stored import read, read_all
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.port import Store
 
@@ -78,3 +79,23 @@ class Restoration:
             f"{left_s / 3600:.0f} hours",
             code="addresses_quarantined",
         )
+
+
+async def restore_health(store: Store, now: float) -> RestoreHealth | None:
+    """Return how far the last restore is; None where there was none of late."""
+    found = await read(store, records.restored, keys.RESTORED)
+    if found is None or now > found.value.restored_at + REASSERT_S:
+        return None
+    restored = found.value
+    registered = await read_all(store, records.registrations, keys.REGISTRATIONS)
+    # What nodes brought back has no token; who joined since has one, and is on its way.
+    seen = {r.value.node for r in registered if r.value.registered_at >= restored.restored_at}
+    nodes = await read_all(store, records.nodes, keys.NODES)
+    unseen = sorted(
+        each.value.name
+        for each in nodes
+        if each.value.state is NodeState.APPROVED
+        and each.value.id not in seen
+        and (each.value.created_at < restored.restored_at or not each.value.token)
+    )
+    return RestoreHealth(restored, now, tuple(unseen))
