@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 600
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lab chaos races clones scale bench bench-micro soak fuzz proofs clean
+.PHONY: help setup demo check test lab chaos chaos-soak upgrade races clones scale bench bench-micro soak fuzz proofs clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,14 @@ lab: setup  ## end-to-end tests only (ARGS: pytest arguments)
 	@$(RUN) pytest tests/integration $(ARGS)
 
 chaos: setup  ## faults of a cluster of three: cut off, killed, lost, replaced, recovered: minutes
-	@$(RUN) pytest -m "slow or not slow" tests/integration/test_cluster*.py tests/integration/test_restore.py $(ARGS)
+	@$(RUN) pytest -m "slow or not slow" tests/integration/test_cluster.py tests/integration/test_cluster_begins.py tests/integration/test_rotation.py tests/integration/test_restore.py $(ARGS)
+
+chaos-soak: setup  ## 20 minutes of random faults, over each other (CAIRN_SOAK_S, CAIRN_SOAK_SEED)
+	@$(RUN) pytest -s -m slow tests/integration/test_cluster_soak.py $(ARGS)
+
+upgrade: setup  ## from the version before (tests/previous-build.txt) to this one and back, one by one
+	@tools/previous-build
+	@$(RUN) pytest -m slow tests/integration/test_upgrade.py $(ARGS)
 
 bench: setup  ## Cairn beside veth, VXLAN and other overlays (ARGS=--quick under 5 minutes)
 	@tools/bench $(ARGS)

@@ -94,8 +94,12 @@ class EtcdServer:
 
     def kill(self) -> None:
         """End it as a crash does."""
+        self.end(signal.SIGKILL)
+
+    def end(self, number: int) -> None:
+        """End it by a signal: SIGTERM lets it say goodbye to its clients."""
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(number)
             self._process.wait()
             self._process = None
 

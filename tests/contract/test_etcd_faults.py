@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -292,6 +293,20 @@ async def test_a_lease_survives_a_restart_of_etcd_within_its_life(
     await asyncio.sleep(1)
     server.start()
     await asyncio.sleep(11)
+    assert not lease.is_lost
+    assert await store.get(P + "a") is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_lease_whose_stream_ended_between_two_renewals_is_renewed_on_another(
+    store: EtcdStore, server: EtcdServer, number: int
+) -> None:
+    lease = await store.lease(4)
+    await store.commit([], [Put(P + "a", b"", lease.id)])
+    await asyncio.sleep(0.3)  # the next renewal is due after 1.3 s
+    await asyncio.to_thread(server.end, number)
+    await asyncio.to_thread(server.start)
+    await asyncio.sleep(5.0)
     assert not lease.is_lost
     assert await store.get(P + "a") is not None
 

@@ -21,6 +21,7 @@ from cairn_appliance.domain.addressing import QUARANTINE_S
 from cairn_appliance.domain.errors import CairnError
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.member import Member
+from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.services import addressing as addressing_module
 from cairn_appliance.services import vsubnets as vsubnets_module
 from cairn_appliance.services.members import MemberChange, MemberOrder
@@ -92,9 +93,8 @@ class Cluster:
         return build(
             store=store,
             cluster=CLUSTER,
-            authority=AUTHORITY,
+            keyring=Keyring(SEALER, AUTHORITY, MAP_KEY),
             sealer=SEALER,
-            sign=MAP_KEY.sign,
             replica=name,
             clock=self.clock,
         )

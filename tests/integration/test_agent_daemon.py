@@ -206,6 +206,7 @@ def test_overlay_addresses_are_never_offered_as_endpoints(tmp_path: Path) -> Non
     in_new_network(test)
 
 
+@pytest.mark.timed
 def test_a_delta_reaches_the_data_plane_at_once(tmp_path: Path) -> None:
     async def test(netlink: AsyncIPRoute) -> None:
         async with a_member(tmp_path, netlink) as host:
@@ -221,6 +222,7 @@ def test_a_delta_reaches_the_data_plane_at_once(tmp_path: Path) -> None:
     in_new_network(test)
 
 
+@pytest.mark.timed
 def test_the_kept_netmap_is_applied_within_two_seconds_without_an_appliance(
     tmp_path: Path,
 ) -> None:
@@ -247,6 +249,7 @@ async def _restart_after_reboot(host: Host) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.timed
 def test_everything_is_applied_again_to_a_new_data_plane(tmp_path: Path) -> None:
     async def test(netlink: AsyncIPRoute) -> None:
         async with a_member(tmp_path, netlink) as host:
@@ -289,6 +292,7 @@ def test_sigterm_leaves_tap_and_data_plane_as_they_are(tmp_path: Path) -> None:
     in_new_network(test)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("way", ["stream", "register"])
 def test_a_removed_node_ends_its_sessions_at_once_and_stays_out(tmp_path: Path, way: str) -> None:
     async def test(netlink: AsyncIPRoute) -> None:

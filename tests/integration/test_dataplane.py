@@ -303,6 +303,7 @@ def test_traffic_goes_on_when_the_agent_is_gone(nodes: tuple[Node, Node], lab: L
     assert a.connect().ask("hello")["generation"] == 1
 
 
+@pytest.mark.timed
 def test_a_killed_data_plane_heals_within_1500_ms(lab: Lab) -> None:
     site = lab.site("cloud")
     a, b = Node(site.host("a"), 1), Node(site.host("b"), 2)
@@ -335,6 +336,7 @@ def reapply(node: Node, peer: Node) -> None:
             return
 
 
+@pytest.mark.timed
 def test_a_takeover_loses_at_most_300_ms(nodes: tuple[Node, Node], lab: Lab) -> None:
     a, b = nodes
     assert a.pings(b.ips[0])
@@ -402,6 +404,7 @@ def test_a_stranger_gets_no_byte_back(nodes: tuple[Node, Node], lab: Lab) -> Non
     assert a.pings(b.ips[0])
 
 
+@pytest.mark.timed
 def test_a_removed_peer_is_cut_off_at_once(nodes: tuple[Node, Node], lab: Lab) -> None:
     a, b = nodes
     assert a.pings(b.ips[0])
@@ -437,6 +440,7 @@ def test_a_spoofed_source_is_dropped_and_reported(nodes: tuple[Node, Node]) -> N
     assert sum(b.stats()["vsubnets"][0]["drops"].values()) >= 2
 
 
+@pytest.mark.timed
 def test_a_moved_host_is_found_again_at_its_new_address(nodes: tuple[Node, Node], lab: Lab) -> None:
     a, b = nodes
     assert a.pings(b.ips[0])
@@ -493,6 +497,7 @@ def test_it_runs_without_root_on_a_tap_of_its_own(lab: Lab) -> None:
     assert any("RLIMIT_MEMLOCK" in text for text in memory_lock), memory_lock
 
 
+@pytest.mark.timed
 def test_idle_costs_little(nodes: tuple[Node, Node]) -> None:
     a, b = nodes
     assert a.pings(b.ips[0])

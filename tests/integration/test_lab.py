@@ -100,6 +100,7 @@ def test_nothing_new_comes_in_through_a_nat_but_a_full_cone_lets_everyone_in(lab
     assert outside.run([*ask, "8003"], check=False).stdout == "answer\n"
 
 
+@pytest.mark.timed
 def test_losses_and_one_way_cuts_are_counted_by_the_probes(lab: Lab) -> None:
     cloud, office = lab.site("cloud", closed=False), lab.site("office", closed=False)
     a, b = cloud.host("a"), office.host("b")
@@ -123,6 +124,7 @@ def test_losses_and_one_way_cuts_are_counted_by_the_probes(lab: Lab) -> None:
     assert 30 <= lossy <= 100, "30 % of about 200"
 
 
+@pytest.mark.timed
 def test_a_wire_delays_reorders_and_duplicates_repeatably(lab: Lab) -> None:
     cloud, office = lab.site("cloud", closed=False), lab.site("office", closed=False)
     a, b = cloud.host("a"), office.host("b")
@@ -153,6 +155,7 @@ def test_a_host_takes_another_address_at_run_time(lab: Lab) -> None:
     assert b.run(["ping", "-c1", "-W1", before], check=False).returncode != 0
 
 
+@pytest.mark.timed
 def test_a_killed_program_comes_back_within_a_second_if_supervised(lab: Lab) -> None:
     machine = lab.site("cloud").host("a")
     program = machine.start(["sleep", "1000"], restart=True)

@@ -83,6 +83,7 @@ def test_an_agent_restart_costs_no_packet(world: World, before: dict[str, Any]) 
     ), [str(pair) for pair in probes.pairs(since=begun) if pair.lost]
 
 
+@pytest.mark.timed
 def test_a_killed_data_plane_costs_at_most_1500_ms(world: World, before: dict[str, Any]) -> None:
     b1 = world.node("b1")
     assert b1.dataplane is not None
@@ -110,6 +111,7 @@ def test_a_killed_data_plane_costs_at_most_1500_ms(world: World, before: dict[st
     assert probes.lost(since=begun + 3.0) == 0, "it is over"
 
 
+@pytest.mark.timed
 def test_a_change_of_ip_address_heals_within_a_second(world: World, before: dict[str, Any]) -> None:
     b1 = world.node("b1")
     old = b1.host.v4

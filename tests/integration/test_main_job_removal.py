@@ -31,6 +31,7 @@ def victim(world: World) -> Iterator[Node]:
     world.appliance.host.run(["cairn", "node", "delete", name, "--yes"], check=False)
 
 
+@pytest.mark.timed
 def test_a_removed_node_is_cut_off_at_every_member_within_a_second(
     world: World, victim: Node
 ) -> None:
@@ -60,6 +61,7 @@ def test_a_removed_node_is_cut_off_at_every_member_within_a_second(
     _assert_members_are_unharmed(world, probes)
 
 
+@pytest.mark.timed
 def test_a_removed_node_is_told_so_and_gets_nothing_more_from_an_appliance(
     world: World, victim: Node
 ) -> None:

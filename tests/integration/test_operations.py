@@ -170,6 +170,7 @@ def test_an_operator_walks_through_a_first_day(site: Site) -> None:
     assert site.ok("vsubnet", "delete", "office", "--yes") == "The vSubnet office is deleted.\n"
 
 
+@pytest.mark.timed
 def test_following_events_shows_a_change_within_a_second(site: Site) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(site.home), "COLUMNS": "120"}
     follow = [str(BIN / "cairn"), "event", "list", "--follow", "--limit", "1", "--json"]

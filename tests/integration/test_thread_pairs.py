@@ -73,6 +73,7 @@ def test_every_flow_arrives_as_it_was_sent(nodes: tuple[Node, Node]) -> None:
         assert not stats["drops"].keys() & {"replayed", "too_old", "not_authentic", "cloned"}
 
 
+@pytest.mark.timed
 def test_a_takeover_hands_all_sockets_on(nodes: tuple[Node, Node], lab: Lab) -> None:
     a, b = nodes
     before = b.connect().ask("hello")

@@ -85,18 +85,18 @@ def build_world() -> Iterator[World]:
             world.join(name, world.new_node(name, site, timers=FAST_TIMERS))
         world.settle()
         yield world
-        _assert_no_program_crashed(world)
+        assert_no_program_crashed(lab)
 
 
-def _assert_no_program_crashed(world: World) -> None:
+def assert_no_program_crashed(lab: Lab) -> None:
     """No log of any program, whatever was done to it, has a traceback or a panic."""
     crashed = []
-    for log in world.lab.directory.rglob("*.log"):
+    for log in lab.directory.rglob("*.log"):
         text = log.read_text(errors="replace")
         if "Traceback (most recent call last)" in text or "panicked at" in text:
-            crashed.append(str(log.relative_to(world.lab.directory)))
+            crashed.append(str(log.relative_to(lab.directory)))
     if crashed:
-        raise AssertionError(f"crashes in {crashed}, kept in {world.lab.keep('crashes')}")
+        raise AssertionError(f"crashes in {crashed}, kept in {lab.keep('crashes')}")
 
 
 def start_appliance(site: Site) -> Appliance:

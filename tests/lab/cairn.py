@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from tests.lab.topology import Host
 from tests.lab.wait import until
 
 BIN = ROOT / "build" / "bin"
+PREVIOUS = ROOT / "tools" / "previous-build"
 OPS_PORT = 8443
 # Runs a command as a user who may read files wherever the checkout lies, and nothing else.
 AS_NOBODY = [
@@ -102,6 +104,12 @@ class Appliance:
     def log(self) -> str:
         """What it has logged since its last start."""
         return self._program.text() if self._program else ""
+
+    @property
+    def pid(self) -> int:
+        """The appliance's process; its etcd is the child."""
+        assert self._program is not None
+        return self._program.pid
 
     @property
     def ended(self) -> int | None:
@@ -336,6 +344,25 @@ def missing_programs() -> list[str]:
     """Return which of the programs have not been built or installed."""
     names = ("cairn-dataplane", "cairn-agent", "cairn-appliance", "cairn")
     return [name for name in names if not (BIN / name).exists()]
+
+
+def previous_programs() -> Path:
+    """Return the directory of the programs of the version before, built where it isn't yet.
+
+    Raises LabError with the remedy where this checkout can't build it.
+    """
+    built = subprocess.run(
+        [str(PREVIOUS)], capture_output=True, text=True, check=False, timeout=1200
+    )
+    if built.returncode != 0:
+        raise LabError(built.stderr.strip() or built.stdout.strip())
+    return Path(built.stdout.splitlines()[-1])
+
+
+def install(host: Host, programs: Path) -> None:
+    """Let a host use these programs from its next start of each on: a package that is swapped."""
+    host.env["PATH"] = f"{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    host.env["CAIRN_ETCD"] = str(ROOT / "build" / "tools" / "etcd" / "etcd")
 
 
 def measure_rate(source: Node, destination: Node, address: str, *, seconds: float = 2.0) -> float:

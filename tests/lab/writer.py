@@ -1,18 +1,23 @@
 """Writes through the operations API for as long as it runs, and tells how each write ended.
 
-First line of stdin: {"places": ["HOST:PORT", ...], "session": TOKEN, "pause_s": S}. A write makes
-an enrolment token. Each line of output is a JSON object: when it was sent (CLOCK_MONOTONIC),
-how long it took, where, the status, and the ID of what was made. It stays at a place for as
-long as that works, as a client of ours does.
+First line of stdin: {"places": ["HOST:PORT", ...], "session": TOKEN, "pause_s": S, "retry_s": S}.
+A write makes an enrolment token. Each line of output is a JSON object: when it was sent
+(CLOCK_MONOTONIC), how long it took, where, the status, the ID of what was made, and how often it
+was tried. It stays at a place for as long as that works, as a client of ours does. With `retry_s`
+a write that fails is repeated for so long, with the same Idempotency-Key, at the next place.
 """
 
 import http.client
 import json
+import random
 import ssl
 import sys
 import time
+import uuid
 
 _WITHIN_S = 4.0
+_AGAIN_S = 0.2
+_NO_ANSWER = 0
 
 
 class Place:
@@ -23,8 +28,8 @@ class Place:
         self._session = session
         self._connection: http.client.HTTPSConnection | None = None
 
-    def write(self) -> tuple[int, str]:
-        """Make a token; return the status (0: no answer) and its ID."""
+    def write(self, key: str) -> tuple[int, dict[str, str]]:
+        """Make a token; return the status (0: no answer) and the answer."""
         try:
             if self._connection is None:
                 context = ssl._create_unverified_context()
@@ -35,6 +40,8 @@ class Place:
                 "Authorization": f"Bearer {self._session}",
                 "Content-Type": "application/json",
             }
+            if key:
+                headers["Idempotency-Key"] = key
             self._connection.request("POST", "/api/v1/tokens", b"{}", headers)
             answer = self._connection.getresponse()
             body = json.loads(answer.read() or b"{}")
@@ -42,22 +49,37 @@ class Place:
             if self._connection is not None:
                 self._connection.close()
             self._connection = None
-            return 0, ""
-        return answer.status, body.get("id", "") if answer.status == 201 else ""
+            return _NO_ANSWER, {}
+        return answer.status, body
+
+
+def worth_repeating(status: int, answer: dict[str, str]) -> bool:
+    """Say whether the API says, or its silence means, that the write may be tried again."""
+    is_running = answer.get("code") == "request_in_progress"
+    return status in (_NO_ANSWER, 429, 502, 503, 504) or is_running
 
 
 def main() -> None:
     """Write until killed."""
     asked = json.loads(sys.stdin.readline())
     places = [Place(address, asked["session"]) for address in asked["places"]]
+    retry_s = asked.get("retry_s", 0.0)
     turn = 0
     while True:
         place = places[turn % len(places)]
-        sent = time.monotonic()
-        status, made = place.write()
+        key = str(uuid.uuid4()) if retry_s else ""
+        sent, tries = time.monotonic(), 1
+        status, answer = place.write(key)
+        while worth_repeating(status, answer) and time.monotonic() - sent < retry_s:
+            turn += 1
+            place = places[turn % len(places)]
+            time.sleep(_AGAIN_S * random.random())
+            status, answer = place.write(key)
+            tries += 1
         took = time.monotonic() - sent
+        made = answer.get("id", "") if status == 201 else ""
         line = {"sent": sent, "took": took, "place": place.address, "status": status, "id": made}
-        print(json.dumps(line), flush=True)
+        print(json.dumps({**line, "tries": tries}), flush=True)
         if not made:
             turn += 1
         time.sleep(asked["pause_s"])

@@ -34,7 +34,7 @@ def main() -> int:
     run = Run(arguments.agents, vsubnets, arguments.processes, command)
     print(f"scale: {arguments.agents:,} agents in {vsubnets} vSubnets; {machine()}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="cairn-scale-"))
-    world = World(directory, vsubnets=vsubnets)
+    world = World(directory, vsubnets=vsubnets, is_alone=arguments.alone)
     try:
         world.start()
         asyncio.run(_measure(world, run, set(arguments.only)))
@@ -57,6 +57,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--agents", type=int, default=1000, help="simulated agents (1000)")
     parser.add_argument("--members", type=int, default=_MEMBERS, help="per vSubnet (1000)")
     parser.add_argument("--processes", type=int, default=2, help="of simulated agents (2)")
+    parser.add_argument(
+        "--alone", action="store_true", help="one appliance: a word every 15 s, not every 1.4 s"
+    )
     parser.add_argument("--only", nargs="*", default=(), help="scenarios beside the first")
     arguments = parser.parse_args()
     if not 10 <= arguments.agents <= _AGENTS_MAX:
@@ -89,6 +92,7 @@ async def _measure(world: World, run: Run, only: set[str]) -> None:
             "restart": lambda: scenarios.restart(stage),
             "slow": lambda: scenarios.slow_readers(stage),
             "map": lambda: scenarios.map_size(stage),
+            "rotate": lambda: scenarios.rotation(stage),
             "truth": lambda: scenarios.truth(stage),
         }
         for name, part in parts.items():

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 import msgspec
 from cairn_agent.control.backoff import Backoff
 from cairn_agent.control.pace import acknowledged_within_s
-from cairn_agent.control.tls import server_context
+from cairn_agent.control.tls import issuer_of, server_context
+from cairn_agent.identity import Keys, certificate_request
 from cairn_agent.netmap.held import Netmap, NetmapRefused
 from cairn_agent.protocol import enrolment
 from cairn_agent.protocol import netmap as wire
@@ -62,9 +63,9 @@ class Site:
     failures: Counter[str] = field(default_factory=Counter)
     marker: bytes = b""  # an endpoint whose arrival is timed
 
-    def context(self, credentials: Credentials | None = None) -> ssl.SSLContext:
+    def context(self, credentials: Credentials | None = None, ca: str = "") -> ssl.SSLContext:
         """Return a context that trusts the cluster, and shows a node's certificate."""
-        context = server_context(self.ca)
+        context = server_context(ca or self.ca)
         if credentials is not None:
             descriptor = os.memfd_create("certificate")
             try:
@@ -96,6 +97,11 @@ class SimulatedAgent:
         self.refusal = ""
         self._site = site
         self._generation = credentials.generation
+        self._ca = ""  # as its netmap says
+        self._trust = ""
+        self._issuer = ""  # that should have signed its certificate
+        self._renew_at = math.inf
+        self._renew_within_s = 0.0
         self._context: ssl.SSLContext | None = None
         self._backoff = Backoff()
         self._line: Connection | None = None
@@ -122,6 +128,12 @@ class SimulatedAgent:
     def netmap(self) -> Netmap | None:
         """What it holds."""
         return self.copy.current
+
+    @property
+    def trusts(self) -> str:
+        """What it keeps of whom to trust, its map key, and who signed its certificate."""
+        issuer = issuer_of(self.credentials.certificate)
+        return f"{self._trust} {self.copy.map_keys.current} {issuer}"
 
     async def run(self, first_wait_s: float) -> None:
         """Keep a session for good; ends where the appliance bars the node."""
@@ -176,18 +188,21 @@ class SimulatedAgent:
         """Register and follow until the stream ends; never returns."""
         site = self._site
         if self._context is None:
-            self._context = site.context(self.credentials)
+            self._context = site.context(self.credentials, self._ca)
         window = DEAF_WINDOW if self.is_deaf else 0
         self._line = await Connection.open(site.host, site.port, self._context, window=window)
         await self._register(self._line.post)
         self.registered_at = self.registered_at or time.monotonic()
         incarnation, revision = (0, 0) if self._resync else self.copy.position()
         path = f"netmap?incarnation={incarnation}&after={revision}"
+        if self._trust and not self._resync:
+            path += f"&trust={self._trust}"
         await self._line.follow(path, self._take)
         if self.is_deaf:
             self._line.pause()
         self._heard_at = time.monotonic()
         self._acknowledge_in_turn()
+        self._plan_renewal()
         speaking = asyncio.create_task(self._speak(), name="speak")
         try:
             await self._until_quiet(self._line)
@@ -251,8 +266,35 @@ class SimulatedAgent:
                 marker = self._site.marker
                 if marker and not self.marked_at and marker in line:
                     self.marked_at = self._heard_at
+            case wire.ReceivedTrust():
+                self._trust_changed()
             case wire.Removed() | wire.GoAway():
                 self.cut()
+
+    def _trust_changed(self) -> None:
+        """Trust whom the netmap says; have the certificate signed anew where that is asked for."""
+        held = self.copy.trust
+        assert held is not None
+        self._ca, self._trust = "".join(held.document.authorities), held.digest
+        self._issuer, self._context = held.document.issuer, None
+        self._renew_within_s = held.document.renew_within_s
+        self._plan_renewal()
+        self._acknowledge_in_turn()
+
+    def _plan_renewal(self) -> None:
+        is_outdated = issuer_of(self.credentials.certificate) != self._issuer
+        if self._issuer and is_outdated and self._renew_at == math.inf:
+            self._renew_at = time.monotonic() + random.uniform(0, self._renew_within_s)
+            self._say.set()
+
+    async def _renew(self) -> None:
+        """Get a certificate by who issues now; the next connections show it."""
+        self._renew_at = math.inf
+        keys = Keys(self.credentials.node_id, self.credentials.key, "")
+        request = enrolment.RenewRequest(certificate_request(keys))
+        answer = msgspec.json.decode(await self._tell("renew", request), type=enrolment.RenewAnswer)
+        self.credentials = msgspec.structs.replace(self.credentials, certificate=answer.certificate)
+        self._context = None
 
     def _acknowledge_in_turn(self) -> None:
         if self.netmap is not None and self._ack_at == math.inf:
@@ -269,7 +311,11 @@ class SimulatedAgent:
                 self._ack_at = wait_s = math.inf
                 incarnation, revision = self.copy.position()
                 ack = enrolment.AckRequest(
-                    revision=revision, incarnation=incarnation, digests=self.netmap.digests()
+                    revision=revision,
+                    incarnation=incarnation,
+                    digests=self.netmap.digests(),
+                    trust=self._trust,
+                    issuer=issuer_of(self.credentials.certificate),
                 )
                 try:
                     await self._tell("ack", ack)
@@ -277,16 +323,25 @@ class SimulatedAgent:
                     self._site.failures[f"ack: {error}"] += 1
                     self.cut()
                     return
+            renew_s = self._renew_at - time.monotonic()
+            if renew_s <= 0:
+                try:
+                    await self._renew()
+                except (Lost, Refused) as error:
+                    self._site.failures[f"renew: {error}"] += 1
+                self.cut()
+                return
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(wait_s, 3600.0)):
+                async with asyncio.timeout(min(wait_s, renew_s, 3600.0)):
                     await self._say.wait()
 
     async def _tell(self, path: str, message: msgspec.Struct) -> bytes:
         """Send on the connection beside the stream's; the appliance closes an idle one."""
         async with self._second_turn:
             if self._second is None or not self._second.is_open:
-                assert self._context is not None
                 site = self._site
+                if self._context is None:
+                    self._context = site.context(self.credentials, self._ca)
                 self._second = await Connection.open(site.host, site.port, self._context)
             return await self._second.post(path, message)
 

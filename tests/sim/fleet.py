@@ -117,6 +117,7 @@ class Fleet:
             ended=[],
             verified=sum(each.verified for each in states),
             cpu_s=sum(each.cpu_s for each in states),
+            trusts=dict(sum((Counter(each.trusts) for each in states), Counter[str]())),
         )
 
     async def until_synced(self, within_s: float, *, every_s: float = 0.5) -> State:

@@ -30,6 +30,7 @@ class State(msgspec.Struct, frozen=True):
     ended: list[str]  # errors that ended an agent: a bug of the rig
     verified: int  # vSubnet lines that were worked out; the others shared a result
     cpu_s: float
+    trusts: dict[str, int] = {}  # "trust, map key, issuer" -> agents that have these
 
 
 class Applied(msgspec.Struct, frozen=True):

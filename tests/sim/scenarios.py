@@ -23,6 +23,7 @@ IDLE_S = 60.0
 SETTLE_S = 45.0  # until second connections are gone, and what they took is given back
 ACKNOWLEDGED_S = 75.0
 SLOW_S = 45.0
+REPLACED_S = 400.0
 SLOW_SHARE = 0.05
 MOVES = 20
 _MIB = 1 << 20
@@ -191,6 +192,7 @@ async def slow_readers(stage: Stage) -> None:
     """SC-8: some agents ask for a full set and don't read it."""
     world, run = stage.world, stage.run
     await stage.acknowledged()
+    await asyncio.sleep(SETTLE_S)  # what was taken before would hide what is taken now
     before, cut = world.rss_octets(), world.slow_readers
     count = round(run.agents * SLOW_SHARE)
     await stage.fleet.do("deafen", share=SLOW_SHARE)
@@ -277,6 +279,76 @@ async def map_size(stage: Stage) -> None:
         met=per_1000 <= 4 * _MIB,
         size=1_000,
     )
+
+
+async def rotation(stage: Stage) -> None:
+    """A14: the CA, the map key and the vSubnets' secrets replaced under all agents."""
+    world, run = stage.world, stage.run
+    await stage.acknowledged()
+    await stage.fleet.do("forget")
+    revision, cpu = await world.revision(), world.cpu_s()
+    fleets = [stage.fleet, stage.witness]
+    took = await replaced(world, fleets)
+    state = await stage.fleet.state()
+    _note(run, "rotation", state, world.cpu_s() - cpu)
+    writes = await world.revision() - revision
+    took_s = sum(took.values())
+    parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took.items())
+    run.notes["rotation"] += f"; {parts}; {writes} writes into etcd; no step was forced"
+    run.add(
+        "A14",
+        "CA, map key and secrets replaced: until every agent has the new ones and no old one",
+        "100 % within 600 s",
+        took_s,
+        "s",
+        met=took_s <= 600,
+        size=1_000,
+    )
+
+
+async def replaced(world: World, fleets: list[Fleet]) -> dict[str, float]:
+    """Replace CA, map key and secrets, one after the other; return the seconds of each.
+
+    Infinity where not every agent came to hold what it should in time.
+    """
+    took = {}
+    for name, begin in (("CA", world.begin_ca), ("map key", world.begin_map_key)):
+        begun = time.monotonic()
+        await begin()
+        wanted = await world.until_replaced(REPLACED_S)
+        done = wanted and await _all_trust(fleets, wanted, REPLACED_S)
+        took[name] = time.monotonic() - begun if done else float("inf")
+    begun = time.monotonic()
+    await world.rotate_secrets()
+    expected = await world.truth()
+    done = await _all_hold(fleets, expected, REPLACED_S)
+    return took | {"secrets": time.monotonic() - begun if done else float("inf")}
+
+
+async def _all_trust(fleets: list[Fleet], wanted: str, within_s: float) -> bool:
+    end = time.monotonic() + within_s
+    while True:
+        states = [await fleet.state() for fleet in fleets]
+        if all(set(state.trusts) == {wanted} for state in states):
+            return True
+        if time.monotonic() > end:
+            print(f"scale: NOT CONVERGED: {[state.trusts for state in states]}", flush=True)
+            return False
+        await asyncio.sleep(0.2)
+
+
+async def _all_hold(
+    fleets: list[Fleet], expected: dict[str, dict[str, str]], within_s: float
+) -> bool:
+    end = time.monotonic() + within_s
+    while True:
+        digests: dict[str, dict[str, str]] = {}
+        for fleet in fleets:
+            for held in await fleet.all("held", Held):
+                digests |= held.digests
+        if digests == expected or time.monotonic() > end:
+            return digests == expected
+        await asyncio.sleep(0.5)
 
 
 async def truth(stage: Stage) -> None:

@@ -148,6 +148,7 @@ class Worker:
             ended=[str(task.exception()) for task in ended if task.exception()],
             verified=site.shared.verified,
             cpu_s=sum(resource.getrusage(resource.RUSAGE_SELF)[:2]),
+            trusts=dict(Counter(agent.trusts for agent in self._agents)),
         )
 
     async def expect(self, *, marker: str) -> None:

@@ -8,14 +8,18 @@ import signal
 import time
 from pathlib import Path
 
+from cairn_agent.protocol import netmap as wire
 from cairn_agent.protocol.token import decode_token
+from cairn_appliance.domain.cluster import Appliance, Replica
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.node import NodeState
-from cairn_appliance.services.stored import read_all
+from cairn_appliance.domain.trust import Phase
+from cairn_appliance.netmap.render import trust_document
+from cairn_appliance.services.stored import read, read_all
 from cairn_appliance.services.vsubnets import VSubnetOrder
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.keys import MAP
-from cairn_appliance.store.port import Reset
+from cairn_appliance.store.port import Put, Reset, Store
 
 from tests.integration.appliance.running import RunningAppliance
 from tests.sim.fleet import Fleet, RigError
@@ -30,15 +34,23 @@ def vsubnet_order(number: int) -> VSubnetOrder:
     return VSubnetOrder(f"net-{number}", (f"10.{64 + number}.0.0/20",))
 
 
+async def _announce_another(store: Store) -> None:
+    """Let the appliance believe in another, at no address: it then speaks as in a cluster."""
+    writes = [
+        Put(keys.appliance("m2"), records.appliances.encode(Appliance("m2", ()))),
+        Put(keys.replica("m2"), records.replicas.encode(Replica("m2", "", 0.0))),
+    ]
+    await store.commit([], writes)
+
+
 class World:
     """One replica and its store."""
 
-    def __init__(self, directory: Path, *, vsubnets: int, heartbeat_s: float = 15.0) -> None:
+    def __init__(self, directory: Path, *, vsubnets: int, is_alone: bool = False) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.appliance = RunningAppliance(
-            directory, heartbeat_s=heartbeat_s, first=vsubnet_order(0)
-        )
+        self.appliance = RunningAppliance(directory, heartbeat_s=15.0, first=vsubnet_order(0))
         self._vsubnets = vsubnets
+        self._is_alone = is_alone
 
     @property
     def pid(self) -> int:
@@ -71,10 +83,12 @@ class World:
         return self.appliance.log.read_text().count("slow reader cut off")
 
     async def make_vsubnets(self) -> None:
-        """Make all but the first, which is there."""
+        """Make all but the first, which is there, and a cluster of it."""
         async with self.appliance.operator() as services:
             for number in range(1, self._vsubnets):
                 await services.vsubnets.create(vsubnet_order(number), SYSTEM)
+            if not self._is_alone:
+                await _announce_another(services.store)
 
     async def populate(self, fleet: Fleet, agents: int, first: int = 0) -> float:
         """Let agents join the vSubnets in turn, through the API; return nodes per second."""
@@ -125,6 +139,37 @@ class World:
                 for each in found
                 if each.value.endpoints
             }
+
+    async def begin_ca(self) -> None:
+        """Begin to replace the CA, as an operator does."""
+        async with self.appliance.operator() as services:
+            await services.rotation.begin_ca(SYSTEM)
+
+    async def begin_map_key(self) -> None:
+        """Begin to replace the map key."""
+        async with self.appliance.operator() as services:
+            await services.rotation.begin_map_key(SYSTEM)
+
+    async def rotate_secrets(self) -> None:
+        """Give each vSubnet a new secret."""
+        async with self.appliance.operator() as services:
+            for number in range(self._vsubnets):
+                await services.vsubnets.rotate_secret(f"net-{number}", SYSTEM)
+
+    async def until_replaced(self, within_s: float) -> str:
+        """Wait until nothing is being replaced; return what each agent is to have then."""
+        end = time.monotonic() + within_s
+        while time.monotonic() < end:
+            async with self.appliance.operator() as services:
+                stored = await read(services.store, records.trust, keys.TRUST)
+            assert stored is not None
+            trust = stored.value
+            if trust.authorities.phase is trust.map_keys.phase is Phase.STEADY:
+                document = trust_document(trust)
+                digest = wire.trust_digest(document)
+                return f"{digest} {document.map_key} {document.issuer}"
+            await asyncio.sleep(1.0)
+        return ""
 
     async def document(self, node: str) -> bytes:
         """Return the whole of a node's vSubnet as a line of the stream, made from the store."""

@@ -42,13 +42,18 @@ class Identity(msgspec.Struct, frozen=True):
     pin: str  # hex SHA-256 of the cluster CA at enrolment
     certificate: str  # PEM
     ca: str  # PEM bundle
-    map_key: str  # base64 of 32 octets, Ed25519
+    map_key: str  # base64 of 32 octets, Ed25519: the newest that has signed anything
     appliances: list[str]
     generation: int  # the newest that was offered
     barred: str = ""  # a sentence; set when the appliances removed or refused the node
     machine: Facts | None = None  # as of the last registration: another one waits to be let in
     copy_of: str = ""  # ID of the node that this machine was turned away as a copy of
     copy_of_name: str = ""
+    next_map_keys: list[str] = []  # that the map key, or one after another, named to follow it
+    former_map_keys: list[str] = []  # good for the netmap on this disk and for nothing else
+    trust: str = ""  # hex digest of the trust document that is kept here
+    issuer: str = ""  # hex key identifier of the CA that the certificate should be signed by
+    renew_within_s: float = 0.0  # over which it is renewed if it isn't
     schema: int = SCHEMA
 
     def __repr__(self) -> str:

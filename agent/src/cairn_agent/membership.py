@@ -9,11 +9,12 @@ from collections.abc import Callable
 import msgspec
 
 from cairn_agent.control.link import Link
+from cairn_agent.control.tls import node_context
 from cairn_agent.errors import StateUnusable
 from cairn_agent.host.machine import boottime, machine_facts, same_machine
 from cairn_agent.host.network import Network
 from cairn_agent.identity import Identity
-from cairn_agent.netmap.held import Netmap, NetmapCopy, NetmapRefused, dump, load
+from cairn_agent.netmap.held import MapKeys, Netmap, NetmapCopy, NetmapRefused, dump, load
 from cairn_agent.netmap.trust import OfflineTime, is_trusted
 from cairn_agent.protocol import enrolment
 from cairn_agent.report import VERSION
@@ -44,7 +45,11 @@ class Membership:
         self._changed = changed
         self._kept: object = None
         self.copy = NetmapCopy(
-            cluster_id=identity.cluster_id, node_id=identity.node_id, map_key=identity.map_key
+            cluster_id=identity.cluster_id,
+            node_id=identity.node_id,
+            map_key=identity.map_key,
+            next_map_keys=identity.next_map_keys,
+            former_map_keys=identity.former_map_keys,
         )
         standing = state.standing()
         self.behind_nat = standing.behind_nat
@@ -164,6 +169,29 @@ class Membership:
             )
         )
 
+    def trust_changed(self) -> None:
+        """Keep whom to trust from now on: the appliances' authorities and the map key.
+
+        What can't be used or kept is not acknowledged, and asked for again.
+        """
+        held = self.copy.trust
+        if held is None:
+            return
+        trusting = msgspec.structs.replace(
+            with_map_keys(self._identity, self.copy.map_keys),
+            ca="".join(held.document.authorities),
+            issuer=held.document.issuer,
+            renew_within_s=held.document.renew_within_s,
+            trust=held.digest,
+        )
+        try:
+            node_context(trusting)
+        except StateUnusable as error:
+            log.warning("whom to trust can't be used: %s", error.cause)
+            return
+        if self._keep(trusting):
+            log.info("whom to trust was kept trust=%s", held.digest[:16])
+
     def netmap_changed(self) -> None:
         """Keep the new netmap; it is used whether or not it could be kept.
 
@@ -175,6 +203,7 @@ class Membership:
         if netmap is None or content == self._kept:
             return
         self._kept = content
+        self._keep(with_map_keys(self._identity, self.copy.map_keys))
         if netmap.node is not None and netmap.node.document.appliances:
             # The cluster grew or shrank: the next link may have to be with one that is new.
             known = list(netmap.node.document.appliances)
@@ -217,14 +246,28 @@ class Membership:
         except StateUnusable as error:
             log.warning("the time without an appliance could not be kept: %s", error.cause)
 
-    def _keep(self, identity: Identity) -> None:
+    def _keep(self, identity: Identity) -> bool:
+        """Use it from now on; return whether it lies on the disk."""
         if identity == self._identity:
-            return
-        self._identity = identity
+            return True
+        before, self._identity = self._identity, identity
         try:
             self._state.keep_identity(identity)
         except StateUnusable as error:
             log.warning("the identity could not be kept: %s", error.cause)
+            self._identity = msgspec.structs.replace(identity, trust=before.trust)
+            return False
+        return True
+
+
+def with_map_keys(identity: Identity, keys: MapKeys) -> Identity:
+    """Return the identity with the map keys as they are known now."""
+    return msgspec.structs.replace(
+        identity,
+        map_key=keys.current,
+        next_map_keys=list(keys.next),
+        former_map_keys=list(keys.former),
+    )
 
 
 def _content(netmap: Netmap | None) -> object:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Literal
 
 import msgspec
 
-VERSION = "0.1.0"
+VERSION = version("cairn-agent")
 
 Verdict = Literal["ok", "warning", "failed"]
 

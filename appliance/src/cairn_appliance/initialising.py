@@ -103,20 +103,19 @@ async def _fill(
     recovery_key = RecoveryKey.create()
     compare, put = first_key(recovery_key.public, utc_now().timestamp(), SYSTEM)
     await store.commit([compare], [put])
-    secrets, local = created.secrets, created.local
+    local = created.local
     services = build(
         store=store,
         cluster=created.cluster,
-        authority=secrets.authority,
+        keyring=created.secrets,
         sealer=local.sealer,
-        sign=secrets.map_key.sign,
         replica=local.member,
     )
     host = split_address(local.settings.addresses[0], local.settings.agent_port)[0]
     return Initialised(
         cluster_id=created.cluster.id,
         ops_url=f"https://{join_address(host, local.settings.ops_port)}",
-        ca_pin=secrets.authority.pin,
+        ca_pin=created.secrets.authority.pin,
         admin_user=ADMIN,
         admin_password=password,
         appliances=created.cluster.appliances,

@@ -30,7 +30,7 @@ from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
 from cairn_appliance.domain.errors import CairnError, JoinRefused, Unavailable
 from cairn_appliance.domain.joining import Handover, JoinString
 from cairn_appliance.initialising import with_free_etcd_ports
-from cairn_appliance.pki.authority import utc_now
+from cairn_appliance.pki.authority import split_pem, utc_now
 from cairn_appliance.pki.errors import PkiError
 from cairn_appliance.pki.sealing import exchange_sealer
 from cairn_appliance.settings import Settings
@@ -81,7 +81,7 @@ async def _take_authority(local: bootstrap.Local) -> None:
     """Read the cluster's keys at the other members: the own etcd has nothing yet."""
     store = EtcdStore(local.others(), client_tls(local))
     try:
-        secrets = await bootstrap.load_secrets(store, local)
+        keyring = await bootstrap.load_secrets(store, local)
     except StoreError as error:
         raise EnvironmentLacks(
             f"the etcds of the other appliances can't be reached: {error}",
@@ -89,7 +89,7 @@ async def _take_authority(local: bootstrap.Local) -> None:
         ) from error
     finally:
         await store.close()
-    bootstrap.adopt_authority(local, secrets.authority, utc_now())
+    bootstrap.adopt_authority(local, keyring, utc_now())
 
 
 async def _admitted(string: JoinString, settings: Settings) -> Handover:
@@ -133,23 +133,30 @@ async def _admitted_at(place: str, string: JoinString, settings: Settings) -> Ha
 
 
 async def _pinned_authority(place: str, pin: str) -> str:
-    """Return the PEM of the CA with this pin; nothing but a public question is sent."""
+    """Return the PEM of the CA with this pin; nothing but a public question is sent.
+
+    While the cluster's CA is being replaced there are two.
+    """
     blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     blind.check_hostname = False
     blind.verify_mode = ssl.CERT_NONE
     async with _client(place, blind) as client:
         answer = await client.get("/api/v1/ca")
     try:
-        der = ssl.PEM_cert_to_DER_cert(answer.text.strip())
+        ders = [ssl.PEM_cert_to_DER_cert(pem.strip()) for pem in split_pem(answer.text)]
     except ValueError as error:
         raise Unavailable(f"what answers at {place} is no Cairn appliance") from error
-    if not hmac.compare_digest(hashlib.sha256(der).hexdigest(), pin):
-        raise JoinRefused(
-            f"the appliance at {place} is not of the cluster that the string is for",
-            "check the address; someone may be in between: nothing secret was sent",
-            code="foreign_pin",
-        )
-    return ssl.DER_cert_to_PEM_cert(der)
+    if not ders:
+        raise Unavailable(f"what answers at {place} is no Cairn appliance")
+    for der in ders:
+        if hmac.compare_digest(hashlib.sha256(der).hexdigest(), pin):
+            return ssl.DER_cert_to_PEM_cert(der)
+    raise JoinRefused(
+        f"the appliance at {place} is not of the cluster that the string is for, or the "
+        "cluster's CA was changed since the string was made",
+        "make a new string; check the address, someone may be in between: nothing secret was sent",
+        code="foreign_pin",
+    )
 
 
 def _trusting(ca: str) -> ssl.SSLContext:

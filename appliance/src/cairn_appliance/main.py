@@ -134,7 +134,7 @@ def status_command(
     """Show the cluster as etcd has it, also where there is no quorum to log in with."""
     _log_to_stderr(logging.WARNING)
     cluster_id, view = _in_loop(look(data_dir))
-    shown = cluster_out(cluster_id, 0, view).model_dump_json()
+    shown = cluster_out(cluster_id, 0, view, {}).model_dump_json()
     if as_json:
         typer.echo(shown)
     else:

@@ -123,8 +123,8 @@ async def restore(data_dir: Path, asked: Asked) -> Restoration:
         try:
             store = EtcdStore([local.etcd_endpoint], client_tls(local))
             try:
-                secrets = await bootstrap.load_secrets(store, local)
-                bootstrap.adopt_authority(local, secrets.authority, utc_now())
+                keyring = await bootstrap.load_secrets(store, local)
+                bootstrap.adopt_authority(local, keyring, utc_now())
                 restored = await begin_again(store, local.member, head, asked.absorb_s)
             finally:
                 await store.close()

@@ -12,6 +12,8 @@ from pathlib import Path
 from socket import socket
 from typing import Any
 
+from cairn_agent.protocol.enrolment import PROTOCOL
+
 from cairn_appliance import __version__
 from cairn_appliance import settings as settings_file
 from cairn_appliance.api.agent_v1 import app as agent_api
@@ -22,7 +24,7 @@ from cairn_appliance.api.quorum_guard import QuorumGuard
 from cairn_appliance.api.waiting import wait_for_quorum
 from cairn_appliance.cluster import bootstrap
 from cairn_appliance.cluster.backup_shelf import shelf_of
-from cairn_appliance.cluster.bootstrap import Local, Secrets
+from cairn_appliance.cluster.bootstrap import Local
 from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.cluster.etcd_binary import find_etcd
 from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
@@ -37,11 +39,13 @@ from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.services.announcement import Announcement
 from cairn_appliance.services.backups import Backups, Source
+from cairn_appliance.services.formats import check_readable
 from cairn_appliance.services.housekeeping import keep_house
 from cairn_appliance.services.membership import Membership
 from cairn_appliance.services.quorum import Quorum
 from cairn_appliance.services.services import Services, build
 from cairn_appliance.services.stored import read_all
+from cairn_appliance.services.upkeep import Upkeep
 from cairn_appliance.serving import Server, listening, server, shared
 from cairn_appliance.settings import Settings
 from cairn_appliance.store import keys, records
@@ -53,8 +57,9 @@ from cairn_appliance.store.snapshots import Snapshots
 log = logging.getLogger(__name__)
 
 _RENEWAL_LOOKED_AT_EVERY_S = 12 * 3600.0
+_KEYS_LOOKED_AT_EVERY_S = 1.0
 # After the signal: to end in order; then to be cut off; stopping etcd comes on top (STOP_S).
-_END_S = 5.0
+_END_S = 6.0
 _CUT_OFF_S = 1.0
 _WAITED_IN_SILENCE_S = 3.0  # for the store, before the ports say that there is no quorum
 # What is answered without a quorum: it needs none, or says what is known without one.
@@ -192,19 +197,19 @@ async def _until_ended(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> 
 class Appliance:
     """The servers and the background work of one replica."""
 
-    def __init__(
-        self, local: Local, secrets: Secrets, services: Services, store: EtcdStore
-    ) -> None:
+    def __init__(self, local: Local, services: Services, store: EtcdStore) -> None:
         self._local = local
-        self._secrets = secrets
         self._services = services
+        self._keyring = services.keyring
+        self._shown = self._keyring.trust  # as which the files and the context have the keys
+        self._shown_issuer = self._keyring.authority.key_id
         self._context = _context(local)
         self._etcd = EtcdMembers(store.endpoints)
         self._membership = Membership(
             store,
             self._etcd,
             lambda: services.cluster,
-            secrets.authority.pin,
+            lambda: self._keyring.authority.pin,
             lambda: bootstrap.shared_keys(local),
             backup_every_s=local.settings.backup_every_s,
         )
@@ -217,8 +222,9 @@ class Appliance:
             kept=local.settings.backups_kept,
         )
         self._own_member = OwnMember(local, self._etcd, store.endpoints, self._membership.joined)
-        self._announcement = Announcement(store, described(local))
+        self._announcement = Announcement(store, described(local), lambda: self._shown_issuer)
         self._quorum = Quorum(store, self._has_others, self._send_away)
+        self._upkeep = Upkeep(store, self._etcd, local.member)
 
     @classmethod
     async def load(cls, local: Local, store: EtcdStore) -> Appliance:
@@ -228,28 +234,29 @@ class Appliance:
             await check_not_removed(local, etcd)
         finally:
             await etcd.close()
-        secrets = await bootstrap.load_secrets(store, local)
+        keyring = await bootstrap.load_secrets(store, local)
+        await check_readable(store)  # before anything is written
         await Announcement(store, described(local)).announce_once()
         cluster = await current_cluster(store, local.settings)
-        if bootstrap.renew_api_certificate(local, secrets.authority, utc_now()):
+        if bootstrap.renew_api_certificate(local, keyring, utc_now()):
             log.info("certificate of the APIs renewed")
         services = build(
             store=store,
             cluster=cluster,
-            authority=secrets.authority,
+            keyring=keyring,
             sealer=local.sealer,
-            sign=secrets.map_key.sign,
             replica=local.member,
             certificate_days=local.settings.agent_certificate_s / 86_400,
         )
         await services.restoration.load()
-        return cls(local, secrets, services, store)
+        return cls(local, services, store)
 
     async def serve(
         self, stop: asyncio.Event, agent_sockets: list[socket], ops_sockets: list[socket]
     ) -> None:
-        """Serve both APIs until `stop`; streams are told to go elsewhere first."""
+        """Serve both APIs until `stop`; streams and the lead go elsewhere first."""
         services = self._services
+        drained = asyncio.Event()
         async with asyncio.TaskGroup() as background:
             work = [
                 background.create_task(services.streams.run(), name="serve netmaps"),
@@ -258,15 +265,18 @@ class Appliance:
                 background.create_task(services.reassertions.run(), name="hear nodes"),
                 background.create_task(self._quorum.run(), name="watch the quorum"),
                 background.create_task(self._own_member.run(), name="keep the membership"),
+                background.create_task(self._upkeep.run(), name="keep the store small"),
                 background.create_task(self._keep_house(), name="keep house"),
                 background.create_task(self._renew_certificates(), name="renew certificates"),
+                background.create_task(self._follow_keys(), name="follow the keys"),
+                background.create_task(services.rotation.run(), name="replace keys"),
             ]
             if every_s := self._local.settings.backup_every_s:
                 making = self._backups.keep_making(every_s, self._own_member.leads)
                 work.append(background.create_task(making, name="make backups"))
             async with asyncio.TaskGroup() as servers:
-                servers.create_task(self._agent_server().run_until(stop, agent_sockets))
-                servers.create_task(self._ops_server().run_until(stop, ops_sockets))
+                servers.create_task(self._agent_server().run_until(drained, agent_sockets))
+                servers.create_task(self._ops_server().run_until(drained, ops_sockets))
                 log.info(
                     "appliance serves cluster=%s agent_port=%d ops_port=%d",
                     services.cluster.id,
@@ -274,21 +284,27 @@ class Appliance:
                     self._local.settings.ops_port,
                 )
                 await stop.wait()
-                log.info("appliance ends streams=%d", services.streams.count)
-                services.streams.close()
+                await self._drain()
+                drained.set()
             for task in work:
                 task.cancel()
         await self._etcd.close()
 
+    async def _drain(self) -> None:
+        """Let the agents and the lead go to the others while requests are still served."""
+        streams = self._services.streams
+        log.info("appliance ends streams=%d", streams.count)
+        streams.close()
+        if self._has_others():
+            await self._membership.hand_over_lead(self._local.member)
+
     def _agent_server(self) -> Server:
-        answers = agent_api.Answers(map_key=self._secrets.map_key.public)
-        app = agent_api.create_app(self._services, answers)
+        app = agent_api.create_app(self._services)
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS)
         return server(guarded, self._context, CertificateProtocol, lifespan=False)
 
     def _ops_server(self) -> Server:
-        ca = self._secrets.authority.certificate.decode()
-        app = ops_api.create_app(self._services, self._membership, self._backups, ca=ca)
+        app = ops_api.create_app(self._services, self._membership, self._backups)
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS, LONG)
         return server(guarded, self._context, CertificateProtocol, lifespan=True)
 
@@ -318,12 +334,33 @@ class Appliance:
             await asyncio.sleep(_RENEWAL_LOOKED_AT_EVERY_S)
             try:
                 bootstrap.renew_etcd_certificates(self._local, utc_now())
-                authority = self._secrets.authority
-                if bootstrap.renew_api_certificate(self._local, authority, utc_now()):
-                    paths = self._local.pki("api.pem"), self._local.pki("api-key.pem")
-                    self._context.load_cert_chain(*paths)
+                self._renew_api_certificate()
             except LocalStateUnusable as error:
                 log.error("certificates were not renewed reason=%s", error)  # noqa: TRY400
+
+    def _renew_api_certificate(self) -> None:
+        if bootstrap.renew_api_certificate(self._local, self._keyring, utc_now()):
+            paths = self._local.pki("api.pem"), self._local.pki("api-key.pem")
+            self._context.load_cert_chain(*paths)
+
+    async def _follow_keys(self) -> None:
+        """Show what the cluster's keys of now say, and let in whom they know.
+
+        TLS learns of new authorities only; which of them still count the agent API decides.
+        """
+        while True:
+            await asyncio.sleep(_KEYS_LOOKED_AT_EVERY_S)
+            trust = self._keyring.trust
+            if trust == self._shown:
+                continue
+            try:
+                self._context.load_verify_locations(cadata=self._keyring.clients)
+                self._renew_api_certificate()
+            except LocalStateUnusable as error:
+                log.error("the new keys can't be shown reason=%s", error)  # noqa: TRY400
+                continue
+            self._shown, self._shown_issuer = trust, self._keyring.authority.key_id
+            log.info("the cluster's keys have changed issuer=%s", self._shown_issuer)
 
 
 def _backup_source(local: Local) -> Source:
@@ -337,7 +374,14 @@ def _backup_source(local: Local) -> Source:
 def described(local: Local) -> domain.Appliance:
     """Return what this appliance says of itself."""
     settings = local.settings
-    return domain.Appliance(local.member, settings.appliances(), settings.operations(), __version__)
+    return domain.Appliance(
+        local.member,
+        settings.appliances(),
+        settings.operations(),
+        __version__,
+        PROTOCOL,
+        domain.FORMAT,
+    )
 
 
 async def current_cluster(store: Store, settings: Settings) -> Cluster:

@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     etcd_peer_port: int = 2380  # on the cluster address
     etcd_metrics_port: int = 2381  # on 127.0.0.1
     agent_certificate_s: float = AGENT_CERTIFICATE_S  # life of what nodes are given
+    etcd_quota_mib: int = 2048  # of the store; the same at each appliance
     backup_every_s: float = 3600.0  # 0: only when asked for
     backup_dir: str = ""  # where backups are written; empty: backups/ in the data directory
     backups_kept: int = 72  # on this appliance; the oldest beyond go
@@ -137,6 +138,10 @@ def check(settings: Settings) -> None:
     if not 0.1 <= settings.heartbeat_s <= 3600:
         raise SettingsError(
             f"heartbeat_s = {settings.heartbeat_s} is out of range", remedy="use 0.1 to 3600"
+        )
+    if not 16 <= settings.etcd_quota_mib <= 8192:
+        raise SettingsError(
+            f"etcd_quota_mib = {settings.etcd_quota_mib} is out of range", remedy="use 16 to 8192"
         )
     if not 10 <= settings.agent_certificate_s <= 366 * 86_400:
         raise SettingsError(

@@ -113,13 +113,11 @@ class RunningAppliance:
         local = bootstrap.load(self.data_dir)
         store = EtcdStore([local.etcd_endpoint], client_tls(local))
         try:
-            secrets = await bootstrap.load_secrets(store, local)
             yield build(
                 store=store,
                 cluster=await current_cluster(store, local.settings),
-                authority=secrets.authority,
+                keyring=await bootstrap.load_secrets(store, local),
                 sealer=local.sealer,
-                sign=secrets.map_key.sign,
                 replica="operator",
                 clock=clock,
             )

@@ -399,6 +399,7 @@ async def test_a_node_renews_its_certificate_with_a_new_key(appliance: RunningAp
     assert (await renewed.register()).state == "approved"
 
 
+@pytest.mark.timed
 async def test_a_change_reaches_a_stream_within_a_second(appliance: RunningAppliance) -> None:
     watcher, mover = await appliance.member("watcher"), await appliance.member("mover")
     copy = follower(watcher)
@@ -423,6 +424,7 @@ async def test_a_change_reaches_a_stream_within_a_second(appliance: RunningAppli
     assert took[-1] < 1.0
 
 
+@pytest.mark.timed
 async def test_a_removed_node_is_cut_off_at_once_and_everywhere(
     appliance: RunningAppliance,
 ) -> None:
@@ -539,6 +541,7 @@ async def test_killed_outright_and_started_again_it_has_the_same_state(
     assert (await member.register()).state == "approved"
 
 
+@pytest.mark.timed
 async def test_told_to_stop_it_sends_its_streams_elsewhere_and_ends_with_0(
     appliance: RunningAppliance,
 ) -> None:

@@ -15,6 +15,11 @@ from pathlib import Path
 
 import pytest
 from cairn_agent.protocol.token import decode_token
+from cairn_appliance.cluster import bootstrap
+from cairn_appliance.cluster.etcd_binary import find_etcd
+from cairn_appliance.cluster.etcd_process import EtcdProcess
+from cairn_appliance.store import keys
+from cairn_appliance.store.port import Put
 
 from tests.integration.appliance.running import RunningAppliance, register_request
 from tests.ports import free_port
@@ -178,6 +183,24 @@ async def test_told_to_stop_while_etcd_hangs_it_ends_within_ten_seconds(tmp_path
         await lines.aclose()
     assert (status, took_s < 10) == (0, True), (status, took_s, appliance.log.read_text())
     assert not Path(f"/proc/{etcd}").exists()
+
+
+async def test_a_store_of_a_newer_format_is_not_touched(tmp_path: Path) -> None:
+    appliance = await asyncio.to_thread(RunningAppliance, tmp_path)
+    await asyncio.to_thread(appliance.start)
+    async with appliance.operator() as services:
+        before = await services.store.list(keys.MAP)
+        await services.store.commit([], [Put(keys.CLUSTER_FORMAT, b"2")])
+    await asyncio.to_thread(appliance.end, signal.SIGTERM)
+    done = await asyncio.to_thread(command, "run", "--data-dir", str(appliance.data_dir))
+    assert_told(done, 4, "of format 2, this version reads up to 1", "install the version")
+    etcd = EtcdProcess(bootstrap.load(appliance.data_dir), find_etcd())
+    await etcd.start()
+    try:
+        async with appliance.operator() as services:
+            assert (await services.store.list(keys.MAP)).items == before.items
+    finally:
+        await etcd.stop()
 
 
 def _set_ports(directory: Path, **ports: int) -> None:

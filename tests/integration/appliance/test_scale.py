@@ -29,7 +29,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     world.stop()
 
 
-def test_a_hundred_agents_join_follow_a_change_and_resume_after_a_crash(world: World) -> None:
+def test_a_hundred_agents_join_follow_a_change_a_crash_and_new_keys(world: World) -> None:
     asyncio.run(_lived_through(world, world.appliance.data_dir.parent / "workers.log"))
 
 
@@ -54,6 +54,15 @@ async def _lived_through(world: World, log: Path) -> None:
         state = await fleet.until_synced(60.0, every_s=0.1)
         assert len(state.synced_at) == AGENTS
         assert "full" not in state.kinds  # they resumed from what they held
+        assert not await scenarios.violations(world, [fleet])
+
+        # The CA, the map key and the vSubnets' secrets, with nobody's further word.
+        await fleet.do("forget")
+        took = await scenarios.replaced(world, [fleet])
+        assert all(seconds < 60 for seconds in took.values()), took
+        state = await fleet.state()
+        assert state.following == AGENTS
+        assert not [text for text in state.failures if "refused" in text], state.failures
         assert not await scenarios.violations(world, [fleet])
 
 

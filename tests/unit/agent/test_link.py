@@ -15,10 +15,13 @@ import pytest
 import pytest_asyncio
 from cairn_agent.control import joining
 from cairn_agent.control.link import Barred, Link, SentAway, renewal_in_s
+from cairn_agent.control.replica import Silent
 from cairn_agent.identity import Identity, certificate_request, new_keys
 from cairn_agent.netmap.held import NetmapCopy
 from cairn_agent.protocol import enrolment
+from cairn_agent.protocol import netmap as wire
 from cairn_agent.protocol.token import decode_token
+from cryptography import x509
 
 from tests.unit.agent.fakes.appliance import Authority, FakeAppliance
 from tests.unit.agent.fakes.netmaps import member
@@ -32,6 +35,7 @@ class FakeNode:
         self._identity = identity
         self.endpoints = ["192.0.2.1:8002"]
         self.changes = 0
+        self.copy: NetmapCopy | None = None
         self.times_heard = 0
 
     def identity(self) -> Identity:
@@ -47,6 +51,17 @@ class FakeNode:
 
     def renewed(self, answer: enrolment.RenewAnswer) -> None:
         self.keep(certificate=answer.certificate)
+
+    def trust_changed(self) -> None:
+        assert self.copy is not None
+        held = self.copy.trust
+        assert held is not None
+        self.keep(
+            ca="".join(held.document.authorities),
+            issuer=held.document.issuer,
+            renew_within_s=held.document.renew_within_s,
+            trust=held.digest,
+        )
 
     def netmap_changed(self) -> None:
         self.changes += 1
@@ -68,13 +83,14 @@ class Running:
         self.copy = NetmapCopy(
             cluster_id=identity.cluster_id, node_id=identity.node_id, map_key=identity.map_key
         )
+        node.copy = self.copy
         self.link = Link(node, self.copy)
 
-    def full_set(self, revision: int) -> list[bytes]:
+    def full_set(self, revision: int, heartbeat_s: float = 15.0) -> list[bytes]:
         cluster, node = self.appliance.cluster, self.node.identity().node_id
         return [
             cluster.reset(),
-            cluster.node_of(node, [7], revision),
+            cluster.node_of(node, [7], revision, heartbeat_s=heartbeat_s),
             cluster.vsubnet([member(2)], revision),
             cluster.in_sync(revision),
         ]
@@ -138,11 +154,26 @@ async def test_a_stream_without_heartbeat_is_given_up(running: Running) -> None:
         return status, fields | {"heartbeat_s": 0.2}
 
     running.appliance.answers["register"] = fast
-    running.appliance.lines = running.full_set(5)
+    running.appliance.lines = running.full_set(5, 0.2)
     async with running.linked():
         await running.appliance.until(lambda fake: len(fake.stream_queries) == 2, within_s=8)
     assert running.appliance.stream_queries[1] == "incarnation=1&after=5"
     assert "no answer" in running.link.state.error or running.link.state.is_up
+
+
+async def test_the_netmap_says_how_often_the_appliance_speaks_from_now_on(
+    running: Running,
+) -> None:
+    running.appliance.lines = running.full_set(5, 0.2)  # the registration says 15 s
+    async with running.linked():
+        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2, within_s=8)
+
+
+async def test_after_a_silence_another_replica_has_its_turn_at_once(running: Running) -> None:
+    silence = Silent("the appliance at 192.0.2.1:8002 has said nothing for 3.5 s", "")
+    running.link.state = replace(running.link.state, is_up=True)
+    running.node.keep(appliances=["192.0.2.1:8002", "192.0.2.2:8002"])
+    assert running.link._after("192.0.2.1:8002", silence) <= 0.5
 
 
 async def test_a_removed_node_is_barred_by_the_stream(running: Running) -> None:
@@ -369,3 +400,72 @@ async def test_a_connection_whose_address_is_gone_is_not_waited_for(running: Run
         await running.appliance.until(lambda fake: len(fake.stream_queries) == 2, within_s=5)
     assert running.appliance.connections > connections
     assert running.appliance.stream_queries[1] == "incarnation=1&after=5"
+
+
+def trust_line(running: Running, authority: Authority, revision: int, within_s: float) -> bytes:
+    cluster = running.appliance.cluster
+    identifier = x509.SubjectKeyIdentifier.from_public_key(authority.certificate.public_key())
+    document = wire.TrustDocument(
+        [authority.pem, running.appliance.authority.pem],
+        identifier.digest.hex(),
+        cluster.map_key,
+        "",
+        within_s,
+    )
+    signature = cluster.sign("trust", cluster.id, revision, wire.trust_digest(document))
+    return wire.encode(wire.TrustUpdate([], document, revision, signature))
+
+
+async def test_whom_it_trusts_is_acknowledged_and_said_when_it_comes_again(
+    running: Running,
+) -> None:
+    reset, *rest = running.full_set(5)
+    line = trust_line(running, running.appliance.authority, 4, 0.0)
+    running.appliance.lines = [reset, line, *rest]
+    async with running.linked():
+        await running.appliance.until(lambda fake: fake.asked("ack"))
+        assert running.copy.trust is not None
+        digest = running.copy.trust.digest
+        assert running.appliance.asked("ack")[-1]["trust"] == digest
+        running.link.connect_anew()
+        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2)
+    assert running.appliance.stream_queries[1] == f"incarnation=1&after=5&trust={digest}"
+
+
+async def test_a_certificate_of_another_issuer_is_renewed_and_shown_on_a_new_connection(
+    running: Running,
+) -> None:
+    new = Authority()
+    reset, *rest = running.full_set(5)
+    running.appliance.lines = [reset, trust_line(running, new, 4, 0.2), *rest]
+    asked: list[str] = []
+
+    def renew(body: dict[str, str]) -> tuple[int, dict[str, str]]:
+        asked.append(body["certificate_request"])
+        certificate = new.client(body["certificate_request"])
+        return 200, {"certificate": certificate, "ca": new.pem + running.appliance.authority.pem}
+
+    running.appliance.trust(new.pem)
+    running.appliance.answers["renew"] = renew
+    before = running.node.identity().certificate
+    async with running.linked():
+        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2)
+        assert running.node.identity().certificate != before
+        acknowledged = running.appliance.asked
+        await running.until(
+            lambda: any(
+                each["issuer"] == running.node.identity().issuer for each in acknowledged("ack")
+            )
+        )
+        await asyncio.sleep(0.3)
+    assert len(asked) == 1
+    assert len(running.appliance.stream_queries) == 2
+
+
+async def test_an_issuer_that_does_not_issue_yet_makes_no_storm(running: Running) -> None:
+    reset, *rest = running.full_set(5)
+    running.appliance.lines = [reset, trust_line(running, Authority(), 4, 0.0), *rest]
+    async with running.linked():
+        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2)
+        await asyncio.sleep(0.5)
+    assert len(running.appliance.asked("renew")) == 1

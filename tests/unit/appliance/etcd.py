@@ -18,6 +18,7 @@ class FakeEtcd:
         self._members: dict[int, EtcdMember] = {}
         self._next = 1
         self.silent: set[str] = set()
+        self.behind: dict[str, int] = {}  # by how many entries of the log
         self.leader = 1
         self.refusals = 0  # so many changes are refused first
         self.all_alarms: tuple[EtcdAlarm, ...] = ()
@@ -53,14 +54,19 @@ class FakeEtcd:
             self.leader = min(self._members)
 
     async def states(self, members: tuple[EtcdMember, ...]) -> dict[int, EtcdState | None]:
-        state = EtcdState("3.6.0", self.leader, 100, 100, 1 << 20, 1 << 19)
-        return {each.id: None if each.name in self.silent else state for each in members}
+        return {each.id: self._state(each.name) for each in members}
 
     async def alarms(self) -> tuple[EtcdAlarm, ...]:
         return self.all_alarms
 
     async def hand_over(self, leader: EtcdMember, to: EtcdMember) -> None:
         self.leader = to.id
+
+    def _state(self, name: str) -> EtcdState | None:
+        if name in self.silent:
+            return None
+        applied = 100 - self.behind.get(name, 0)
+        return EtcdState("3.6.0", self.leader, 100, applied, 1 << 20, 1 << 19)
 
     def _refuse(self) -> None:
         if self.refusals:

@@ -19,6 +19,7 @@ from cairn_appliance.domain.access import Role, Session, User
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.identity import SYSTEM, Facts
 from cairn_appliance.pki.authority import Authority
+from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.pki.map_key import MapKey
 from cairn_appliance.pki.sealing import Sealer, new_kek
 from cairn_appliance.services import services as assembly
@@ -155,23 +156,21 @@ def operations(clock: Clock | None = None) -> Operations:
     services = assembly.build(
         store=store,
         cluster=Cluster(CLUSTER_ID, appliances=("192.0.2.1:8002",)),
-        authority=authority,
+        keyring=Keyring(sealer, authority, MapKey.create()),
         sealer=sealer,
-        sign=MapKey.create().sign,
         replica="r1",
         clock=clock,
     )
     etcd = FakeEtcd()
     membership = Membership(
-        store, etcd, lambda: services.cluster, authority.pin, lambda: CLUSTER_KEYS, clock
+        store, etcd, lambda: services.cluster, lambda: authority.pin, lambda: CLUSTER_KEYS, clock
     )
     shelf = FakeShelf()
     source = Source("m1", lambda: CLUSTER_KEYS.kek, lambda: "")
     backups = Backups(
         store, FakeSnapshots(store), shelf, lambda: services.cluster, source, kept=3, clock=clock
     )
-    ca = authority.certificate.decode()
-    app = create_app(services, membership, backups, ca=ca, clock=clock)
+    app = create_app(services, membership, backups, clock=clock)
     return Operations(app, services, store, authority, sealer, clock, etcd, shelf, backups)
 
 

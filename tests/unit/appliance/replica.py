@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.pki.authority import Authority
+from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.pki.map_key import MapKey
 from cairn_appliance.pki.sealing import Sealer, new_kek
 from cairn_appliance.services.enrolment import Credentials
@@ -98,9 +99,8 @@ class Replica:
         self.services: Services = build(
             store=self.store,
             cluster=cluster,
-            authority=AUTHORITY,
+            keyring=Keyring(SEALER, AUTHORITY, MAP_KEY),
             sealer=SEALER,
-            sign=MAP_KEY.sign,
             replica=name,
             clock=self.clock,
         )

@@ -30,6 +30,8 @@ pub struct Session {
     pub(crate) remote_index: u32,
     pub(crate) initiator: bool,
     pub(crate) offered_to: Option<SocketAddr>,
+    /// When the INIT was sent that led to it; as responder, when that was answered.
+    asked: Time,
     pub(crate) established: Time,
     pub(crate) rekey_at: Time,
     pub(crate) reject_at: Time,
@@ -57,8 +59,16 @@ pub(crate) struct Keys<'a> {
     pub(crate) open: &'a [u8; 32],
     pub(crate) local_index: u32,
     pub(crate) remote_index: u32,
-    /// Where the RESP went that offered it; `None`: we are the initiator.
-    pub(crate) offered_to: Option<SocketAddr>,
+    pub(crate) made_by: MadeBy,
+}
+
+/// Which of the two peers asked for a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum MadeBy {
+    /// This one, by an INIT of this time.
+    Us(Time),
+    /// The other one; the RESP went here.
+    Peer(SocketAddr),
 }
 
 /// When a session was made, and until when it serves.
@@ -91,12 +101,17 @@ pub struct Opened<'a> {
 
 impl Session {
     pub(crate) fn new(link: Arc<Link>, keys: &Keys<'_>, life: Lifetime) -> Self {
+        let (asked, offered_to) = match keys.made_by {
+            MadeBy::Us(asked) => (Some(asked), None),
+            MadeBy::Peer(to) => (None, Some(to)),
+        };
         Self {
             link,
             local_index: keys.local_index,
             remote_index: keys.remote_index,
-            initiator: keys.offered_to.is_none(),
-            offered_to: keys.offered_to,
+            initiator: asked.is_some(),
+            offered_to,
+            asked: asked.unwrap_or(life.established),
             established: life.established,
             rekey_at: life.rekey_at,
             reject_at: life.reject_at,
@@ -110,11 +125,23 @@ impl Session {
                 second: 0,
                 looks: 0,
             }),
-            confirmed: AtomicBool::new(keys.offered_to.is_none()),
+            confirmed: AtomicBool::new(asked.is_some()),
             ended: AtomicBool::new(false),
             rekey_told: AtomicBool::new(false),
             late: AtomicU32::new(0),
         }
+    }
+
+    /// Whether the two were asked for by different peers, each before the other's INIT had arrived
+    /// (rule 16): then ours was still waiting for its answer when we answered theirs.
+    pub(crate) fn crosses(&self, other: &Self) -> bool {
+        let (ours, theirs) = if self.initiator {
+            (self, other)
+        } else {
+            (other, self)
+        };
+        let waited = ours.asked..=ours.established;
+        self.initiator != other.initiator && waited.contains(&theirs.established)
     }
 
     /// The peer.

@@ -1,7 +1,6 @@
 //! A peer's sessions: previous, current, next (rules 3 and 16).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::session::Session;
 use crate::time::Time;
@@ -55,18 +54,14 @@ impl Slots {
     }
 
     /// Puts a session that both sides hold into use. Of two that crossed, the one initiated by
-    /// the lower key becomes current and the other only receives (rule 16).
+    /// the lower key becomes current and the other only receives (rule 16); otherwise the peer may
+    /// have begun anew, and knows only the newer one.
     pub(crate) fn install(
         &mut self,
         session: Arc<Session>,
         we_are_lower: bool,
-        crossing: Duration,
     ) -> Option<Arc<Session>> {
-        let crosses = |current: &Arc<Session>| {
-            let apart = current.established.since(session.established);
-            let apart = apart.max(session.established.since(current.established));
-            current.initiator != session.initiator && apart < crossing
-        };
+        let crosses = |current: &Arc<Session>| session.crosses(current);
         let preferred = session.initiator == we_are_lower;
         let keeps_current = !preferred && self.current.as_ref().is_some_and(crosses);
         let retired = if keeps_current {

@@ -243,8 +243,6 @@ proptest! {
                     world.run(Duration::from_millis(300));
                 }
                 Step::Restart(node) => {
-                    // Sooner after a handshake, the next one may be taken for a crossing (rule 16).
-                    world.run(seconds(1));
                     world.restart(node);
                     world.send(node, VNI, &to_group(node, Mac::BROADCAST, 1 << 40)).expect("sent");
                     world.run(seconds(3));

@@ -213,13 +213,19 @@ fn rule_16_crossing_inits_end_in_one_session_for_both_directions() {
 
 #[test]
 fn rule_16_a_peer_that_restarts_soon_after_a_handshake_is_no_crossing() {
-    for (seed, restarted) in (0..10).flat_map(|seed| [(seed, 0), (seed, 1)]) {
+    let cases = (0..10).flat_map(|seed| [(seed, 0), (seed, 1)]);
+    let cases =
+        cases.flat_map(|(seed, node)| [10, 100, 800].map(|after_ms| (seed, node, after_ms)));
+    for (seed, restarted, after_ms) in cases {
         let other = 1 - restarted;
         let mut world = pair(seed);
         world
             .send(other, VNI, &frame(other, restarted, 1))
             .expect("queued");
-        world.run(Duration::from_millis(800));
+        while world.delivered.is_empty() {
+            world.run(Duration::from_millis(1));
+        }
+        world.run(Duration::from_millis(after_ms));
         world.restart(restarted);
         world
             .send(restarted, VNI, &frame(restarted, other, 2))
@@ -235,7 +241,7 @@ fn rule_16_a_peer_that_restarts_soon_after_a_handshake_is_no_crossing() {
         assert_eq!(
             delivered.get(&restarted),
             Some(&1),
-            "seed {seed}, node {restarted}"
+            "seed {seed}, node {restarted}, {after_ms} ms after"
         );
     }
 }

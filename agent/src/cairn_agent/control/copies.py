@@ -83,6 +83,10 @@ def _enrolled(identity: Identity, keys: Keys, answer: EnrolAnswer) -> Identity:
         map_key=answer.map_key,
         appliances=answer.appliances or identity.appliances,
         generation=answer.generation,
+        next_map_keys=[],
+        former_map_keys=[],
+        trust="",
+        issuer="",
     )
 
 

@@ -3,8 +3,9 @@
 Theory of operation. `Link.run` holds a session with one replica at a time: a registration,
 then, side by side, the netmap stream and whatever the node has to say (a registration when
 its endpoints changed, an acknowledgement when the data plane loaded something, a renewal
-at half the certificate's life). When anything breaks, both end, and after a jittered wait
-the next replica has its turn; the stream resumes from the revision that is held.
+at half the certificate's life, or when another authority issues). When anything breaks,
+both end, and after a jittered wait the next replica has its turn; the stream resumes from
+the revision that is held.
 
 It never ends by itself, except by Barred: the appliances said that this node is no longer
 one of theirs.
@@ -28,11 +29,17 @@ from cryptography import x509
 from cairn_agent.control.backoff import Backoff
 from cairn_agent.control.pace import acknowledged_within_s
 from cairn_agent.control.reasserting import reassert
-from cairn_agent.control.replica import Busy, Replica
-from cairn_agent.control.tls import is_address, node_context, show_certificate
+from cairn_agent.control.replica import Busy, Replica, Silent
+from cairn_agent.control.tls import (
+    is_address,
+    issuer_of,
+    node_context,
+    show_certificate,
+    trust_also,
+)
 from cairn_agent.errors import AgentError, Refused, StateUnusable, Unreachable
 from cairn_agent.identity import Identity, certificate_request, data_public_key
-from cairn_agent.netmap.held import NetmapCopy, NetmapRefused
+from cairn_agent.netmap.held import Netmap, NetmapCopy, NetmapRefused
 from cairn_agent.protocol import enrolment
 from cairn_agent.protocol import netmap as wire
 from cairn_agent.protocol.reassertion import RESTORING
@@ -46,8 +53,11 @@ _BARRING_CODES: Final = frozenset(
 _FIRST_HEARTBEAT_S: Final = 15.0
 _MISSED_HEARTBEATS: Final = 2.5
 _NEXT_REPLICA_S: Final = 0.2  # when the first of several can't be reached
+# After a silence, which is not noticed by all agents at once: the last words were not either.
+_SPREAD_S: Final = 0.5
 _HASTEN_AGAIN_S: Final = 10.0
 _RENEW_AGAIN_S: Final = 3600.0  # a wrong clock must not make us renew all the time
+_REISSUE_AGAIN_S: Final = 60.0  # an appliance may not know yet who issues now
 
 
 class Barred(Exception):
@@ -81,6 +91,9 @@ class Node(Protocol):
 
     def renewed(self, answer: enrolment.RenewAnswer) -> None:
         """Keep the new certificate."""
+
+    def trust_changed(self) -> None:
+        """The copy says anew whom to trust."""
 
     def netmap_changed(self) -> None:
         """There is a new netmap in the copy."""
@@ -121,6 +134,7 @@ class Link:
         self._turn = random.SystemRandom().randrange(1 << 16)
         self._unreachable = 0  # replicas in a row
         self._renewed_at = -_RENEW_AGAIN_S
+        self._reissue_at = math.inf  # when to have the certificate signed by who issues now
         self._hastened_at = -_HASTEN_AGAIN_S
         self.state = LinkState()
 
@@ -179,14 +193,19 @@ class Link:
         if isinstance(error, Refused) and error.code in _BARRING_CODES:
             raise Barred(error.cause, error.remedy, error.code)
         was_up = self.state.is_up
-        if was_up or error.cause != self.state.error:
+        if isinstance(error, SentAway):
+            log.info("%s; link ends", error.cause)
+        elif was_up or error.cause != self.state.error:
             log.warning("no link to appliance=%s: %s", address, error.cause)
         self.state = replace(
             self.state, is_up=False, since=loop.time(), error=error.cause, remedy=error.remedy
         )
         self._unreachable = 0 if was_up else self._unreachable + 1
-        if isinstance(error, SentAway) and len(self._replicas()) > 1:
+        has_others = len(self._replicas()) > 1
+        if isinstance(error, SentAway) and has_others:
             return error.retry_after_s
+        if isinstance(error, Silent) and was_up and has_others:
+            return random.uniform(0.0, _SPREAD_S)
         if self._unreachable % max(1, len(self._replicas())) != 0:
             return _NEXT_REPLICA_S
         if not isinstance(error, Busy):
@@ -209,8 +228,8 @@ class Link:
     async def _session(self, address: str) -> None:
         """Register and follow until something breaks.
 
-        Returns only where a certificate that had expired was renewed: the next session, at
-        once, shows the new one.
+        Returns only where a certificate was renewed that had expired, or that another
+        authority had signed: the next session, at once, shows the new one.
         """
         async with self._replica(address) as replica:
             try:
@@ -220,6 +239,7 @@ class Link:
                     return
                 raise
             self._acknowledge_in_turn()  # this replica may not know yet
+            self._plan_reissue()
             loop = asyncio.get_running_loop()
             self.state = LinkState(
                 is_up=True, appliance=address, since=loop.time(), skew_s=replica.skew_s
@@ -235,7 +255,7 @@ class Link:
             if busy.code == RESTORING:
                 await self._reassert(replica)
             raise
-        if 0.1 <= answer.heartbeat_s <= 300:
+        if _is_heartbeat(answer.heartbeat_s):
             self._heartbeat_s = answer.heartbeat_s
         self._node.registered(answer)
         if answer.reassert:
@@ -254,9 +274,12 @@ class Link:
     async def _follow(self, replica: Replica) -> None:
         incarnation, revision = (0, 0) if self._resync else self._copy.position()
         quiet_s = self._heartbeat_s * _MISSED_HEARTBEATS
+        trust = "" if self._resync else self._node.identity().trust
         # Closed here and now: a generator left to the collector closes its connection too late.
         async with (
-            contextlib.aclosing(replica.netmap_lines(incarnation, revision, quiet_s)) as lines,
+            contextlib.aclosing(
+                replica.netmap_lines(incarnation, revision, quiet_s, trust)
+            ) as lines,
             contextlib.aclosing(_messages(lines)) as messages,
         ):
             async for message in messages:
@@ -283,12 +306,47 @@ class Link:
             self._resync = True
             await self._refuse(replica, str(refusal))
             raise
+        if isinstance(message, wire.ReceivedTrust):
+            self._trust_changed(replica)
         if isinstance(message, wire.InSync):
             self._resync = False
             self._backoff.reset()
             self._node.heard()
         if changed is not None:
+            self._heed_heartbeat(replica, changed)
             self._node.netmap_changed()
+
+    def _heed_heartbeat(self, replica: Replica, netmap: Netmap) -> None:
+        """The appliances speak more often when another has joined them, and less alone."""
+        if netmap.node is not None and _is_heartbeat(netmap.node.document.settings.heartbeat_s):
+            self._heartbeat_s = netmap.node.document.settings.heartbeat_s
+            replica.quiet_s = self._heartbeat_s * _MISSED_HEARTBEATS
+
+    def _trust_changed(self, replica: Replica) -> None:
+        """Trust whom the netmap says, and let the appliances know that it is so."""
+        self._node.trust_changed()
+        trust_also(replica.context, self._node.identity().ca)
+        self._plan_reissue()
+        if self._ack is None:
+            self._ack = enrolment.AckRequest(0, self._copy.position()[0])  # nothing is loaded
+        self._acknowledge_in_turn()
+
+    def _plan_reissue(self) -> None:
+        """Choose when to have the certificate signed anew, where another authority issues now.
+
+        At a random moment: all nodes of the cluster have to at once.
+        """
+        if not self._is_outdated():
+            self._reissue_at = math.inf
+        elif self._reissue_at == math.inf:
+            within_s = self._node.identity().renew_within_s
+            now = asyncio.get_running_loop().time()
+            self._reissue_at = now + random.SystemRandom().uniform(0.0, within_s)
+            self._say.set()
+
+    def _is_outdated(self) -> bool:
+        identity = self._node.identity()
+        return bool(identity.issuer) and issuer_of(identity.certificate) != identity.issuer
 
     async def _refuse(self, replica: Replica, reason: str) -> None:
         """Say why a netmap is not used; whether it arrives changes nothing."""
@@ -306,11 +364,13 @@ class Link:
             ack_s = self._ack_at - asyncio.get_running_loop().time()
             if self._ack is not None and ack_s <= 0:
                 self._ack_at = math.inf
-                await replica.ack(self._ack)
+                await replica.ack(self._stamped(self._ack))
                 continue
             wait_s = self._renewal_in_s()
             if wait_s <= 0:
-                await self._renew(replica)
+                was_outdated = self._is_outdated()
+                if await self._renew(replica) and was_outdated:
+                    return
                 continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(wait_s, ack_s, 3600.0)):
@@ -325,11 +385,20 @@ class Link:
             )
             self._say.set()
 
+    def _stamped(self, ack: enrolment.AckRequest) -> enrolment.AckRequest:
+        """Return it with whom the node trusts by now, and by whom its certificate is."""
+        identity = self._node.identity()
+        issuer = issuer_of(identity.certificate)
+        return msgspec.structs.replace(ack, trust=identity.trust, issuer=issuer)
+
     def _renewal_in_s(self) -> float:
         certificate = self._node.identity().certificate
-        pause_s = min(_RENEW_AGAIN_S, life_s(certificate) / 20)
-        again_s = self._renewed_at + pause_s - asyncio.get_running_loop().time()
-        return max(again_s, renewal_in_s(certificate))
+        is_reissue = self._reissue_at < math.inf
+        most_s = _REISSUE_AGAIN_S if is_reissue else _RENEW_AGAIN_S
+        pause_s = min(most_s, life_s(certificate) / 20)
+        now = asyncio.get_running_loop().time()
+        again_s = self._renewed_at + pause_s - now
+        return max(again_s, min(renewal_in_s(certificate), self._reissue_at - now))
 
     async def _renew(self, replica: Replica) -> bool:
         """Renew the certificate and return whether that worked.
@@ -349,7 +418,12 @@ class Link:
             log.warning("certificate could not be renewed: %s", refused.cause)
             return False
         log.info("certificate renewed appliance=%s", replica.address)
+        self._plan_reissue()
         return True
+
+
+def _is_heartbeat(seconds: float) -> bool:
+    return 0.1 <= seconds <= 300
 
 
 def _check_usable(identity: Identity, answer: enrolment.RenewAnswer) -> None:

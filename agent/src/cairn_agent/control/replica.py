@@ -28,6 +28,7 @@ _ANSWER_TIMEOUT_S: Final = 15.0
 _MAX_ANSWER_OCTETS: Final = 1024 * 1024
 _KEPT_S: Final = 3.0  # idle connections; an appliance has one less to hold for each agent
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_SILENT_REMEDY: Final = "nothing where there are other appliances; else look whether it runs"
 _T = TypeVar("_T")
 
 
@@ -40,13 +41,21 @@ class Busy(Unreachable):
         self.code = code
 
 
+class Silent(Unreachable):
+    """The appliance has stopped speaking in the middle of a stream: paused, hung or cut off."""
+
+
 class Replica:
-    """The agent API of one appliance; `skew_s` is how far its clock is ahead of ours."""
+    """The agent API of one appliance; `skew_s` is how far its clock is ahead of ours.
+
+    `quiet_s` is for how long the netmap stream may say nothing; it may change meanwhile.
+    """
 
     def __init__(self, address: str, context: ssl.SSLContext) -> None:
         self.address = address
         self.context = context
         self.skew_s: float | None = None
+        self.quiet_s = _ANSWER_TIMEOUT_S
         timeout = httpx.Timeout(_ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         self._client = httpx.AsyncClient(
             base_url=f"https://{address}/agent/v1",
@@ -105,23 +114,45 @@ class Replica:
         await self._send("leave", request)
 
     async def netmap_lines(
-        self, incarnation: int, revision: int, quiet_s: float
+        self, incarnation: int, revision: int, quiet_s: float, trust: str = ""
     ) -> AsyncGenerator[bytes, None]:
         """Yield the stream's lines; raise Unreachable where it ends or is quiet for too long."""
         stir_tls()
-        timeout = httpx.Timeout(_ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=quiet_s)
-        query = {"incarnation": incarnation, "after": revision}
+        self.quiet_s = quiet_s
+        # No `read`: the answer's beginning and each of its pieces are waited for here.
+        timeout = httpx.Timeout(_ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=None)
+        query: dict[str, int | str] = {"incarnation": incarnation, "after": revision}
+        if trust:
+            query["trust"] = trust
+        request = self._client.build_request("GET", "netmap", params=query, timeout=timeout)
         with self._explained():
-            async with self._client.stream(
-                "GET", "netmap", params=query, timeout=timeout
-            ) as response:
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                response = await self._client.send(request, stream=True)
+            async with contextlib.aclosing(response):
                 self._look_at_clock(response)
                 if response.status_code != 200:
                     raise _problem(self.address, response, await _limited(response))
-                async with contextlib.aclosing(_lines(response.aiter_bytes())) as lines:
+                async with (
+                    contextlib.aclosing(self._in_time(response)) as pieces,
+                    contextlib.aclosing(_lines(pieces)) as lines,
+                ):
                     async for line in lines:
                         yield line
         raise Unreachable(f"{self.address} ended the netmap stream", "")
+
+    async def _in_time(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
+        """Yield the pieces as they come; raise Silent where none comes for `quiet_s`."""
+        pieces = response.aiter_bytes()
+        while True:
+            try:
+                async with asyncio.timeout(self.quiet_s):
+                    piece = await anext(pieces)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                cause = f"the appliance at {self.address} has said nothing for {self.quiet_s:.1f} s"
+                raise Silent(cause, _SILENT_REMEDY) from error
+            yield piece
 
     async def _post(self, path: str, body: msgspec.Struct, answer: type[_T]) -> _T:
         octets = await self._send(path, body)
@@ -150,7 +181,7 @@ class Replica:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except httpx.TimeoutException as error:
+        except (httpx.TimeoutException, TimeoutError) as error:
             raise connection_error(self.address, TimeoutError()) from error
         except httpx.HTTPError as error:
             raise connection_error(self.address, error) from error

@@ -17,6 +17,8 @@ import re
 import ssl
 from typing import Any, Final
 
+from cryptography import x509
+
 from cairn_agent.entropy import stir_tls
 from cairn_agent.errors import (
     AgentError,
@@ -75,7 +77,8 @@ async def pinned_authority(address: str, pin: str) -> str:
     raise Refused(
         f"the appliance at {address} is not the one that the token is for: "
         "its certificate authority has another fingerprint",
-        "check the address, and make a new token on the right appliance",
+        "check the address; if the cluster's authority was changed since the token was made, or "
+        "the token is for another cluster, make a new one there",
         code="foreign_pin",
     )
 
@@ -100,6 +103,21 @@ def node_context(identity: Identity) -> ssl.SSLContext:
             "put the identity back from a backup, or leave with --force and join again",
         ) from error
     return context
+
+
+def trust_also(context: ssl.SSLContext, ca: str) -> None:
+    """Let new connections of a context trust these authorities (PEM), too."""
+    context.load_verify_locations(cadata=ca)
+
+
+def issuer_of(certificate: str) -> str:
+    """Return the hex key identifier of the authority that signed a certificate (PEM)."""
+    parsed = x509.load_pem_x509_certificate(certificate.encode())
+    try:
+        found = parsed.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return ""
+    return (found.key_identifier or b"").hex()
 
 
 def show_certificate(context: ssl.SSLContext, identity: Identity) -> None:

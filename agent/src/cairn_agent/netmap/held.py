@@ -7,8 +7,9 @@ netmap in use.
 - The draft begins as the held netmap, after `reset` as an empty one. A stream that ends
   leaves no draft behind, so a delta is always applied to what it was made for.
 - Each document's digest is computed over the octets that came and checked with its
-  signature. Within an incarnation no document goes back to a lower revision, also not
-  after `gone`.
+  signature. The map key may have a successor, which it has signed; once the successor has
+  signed anything, the key before is believed no more, but for what lies on this disk.
+- Within an incarnation no document goes back to a lower revision, also not after `gone`.
 
 Whatever breaks a rule raises NetmapRefused and changes nothing: the caller reports it,
 drops the stream and asks for a full set.
@@ -18,9 +19,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Literal, TypeVar
@@ -35,6 +37,7 @@ _T = TypeVar("_T")
 _MAC: Final = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 MAX_OCTETS: Final = 64 * 1024 * 1024  # of one netmap, and of one line
+_FORMER_MAX: Final = 8
 
 
 class NetmapRefused(Exception):
@@ -80,6 +83,23 @@ class HeldNode:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldTrust:
+    """Whom to trust, verified."""
+
+    document: wire.TrustDocument
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class MapKeys:
+    """Base64 of the map keys that a node knows, the oldest first."""
+
+    current: str  # the newest that has signed anything
+    next: tuple[str, ...] = ()
+    former: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Netmap:
     """What the node must know, true at `revision`."""
 
@@ -105,10 +125,20 @@ class Netmap:
 class NetmapCopy:
     """The netmap of one node in one cluster, kept by the rules above."""
 
-    def __init__(self, *, cluster_id: str, node_id: str, map_key: str) -> None:
+    def __init__(
+        self,
+        *,
+        cluster_id: str,
+        node_id: str,
+        map_key: str,
+        next_map_keys: Iterable[str] = (),
+        former_map_keys: Iterable[str] = (),
+    ) -> None:
         self._cluster_id = cluster_id
         self._node_id = node_id
-        self._map_key = Ed25519PublicKey.from_public_bytes(base64.b64decode(map_key))
+        self._map_keys = MapKeys(map_key, tuple(next_map_keys), tuple(former_map_keys))
+        self._is_of_disk = False
+        self._trust: HeldTrust | None = None
         self._current: Netmap | None = None
         self._draft: Netmap | None = None
         self._floors: dict[tuple[int, str], int] = {}  # (incarnation, document) -> revision
@@ -117,6 +147,16 @@ class NetmapCopy:
     def current(self) -> Netmap | None:
         """The last good netmap."""
         return self._current
+
+    @property
+    def map_keys(self) -> MapKeys:
+        """The map keys as what was applied has shown them."""
+        return self._map_keys
+
+    @property
+    def trust(self) -> HeldTrust | None:
+        """Whom to trust, as last applied; None while nothing was said of it."""
+        return self._trust
 
     def position(self) -> tuple[int, int]:
         """Return incarnation and revision to resume from; zeros ask for a full set."""
@@ -141,6 +181,8 @@ class NetmapCopy:
                 self._draft = self._with_node(self._base(), message)
             case wire.ReceivedVSubnet():
                 self._draft = self._with_vsubnet(self._base(), message)
+            case wire.ReceivedTrust():
+                self._take_trust(self._base(), message)
             case wire.Gone():
                 self._draft = _without(self._base(), message.vni)
             case wire.InSync():
@@ -188,6 +230,21 @@ class NetmapCopy:
         node = HeldNode(octets, document, update.revision, digest, update.signature)
         return _sized(replace(base, node=node))
 
+    def _take_trust(self, base: Netmap, update: wire.ReceivedTrust) -> None:
+        """Take it up at once: what comes next may be signed by a key that it names."""
+        self._map_keys = _with_successors(self._map_keys, base.cluster_id, update.successions)
+        octets = bytes(update.document)
+        digest = wire.octets_digest(octets).hex()
+        key = base.cluster_id
+        self._verify(base, "trust", key, update.revision, digest, update.signature)
+        document = _decoded(octets, wire.TrustDocument)
+        if document.map_key != self._map_keys.current:
+            raise NetmapRefused("whom to trust is not signed by the map key that it names")
+        if document.next_map_key and document.next_map_key not in self._map_keys.next:
+            raise NetmapRefused("the map key has not signed who follows it")
+        if self._trust is None or self._trust.digest != digest:
+            self._trust = HeldTrust(document, digest)
+
     def _with_vsubnet(self, base: Netmap, update: wire.ReceivedVSubnet) -> Netmap:
         before = base.held.get(update.vni)
         if _is_repeated(before, update.revision, update.digest):
@@ -212,7 +269,7 @@ class NetmapCopy:
     def _verify(
         self,
         base: Netmap,
-        kind: Literal["node", "vsubnet"],
+        kind: Literal["node", "vsubnet", "trust"],
         key: str,
         revision: int,
         digest: str,
@@ -231,11 +288,37 @@ class NetmapCopy:
             revision=revision,
             digest=digest,
         )
-        try:
-            self._map_key.verify(base64.b64decode(signature, validate=True), signed)
-        except (InvalidSignature, binascii.Error, ValueError) as error:
-            raise NetmapRefused(f"{kind} {key} isn't signed by the cluster's map key") from error
+        self._check_signature(f"{kind} {key}", signature, signed)
         self._floors[floor_key] = revision
+
+    def _check_signature(self, what: str, signature: str, signed: bytes) -> None:
+        """Raise NetmapRefused unless the map key has signed, or one that follows it has.
+
+        The one that has is the map key from then on.
+        """
+        keys = self._map_keys
+        if _has_signed(keys.current, signature, signed):
+            return
+        for number, key in enumerate(keys.next):
+            if _has_signed(key, signature, signed):
+                former = (*keys.former, keys.current, *keys.next[:number])[-_FORMER_MAX:]
+                self._map_keys = MapKeys(key, keys.next[number + 1 :], former)
+                return
+        is_former = any(_has_signed(key, signature, signed) for key in keys.former)
+        if is_former and self._is_of_disk:
+            return
+        if is_former:
+            raise NetmapRefused(f"{what} is signed by a map key that was replaced")
+        raise NetmapRefused(f"{what} isn't signed by the cluster's map key")
+
+    @contextlib.contextmanager
+    def of_disk(self) -> Iterator[None]:
+        """Believe what is applied meanwhile as this node itself has kept it."""
+        self._is_of_disk = True
+        try:
+            yield
+        finally:
+            self._is_of_disk = False
 
 
 def dump(netmap: Netmap) -> bytes:
@@ -251,8 +334,9 @@ def dump(netmap: Netmap) -> bytes:
 def load(copy: NetmapCopy, octets: bytes) -> Netmap:
     """Apply what `dump` wrote, with every check of a received set; raise NetmapRefused."""
     try:
-        for line in octets.splitlines():
-            copy.apply(wire.decode_received(line))
+        with copy.of_disk():
+            for line in octets.splitlines():
+                copy.apply(wire.decode_received(line))
     except msgspec.MsgspecError as error:
         raise NetmapRefused(f"the kept netmap can't be read: {error}") from error
     finally:
@@ -260,6 +344,42 @@ def load(copy: NetmapCopy, octets: bytes) -> Netmap:
     if copy.current is None:
         raise NetmapRefused("the kept netmap is cut short")
     return copy.current
+
+
+def _with_successors(
+    keys: MapKeys, cluster_id: str, successions: Iterable[wire.Succession]
+) -> MapKeys:
+    """Return the keys with those that follow the newest one, each by the word of the one before.
+
+    What doesn't follow from the newest is passed over: it is older, or of no concern here.
+    """
+    for each in successions:
+        newest = keys.next[-1] if keys.next else keys.current
+        if each.old != newest or each.new in (keys.current, *keys.next, *keys.former):
+            continue
+        octets = wire.succession_octets(cluster_id, each.old, each.new)
+        if not _has_signed(each.old, each.signature, octets):
+            raise NetmapRefused("the map key has not signed who follows it")
+        if not _is_key(each.new):
+            raise NetmapRefused("what follows the map key is no key")
+        keys = replace(keys, next=(*keys.next, each.new))
+    return keys
+
+
+def _has_signed(key: str, signature: str, octets: bytes) -> bool:
+    try:
+        public = Ed25519PublicKey.from_public_bytes(base64.b64decode(key))
+        public.verify(base64.b64decode(signature, validate=True), octets)
+    except (InvalidSignature, binascii.Error, ValueError):
+        return False
+    return True
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == 32
+    except (binascii.Error, ValueError):
+        return False
 
 
 def node_update(held: HeldNode) -> wire.ReceivedNode:

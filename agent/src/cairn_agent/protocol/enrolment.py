@@ -95,6 +95,8 @@ class AckRequest(msgspec.Struct, frozen=True):
     incarnation: int
     digests: dict[str, str] = {}  # "node" and each VNI -> hex digest that is loaded
     refused: str = ""  # reason; the last good netmap stays loaded
+    trust: str = ""  # hex digest of the trust document that the node keeps
+    issuer: str = ""  # hex key identifier of the CA that signed the certificate that it keeps
 
 
 class RenewRequest(msgspec.Struct, frozen=True):

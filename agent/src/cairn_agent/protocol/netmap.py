@@ -14,6 +14,7 @@ import msgspec
 
 Role = Literal["host", "gateway"]
 SIGNATURE_CONTEXT = b"cairn-netmap-1"
+SUCCESSION_CONTEXT = b"cairn-map-key-1"
 
 
 class Psk(msgspec.Struct, frozen=True):
@@ -75,6 +76,24 @@ class NodeDocument(msgspec.Struct, frozen=True):
     settings: Settings
 
 
+class Succession(msgspec.Struct, frozen=True):
+    """The old map key's word for the new one; whoever trusts the old trusts the new by it."""
+
+    old: str  # base64 of 32 octets (Ed25519), as all keys here
+    new: str
+    signature: str  # base64, by the old one: `succession_octets`
+
+
+class TrustDocument(msgspec.Struct, frozen=True):
+    """Whom the nodes of a cluster are to trust; the same for all of them."""
+
+    authorities: list[str]  # PEM, one certificate each
+    issuer: str  # hex key identifier of the one that signs nodes' certificates now
+    map_key: str  # the one that signs now
+    next_map_key: str = ""  # the one that is about to, while it is being made known
+    renew_within_s: float = 0.0  # over which nodes with another issuer's certificate renew it
+
+
 class Reset(msgspec.Struct, frozen=True, tag="reset"):
     """The copy is too old or unknown: forget it, a full set follows."""
 
@@ -100,6 +119,15 @@ class VSubnetUpdate(msgspec.Struct, frozen=True, tag="vsubnet"):
     set: list[Member]
     remove: list[str]
     digest: str  # hex, of the result
+    signature: str
+
+
+class TrustUpdate(msgspec.Struct, frozen=True, tag="trust"):
+    """Whom to trust, and how the key that signs it came to be the map key."""
+
+    successions: list[Succession]  # the oldest first
+    document: TrustDocument
+    revision: int
     signature: str
 
 
@@ -132,7 +160,7 @@ class GoAway(msgspec.Struct, frozen=True, tag="go_away"):
     after_ms: int
 
 
-StreamMessage = Reset | NodeUpdate | VSubnetUpdate | Gone | InSync | Removed | GoAway
+StreamMessage = Reset | NodeUpdate | VSubnetUpdate | TrustUpdate | Gone | InSync | Removed | GoAway
 
 encode = msgspec.json.Encoder().encode
 _decoder: msgspec.json.Decoder[StreamMessage] = msgspec.json.Decoder(StreamMessage)
@@ -145,6 +173,11 @@ def decode_line(line: bytes) -> StreamMessage:
 
 def node_digest(document: NodeDocument) -> str:
     """Return the hex SHA-256 of a node document's canonical JSON."""
+    return hashlib.sha256(encode(document)).hexdigest()
+
+
+def trust_digest(document: TrustDocument) -> str:
+    """Return the hex SHA-256 of a trust document's canonical JSON."""
     return hashlib.sha256(encode(document)).hexdigest()
 
 
@@ -178,13 +211,27 @@ def signed_octets(
     *,
     cluster_id: str,
     incarnation: int,
-    kind: Literal["node", "vsubnet"],
+    kind: Literal["node", "vsubnet", "trust"],
     key: str,
     revision: int,
     digest: str,
 ) -> bytes:
-    """Return what the map key signs (Ed25519); `key` is the node ID or the VNI in decimal."""
+    """Return what the map key signs (Ed25519).
+
+    `key` is the node ID, the VNI in decimal, or the cluster's ID for a trust document.
+    """
     return SIGNATURE_CONTEXT + encode(_Signed(cluster_id, incarnation, kind, key, revision, digest))
+
+
+class _Succeeds(msgspec.Struct, frozen=True):
+    cluster_id: str
+    old: str
+    new: str
+
+
+def succession_octets(cluster_id: str, old: str, new: str) -> bytes:
+    """Return what a map key signs to name the one that follows it."""
+    return SUCCESSION_CONTEXT + encode(_Succeeds(cluster_id, old, new))
 
 
 class ReceivedNode(msgspec.Struct, frozen=True, tag="node"):
@@ -212,20 +259,28 @@ class ReceivedVSubnet(msgspec.Struct, frozen=True, tag="vsubnet"):
     signature: str
 
 
+class ReceivedTrust(msgspec.Struct, frozen=True, tag="trust"):
+    """A TrustUpdate as a receiver must read it (see ReceivedNode)."""
+
+    successions: list[Succession]
+    document: msgspec.Raw
+    revision: int
+    signature: str
+
+
 class Unknown(msgspec.Struct, frozen=True):
     """A line of a type that this version doesn't know; it is skipped."""
 
     type: str
 
 
-ReceivedMessage = (
-    Reset | ReceivedNode | ReceivedVSubnet | Gone | InSync | Removed | GoAway | Unknown
+KnownMessage = (
+    Reset | ReceivedNode | ReceivedVSubnet | ReceivedTrust | Gone | InSync | Removed | GoAway
 )
-_KNOWN = frozenset({"reset", "node", "vsubnet", "gone", "in_sync", "removed", "go_away"})
+ReceivedMessage = KnownMessage | Unknown
+_KNOWN = frozenset({"reset", "node", "vsubnet", "trust", "gone", "in_sync", "removed", "go_away"})
 _type_decoder = msgspec.json.Decoder(Unknown)
-_received_decoder: msgspec.json.Decoder[
-    Reset | ReceivedNode | ReceivedVSubnet | Gone | InSync | Removed | GoAway
-] = msgspec.json.Decoder(Reset | ReceivedNode | ReceivedVSubnet | Gone | InSync | Removed | GoAway)
+_received_decoder: msgspec.json.Decoder[KnownMessage] = msgspec.json.Decoder(KnownMessage)
 
 
 def decode_received(line: bytes) -> ReceivedMessage:

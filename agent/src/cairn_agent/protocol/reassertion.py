@@ -1,7 +1,7 @@
 """What a node tells a cluster that was restored from a backup: the netmap that it holds.
 
 The documents are signed by the cluster's own map key, so they say what the cluster itself
-had given out after the backup, whoever brings them (docs/protocol.md section 3.4).
+had given out after the backup, whoever brings them (docs/protocol.md section 3.5).
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from starlette.requests import Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cairn_appliance.domain.errors import CertificateRequired
+from cairn_appliance.pki.authority import issuer_id_of
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ class Connection:
     certificate: bytes | None  # DER, verified against the cluster's CA
     abort: Callable[[], None]  # ends the connection at once, whatever waits to be sent
     heard_s: Callable[[], float] = lambda: math.inf  # since it acknowledged anything
+    # Sends a piece of the answer that is under way and is waiting itself; where what was sent
+    # before is still unread, nothing.
+    say: Callable[[bytes], None] = lambda _: None
 
 
 class CertificateProtocol(HttpToolsProtocol):
@@ -58,7 +62,10 @@ class CertificateProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=UNWRITTEN_OCTETS)
         self._connection = Connection(
-            _peer_certificate(transport), transport.abort, partial(_heard_s, transport)
+            _peer_certificate(transport),
+            transport.abort,
+            partial(_heard_s, transport),
+            self._say,
         )
         self._header_octets = 0
         self._stranger = self.loop.call_later(REQUEST_WITHIN_S, transport.abort)
@@ -104,6 +111,10 @@ class CertificateProtocol(HttpToolsProtocol):
         self._stranger.cancel()
         if self._header_octets <= HEADERS_MAX_OCTETS:
             super().on_headers_complete()
+
+    def _say(self, octets: bytes) -> None:
+        if not self.flow.write_paused and not self.transport.is_closing():
+            self.transport.write(b"%x\r\n%b\r\n" % (len(octets), octets))  # a chunk
 
     def _settle(self) -> None:
         self._is_settled = True
@@ -169,6 +180,17 @@ def control_key_of(connection: Connection) -> str:
     key = x509.load_der_x509_certificate(connection.certificate).public_key()
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(spki).hexdigest()
+
+
+def issuer_of(connection: Connection) -> str:
+    """Return the hex key identifier of the authority that signed the certificate, or nothing.
+
+    TLS has checked the signature by that key: it believes no authority that has another
+    identifier than the one that the certificate names.
+    """
+    if connection.certificate is None:
+        return ""
+    return issuer_id_of(x509.load_der_x509_certificate(connection.certificate))
 
 
 def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:

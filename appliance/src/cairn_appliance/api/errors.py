@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cairn_appliance.domain import errors
-from cairn_appliance.store.port import Conflict, StoreError, Unavailable
+from cairn_appliance.store.port import Conflict, Full, StoreError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ _HTTP_CODES: Mapping[int, tuple[str, str]] = {
 
 def problem_of(error: Exception) -> Problem:
     """Return what to tell the caller; an error that nobody foresaw tells nothing of itself."""
+    if isinstance(error, Full):
+        return problem_of(errors.StoreFull("the store is full: changes are refused"))
     if isinstance(error, Unavailable):
         return problem_of(errors.Unavailable("the store gives no answer in time"))
     if isinstance(error, Conflict):
@@ -75,7 +77,8 @@ def headers_of(error: Exception) -> dict[str, str]:
     if isinstance(error, errors.TooMany | errors.Unavailable):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
     if isinstance(error, Unavailable):
-        return {"Retry-After": str(math.ceil(errors.Unavailable.retry_after_s))}
+        kind = errors.StoreFull if isinstance(error, Full) else errors.Unavailable
+        return {"Retry-After": str(math.ceil(kind.retry_after_s))}
     return {}
 
 

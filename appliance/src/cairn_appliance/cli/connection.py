@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import ssl
 import time
 import uuid
@@ -34,6 +35,7 @@ _STREAM_READ_S = 40.0
 _REPEAT_WITHIN_S = 8.0
 _WAIT_MAX_S = 3.0
 _PAGE = 500
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n?")
 
 
 def base_url(text: str) -> str:
@@ -69,14 +71,21 @@ def fingerprint_of(pem: str) -> str:
         ) from error
 
 
-def fetch_ca(url: str) -> str:
-    """Return the CA (PEM) that the appliance claims; nothing else of it is believed yet."""
+def fetch_cas(url: str) -> list[str]:
+    """Return the CA (PEM) that the appliance claims; nothing else of it is believed yet.
+
+    While the CA is being replaced there are two, the one that issues first.
+    """
     with (
         _reported(url),
         httpx.Client(base_url=url, verify=False, timeout=_timeout(_READ_S)) as client,
     ):
         answer = client.get(f"{API}/ca")
-        return answer.text if answer.status_code == 200 else ""
+        return _certificates(answer.text) if answer.status_code == 200 else [""]
+
+
+def _certificates(text: str) -> list[str]:
+    return _CERTIFICATE.findall(text) or [text]
 
 
 def path_of(*parts: str) -> str:
@@ -116,6 +125,10 @@ class Connection:
     def get(self, path: str, kind: type[T], query: Query | None = None) -> Reply[T]:
         """Return one object."""
         return _reply(self._send("GET", path, query=query), kind)
+
+    def ca(self) -> str:
+        """Return the CA (PEM) that issues now, by the word of the one that is believed."""
+        return _certificates(self._send("GET", path_of("ca")).text)[0]
 
     def post(
         self, path: str, kind: type[T], body: object = None, *, wait_s: float = _READ_S

@@ -88,6 +88,7 @@ class ClusterProblem(msgspec.Struct, frozen=True):
     cause: str
     remedy: str = ""
     urgent: bool = False
+    name: str = ""
 
 
 class ClusterAppliance(msgspec.Struct, frozen=True):
@@ -100,6 +101,7 @@ class ClusterAppliance(msgspec.Struct, frozen=True):
     serves: bool = False
     since: datetime | None = None
     version: str = ""
+    protocol: int | None = None
     etcd_version: str = ""
     agents: list[str] = []
     operations: list[str] = []
@@ -107,6 +109,21 @@ class ClusterAppliance(msgspec.Struct, frozen=True):
     db_octets: int | None = None
     db_used_octets: int | None = None
     behind: int | None = None
+
+
+class Upgrade(msgspec.Struct, frozen=True):
+    """Whether the next appliance may be stopped for its upgrade."""
+
+    ready: bool = False
+    order: list[str] = []
+    findings: list[ClusterProblem] = []
+
+
+class UpgradeFinished(msgspec.Struct, frozen=True):
+    """The format of the store that may be written from now on."""
+
+    format: int
+    before: int
 
 
 class ClusterShown(msgspec.Struct, frozen=True):
@@ -117,6 +134,7 @@ class ClusterShown(msgspec.Struct, frozen=True):
     has_quorum: bool = False
     appliances: list[ClusterAppliance] = []
     problems: list[ClusterProblem] = []
+    upgrade: Upgrade | None = None  # a version that is older doesn't say
 
 
 class BackupKeyShown(msgspec.Struct, frozen=True):
@@ -268,6 +286,57 @@ class Site(msgspec.Struct, frozen=True):
     description: str = ""
     nodes: int = 0
     nodes_connected: int = 0
+
+
+class Behind(msgspec.Struct, frozen=True):
+    """One who has not done its part of a step; without `node` an appliance."""
+
+    name: str
+    cause: str = ""
+    remedy: str = ""
+    node: str | None = None
+    away: bool = False
+
+
+class KeyProgress(msgspec.Struct, frozen=True):
+    """How far the replacement of a key is."""
+
+    phase: str
+    since: datetime | None = None
+    nodes: int = 0
+    done: int = 0
+    goes_on_at: datetime | None = None
+    behind: list[Behind] = []
+
+
+class RetiredCa(msgspec.Struct, frozen=True):
+    """A CA of the past."""
+
+    fingerprint: str
+    at: datetime
+
+
+class Ca(KeyProgress, frozen=True, kw_only=True):
+    """The cluster's CA, and the next or the former one."""
+
+    fingerprint: str
+    other: str | None = None
+    retired: list[RetiredCa] = []
+    old_tokens: list[str] = []
+
+
+class MapKey(KeyProgress, frozen=True, kw_only=True):
+    """The key that signs netmaps, and the next one."""
+
+    public_key: str
+    next: str | None = None
+
+
+class Trust(msgspec.Struct, frozen=True):
+    """The keys that nodes know the cluster by."""
+
+    ca: Ca
+    map_key: MapKey
 
 
 class Actor(msgspec.Struct, frozen=True):

@@ -7,8 +7,9 @@ one rename at the end: an `init` that is interrupted leaves nothing that looks l
     member.json                cluster ID, name of this etcd member, with whom it began
     others.json                where the other members' etcds are, as of late
     kek                        opens what is sealed in the store; 0600, never in etcd
-    pki/ca.pem                 the cluster's authority (its key is sealed in the store)
-    pki/api.pem, api-key.pem   what both APIs show; api.pem ends in the authority
+    pki/ca.pem                 the cluster's authorities: the one that issues (its key is sealed
+                               in the store) first, then those that clients may come with
+    pki/api.pem, api-key.pem   what both APIs show; api.pem ends in the authorities
     pki/etcd-*.pem             etcd's own authority, server, peer and client certificates
     pki/etcd-ca-key.sealed     sealed under the KEK: renews the above before etcd runs
     etcd/, etcd.log            etcd's data directory, 0700
@@ -37,8 +38,15 @@ from cairn_appliance.cluster.files import PUBLIC, cannot, read_whole, sync_direc
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.errors import Invalid
 from cairn_appliance.domain.joining import ClusterKeys, Handover
-from cairn_appliance.pki.authority import Authority, KeyPair, Purpose, is_past_half_life
-from cairn_appliance.pki.errors import PkiError
+from cairn_appliance.pki.authority import (
+    Authority,
+    KeyPair,
+    Purpose,
+    is_past_half_life,
+    issued_by,
+)
+from cairn_appliance.pki.errors import PkiError, SealBroken
+from cairn_appliance.pki.keyring import SECRET_CA, SECRET_MAP_KEY, Keyring, as_secrets
 from cairn_appliance.pki.map_key import MapKey
 from cairn_appliance.pki.sealing import Sealer, new_kek
 from cairn_appliance.settings import Settings
@@ -48,9 +56,8 @@ from cairn_appliance.store.port import Compare, Put, Store
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 FIRST_MEMBER = "m1"
 
-_SECRET_CA = keys.cluster_secret("ca")
-_SECRET_MAP_KEY = keys.cluster_secret("map_key")
 _LOCK_NAME = ".lock"
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
 _ETCD_PURPOSES: dict[str, Purpose] = {
     "etcd-server": "peer",  # etcd dials its own server with this one: client usage is wanted too
     "etcd-peer": "peer",
@@ -63,11 +70,6 @@ class _MemberFile(msgspec.Struct, frozen=True):
     name: str
     initial_cluster: str = ""  # name=URL,...: the members it began with; empty: alone
     v: int = 1
-
-
-class _SealedPair(msgspec.Struct, frozen=True):
-    certificate: str
-    private_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,31 +124,19 @@ class Local:
 
 
 @dataclass(frozen=True, slots=True)
-class Secrets:
-    """The cluster's keys, opened; in memory only."""
-
-    authority: Authority
-    map_key: MapKey
-
-
-@dataclass(frozen=True, slots=True)
 class Created:
     """A new cluster, not in any store yet."""
 
     local: Local
-    secrets: Secrets
+    secrets: Keyring
     cluster: Cluster
 
     def first_transaction(self) -> tuple[list[Compare], list[Put]]:
         """Return what puts the cluster into an empty store, its secrets sealed."""
-        seal = self.local.sealer.seal
-        authority = self.secrets.authority
-        pair = _SealedPair(authority.certificate.decode(), authority.private_key.decode())
-        map_key = self.secrets.map_key.to_octets()
+        ring = self.secrets
         writes = [
             Put(keys.CLUSTER_INFO, records.clusters.encode(self.cluster)),
-            Put(_SECRET_CA, seal(_SECRET_CA, msgspec.json.encode(pair))),
-            Put(_SECRET_MAP_KEY, seal(_SECRET_MAP_KEY, map_key)),
+            *as_secrets(self.local.sealer, ring.authority, ring.map_key),
         ]
         return [Compare(write.key, 0) for write in writes], writes
 
@@ -220,8 +210,9 @@ def create(directory: Path, settings: Settings, now: datetime) -> Created:
     etcd_authority = Authority.create(f"Cairn etcd {cluster_id}", now)
 
     sealed = local.sealer.seal("etcd-ca-key", etcd_authority.private_key)
+    keyring = Keyring(local.sealer, authority, MapKey.create())
     _lay_out(local, kek, etcd_authority, sealed, now)
-    _write_api(local, authority, now)
+    _write_api(local, keyring, now)
 
     cluster = Cluster(
         id=cluster_id,
@@ -229,7 +220,7 @@ def create(directory: Path, settings: Settings, now: datetime) -> Created:
         appliances=settings.appliances(),
         heartbeat_s=settings.heartbeat_s,
     )
-    return Created(local, Secrets(authority, MapKey.create()), cluster)
+    return Created(local, keyring, cluster)
 
 
 def adopt(directory: Path, settings: Settings, handed: Handover, now: datetime) -> Local:
@@ -271,9 +262,9 @@ def revive(
     return local
 
 
-def adopt_authority(local: Local, authority: Authority, now: datetime) -> None:
+def adopt_authority(local: Local, keyring: Keyring, now: datetime) -> None:
     """Write the cluster's CA and the pair of the APIs, which is signed by it."""
-    _write_api(local, authority, now)
+    _write_api(local, keyring, now)
 
 
 def shared_keys(local: Local) -> ClusterKeys:
@@ -302,34 +293,40 @@ def load(data_dir: Path) -> Local:
     return Local(data_dir, member.cluster_id, member.name, settings, sealer, member.initial_cluster)
 
 
-async def load_secrets(store: Store, local: Local) -> Secrets:
+async def load_secrets(store: Store, local: Local) -> Keyring:
     """Return the cluster's keys from the store; raise LocalStateUnusable, StoreError."""
-    octets = {}
-    for key in (_SECRET_CA, _SECRET_MAP_KEY):
-        item = await store.get(key)
-        if item is None:
-            raise _corrupt(local.etcd_dir, f"the store has no {key}")
-        try:
-            octets[key] = local.sealer.open(key, item.value)
-        except PkiError as error:
-            raise _corrupt(local.data_dir / "kek", str(error)) from error
+    trust = await store.get(keys.TRUST)
     try:
-        pair = msgspec.json.decode(octets[_SECRET_CA], type=_SealedPair)
-        key_pair = KeyPair(pair.certificate.encode(), pair.private_key.encode())
-        return Secrets(Authority.load(key_pair), MapKey.from_octets(octets[_SECRET_MAP_KEY]))
-    except (msgspec.MsgspecError, PkiError) as error:
+        if trust is not None:
+            return Keyring.of_trust(local.sealer, records.trust.decode(trust))
+        octets = {}
+        for key in (SECRET_CA, SECRET_MAP_KEY):
+            item = await store.get(key)
+            if item is None:
+                raise _corrupt(local.etcd_dir, f"the store has no {key}")
+            octets[key] = item.value
+        return Keyring.of_secrets(local.sealer, octets[SECRET_CA], octets[SECRET_MAP_KEY])
+    except SealBroken as error:
+        raise _corrupt(local.data_dir / "kek", str(error)) from error
+    except PkiError as error:
         raise _corrupt(local.etcd_dir, f"the cluster's keys can't be read: {error}") from error
 
 
-def renew_api_certificate(local: Local, authority: Authority, now: datetime) -> bool:
-    """Renew what the APIs show past half of its life or when the addresses changed."""
+def renew_api_certificate(local: Local, keyring: Keyring, now: datetime) -> bool:
+    """Renew what the APIs show past half of its life, or when something in it changed.
+
+    That is an address, the authority that issues, or one that goes along with it.
+    """
     pem = read_whole(local.pki("api.pem"))
     try:
         is_good = not is_past_half_life(pem, now) and _names(pem) == set(_api_names(local))
     except ValueError:
         is_good = False  # a broken certificate is replaced, too
+    chain = keyring.chain.encode()
+    is_good = is_good and pem.endswith(chain) and pem.count(_BEGIN) == chain.count(_BEGIN) + 1
+    is_good = is_good and issued_by(pem, keyring.authority)
     if not is_good:
-        _write_api_pair(local, authority, now)
+        _write_api(local, keyring, now)
     return not is_good
 
 
@@ -375,15 +372,12 @@ def _lay_out(
     _write_etcd_pairs(local, etcd_authority, now)
 
 
-def _write_api(local: Local, authority: Authority, now: datetime) -> None:
-    write_whole(local.pki("ca.pem"), authority.certificate, PUBLIC)
-    _write_api_pair(local, authority, now)
-
-
-def _write_api_pair(local: Local, authority: Authority, now: datetime) -> None:
+def _write_api(local: Local, keyring: Keyring, now: datetime) -> None:
+    write_whole(local.pki("ca.pem"), keyring.clients.encode(), PUBLIC)
+    authority = keyring.authority
     pair = authority.issue_pair("cairn-appliance", "server", _api_names(local), now)
     # The authority goes with it: an agent that has only the pin sees the chain end there.
-    chained = KeyPair(pair.certificate + authority.certificate, pair.private_key)
+    chained = KeyPair(pair.certificate + keyring.chain.encode(), pair.private_key)
     _write_pair(local, "api", chained)
 
 

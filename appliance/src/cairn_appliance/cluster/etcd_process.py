@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 READY_S = 30.0
 STOP_S = 3.0  # it takes 0.1 s; what is killed recovers from its log
-QUOTA_OCTETS = 2 << 30
 _HOST = "127.0.0.1"
 _POLL_S = 0.1
 _BACKOFF_FIRST_S = 0.5
@@ -302,7 +301,7 @@ def arguments(local: Local, binary: EtcdBinary) -> list[str]:
         "peer-client-cert-auth": "true",
         "auto-compaction-mode": "periodic",
         "auto-compaction-retention": "1h",
-        "quota-backend-bytes": QUOTA_OCTETS,
+        "quota-backend-bytes": settings.etcd_quota_mib << 20,
         "heartbeat-interval": 100,
         "election-timeout": 1000,
         "log-level": "warn",

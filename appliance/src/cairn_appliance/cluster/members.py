@@ -8,18 +8,21 @@ and for some seconds after the change before; both are `Unavailable` here, with 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import grpc.aio
 
-from cairn_appliance.domain.cluster import EtcdAlarm, EtcdMember, EtcdState
-from cairn_appliance.store import rpc_pb2, rpc_pb2_grpc
-from cairn_appliance.store.connection import Caller, Endpoints, Link, bounded
+from cairn_appliance.domain.cluster import QUOTA_OCTETS, EtcdAlarm, EtcdMember, EtcdState
+from cairn_appliance.store import keys, rpc_pb2, rpc_pb2_grpc
+from cairn_appliance.store.connection import Caller, Compacted, Endpoints, Link, bounded
 from cairn_appliance.store.port import StoreError, Unavailable
 
 _STATE_WITHIN_S = 1.5
+_COMPACT_WITHIN_S = 60.0
+_DEFRAGMENT_WITHIN_S = 120.0  # 2 GiB, read and written
 _ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
 
 
@@ -93,13 +96,32 @@ class EtcdMembers:
         found = await asyncio.gather(*map(self.state, members))
         return dict(zip((member.id for member in members), found, strict=True))
 
+    async def compact(self, leader: EtcdMember) -> None:
+        """Forget all that was ever overwritten or deleted; who lags behind lists again."""
+        key = keys.CLUSTER_INFO.encode()
+        anything = rpc_pb2.RangeRequest(key=key, keys_only=True)
+        answer = await self._caller.read(lambda c: rpc_pb2_grpc.KVStub(c).Range, anything)
+        request = rpc_pb2.CompactionRequest(revision=answer.header.revision, physical=True)
+        with contextlib.suppress(Compacted):  # to this revision already
+            await self._ask_at(leader, _compact, request, _COMPACT_WITHIN_S)
+
+    async def defragment(self, member: EtcdMember) -> None:
+        """Give what its database doesn't use back to the disk; it answers nobody meanwhile."""
+        request = rpc_pb2.DefragmentRequest()
+        await self._ask_at(member, _defragment, request, _DEFRAGMENT_WITHIN_S)
+
+    async def disarm(self, alarm: EtcdAlarm) -> None:
+        """Take back an alarm of etcd's; it raises it again where it still has reason to."""
+        request = rpc_pb2.AlarmRequest(
+            action=rpc_pb2.AlarmRequest.DEACTIVATE,
+            memberID=alarm.member,
+            alarm=alarm.kind,
+        )
+        await self._write(lambda c: rpc_pb2_grpc.MaintenanceStub(c).Alarm, request)
+
     async def hand_over(self, leader: EtcdMember, to: EtcdMember) -> None:
         """Let the leader make another member the leader; raise Unavailable."""
-        request = rpc_pb2.MoveLeaderRequest(targetID=to.id)
-        for address in leader.endpoints:
-            await self._ask(address, _move_leader, request)
-            return
-        raise Unavailable(f"{leader.name} has no address for clients")
+        await self._ask_at(leader, _move_leader, rpc_pb2.MoveLeaderRequest(targetID=to.id))
 
     async def close(self) -> None:
         """Close the connection."""
@@ -108,14 +130,30 @@ class EtcdMembers:
     async def _write(self, method: Callable[[grpc.aio.Channel], Any], request: object) -> Any:
         return await self._caller.write(method, request)
 
+    async def _ask_at(
+        self,
+        member: EtcdMember,
+        method: Callable[[grpc.aio.Channel], Any],
+        request: object,
+        within_s: float = _STATE_WITHIN_S,
+    ) -> Any:
+        """Call one member where it is reached first."""
+        for address in member.endpoints:
+            return await self._ask(address, method, request, within_s)
+        raise Unavailable(f"{member.name} has no address for clients")
+
     async def _ask(
-        self, address: str, method: Callable[[grpc.aio.Channel], Any], request: object
+        self,
+        address: str,
+        method: Callable[[grpc.aio.Channel], Any],
+        request: object,
+        within_s: float = _STATE_WITHIN_S,
     ) -> Any:
         """Call one member and no other."""
         link = Link(address, self._endpoints.open(address))
         try:
             await link.ready(_STATE_WITHIN_S)
-            return await bounded(method(link.channel)(request), _STATE_WITHIN_S)
+            return await bounded(method(link.channel)(request), within_s)
         finally:
             await link.channel.close(None)
 
@@ -126,6 +164,14 @@ def _status(channel: grpc.aio.Channel) -> Any:
 
 def _move_leader(channel: grpc.aio.Channel) -> Any:
     return rpc_pb2_grpc.MaintenanceStub(channel).MoveLeader
+
+
+def _compact(channel: grpc.aio.Channel) -> Any:
+    return rpc_pb2_grpc.KVStub(channel).Compact
+
+
+def _defragment(channel: grpc.aio.Channel) -> Any:
+    return rpc_pb2_grpc.MaintenanceStub(channel).Defragment
 
 
 def _members(answer: Any) -> tuple[EtcdMember, ...]:
@@ -151,4 +197,5 @@ def _state(answer: Any) -> EtcdState:
         db_octets=answer.dbSize,
         db_used_octets=answer.dbSizeInUse,
         errors=tuple(answer.errors),
+        db_quota_octets=answer.dbSizeQuota or QUOTA_OCTETS,
     )

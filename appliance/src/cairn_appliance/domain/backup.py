@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cairn_appliance.domain.alarm import Alarm
 from cairn_appliance.domain.problem import Problem
 
 _LATE_AFTER = 2.5  # times the interval
@@ -82,6 +83,7 @@ def problems_of_backups(health: BackupHealth) -> Iterator[Problem]:
     if health.key is None:
         if health.every_s:
             yield Problem(
+                Alarm.NO_RECOVERY_KEY,
                 "no backups are made: there is no recovery key to seal them for",
                 "make one with `cairn backup key` and keep it where no appliance is",
             )
@@ -96,11 +98,13 @@ def problems_of_backups(health: BackupHealth) -> Iterator[Problem]:
     made = f"the last backup is {_hours(age_s)} old" if health.last else "there is no backup"
     if failure is None:
         yield Problem(
+            Alarm.BACKUP_LATE,
             f"{made}: none was made when it was due",
             "make one with `cairn backup create`; the logs of the appliances say what was wrong",
         )
         return
-    yield Problem(f"{made}: {failure.appliance}: {failure.cause}", failure.remedy)
+    cause = f"{made}: {failure.appliance}: {failure.cause}"
+    yield Problem(Alarm.BACKUP_LATE, cause, failure.remedy)
 
 
 def _hours(seconds: float) -> str:

@@ -7,6 +7,16 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from cairn_appliance.domain.alarm import Sign
+
+# What this version can read and may write in the store, docs/adr/0009. Raise it with a change that
+# the version before could not read, or would lose when it writes the same object.
+FORMAT = 1
+# Between two words on a stream, where a node could go elsewhere. It gives up after 2.5 of them
+# and is at another appliance within 5 s of the last word of one that is paused or cut off.
+FAILOVER_HEARTBEAT_S = 1.4
+QUOTA_OCTETS = 2 << 30  # of each member's database, unless the settings say otherwise
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
@@ -15,12 +25,19 @@ class Cluster:
     id: str  # UUID
     incarnation: int = 1  # raised by a restore from backup, and by `recover`
     appliances: tuple[str, ...] = ()  # host:port of every replica's agent API
-    heartbeat_s: float = 15.0
+    heartbeat_s: float = 15.0  # of one appliance alone; several: `word_every_s`
 
     def served_by(self, appliances: Iterable[Appliance]) -> Cluster:
         """Return the cluster with the addresses of all its appliances, each once."""
         known = [address for each in appliances for address in each.agents]
         return replace(self, appliances=tuple(dict.fromkeys(known)) or self.appliances)
+
+    def word_every_s(self, appliances: int) -> float:
+        """Return how often a stream has a word, in a cluster of so many appliances.
+
+        Who has nowhere to go gains nothing by knowing early.
+        """
+        return min(self.heartbeat_s, FAILOVER_HEARTBEAT_S) if appliances > 1 else self.heartbeat_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +48,8 @@ class Appliance:
     agents: tuple[str, ...]  # host:port of its agent API
     operations: tuple[str, ...] = ()  # host:port of its operations API
     version: str = ""
+    protocol: int = 1  # that it speaks with agents
+    format: int = 1  # of the store: the newest that it can read
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +59,8 @@ class Replica:
     name: str
     version: str
     since: float  # seconds since 1970
+    signs: tuple[Sign, ...] = ()  # what it notices of itself
+    issuer: str = ""  # hex key identifier of the authority whose certificate its APIs show
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +113,12 @@ class EtcdState:
     db_octets: int
     db_used_octets: int
     errors: tuple[str, ...] = ()
+    db_quota_octets: int = QUOTA_OCTETS
+
+    @property
+    def is_full(self) -> bool:
+        """True where etcd refuses puts because of its quota."""
+        return any("NOSPACE" in error for error in self.errors)
 
 
 @dataclass(frozen=True, slots=True)

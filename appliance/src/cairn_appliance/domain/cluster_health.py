@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from cairn_appliance.domain.alarm import Alarm, Sign
 from cairn_appliance.domain.backup import BackupHealth, problems_of_backups
 from cairn_appliance.domain.cluster import (
     Appliance,
@@ -17,9 +19,9 @@ from cairn_appliance.domain.cluster import (
 from cairn_appliance.domain.problem import Problem
 from cairn_appliance.domain.restored import RestoreHealth, problems_of_restore
 
-QUOTA_OCTETS = 2 << 30  # of each member's database
-_FULL_AT = 0.6  # of the quota: time enough to do something
+_FILLING_AT = 0.6  # of the quota: time enough to do something
 _BEHIND = 5000  # entries of the raft log: more than a busy second
+_RELEASE = re.compile(r"(\d+)\.(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class ClusterView:
 
     seen: tuple[Seen, ...]
     alarms: tuple[EtcdAlarm, ...] = ()
+    asked: str = ""  # the appliance that answers
+    own_signs: tuple[Sign, ...] | None = None  # what it notices of itself at this moment
     backups: BackupHealth | None = None  # None: not known, without a quorum
     restore: RestoreHealth | None = None  # None: there was none, or it is not known
 
@@ -73,6 +77,12 @@ class ClusterView:
         healthy = sum(each.is_healthy for each in others)
         return bool(others) and healthy >= quorum_of(len(others))
 
+    def signs_of(self, seen: Seen) -> tuple[Sign, ...]:
+        """Return what an appliance notices of itself, as far as it is known here."""
+        if self.own_signs is not None and seen.name == self.asked:
+            return self.own_signs
+        return seen.replica.signs if seen.replica else ()
+
     def lag(self, seen: Seen) -> int | None:
         """Return by how many entries of the log a member is behind; None where it is silent."""
         if seen.state is None:
@@ -83,10 +93,7 @@ class ClusterView:
 
 def problems_of(view: ClusterView) -> tuple[Problem, ...]:
     """Return what is wrong, the urgent first."""
-    found = [*_quorum(view), *_alarms(view)]
-    for seen in view.seen:
-        found += _of_member(view, seen)
-    found += _size(view)
+    found = [*faults_of(view), *_size(view), *_versions(view)]
     if view.backups is not None:
         found += problems_of_backups(view.backups)
     if view.restore is not None:
@@ -94,15 +101,49 @@ def problems_of(view: ClusterView) -> tuple[Problem, ...]:
     return tuple(sorted(found, key=lambda problem: not problem.is_urgent))
 
 
+def faults_of(view: ClusterView) -> Iterator[Problem]:
+    """Yield what is broken: nothing may be stopped meanwhile that can wait."""
+    yield from _quorum(view)
+    yield from _alarms(view)
+    for seen in view.seen:
+        yield from _of_member(view, seen)
+        yield from (_of_sign(seen.name, sign) for sign in view.signs_of(seen))
+    if view.asked and view.asked not in (seen.name for seen in view.seen):
+        yield from (_of_sign(view.asked, sign) for sign in view.own_signs or ())
+
+
+def version_of(seen: Seen) -> str:
+    """Return the version that an appliance runs, or ran last; empty where it never did."""
+    return seen.appliance.version if seen.appliance else ""
+
+
+def release_of(version: str) -> tuple[int, int]:
+    """Return the two numbers that count for what goes with what; (0, 0) for no version."""
+    found = _RELEASE.match(version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def apart(one: str, other: str) -> int:
+    """Return how many releases lie between two versions.
+
+    The first of a major version follows whichever was the last of the one before.
+    """
+    (old_major, old_minor), (major, minor) = sorted((release_of(one), release_of(other)))
+    return minor - old_minor if major == old_major else (major - old_major - 1) * 2 + minor + 1
+
+
 def _quorum(view: ClusterView) -> Iterator[Problem]:
-    if not view.has_quorum:
-        needed = quorum_of(len(view.voters))
-        yield Problem(
-            f"no quorum: {needed} of {len(view.voters)} appliances must run and reach each other",
-            "start the others and check TCP 2380 between them; if too many are lost for good, "
-            "run `cairn-appliance recover` on one that is left (docs/operate.md)",
-            is_urgent=True,
-        )
+    if view.has_quorum:
+        return
+    needed = quorum_of(len(view.voters))
+    cause = f"no quorum: {needed} of {len(view.voters)} appliances must run and reach each other"
+    yield Problem(
+        Alarm.NO_QUORUM,
+        cause if view.voters else "no quorum: the etcd of this appliance gives no answer",
+        "start the others and check TCP 2380 between them; if too many are lost for good, "
+        "run `cairn-appliance recover` on one that is left (docs/operate.md)",
+        is_urgent=True,
+    )
 
 
 def _alarms(view: ClusterView) -> Iterator[Problem]:
@@ -111,14 +152,17 @@ def _alarms(view: ClusterView) -> Iterator[Problem]:
         name = names.get(alarm.member, "?")
         if alarm.kind == "NOSPACE":
             yield Problem(
+                Alarm.STORE_FULL,
                 f"{name}: the store is full, changes are refused",
-                "free space on its disk, then compact, defragment and disarm (docs/operate.md)",
+                "wait a minute: the appliances make room; if it lasts, raise etcd_quota_mib in "
+                "settings.toml of each and restart them one by one",
                 is_urgent=True,
             )
         else:
             yield Problem(
+                Alarm.MEMBER_CORRUPT,
                 f"{name}: its copy of the store is damaged ({alarm.kind})",
-                f"stop it, then `cairn cluster replace {name}` and let it join anew",
+                REMEDIES[Alarm.MEMBER_CORRUPT],
                 is_urgent=True,
             )
 
@@ -126,22 +170,26 @@ def _alarms(view: ClusterView) -> Iterator[Problem]:
 def _of_member(view: ClusterView, seen: Seen) -> Iterator[Problem]:
     if seen.member.is_learner:
         yield Problem(
+            Alarm.MEMBER_LEARNS,
             f"{seen.name} has joined but has no vote yet",
             "start it there with `cairn-appliance run`; it gets its vote when it has caught up",
         )
     elif seen.state is None:
         yield Problem(
+            Alarm.MEMBER_AWAY,
             f"{seen.name}: its etcd gives no answer",
             "look whether the appliance runs and TCP 2379 and 2380 reach it; if it is lost for "
             f"good, `cairn cluster replace {seen.name}`",
         )
     elif not seen.is_healthy:
         yield Problem(
+            Alarm.MEMBER_CUT_OFF,
             f"{seen.name}: its etcd sees no leader",
             f"check the network between it and the others: {', '.join(seen.member.peer_urls)}",
         )
     elif seen.replica is None:
         yield Problem(
+            Alarm.APIS_AWAY,
             f"{seen.name}: its etcd runs, its APIs don't",
             "look into the log of `cairn-appliance run` there",
         )
@@ -149,23 +197,71 @@ def _of_member(view: ClusterView, seen: Seen) -> Iterator[Problem]:
         return
     for error in seen.state.errors:
         if "NOSPACE" not in error and "CORRUPT" not in error and "no leader" not in error:
-            yield Problem(f"{seen.name}: {error}", "look into etcd.log there")
+            yield Problem(Alarm.ETCD_FAILS, f"{seen.name}: {error}", REMEDIES[Alarm.ETCD_FAILS])
     if (view.lag(seen) or 0) > _BEHIND and not seen.member.is_learner:
         yield Problem(
+            Alarm.MEMBER_BEHIND,
             f"{seen.name} is {view.lag(seen)} entries behind the leader",
             "its disk or network is slow: look at the load there",
         )
-    if seen.state.db_octets > _FULL_AT * QUOTA_OCTETS:
+    if seen.state.db_octets > _FILLING_AT * seen.state.db_quota_octets:
         yield Problem(
+            Alarm.STORE_FILLING,
             f"{seen.name}: the store has {seen.state.db_octets >> 20} MiB of "
-            f"{QUOTA_OCTETS >> 20} MiB",
-            "defragment it (docs/operate.md); at the limit changes are refused",
+            f"{seen.state.db_quota_octets >> 20} MiB, {seen.state.db_used_octets >> 20} in use",
+            "nothing, if little is in use: the appliances make room; else raise etcd_quota_mib "
+            "in settings.toml of each: at the limit changes are refused",
         )
+
+
+def _versions(view: ClusterView) -> Iterator[Problem]:
+    versions = {seen.name: version_of(seen) for seen in view.seen if version_of(seen)}
+    if len(set(versions.values())) < 2:
+        return
+    told = ", ".join(f"{name} {version}" for name, version in versions.items())
+    oldest, newest = (pick(versions.values(), key=release_of) for pick in (min, max))
+    if apart(oldest, newest) > 1:
+        yield Problem(
+            Alarm.VERSIONS_APART,
+            f"the appliances' versions are more than one apart, which is not supported: {told}",
+            f"upgrade those with {oldest} to the version that follows it, then on from there",
+        )
+    else:
+        yield Problem(
+            Alarm.VERSIONS_MIXED,
+            f"the appliances run different versions: {told}",
+            "go on with the upgrade, or back: `cairn cluster upgrade-check` says who is next",
+        )
+
+
+def _of_sign(name: str, sign: Sign) -> Problem:
+    remedy = REMEDIES.get(sign.name, f"look for {sign.name} in docs/operate/alarms.md")
+    return Problem(sign.name, f"{name}: {sign.detail}", remedy, sign.is_urgent)
 
 
 def _size(view: ClusterView) -> Iterator[Problem]:
-    if len(view.voters) % 2 == 0:
+    if view.voters and len(view.voters) % 2 == 0:
         yield Problem(
+            Alarm.MEMBERS_EVEN,
             f"{len(view.voters)} appliances stand no more failures than {len(view.voters) - 1}",
             "let one more join: `cairn cluster join-string`",
         )
+
+
+# What to do about what an appliance notices of itself.
+REMEDIES: Mapping[str, str] = {
+    Alarm.DISK_FULL: "free space on the file system of its data directory, or enlarge it; it goes "
+    "on by itself",
+    Alarm.MEMBER_CORRUPT: "stop it there and run `cairn-appliance rebuild`, which takes the data "
+    "from the others",
+    Alarm.MEMBER_FLAPS: "look at the end of etcd.log there: memory, disk and clock come first",
+    Alarm.ETCD_FAILS: "look at the end of etcd.log there",
+    Alarm.SLOW_DISK: "look at what else uses its disk, or give it a faster one",
+    Alarm.LEADER_UNSTEADY: "look at disk, processor and network of the appliances: one of them is "
+    "too slow or loses packets",
+    Alarm.CLOCK_OFF: "set its clock by NTP (timedatectl, chronyc makestep)",
+    Alarm.CERTIFICATE_EXPIRES: "look into its log why the certificate was not renewed; a restart "
+    "of the appliance tries again",
+    Alarm.ADDRESS_UNKNOWN: "correct the name at your DNS, or `addresses` in its settings.toml",
+    Alarm.APPLIANCE_TWICE: "switch off the copy: a data directory belongs to one machine",
+}

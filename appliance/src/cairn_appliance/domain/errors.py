@@ -104,6 +104,16 @@ class JoinRefused(Refused):
     remedy = "make a new string with `cairn cluster join-string`"
 
 
+class VersionTooOld(Refused):
+    """The store holds what this version can't read and would spoil."""
+
+    code = "version_too_old"
+    remedy = (
+        "install the version that the other appliances run (`cairn cluster status`), then start "
+        "it again; its data directory is all right"
+    )
+
+
 class QuorumAtRisk(Clash):
     """What was asked for would leave too few members of etcd to agree on anything."""
 
@@ -176,3 +186,14 @@ class Restoring(Unavailable):
         "nothing: nodes go on with the netmap that they have; see `cairn cluster status` for "
         "how long it takes"
     )
+
+
+class StoreFull(Unavailable):
+    """The store's quota is used up: what there is can be read, nothing can be changed."""
+
+    code = "store_full"
+    remedy = (
+        "wait a minute: the appliances make room by themselves; if it lasts, "
+        "`cairn cluster status` says what to do"
+    )
+    retry_after_s = 20.0

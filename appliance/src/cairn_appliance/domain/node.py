@@ -90,3 +90,5 @@ class Presence:
     loaded_revision: int = 0
     digests: dict[str, str] = field(default_factory=dict)  # "node" and VNIs -> loaded digest
     refused: str = ""  # why the newest netmap is not loaded
+    trust: str = ""  # hex digest of the trust document that it keeps
+    issuer: str = ""  # hex key identifier of the authority that signed its certificate

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class Problem:
     """One thing that is wrong; `is_urgent` where changes wait because of it."""
 
+    name: str  # an Alarm
     cause: str
     remedy: str
     is_urgent: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from cairn_appliance.domain.alarm import Alarm
 from cairn_appliance.domain.problem import Problem
 
 ABSORB_S = 60.0  # agents come back within 30 s of the first appliance (its back-off)
@@ -43,6 +44,7 @@ def problems_of_restore(health: RestoreHealth) -> Iterator[Problem]:
     restored = health.restored
     if not restored.is_absorbed:
         yield Problem(
+            Alarm.RESTORING,
             "restored from a backup: it listens to the nodes first and answers nobody, for up to "
             f"{restored.absorb_s:.0f} seconds; nodes go on with the netmap that they have",
             f"wait; if it lasts, look into the log of {restored.appliance}",
@@ -54,6 +56,7 @@ def problems_of_restore(health: RestoreHealth) -> Iterator[Problem]:
     names = ", ".join(health.unseen[:_NAMED_MAX])
     more = len(health.unseen) - _NAMED_MAX
     yield Problem(
+        Alarm.NODES_UNSEEN,
         f"restored from a backup, and not seen since: {names}"
         + (f" and {more} more" if more > 0 else ""),
         "those that were removed after the backup: `cairn node delete`; the others come back by "

@@ -22,6 +22,7 @@ class Token:
     labels: dict[str, str] = field(default_factory=dict)
     vsubnets: tuple[str, ...] = ()  # IDs
     needs_approval: bool = False
+    pin: str = ""  # hex SHA-256 of the cluster CA that its string names; empty: the first one
 
     def matches(self, secret: str) -> bool:
         """Compare in constant time."""

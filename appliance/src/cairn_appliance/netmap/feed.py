@@ -14,7 +14,9 @@ _UNREADABLE_AFTER_MS = 5000
 class Feed:
     """The position of one node's stream in all documents that concern it."""
 
-    def __init__(self, netmaps: Netmaps, node_id: str, incarnation: int, after: int) -> None:
+    def __init__(
+        self, netmaps: Netmaps, node_id: str, incarnation: int, after: int, trust: str = ""
+    ) -> None:
         self._netmaps = netmaps
         self._node_id = node_id
         cluster = netmaps.cluster
@@ -22,8 +24,11 @@ class Feed:
         self._start = after if self._resumes else 0
         self._is_begun = False
         self._node_digest = ""
+        self._trust_digest = trust  # of what the node keeps
+        self._signer = netmaps.signer
         self._lost_keys: tuple[str, ...] | None = None  # as of the beginning
         self._sent: dict[int, int] = {}  # VNI -> revision that the copy is at
+        self._in_sync = b""  # the last word
         self.is_finished = False
 
     def pull(self) -> Iterator[bytes]:
@@ -56,16 +61,31 @@ class Feed:
             if not self._resumes:
                 yield _line(wire.Reset(netmaps.cluster.id, netmaps.cluster.incarnation))
         revision = netmaps.revision
-        lines = [*self._node_lines(), *self._vsubnet_lines()]
+        lines = [*self._trust_lines(), *self._node_lines(), *self._vsubnet_lines()]
         yield from lines
-        yield _line(wire.InSync(revision))
+        self._in_sync = _line(wire.InSync(revision))
+        yield self._in_sync
+
+    def last_word(self) -> bytes:
+        """Return the `in_sync` of the last `pull` again: the node holds this, and all is well.
+
+        Nothing is compared, so that it costs little; what has changed since wakes the stream.
+        """
+        return self._in_sync
+
+    def _trust_lines(self) -> Iterator[bytes]:
+        """Yield whom to trust, before anything that a new map key has signed."""
+        current = self._netmaps.trust_line
+        if current is not None and current[0] != self._trust_digest:
+            self._trust_digest = current[0]
+            yield current[1]
 
     def _node_lines(self) -> Iterator[bytes]:
         document = self._netmaps.node_document(self._node_id)
-        digest = wire.node_digest(document)
-        if digest == self._node_digest:
+        digest, signer = wire.node_digest(document), self._netmaps.signer
+        if (digest, signer) == (self._node_digest, self._signer):
             return
-        self._node_digest = digest
+        self._node_digest, self._signer = digest, signer
         revision = self._netmaps.revision
         signature = self._netmaps.sign("node", self._node_id, revision, digest)
         yield _line(wire.NodeUpdate(document, revision, signature))

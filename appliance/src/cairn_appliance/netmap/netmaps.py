@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal
 
 from cairn_agent.protocol import netmap as wire
@@ -16,22 +16,22 @@ from cairn_appliance.netmap import render
 from cairn_appliance.netmap.snapshot import Snapshot, Touched
 from cairn_appliance.netmap.topic import Topic
 from cairn_appliance.pki.errors import PkiError
+from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.store import keys
 from cairn_appliance.store.port import Events, Progress, Reset
 
 log = logging.getLogger(__name__)
 
-SignOctets = Callable[[bytes], bytes]  # Ed25519 by the map key
-
 
 class Netmaps:
     """The snapshot and a topic for each vSubnet of it."""
 
-    def __init__(self, cluster: Cluster, open_psk: render.OpenPsk, sign: SignOctets) -> None:
+    def __init__(self, cluster: Cluster, open_psk: render.OpenPsk, keyring: Keyring) -> None:
         self._without_appliances = cluster
         self.cluster = cluster  # with the addresses of its appliances as of `revision`
         self._open_psk = open_psk
-        self._sign_octets = sign
+        self._keyring = keyring
+        self._trust_line: tuple[str, bytes] | None = None  # digest, and the line
         self.snapshot = Snapshot()
         self._topics: dict[str, Topic] = {}  # by vSubnet ID
         self._is_loaded = False
@@ -40,6 +40,11 @@ class Netmaps:
     def revision(self) -> int:
         """The revision that every document is true at; 0 before the first Reset."""
         return self.snapshot.revision
+
+    @property
+    def word_every_s(self) -> float:
+        """How often every stream has a word, in seconds."""
+        return self.cluster.word_every_s(len(self.snapshot.appliances))
 
     def take(self, changes: Iterable[Reset | Events | Progress]) -> set[str]:
         """Apply changes in order, make new versions, and return the nodes they concern.
@@ -56,6 +61,8 @@ class Netmaps:
                     self.snapshot.revision = max(self.revision, change.revision)
                 continue
             touched = self.snapshot.apply(change)
+            if touched.trust:
+                pending |= self._take_trust()
             concerned |= touched.nodes
             pending |= self._render(touched)
             self._is_loaded = True
@@ -100,13 +107,25 @@ class Netmaps:
         """Return the newest document of a node that is there."""
         return render.node_document(self.snapshot, self.snapshot.nodes[node_id], self.cluster)
 
+    @property
+    def signer(self) -> str:
+        """The map key that signs now."""
+        return self._keyring.map_key.public
+
+    @property
+    def trust_line(self) -> tuple[str, bytes] | None:
+        """Whom nodes are to trust, as digest and line; None while no key was ever replaced."""
+        return self._trust_line
+
     def digests(self, node_id: str) -> dict[str, str]:
         """Return what a node that has loaded everything acknowledges."""
         own = {"node": wire.node_digest(self.node_document(node_id))}
         topics = self.topics_of(node_id).items()
         return own | {str(vni): topic.digest for vni, (topic, _) in topics}
 
-    def sign(self, kind: Literal["node", "vsubnet"], key: str, revision: int, digest: str) -> str:
+    def sign(
+        self, kind: Literal["node", "vsubnet", "trust"], key: str, revision: int, digest: str
+    ) -> str:
         """Return the base64 signature of a document."""
         octets = wire.signed_octets(
             cluster_id=self.cluster.id,
@@ -116,7 +135,30 @@ class Netmaps:
             revision=revision,
             digest=digest,
         )
-        return base64.b64encode(self._sign_octets(octets)).decode()
+        return base64.b64encode(self._keyring.sign(octets)).decode()
+
+    def _take_trust(self) -> set[str]:
+        """Follow the cluster's keys; return the vSubnets that are to be signed anew."""
+        trust = self.snapshot.trust
+        if trust is None:
+            return set()
+        before = self._keyring.map_key.public
+        try:
+            self._keyring.take(trust)
+            document = render.trust_document(trust)
+        except PkiError as error:
+            log.error("the cluster's keys can't be read reason=%s", error)  # noqa: TRY400
+            return set()
+        digest = wire.trust_digest(document)
+        revision = self.snapshot.trust_at  # the same at every replica, whenever it read it
+        signature = self.sign("trust", self.cluster.id, revision, digest)
+        update = wire.TrustUpdate(render.successions(trust), document, revision, signature)
+        self._trust_line = digest, wire.encode(update) + b"\n"
+        if before == self._keyring.map_key.public:
+            return set()
+        for topic in self._topics.values():
+            topic.sign_anew()
+        return set(self._topics)
 
     def _render(self, touched: Touched) -> set[str]:
         """Bring the topics up to what was touched; return the vSubnets that have news."""

@@ -10,8 +10,10 @@ from cairn_agent.protocol import netmap as wire
 
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.node import Node, NodeState
+from cairn_appliance.domain.trust import Trust
 from cairn_appliance.domain.vsubnet import VSubnet
 from cairn_appliance.netmap.snapshot import Snapshot
+from cairn_appliance.pki.authority import key_id_of
 
 OpenPsk = Callable[[str, int, str], str]  # vSubnet ID, epoch, sealed -> base64 of 32 octets
 
@@ -64,8 +66,26 @@ def node_document(snapshot: Snapshot, node: Node, cluster: Cluster) -> wire.Node
         site=node.site,
         vnis=sorted(vnis),
         appliances=list(cluster.appliances),
-        settings=wire.Settings(heartbeat_s=cluster.heartbeat_s),
+        settings=wire.Settings(heartbeat_s=cluster.word_every_s(len(snapshot.appliances))),
     )
+
+
+def trust_document(trust: Trust) -> wire.TrustDocument:
+    """Return whom all nodes are to trust."""
+    keys, authorities = trust.map_keys, trust.authorities
+    return wire.TrustDocument(
+        authorities=list(authorities.believed),
+        issuer=key_id_of(authorities.issuer.public),
+        map_key=keys.current.public,
+        next_map_key=keys.next.public if keys.next else "",
+        renew_within_s=authorities.renew_within_s,
+    )
+
+
+def successions(trust: Trust) -> list[wire.Succession]:
+    """Return how the map key of now came to be, and which one follows it."""
+    chain = trust.map_keys.successions
+    return [wire.Succession(each.old, each.new, each.signature) for each in chain]
 
 
 def is_approved(node: Node | None) -> TypeGuard[Node]:

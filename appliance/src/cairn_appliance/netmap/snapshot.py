@@ -8,7 +8,8 @@ from typing import Any
 
 from cairn_appliance.domain.cluster import Appliance
 from cairn_appliance.domain.member import Member
-from cairn_appliance.domain.node import Node, Registration
+from cairn_appliance.domain.node import Node, NodeState, Registration
+from cairn_appliance.domain.trust import Trust
 from cairn_appliance.domain.vsubnet import Psks, VSubnet
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.codec import Codec
@@ -21,6 +22,7 @@ _CODECS: dict[str, Codec[Any]] = {
     keys.VSUBNETS: records.vsubnets,
     keys.PSKS: records.psks,
     keys.MEMBERS: records.members,
+    keys.TRUST: records.trust,
 }
 
 
@@ -31,10 +33,11 @@ class Touched:
     headers: set[str] = field(default_factory=set)  # vSubnet IDs
     members: set[tuple[str, str]] = field(default_factory=set)  # vSubnet ID, node ID
     nodes: set[str] = field(default_factory=set)  # node IDs
+    trust: bool = False
 
 
 class Snapshot:
-    """All appliances, nodes, registrations, vSubnets, epochs and members at `revision`."""
+    """All appliances, nodes, registrations, vSubnets, epochs, members and keys at `revision`."""
 
     def __init__(self) -> None:
         self.revision = 0
@@ -43,6 +46,7 @@ class Snapshot:
         self.registrations: dict[str, Registration] = {}
         self.vsubnets: dict[str, VSubnet] = {}
         self.psks: dict[str, Psks] = {}
+        self.trust: Trust | None = None
         self._members: dict[str, dict[str, Member]] = {}  # by vSubnet, by node
         self._places: dict[str, set[str]] = {}  # node -> vSubnets
         self._versions: dict[str, tuple[int, int]] = {}  # key -> created, last written
@@ -54,6 +58,15 @@ class Snapshot:
     def appliances_by_name(self) -> list[Appliance]:
         """Return the appliances in the same order at every replica."""
         return [self.appliances[name] for name in sorted(self.appliances)]
+
+    def agents(self) -> dict[str, str]:
+        """Return name -> agent version of the nodes that are part of it."""
+        found = {}
+        for node in self.nodes.values():
+            registration = self.registrations.get(node.id)
+            if node.state is NodeState.APPROVED and registration and registration.agent_version:
+                found[node.name] = registration.agent_version
+        return found
 
     def members_of(self, vsubnet: str) -> dict[str, Member]:
         """Return a vSubnet's members by node ID."""
@@ -67,12 +80,17 @@ class Snapshot:
         """Return the revision at which the node became a member."""
         return self._versions.get(keys.member(vsubnet, node), (0, 0))[0]
 
+    @property
+    def trust_at(self) -> int:
+        """The revision of the cluster's keys; 0 while none was ever replaced."""
+        return self._versions.get(keys.TRUST, (0, 0))[1]
+
     def changed_at(self, vsubnet: str) -> int:
-        """Return a revision since which the vSubnet's document has not changed.
+        """Return a revision since which the vSubnet's document has not changed, nor its signature.
 
         Deletions leave no key behind, but each of a member starts a new epoch, which does.
         """
-        places = [keys.vsubnet(vsubnet), keys.psks(vsubnet)]
+        places = [keys.vsubnet(vsubnet), keys.psks(vsubnet), keys.TRUST]
         for node in self.members_of(vsubnet):
             places += [keys.member(vsubnet, node), keys.node(node), keys.registration(node)]
         return max(self._versions.get(place, (0, 0))[1] for place in places)
@@ -126,6 +144,10 @@ class Snapshot:
                 old = self.vsubnets.get(value.id)
                 self.vsubnets[value.id] = value
                 self._touch_vsubnet(value.id, touched, also_members=_renumbered(old, value))
+            case Trust():
+                self.trust = value
+                touched.trust = True
+                touched.nodes.update(self.nodes)
             case Psks():
                 self.psks[value.vsubnet] = value
                 touched.headers.add(value.vsubnet)

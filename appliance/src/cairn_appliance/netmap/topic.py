@@ -93,6 +93,16 @@ class Topic:
         self._remember(Delta(base, revision, line))
         return True
 
+    def sign_anew(self) -> None:
+        """Have the next version made although nothing changed: another key signs it.
+
+        What the key before has signed is refused from then on by who has seen the new one, so
+        it goes to nobody any more: who missed it gets the whole.
+        """
+        self._header_touched = True
+        self._history.clear()
+        self._history_octets = 0
+
     def full(self) -> bytes:
         """Return the line that holds the whole of the newest version, encoded once."""
         if self._full is None:

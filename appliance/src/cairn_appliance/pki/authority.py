@@ -34,6 +34,7 @@ _REQUEST_MAX_OCTETS = 4096  # ours have about 400
 _PEM_REQUEST = re.compile(
     rb"\s*-----BEGIN CERTIFICATE REQUEST-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE REQUEST-----\s*"
 )
+_PEM_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n?")
 _UNPARSABLE = (
     ValueError,
     TypeError,
@@ -102,6 +103,41 @@ class Authority:
         der = self._certificate.public_bytes(serialization.Encoding.DER)
         return hashlib.sha256(der).hexdigest()
 
+    @property
+    def key_id(self) -> str:
+        """Hex key identifier, as in the certificates that it signs."""
+        return x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()).digest.hex()
+
+    @property
+    def name(self) -> str:
+        """The CN of its subject."""
+        return str(self._certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+
+    def successor(self, now: datetime) -> Authority:
+        """Return a new authority of the same name.
+
+        The name is the same so that its key, signed by this one, is "self-issued" (RFC 5280
+        6.1): such a certificate counts for no path length, of which this one allows none.
+        """
+        return Authority.create(self.name, now)
+
+    def cross(self, following: Authority, now: datetime) -> bytes:
+        """Return the successor's key signed by this authority (PEM).
+
+        Who believes this one only comes to believe the successor by it.
+        """
+        certificate = following._certificate
+        end = min(certificate.not_valid_after_utc, self._certificate.not_valid_after_utc)
+        key = certificate.public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        builder = _builder(certificate.subject, self._certificate.subject, key, now, end - now)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        builder = builder.add_extension(_key_usage(is_authority=True), True)
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False
+        )
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
     def issue_agent(
         self, request_pem: bytes, node_id: str, now: datetime, days: float = AGENT_LIFE_DAYS
     ) -> bytes:
@@ -164,6 +200,46 @@ def checked_request(pem: bytes, node_id: str) -> ec.EllipticCurvePublicKey:
         return _checked(x509.load_pem_x509_csr(pem), node_id)
     except _UNPARSABLE as error:  # each part of a request is parsed when it is first looked at
         raise RequestRefused("the request can't be parsed") from error
+
+
+def key_id_of(pem: str) -> str:
+    """Return the hex key identifier of an authority's certificate; raise PkiError."""
+    certificate = _parsed(pem)
+    return x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest.hex()
+
+
+def pin_of(pem: str) -> str:
+    """Return the hex SHA-256 of a certificate (DER); raise PkiError."""
+    return hashlib.sha256(_parsed(pem).public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def issuer_id_of(certificate: x509.Certificate) -> str:
+    """Return the hex key identifier of the authority that signed a certificate."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return ""
+    return (found.key_identifier or b"").hex()
+
+
+def split_pem(text: str) -> list[str]:
+    """Return the certificates of a PEM bundle, each on its own."""
+    return _PEM_CERTIFICATE.findall(text)
+
+
+def issued_by(pem: bytes, authority: Authority) -> bool:
+    """Return whether an authority signed a certificate, by the identifier of its key."""
+    try:
+        return issuer_id_of(x509.load_pem_x509_certificate(pem)) == authority.key_id
+    except ValueError:
+        return False
+
+
+def _parsed(pem: str) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(pem.encode())
+    except ValueError as error:
+        raise PkiError("not a certificate in PEM") from error
 
 
 def is_past_half_life(certificate_pem: bytes, now: datetime) -> bool:

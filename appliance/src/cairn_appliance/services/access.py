@@ -46,7 +46,16 @@ from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.events import Journal
 from cairn_appliance.store import keys
 from cairn_appliance.store.codec import Codec
-from cairn_appliance.store.port import Compare, Conflict, Delete, Item, Put, Store, Unavailable
+from cairn_appliance.store.port import (
+    Compare,
+    Conflict,
+    Delete,
+    Full,
+    Item,
+    Put,
+    Store,
+    Unavailable,
+)
 from cairn_appliance.store.records import quarantine
 
 log = logging.getLogger(__name__)
@@ -277,6 +286,8 @@ class Access:
             )
         except Conflict:  # another request of the session did it, or ended it
             log.debug("session touched meanwhile user=%s", session.user)
+        except Full:  # what there is can be read all the same
+            log.info("session not extended: the store is full user=%s", session.user)
 
     async def _drop(self, item: Item) -> bool:
         try:

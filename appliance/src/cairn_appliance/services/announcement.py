@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 
 from cairn_appliance.domain.cluster import Appliance, Replica
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -33,24 +34,32 @@ _CLOSE_S = 1.0  # the end of the process does not wait for a store that hangs
 class Announcement:
     """Announces this appliance to the others and to the nodes."""
 
-    def __init__(self, store: Store, own: Appliance, clock: Clock = wall_clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        own: Appliance,
+        issuer: Callable[[], str] = lambda: "",
+        clock: Clock = wall_clock,
+    ) -> None:
         self._store = store
         self._own = own
-        self._clock = clock
+        self._issuer = issuer  # key identifier of the authority whose certificate is shown
+        self._since = clock()
 
     async def run(self) -> None:
         """Announce it until cancelled."""
         lease: Lease | None = None
-        is_told = False
+        told: str | None = None  # the issuer that was announced under this lease
         try:
             while True:
                 try:
                     if lease is None or lease.is_lost:
-                        lease, is_told = await self._store.lease(LEASE_S), False
-                    if not is_told:
-                        await self._put_replica(lease)
+                        lease, told = await self._store.lease(LEASE_S), None
+                    issuer = self._issuer()
+                    if told != issuer:
+                        await self._put_replica(lease, issuer)
                         await self.announce_once()
-                        is_told = True
+                        told = issuer
                 except LeaseLost:
                     lease = None
                 except StoreError as error:
@@ -73,8 +82,8 @@ class Announcement:
         except Conflict:
             log.info("another process has announced this appliance meanwhile")
 
-    async def _put_replica(self, lease: Lease) -> None:
-        replica = Replica(self._own.name, self._own.version, self._clock())
+    async def _put_replica(self, lease: Lease, issuer: str) -> None:
+        replica = Replica(self._own.name, self._own.version, self._since, issuer=issuer)
         put = Put(keys.replica(self._own.name), records.replicas.encode(replica), lease.id)
         await self._store.commit([], [put])
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cairn_appliance.domain.errors import Clash, Invalid, TokenRefused
+from cairn_appliance.domain.errors import CertificateRequired, Clash, Invalid, TokenRefused
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import (
     SYSTEM,
@@ -23,8 +23,9 @@ from cairn_appliance.domain.identity import (
 )
 from cairn_appliance.domain.node import Node, NodeState, Registration
 from cairn_appliance.domain.token import Token
-from cairn_appliance.pki.authority import AGENT_LIFE_DAYS, Authority, checked_request, utc_now
+from cairn_appliance.pki.authority import AGENT_LIFE_DAYS, checked_request, utc_now
 from cairn_appliance.pki.errors import RequestRefused
+from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.directory import check_key, check_not_removed, living_node
@@ -71,7 +72,7 @@ class Enrolment:
     def __init__(
         self,
         store: Store,
-        authority: Authority,
+        keyring: Keyring,
         nodes: Nodes,
         journal: Journal,
         clock: Clock = wall_clock,
@@ -79,7 +80,7 @@ class Enrolment:
     ) -> None:
         self._certificate_days = certificate_days
         self._store = store
-        self._authority = authority
+        self._keyring = keyring
         self._nodes = nodes
         self._journal = journal
         self._clock = clock
@@ -115,12 +116,20 @@ class Enrolment:
     @property
     def ca(self) -> str:
         """The cluster's authorities, PEM."""
-        return self._authority.certificate.decode()
+        return self._keyring.believed
 
-    async def renew(self, node_id: str, certificate_request: str, shown_key: str = "") -> str:
+    async def renew(
+        self,
+        node_id: str,
+        certificate_request: str,
+        shown_key: str = "",
+        *,
+        is_retired: bool = False,
+    ) -> str:
         """Return a new certificate (PEM) for a node that has proved to be itself.
 
-        `shown_key` is the control key of the certificate that it comes with.
+        `shown_key` is the control key of the certificate that it comes with. Where that is of
+        a retired authority, it proves nothing: the key has to be the one on record.
         """
         control_key = control_key_of(certificate_request, node_id)
 
@@ -128,6 +137,12 @@ class Enrolment:
             old = await living_node(self._store, node_id)
             check_key(old.value, shown_key)
             check_key(old.value, control_key)
+            if is_retired and not shown_key == control_key == old.value.control_key:
+                raise CertificateRequired(
+                    "the client certificate is of an authority that was replaced, and its key "
+                    "is not the one on record",
+                    "leave and join again with a new token",
+                )
             if old.value.control_key == control_key:
                 return
             key = keys.node(node_id)
@@ -190,6 +205,8 @@ class Enrolment:
                 f"the token has been used up ({token.uses} of {token.max_uses})",
                 code="token_used_up",
             )
+        if not self._keyring.is_pin_good(token.pin):
+            raise TokenRefused("the token was made before the cluster's CA was changed")
 
     async def _registration(self, node_id: str) -> Registration:
         found = await read(self._store, records.registrations, keys.registration(node_id))
@@ -198,7 +215,7 @@ class Enrolment:
     def _issue(self, certificate_request: str, node_id: str) -> str:
         pem = certificate_request.encode()
         days = self._certificate_days
-        return self._authority.issue_agent(pem, node_id, utc_now(), days).decode()
+        return self._keyring.authority.issue_agent(pem, node_id, utc_now(), days).decode()
 
     async def _tell_refused(self, newcomer: Newcomer, address: str, error: TokenRefused) -> None:
         """Write an event; the name of a token that is none is not worth keeping.

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from cairn_appliance.domain import joining as join_string
+from cairn_appliance.domain.alarm import Sign
 from cairn_appliance.domain.backup import BackupHealth
 from cairn_appliance.domain.cluster import (
     Appliance,
@@ -48,6 +49,7 @@ from cairn_appliance.services.backups import health_of
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import unchanged, until_committed
 from cairn_appliance.services.events import Journal
+from cairn_appliance.services.formats import Raised, raise_level
 from cairn_appliance.services.restoration import restore_health
 from cairn_appliance.services.stored import Stored, read, read_all
 from cairn_appliance.store import keys, port, records
@@ -64,6 +66,15 @@ _SECRET_OCTETS = 32
 _CHANGE_WITHIN_S = 8.0
 _AGAIN_S = 0.5
 _KNOWN_WITHIN_S = 4.0
+_LEAD_WITHIN_S = 2.5  # a member that is away takes 1.5 s of it
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSigns:
+    """What this appliance notices of itself; None: it does not look."""
+
+    appliance: str = ""
+    signs: tuple[Sign, ...] | None = None
 
 
 class Etcd(Protocol):
@@ -114,9 +125,10 @@ class Membership:
         store: Store,
         etcd: Etcd,
         cluster: Callable[[], Cluster],
-        pin: str,
+        pin: Callable[[], str],
         shared_keys: Callable[[], ClusterKeys],
         clock: Clock = wall_clock,
+        signs: Callable[[], OwnSigns] = OwnSigns,
         *,
         backup_every_s: float = 0.0,
     ) -> None:
@@ -127,11 +139,24 @@ class Membership:
         self._pin = pin
         self._shared_keys = shared_keys
         self._clock = clock
+        self._signs = signs
         self._journal = Journal(clock)
 
     async def view(self) -> ClusterView:
-        """Return how all members are."""
-        return await view_of(self._store, self._etcd, self._backup_every_s, self._clock())
+        """Return how all members are; where no etcd answers, what is noticed here."""
+        signs = self._signs()
+        try:
+            view = await view_of(self._store, self._etcd, self._backup_every_s, self._clock())
+        except port.Unavailable as error:
+            log.info("no etcd answers reason=%s", error)
+            view = ClusterView(())
+        return replace(view, asked=signs.appliance, own_signs=signs.signs)
+
+    async def finish_upgrade(self, by: Actor) -> Raised:
+        """Let the newest format be written from now on; raise Clash where one is not upgraded."""
+        raised = await raise_level(self._store, self._journal, by)
+        log.info("upgrade finished format=%d before=%d", raised.now, raised.before)
+        return raised
 
     async def issue(self, by: Actor, life_s: float = LIFE_S) -> Issued:
         """Return a new join string; raise Invalid."""
@@ -141,7 +166,7 @@ class Membership:
         joining = await until_committed(lambda: self._issue(secret, life_s, by))
         appliances = await read_all(self._store, records.appliances, keys.APPLIANCES)
         places = tuple(place for each in appliances for place in each.value.operations)
-        text = join_string.encode(JoinString(places, self._pin, joining.id, secret))
+        text = join_string.encode(JoinString(places, self._pin(), joining.id, secret))
         return Issued(joining, text)
 
     async def admit(self, candidate: Candidate) -> bytes:
@@ -186,6 +211,23 @@ class Membership:
         if seen.leads:
             await self._depose(view, seen)
         await self._remove(seen, by, "appliance_left", f"appliance {name} has left the cluster")
+
+    async def hand_over_lead(self, name: str) -> None:
+        """Let another member lead, if `name` does: its end is then no pause for the others.
+
+        Ends within `_LEAD_WITHIN_S`. Where it can't be done the others elect a leader when they
+        miss this one, within 1 to 2 s.
+        """
+        try:
+            async with asyncio.timeout(_LEAD_WITHIN_S):
+                members = await self._etcd.members()
+                states = await self._etcd.states(members)
+                view = ClusterView(tuple(Seen(each, states.get(each.id)) for each in members))
+                for seen in view.seen:
+                    if seen.leads and seen.name == name:
+                        await self._depose(view, seen)
+        except (port.StoreError, TimeoutError) as error:
+            log.warning("the lead was not handed over name=%s reason=%s", name, error)
 
     async def replace(self, name: str, by: Actor) -> Issued:
         """Remove a dead appliance and return the join string for its successor.
@@ -308,13 +350,17 @@ class Membership:
     async def _view_for_change(self) -> ClusterView:
         """Return how all are; the store is asked first, so that no decision is made on old news."""
         await self._store.get(keys.CLUSTER_INFO)
-        return await self.view()
+        return await view_of(self._store, self._etcd, self._backup_every_s, self._clock())
 
     async def _depose(self, view: ClusterView, leader: Seen) -> None:
         """Let another lead first: the others then notice nothing of the removal."""
-        heirs = [each for each in view.voters if each.is_healthy and each.name != leader.name]
+        others = [each for each in view.voters if each.is_healthy and each.name != leader.name]
+        heir = min(others, key=lambda each: view.lag(each) or 0, default=None)
+        if heir is None:
+            return
         try:
-            await self._etcd.hand_over(leader.member, heirs[0].member)
+            await self._etcd.hand_over(leader.member, heir.member)
+            log.info("the lead was handed over from=%s to=%s", leader.name, heir.name)
         except port.Unavailable as error:
             log.warning("the lead was not handed over name=%s reason=%s", leader.name, error)
 
@@ -372,7 +418,7 @@ async def view_of(store: Store, etcd: Etcd, backup_every_s: float, now: float) -
         Seen(each, states.get(each.id), appliances.get(each.name), replicas.get(each.name))
         for each in members
     )
-    return ClusterView(tuple(seen), alarms, backups, restore)
+    return ClusterView(tuple(seen), alarms, backups=backups, restore=restore)
 
 
 def checked_peer(url: str) -> str:

@@ -88,12 +88,25 @@ class PresenceBoard:
         self._streams.pop(node, None)
         self._set(node, connected=False)
 
-    def loaded(self, node: str, revision: int, digests: dict[str, str], refused: str) -> None:
-        """The node acknowledged what its data plane has loaded, or said why it has not."""
+    def loaded(
+        self,
+        node: str,
+        revision: int,
+        digests: dict[str, str],
+        refused: str,
+        *,
+        trust: str = "",
+        issuer: str = "",
+    ) -> None:
+        """The node acknowledged what its data plane has loaded, or said why it has not.
+
+        With it comes whom it trusts, and who signed its certificate.
+        """
+        said = {"trust": trust, "issuer": issuer}
         if refused:
-            self._set(node, refused=refused)
+            self._set(node, refused=refused, **said)
         else:
-            self._set(node, loaded_revision=revision, digests=digests, refused="")
+            self._set(node, loaded_revision=revision, digests=digests, refused="", **said)
 
     def seen(self, node: str) -> None:
         """The node sent a request; not worth a write of its own."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.netmap.document import Checker
 from cairn_appliance.netmap.netmaps import Netmaps
-from cairn_appliance.pki.authority import AGENT_LIFE_DAYS, Authority
+from cairn_appliance.pki.authority import AGENT_LIFE_DAYS
+from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.pki.sealing import Sealer
 from cairn_appliance.services.absorption import Absorption
 from cairn_appliance.services.addressing import Addressing
@@ -22,6 +22,7 @@ from cairn_appliance.services.presence import PresenceBoard
 from cairn_appliance.services.reassertion import Reassertions
 from cairn_appliance.services.registry import Registry
 from cairn_appliance.services.restoration import Restoration
+from cairn_appliance.services.rotation import Rotation
 from cairn_appliance.services.streams import Streams
 from cairn_appliance.services.tokens import Issuer, Tokens
 from cairn_appliance.services.vsubnets import Epochs, VSubnets
@@ -46,6 +47,8 @@ class Services:
     streams: Streams
     restoration: Restoration
     reassertions: Reassertions
+    keyring: Keyring
+    rotation: Rotation
 
     @property
     def cluster(self) -> Cluster:
@@ -57,9 +60,8 @@ def build(
     *,
     store: Store,
     cluster: Cluster,
-    authority: Authority,
+    keyring: Keyring,
     sealer: Sealer,
-    sign: Callable[[bytes], bytes],
     replica: str,
     clock: Clock = wall_clock,
     certificate_days: float = AGENT_LIFE_DAYS,
@@ -72,15 +74,15 @@ def build(
     members = Members(store, vsubnets, Addressing(store, clock), journal, clock, restoration)
     presence = PresenceBoard(store, replica, clock)
     nodes = Nodes(store, members, presence, journal, clock)
-    netmaps = Netmaps(cluster, epochs.open, sign)
-    issuer = Issuer(lambda: netmaps.cluster.appliances, authority.pin)
-    enrolment = Enrolment(store, authority, nodes, journal, clock, certificate_days)
+    netmaps = Netmaps(cluster, epochs.open, keyring)
+    issuer = Issuer(lambda: netmaps.cluster.appliances, lambda: keyring.authority.pin)
+    enrolment = Enrolment(store, keyring, nodes, journal, clock, certificate_days)
     streams = Streams(store, netmaps, presence)
     reassertions = Reassertions(
         store,
         restoration,
         Absorption(store, epochs, sealer, journal, clock),
-        Checker(cluster.id, sign),
+        Checker(cluster.id, keyring.sign),
         netmaps,
         journal,
         replica,
@@ -100,4 +102,6 @@ def build(
         streams=streams,
         restoration=restoration,
         reassertions=reassertions,
+        keyring=keyring,
+        rotation=Rotation(store, keyring, sealer, netmaps, presence, journal, clock),
     )

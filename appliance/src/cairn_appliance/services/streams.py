@@ -17,6 +17,7 @@ from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.netmap.feed import Feed
 from cairn_appliance.netmap.netmaps import Netmaps
 from cairn_appliance.services.presence import PresenceBoard
+from cairn_appliance.services.words import Say, Words
 from cairn_appliance.store.keys import MAP
 from cairn_appliance.store.port import Events, Progress, Reset, Store
 
@@ -30,7 +31,10 @@ REST = 2.0  # between two rounds, of the time that the former took to serve
 SHORT_OCTETS = 2048  # of a line
 WAKE_AT_ONCE = 50  # streams; then other work has its turn
 CATCH_UP_S = 5.0  # how long a stream from a replica that is ahead waits for this one
-GO_AWAY_MAX_MS = 3000  # full jitter, so that not everybody comes to the next replica at once
+# Full jitter, so that not everybody comes to the next replica at once: it lets in several
+# hundred a second. Few have no reason to wait long.
+GO_AWAY_MS, GO_AWAY_PER_STREAM_MS, GO_AWAY_MAX_MS = 250, 3, 3000
+IN_A_HURRY_MAX_MS = 1500  # where this replica is cut off: elsewhere within 5 s of the cut
 _BATCH_MAX = 1000
 ANSWER_S = 1.5  # a machine that lives has acknowledged a heartbeat by then
 _LOOK_S = 0.02
@@ -49,8 +53,10 @@ class Streams:
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._heard: defaultdict[str, list[HeardS]] = defaultdict(list)
         self._moved = asyncio.Condition()
+        self._words = Words(self._word_every_s)
         self._is_closing = False
         self._sent_away = 0  # how often
+        self._spread_ms = GO_AWAY_MAX_MS  # over which those who are sent away come elsewhere
         self.count = 0
 
     @property
@@ -70,6 +76,7 @@ class Streams:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._read(changes), name="follow the store")
             tasks.create_task(self._serve(changes), name="make netmaps")
+            tasks.create_task(self._words.run(), name="say a word")
 
     async def lines(
         self,
@@ -79,17 +86,23 @@ class Streams:
         *,
         known_at: int = 0,
         heard_s: HeardS = lambda: math.inf,
+        say: Say = lambda _: None,
+        trust: str = "",
+        is_believed: Callable[[], bool] = lambda: True,
     ) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a node's stream until it is removed or this replica closes.
 
-        `heard_s` says how long ago the node's machine acknowledged what was sent.
+        `heard_s` says how long ago the node's machine acknowledged what was sent; `say` sends a
+        line while this yields none; `trust` is what the node keeps of whom to trust,
+        `is_believed` says whether its certificate still proves anything.
         Short lines that are due together come as one, since each costs a write on its own.
         Raises Unavailable before the first line if this replica has not got as far as the
-        node has, or as `known_at`, at which the node is known to be there.
+        node has, or as `known_at`, at which the node is known to be there, and while it closes.
         """
+        self.check_open()
         is_same = incarnation == self._netmaps.cluster.incarnation
         await self._catch_up(max(known_at, after if is_same else 0))
-        feed = Feed(self._netmaps, node_id, incarnation, after)
+        feed = Feed(self._netmaps, node_id, incarnation, after, trust)
         wake = asyncio.Event()
         self._waiting[node_id].add(wake)
         self._heard[node_id].append(heard_s)
@@ -97,14 +110,15 @@ class Streams:
         self.count += 1
         begun = self._sent_away
         try:
-            while not self._is_closing and self._sent_away == begun:
+            while not self._is_closing and self._sent_away == begun and is_believed():
                 wake.clear()
                 for lines in _together(list(feed.pull())):
                     yield lines
                 if feed.is_finished:
                     return
-                await self._next(wake)
-            after_ms = random.randrange(GO_AWAY_MAX_MS)
+                with self._words.repeated(say, feed.last_word()):
+                    await self._next(wake)
+            after_ms = random.randrange(self._spread_ms)
             yield wire.encode(wire.GoAway(after_ms)) + b"\n"
         finally:
             self.count -= 1
@@ -119,8 +133,7 @@ class Streams:
 
     def send_away(self) -> None:
         """End the streams of now with the advice to go elsewhere; others may come."""
-        self._sent_away += 1
-        self._wake(set(self._waiting))
+        self._send_away(IN_A_HURRY_MAX_MS)
 
     async def answers(self, node_id: str) -> bool | None:
         """Return whether a stream of the node lives: its machine acknowledges what is sent now.
@@ -138,10 +151,20 @@ class Streams:
                 return True
         return False
 
+    def check_open(self) -> None:
+        """Raise Unavailable where this replica closes: nothing new begins here any more."""
+        if self._is_closing:
+            raise Unavailable("this appliance is about to stop", "use another appliance")
+
     def close(self) -> None:
-        """Tell every stream to go to another replica, and end it."""
+        """Tell every stream to go to another replica, and end it; take no new ones."""
         self._is_closing = True
-        self._wake(self._waiting)
+        self._send_away(GO_AWAY_MAX_MS)
+
+    def _send_away(self, most_ms: int) -> None:
+        self._spread_ms = min(GO_AWAY_MS + GO_AWAY_PER_STREAM_MS * self.count, most_ms)
+        self._sent_away += 1
+        self._wake(set(self._waiting))
 
     async def _next(self, wake: asyncio.Event) -> None:
         """Wait until there is something to say, at most for a heartbeat."""
@@ -150,6 +173,11 @@ class Streams:
                 await wake.wait()
         except TimeoutError:
             return
+
+    def _word_every_s(self) -> float | None:
+        """Return how often a word is due that is not a heartbeat anyway; None: never."""
+        every_s = self._netmaps.word_every_s
+        return every_s if every_s < self._netmaps.cluster.heartbeat_s else None
 
     async def _catch_up(self, revision: int) -> None:
         try:

@@ -43,7 +43,7 @@ class Issuer:
     """What every token of the cluster says beside its own ID and secret."""
 
     appliances: Callable[[], tuple[str, ...]]  # host:port of the agent APIs of now
-    pin: str  # hex SHA-256 of the cluster CA certificate
+    pin: Callable[[], str]  # hex SHA-256 of the certificate of the cluster CA that issues now
 
 
 class Tokens:
@@ -81,6 +81,7 @@ class Tokens:
             labels=order.labels,
             vsubnets=tuple(dict.fromkeys(vsubnets)),
             needs_approval=order.needs_approval,
+            pin=self._issuer.pin(),
         )
         key = keys.token(token_id)
         entry = self._journal.entry(
@@ -88,7 +89,7 @@ class Tokens:
         )
         put = Put(key, records.tokens.encode(token))
         revision = await self._store.commit([Compare(key, 0)], [put, entry])
-        text = pasteable.Token(list(self._issuer.appliances()), self._issuer.pin, token_id, secret)
+        text = pasteable.Token(list(self._issuer.appliances()), token.pin, token_id, secret)
         return Stored(token, revision), pasteable.encode_token(text)
 
     async def list(self) -> tuple[Stored[Token], ...]:

@@ -279,6 +279,8 @@ async def bounded(call: Awaitable[Answer], timeout_s: float) -> Answer:
             return await call
     except TimeoutError as error:
         raise Unavailable(f"no answer within {timeout_s:.1f} s") from error
+    except asyncio.InvalidStateError as error:  # grpc's word for a stream that has ended meanwhile
+        raise Unavailable("etcd ended the stream") from error
     except grpc.aio.AioRpcError as error:
         raise meaning(error) from error
 

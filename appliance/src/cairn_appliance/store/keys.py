@@ -8,12 +8,14 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/cluster/info                         id, incarnation, public keys
     /cairn/1/cluster/secrets/<name>               sealed under the KEK
     /cairn/1/cluster/last-name                    number of the appliance named last
+    /cairn/1/cluster/format                       the newest format that may be written; none: 1
     /cairn/1/cluster/joinings/<joining>           join string: hash, name, limits
     /cairn/1/cluster/backup-key                   public half of the recovery key
     /cairn/1/cluster/backup-failure               why the last backup could not be made
     /cairn/1/cluster/restored                     the last restore from a backup
     /cairn/1/backups/<name of the file>           a backup that was made
     /cairn/1/map/appliances/<appliance>           addresses of an appliance, running or not
+    /cairn/1/map/trust                            authorities and map keys, sealed, when replaced
     /cairn/1/map/sites/<site>                     Site
     /cairn/1/map/vsubnets/<vsubnet>               VSubnet
     /cairn/1/map/psks/<vsubnet>                   sealed epochs of a vSubnet
@@ -50,6 +52,7 @@ ROOT = "/cairn/1/"
 CLUSTER_INFO = ROOT + "cluster/info"
 CLUSTER_SECRETS = ROOT + "cluster/secrets/"
 LAST_NAME = ROOT + "cluster/last-name"
+CLUSTER_FORMAT = ROOT + "cluster/format"
 JOININGS = ROOT + "cluster/joinings/"
 BACKUP_KEY = ROOT + "cluster/backup-key"
 BACKUP_FAILURE = ROOT + "cluster/backup-failure"
@@ -57,6 +60,7 @@ BACKUPS = ROOT + "backups/"
 RESTORED = ROOT + "cluster/restored"
 MAP = ROOT + "map/"
 APPLIANCES = MAP + "appliances/"
+TRUST = MAP + "trust"
 SITES = MAP + "sites/"
 VSUBNETS = MAP + "vsubnets/"
 PSKS = MAP + "psks/"

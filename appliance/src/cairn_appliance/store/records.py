@@ -10,6 +10,7 @@ from cairn_appliance.domain.node import Copies, Node, Presence, Registration
 from cairn_appliance.domain.restored import Restored
 from cairn_appliance.domain.site import Site
 from cairn_appliance.domain.token import Token
+from cairn_appliance.domain.trust import Trust
 from cairn_appliance.domain.vsubnet import Psks, VSubnet
 from cairn_appliance.store.codec import Codec, Quarantine
 
@@ -30,6 +31,7 @@ replicas = Codec(Replica)
 restored = Codec(Restored)
 sites = Codec(Site)
 tokens = Codec(Token)
+trust = Codec(Trust)
 psks = Codec(Psks)
 vsubnets = Codec(VSubnet)
 

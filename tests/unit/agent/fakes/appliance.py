@@ -64,6 +64,7 @@ class Authority:
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, life: timedelta
     ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
+        own = self._key.public_key()
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -72,6 +73,8 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + life)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(own), False)
         )
 
 
@@ -120,8 +123,13 @@ class FakeAppliance:
         context.load_cert_chain(chain, private)
         context.load_verify_locations(cadata=self.authority.pem)
         context.verify_mode = ssl.CERT_OPTIONAL
+        self._context = context
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=context)
         self.port = self._server.sockets[0].getsockname()[1]
+
+    def trust(self, pem: str) -> None:
+        """Let nodes of another authority in as well."""
+        self._context.load_verify_locations(cadata=pem)
 
     async def stop(self) -> None:
         """Go away as a killed process does."""

@@ -72,10 +72,17 @@ class Cluster:
         return self.node_of(node_id(number), vnis, revision, appliances)
 
     def node_of(
-        self, node: str, vnis: list[int], revision: int, appliances: Iterable[str] = ()
+        self,
+        node: str,
+        vnis: list[int],
+        revision: int,
+        appliances: Iterable[str] = (),
+        *,
+        heartbeat_s: float = 15.0,
     ) -> bytes:
         """Return the document of a node that made its own ID."""
-        document = wire.NodeDocument(node, "vm-1", "cloud", vnis, list(appliances), wire.Settings())
+        settings = wire.Settings(heartbeat_s)
+        document = wire.NodeDocument(node, "vm-1", "cloud", vnis, list(appliances), settings)
         signature = self.sign("node", node, revision, wire.node_digest(document))
         return wire.encode(wire.NodeUpdate(document, revision, signature))
 

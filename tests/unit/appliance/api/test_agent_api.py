@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 import pytest
 from cairn_appliance.api.agent_v1 import app as app_module
-from cairn_appliance.api.agent_v1.app import Answers, create_app
+from cairn_appliance.api.agent_v1.app import create_app
 from cairn_appliance.api.client_certificate import EXTENSION, Connection
 from cairn_appliance.domain.identity import SYSTEM
-from cairn_appliance.pki.authority import utc_now
+from cairn_appliance.pki.authority import issuer_id_of, utc_now
 from cairn_appliance.services import presence as presence_module
 from cairn_appliance.store import keys
-from cairn_appliance.store.port import MAX_TRANSACTION_OCTETS
+from cairn_appliance.store.port import MAX_TRANSACTION_OCTETS, Reset
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -27,7 +27,7 @@ def client(replica: Replica, node: SimulatedNode) -> httpx.AsyncClient:
     """Return a client whose connections show the node's certificate."""
     pem = AUTHORITY.issue_agent(node.certificate_request().encode(), node.id, utc_now())
     der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
-    app = create_app(replica.services, Answers("map key"), lambda: utc_now().timestamp())
+    app = create_app(replica.services, lambda: utc_now().timestamp())
 
     async def with_connection(scope: Any, receive: Any, send: Any) -> None:
         connection = Connection(der, lambda: None)
@@ -104,3 +104,73 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
     async with client(replica, node) as api, asyncio.timeout(2):
         answer = await api.post("/enrol", content=dribble())
     assert answer.status_code == 408
+
+
+@pytest.mark.parametrize(("protocol", "older"), [(3, "the appliances"), (-1, "the agent")])
+async def test_an_agent_that_is_too_far_away_is_told_who_has_to_be_updated(
+    protocol: int, older: str
+) -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    asked = {"generation": node.generation, "facts": {}, "endpoints": [], "name": "n"}
+    async with client(replica, node) as api:
+        body = {**asked, "agent_version": "9.9.0", "protocol": protocol}
+        refused = await api.post("/register", json=body)
+        problem = refused.json()
+        near = await api.post("/register", json={**body, "protocol": 2, "future": True})
+    assert (refused.status_code, problem["code"]) == (422, "protocol_not_supported")
+    assert f"update {older} first" in problem["remedy"]
+    assert near.status_code == 200
+
+
+async def test_a_replica_that_is_about_to_stop_is_not_ready_and_takes_no_agent() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    replica.services.streams.close()
+    async with client(replica, node) as api:
+        asked = {"generation": 1, "facts": {}, "endpoints": [], "name": "n", "agent_version": "1"}
+        answers = [await api.post("/register", json=asked), await api.get("/netmap")]
+        answers.append(await api.get("http://appliance/readyz"))
+    assert [answer.status_code for answer in answers] == [503, 503, 503]
+    assert all("about to stop" in answer.json()["detail"] for answer in answers)
+
+
+async def test_a_certificate_of_a_retired_ca_gets_a_new_one_and_nothing_else() -> None:
+    replica = Replica()
+    await replica.vsubnet("red")
+    node = await replica.joined("n", "red")
+    services = replica.services
+
+    async def follow() -> None:
+        listing = await replica.memory.list(keys.MAP)
+        services.netmaps.take([Reset(listing.revision, listing.items)])
+
+    report = {
+        "generation": node.generation,
+        "facts": {"dmi_uuid": node.facts.dmi_uuid},
+        "endpoints": list(node.endpoints),
+        "name": "n",
+        "agent_version": "0.1.0",
+    }
+    csr = {"certificate_request": node.certificate_request()}
+    thief = SimulatedNode(id=node.id)
+    async with client(replica, node) as own, client(replica, thief) as other:
+        await services.rotation.begin_ca(SYSTEM)
+        await services.rotation.issue_ca(SYSTEM)
+        await follow()
+        assert (await own.post("register", json=report)).status_code == 200, "believed still"
+        await services.rotation.retire_ca(SYSTEM)
+        await follow()
+        for path, body in (("register", report), ("ack", ACK), ("leave", {}), ("become", csr)):
+            answer = await own.post(path, json=body)
+            assert (answer.status_code, answer.json()["code"]) == (403, "certificate_expired"), path
+        assert (await own.get("netmap")).status_code == 403
+        renewed = await own.post("renew", json=csr)
+        assert renewed.status_code == 200
+        assert renewed.json()["ca"] == services.keyring.believed
+        certificate = x509.load_pem_x509_certificate(renewed.json()["certificate"].encode())
+        assert issuer_id_of(certificate) == services.keyring.authority.key_id
+        # Who has the retired CA's key can make certificates, but has no node's key.
+        for body in (csr, {"certificate_request": thief.certificate_request()}):
+            answer = await other.post("renew", json=body)
+            assert answer.status_code == 403, answer.text

@@ -17,6 +17,8 @@ from cairn_appliance.domain.errors import NodeFrozen
 from cairn_appliance.domain.identity import SYSTEM, Facts
 from cairn_appliance.services.registry import Report
 from cairn_appliance.services.vsubnets import VSubnetChange, VSubnetOrder
+from cairn_appliance.store.keys import MAP
+from cairn_appliance.store.port import Reset
 
 from tests.unit.appliance.cli.conftest import Live, Shell
 
@@ -378,3 +380,54 @@ def test_following_shows_what_happens_and_goes_on_after_a_loss(
 
 async def _create(live: Live, name: str) -> None:
     await live.operations.services.vsubnets.create(VSubnetOrder(name), SYSTEM)
+
+
+def test_the_ca_is_replaced_step_by_step(live: Live, logged_in: Shell) -> None:
+    logged_in.ok("token", "create")
+    assert "nothing is under way" in logged_in.ok("ca", "status")
+    assert logged_in("ca", "rotate").code == 2, "nobody is asked"
+    told = logged_in.ok("ca", "rotate", "--yes")
+    assert "announced" in told
+    assert "0 of 0 are up to it" in told
+    again = logged_in("ca", "rotate", "--yes")
+    assert (again.code, "being replaced already" in again.err) == (4, True)
+    retired = logged_in("ca", "retire", "--yes")
+    assert (retired.code, "no former CA" in retired.err) == (4, True)
+    follow(live)
+    assert "issuing" in logged_in.ok("ca", "issue", "--yes")
+    follow(live)
+    told = logged_in.ok("ca", "status")
+    assert live.fingerprint in told
+    assert "1 enrolment token made under the former CA" in told
+    assert "steady" in logged_in.ok("ca", "retire", "--yes")
+    follow(live)
+    trust = json.loads(logged_in.ok("ca", "status", "--json"))
+    assert [each["fingerprint"] for each in trust["ca"]["retired"]] == [live.fingerprint]
+    assert len(trust["ca"]["old_tokens"]) == 1
+    assert "void" in logged_in.ok("ca", "status")
+    assert "the former CA" in logged_in.ok("event", "list")
+
+
+def test_the_map_key_is_replaced_step_by_step(live: Live, logged_in: Shell) -> None:
+    logged_in.ok(*OFFICE)
+    join(live, "web-1", "office")
+    assert "nothing is under way" in logged_in.ok("map-key", "status")
+    logged_in.ok("map-key", "rotate", "--yes")
+    follow(live)
+    told = logged_in.ok("map-key", "status")
+    assert "0 of 1 are up to it" in told
+    assert "node web-1: it is away" in told
+    before = json.loads(logged_in.ok("map-key", "status", "--json"))["map_key"]
+    assert before["next"]
+    after = json.loads(logged_in.ok("map-key", "use", "--yes", "--json"))["map_key"]
+    assert (after["public_key"], after["next"]) == (before["next"], None)
+
+
+def follow(live: Live) -> None:
+    """Let the appliance's netmaps take up what is in the store."""
+
+    async def take() -> None:
+        listing = await live.operations.store.list(MAP)
+        live.operations.services.netmaps.take([Reset(listing.revision, listing.items)])
+
+    live.do(take())

@@ -194,12 +194,12 @@ def test_the_apis_certificate_follows_the_addresses_and_the_time(tmp_path: Path)
     }  # fmt: skip
     chain = x509.load_pem_x509_certificates(local.pki("api.pem").read_bytes())
     assert chain[-1].subject == chain[-1].issuer  # an agent that has only the pin sees its end
-    assert not bootstrap.renew_api_certificate(local, secrets.authority, NOW)
-    assert bootstrap.renew_api_certificate(local, secrets.authority, NOW + timedelta(days=200))
+    assert not bootstrap.renew_api_certificate(local, secrets, NOW)
+    assert bootstrap.renew_api_certificate(local, secrets, NOW + timedelta(days=200))
     text = (tmp_path / "data/settings.toml").read_text().replace("192.0.2.1", "192.0.2.2")
     (tmp_path / "data/settings.toml").write_text(text)
     moved = bootstrap.load(tmp_path / "data")
-    assert bootstrap.renew_api_certificate(moved, secrets.authority, NOW)
+    assert bootstrap.renew_api_certificate(moved, secrets, NOW)
     assert "192.0.2.2" in _api_names(moved)
 
 
@@ -228,7 +228,7 @@ def adopted(directory: Path, created: bootstrap.Created, address: str) -> bootst
 def test_one_that_joins_has_the_shared_keys_and_its_own_pairs(tmp_path: Path) -> None:
     created = create(tmp_path / "data")
     local = adopted(tmp_path / "other", created, "192.0.2.2")
-    bootstrap.adopt_authority(local, created.secrets.authority, NOW)
+    bootstrap.adopt_authority(local, created.secrets, NOW)
 
     again = bootstrap.load(tmp_path / "other")
     assert (again.cluster_id, again.member) == (created.cluster.id, "m2")

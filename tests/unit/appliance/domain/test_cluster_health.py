@@ -6,8 +6,15 @@ from dataclasses import replace
 
 import pytest
 from cairn_appliance.domain import joining
-from cairn_appliance.domain.cluster import EtcdAlarm, EtcdMember, EtcdState, Replica, quorum_of
-from cairn_appliance.domain.cluster_health import QUOTA_OCTETS, ClusterView, Seen, problems_of
+from cairn_appliance.domain.cluster import (
+    QUOTA_OCTETS,
+    EtcdAlarm,
+    EtcdMember,
+    EtcdState,
+    Replica,
+    quorum_of,
+)
+from cairn_appliance.domain.cluster_health import ClusterView, Seen, problems_of
 from cairn_appliance.domain.errors import Invalid
 
 STATE = EtcdState("3.6.0", 1, 9000, 9000, 1 << 20, 1 << 20)
@@ -57,7 +64,7 @@ def test_three_healthy_ones_are_well() -> None:
         ),
         pytest.param(
             (seen(1, replace(STATE, db_octets=QUOTA_OCTETS * 3 // 4)),),
-            "m1: the store has 1536 MiB of 2048 MiB",
+            "m1: the store has 1536 MiB of 2048 MiB, 1 in use",
             id="nearly full",
         ),
     ],

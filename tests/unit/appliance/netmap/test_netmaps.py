@@ -15,6 +15,7 @@ from cairn_appliance.domain.node import NodeState
 from cairn_appliance.netmap import topic as topic_module
 from cairn_appliance.netmap.feed import Feed
 from cairn_appliance.netmap.netmaps import Netmaps
+from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.services.members import MemberOrder
 from cairn_appliance.services.vsubnets import Epochs, VSubnetChange
 from cairn_appliance.store import keys, records
@@ -24,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.simulated_node import Follower, SimulatedNode
-from tests.unit.appliance.replica import CLUSTER, MAP_KEY, SEALER, Replica
+from tests.unit.appliance.replica import AUTHORITY, CLUSTER, MAP_KEY, SEALER, Replica
 
 
 class Mirror:
@@ -32,7 +33,7 @@ class Mirror:
 
     def __init__(self, replica: Replica, cluster: Cluster = CLUSTER) -> None:
         self.replica = replica
-        self.netmaps = Netmaps(cluster, Epochs(SEALER).open, MAP_KEY.sign)
+        self.netmaps = Netmaps(cluster, Epochs(SEALER).open, Keyring(SEALER, AUTHORITY, MAP_KEY))
         self._items: dict[str, Item] = {}
 
     async def reset(self) -> set[str]:

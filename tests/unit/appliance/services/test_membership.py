@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 
 import msgspec
@@ -38,7 +39,12 @@ class World:
     def __init__(self, *addresses: str) -> None:
         self.store, self.etcd, self.clock = MemoryStore(), FakeEtcd(*addresses), FakeClock()
         self.membership = Membership(
-            self.store, self.etcd, lambda: CLUSTER, "a" * 64, lambda: CLUSTER_KEYS, self.clock
+            self.store,
+            self.etcd,
+            lambda: CLUSTER,
+            lambda: "a" * 64,
+            lambda: CLUSTER_KEYS,
+            self.clock,
         )
 
     async def announce(self, *names: str) -> None:
@@ -193,6 +199,27 @@ async def test_one_leaves_where_the_others_can_do_without_it() -> None:
     world.etcd.silent = {"m3"}
     with pytest.raises(QuorumAtRisk):
         await world.membership.leave("m2", SYSTEM)
+
+
+async def test_who_leads_hands_the_lead_to_the_living_one_that_is_least_behind() -> None:
+    world = World("192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.4")
+    world.etcd.silent.add("m2")
+    world.etcd.behind["m3"] = 7
+    await world.membership.hand_over_lead("m4")  # it doesn't lead
+    assert world.etcd.leader == 1
+    await world.membership.hand_over_lead("m1")
+    assert world.etcd.leader == 4
+
+
+async def test_a_lead_that_nobody_can_take_is_no_error(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.membership.hand_over_lead("m1")
+    assert world.etcd.leader == 1
+    monkeypatch.setattr(module, "_LEAD_WITHIN_S", 0.05)
+    monkeypatch.setattr(world.etcd, "members", asyncio.Event().wait)
+    async with asyncio.timeout(2):
+        await world.membership.hand_over_lead("m1")
 
 
 async def test_the_last_one_does_not_leave(world: World) -> None:

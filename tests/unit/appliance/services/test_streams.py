@@ -8,7 +8,13 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+from cairn_agent.protocol import netmap as wire
+from cairn_appliance.domain import cluster as cluster_module
+from cairn_appliance.domain.cluster import Appliance
+from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.services import streams as streams_module
+from cairn_appliance.store import keys, records
+from cairn_appliance.store.port import Put
 
 from tests.simulated_node import SimulatedNode
 from tests.unit.appliance.replica import Replica
@@ -20,7 +26,8 @@ async def followed(replica: Replica, node: SimulatedNode) -> AsyncIterator[list[
     lines: list[bytes] = []
 
     async def follow() -> None:
-        async for line in replica.services.streams.lines(node.id, 0, 0):
+        streams = replica.services.streams
+        async for line in streams.lines(node.id, 0, 0, say=lines.append):
             lines.append(line)
 
     running = asyncio.create_task(replica.services.streams.run())
@@ -73,6 +80,27 @@ async def test_under_steady_change_rounds_are_as_far_apart_as_serving_takes(
         await until(lambda: b"192.0.2.250" in b"".join(lines[-3:]))
 
 
+async def test_where_a_node_could_go_elsewhere_its_stream_has_a_word_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster_module, "FAILOVER_HEARTBEAT_S", 0.05)
+    replica = Replica()
+    await replica.vsubnet()
+    node = await replica.joined("a", "red")
+    async with followed(replica, node) as lines:
+        await asyncio.sleep(0.3)
+        assert len(lines) == 1, "alone there is nowhere to go: 15 s between two words"
+        for name in ("m1", "m2"):
+            put = Put(keys.appliance(name), records.appliances.encode(Appliance(name, ())))
+            await replica.services.store.commit([], [put])
+        await until(lambda: len(lines) >= 6)
+        assert b'"heartbeat_s":0.05' in lines[1]
+        assert lines[-1] == lines[-2]
+        assert b"in_sync" in lines[-1]
+        await replica.register(node, endpoints=("192.0.2.99:8002",))
+        await until(lambda: b"192.0.2.99" in b"".join(lines))
+
+
 async def test_many_streams_are_woken_though_others_come_in_between() -> None:
     replica = Replica()
     await replica.vsubnet()
@@ -82,3 +110,20 @@ async def test_many_streams_are_woken_though_others_come_in_between() -> None:
     wakes = [wake for waiting in streams._waiting.values() for wake in waiting]
     await streams._wake_in_turns({node.id for node in nodes} | {"gone"})
     assert all(wake.is_set() for wake in wakes)
+
+
+async def test_who_is_here_when_the_replica_closes_is_sent_on_and_nobody_else_comes() -> None:
+    replica = Replica()
+    await replica.vsubnet()
+    node, late = await replica.joined("a", "red"), await replica.joined("b", "red")
+    streams = replica.services.streams
+    async with followed(replica, node) as lines:
+        streams.close()
+        await until(lambda: streams.count == 0)
+        away = wire.decode_line(lines[-1])
+        assert isinstance(away, wire.GoAway)
+        assert away.after_ms < 300, "one alone has no reason to wait"
+        with pytest.raises(Unavailable, match="about to stop"):
+            await anext(streams.lines(late.id, 0, 0))
+        with pytest.raises(Unavailable):
+            streams.check_open()

@@ -14,7 +14,7 @@ use crate::handshake::{Pending, Reach, Refusal};
 use crate::ids::PeerId;
 use crate::message::{Inline, MAX_HANDSHAKE_LEN};
 use crate::noise::{Initiated, Party, Received, SessionKeys};
-use crate::session::{Keys, Session};
+use crate::session::{Keys, MadeBy, Session};
 use crate::time::Time;
 
 /// The largest datagram that we take.
@@ -93,7 +93,7 @@ impl Core {
                 local: local_index,
                 remote: remote_index,
             };
-            let session = make_session(peer, fx, &keys, indexes, Some(to), now);
+            let session = make_session(peer, fx, &keys, indexes, MadeBy::Peer(to), now);
             fx.publish(Arc::clone(&session));
             if let Some(old) = peer.slots.offer(session, proven) {
                 fx.retire(&old);
@@ -156,7 +156,8 @@ fn finish(
         local: pending.index,
         remote: resp.sender(),
     };
-    let session = make_session(peer, fx, &keys, indexes, None, now);
+    let asked = MadeBy::Us(pending.sent_at);
+    let session = make_session(peer, fx, &keys, indexes, asked, now);
     peer.rtt = Some(rtt);
     peer.complete(session, from, asked_there, fx, now);
     Ok(())
@@ -193,7 +194,7 @@ fn make_session(
     fx: &Effects,
     keys: &SessionKeys,
     indexes: Indexes,
-    offered_to: Option<SocketAddr>,
+    made_by: MadeBy,
     now: Time,
 ) -> Arc<Session> {
     let keys = Keys {
@@ -201,7 +202,7 @@ fn make_session(
         open: &keys.open,
         local_index: indexes.local,
         remote_index: indexes.remote,
-        offered_to,
+        made_by,
     };
     Arc::new(Session::new(
         Arc::clone(&peer.link),

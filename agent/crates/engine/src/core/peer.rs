@@ -31,10 +31,6 @@ use crate::timers::earlier;
 const QUEUE_FOR: Duration = Duration::from_secs(2);
 /// Behind a NAT, something is sent at least this often (rule 6).
 const NAT_KEEPALIVE: Duration = Duration::from_secs(20);
-/// Sessions that came about at nearly the same time have crossed (rule 16): within an INIT and its
-/// follow-up. Later ones mean that the peer began anew, perhaps without the older session; and to
-/// take a true crossing for that costs nothing, because both sides receive on both.
-const CROSSING: Duration = Duration::from_millis(500);
 /// Spoofed frames of a peer are reported this often.
 const SPOOFING_EVERY: Duration = Duration::from_secs(1);
 
@@ -284,8 +280,7 @@ impl Peer {
     fn install(&mut self, session: Arc<Session>, fx: &mut Effects, now: Time) {
         // A peer that has restarted doesn't know any more what it said.
         self.link.pruned.clear();
-        let crossing = CROSSING.min(fx.timers.rekey_after / 4);
-        if let Some(old) = self.slots.install(session, self.we_are_lower, crossing) {
+        if let Some(old) = self.slots.install(session, self.we_are_lower) {
             fx.retire(&old);
         }
         self.handshakes += 1;

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
@@ -20,9 +20,11 @@ from starlette.responses import Response
 from cairn_appliance.api import errors
 from cairn_appliance.api.agent_v1.stream import NetmapStream
 from cairn_appliance.api.client_certificate import (
+    Connection,
     connection_of,
     control_key_of,
     issued_at_of,
+    issuer_of,
     node_of,
 )
 from cairn_appliance.api.limits import StrangerLimit
@@ -48,14 +50,7 @@ _DIGEST_MAX = 64  # hex digits of SHA-256
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What the answers need beside the services."""
-
-    map_key: str  # base64 of the Ed25519 public key
-
-
-def create_app(services: Services, answers: Answers, clock: Clock = wall_clock) -> FastAPI:
+def create_app(services: Services, clock: Clock = wall_clock) -> FastAPI:
     """Return the application; it has to be served by CertificateProtocol."""
     app = FastAPI(
         title="Cairn agent API",
@@ -63,16 +58,15 @@ def create_app(services: Services, answers: Answers, clock: Clock = wall_clock) 
         redirect_slashes=False,
     )
     errors.install(app)
-    agent_api = _AgentApi(services, answers, clock)
+    agent_api = _AgentApi(services, clock)
     for path, method, endpoint in agent_api.routes():
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
     return app
 
 
 class _AgentApi:
-    def __init__(self, services: Services, answers: Answers, clock: Clock) -> None:
+    def __init__(self, services: Services, clock: Clock) -> None:
         self._services = services
-        self._answers = answers
         self._clock = clock
         self._limit = StrangerLimit(clock)
         self._showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
@@ -106,6 +100,7 @@ class _AgentApi:
     async def register(self, request: Request) -> Response:
         """A node says what it is and where it can be reached."""
         node_id = self._node(request)
+        self._services.streams.check_open()
         body = await _decoded(request, wire.RegisterRequest)
         _check_protocol(body.protocol)
         if not body.incarnation:
@@ -130,25 +125,37 @@ class _AgentApi:
                 generation=registered.generation,
                 seen_address=address,
                 appliances=list(cluster.appliances),
-                heartbeat_s=cluster.heartbeat_s,
+                heartbeat_s=self._services.netmaps.word_every_s,
                 reassert=self._services.reassertions.wants(body.incarnation),
             )
         )
 
     async def netmap(
-        self, request: Request, incarnation: int = Query(0, ge=0), after: int = Query(0, ge=0)
+        self,
+        request: Request,
+        incarnation: int = Query(0, ge=0),
+        after: int = Query(0, ge=0),
+        trust: str = Query("", max_length=_DIGEST_MAX),
     ) -> Response:
         """Stream the node's netmap: a full set or what changed, then what changes."""
         node_id = self._node(request)
         await self._check_restored(request, node_id)
-        control_key = control_key_of(connection_of(request))
+        connection = connection_of(request)
+        control_key = control_key_of(connection)
         known_at = await self._services.registry.known_at(node_id, control_key)
-        heard_s = connection_of(request).heard_s
+        keyring, issuer = self._services.keyring, issuer_of(connection)
         lines = self._services.streams.lines(
-            node_id, incarnation, after, known_at=known_at, heard_s=heard_s
+            node_id,
+            incarnation,
+            after,
+            known_at=known_at,
+            heard_s=connection.heard_s,
+            say=connection.say,
+            trust=trust,
+            is_believed=lambda: keyring.is_believed(issuer),
         )
         first = await anext(lines)
-        return NetmapStream(node_id, first, lines, connection_of(request).abort)
+        return NetmapStream(node_id, first, lines, connection.abort)
 
     async def ack(self, request: Request) -> Response:
         """A node says what its data plane has loaded."""
@@ -164,7 +171,14 @@ class _AgentApi:
             log.warning(
                 "netmap refused node=%s revision=%d reason=%s", node_id, body.revision, refused
             )
-        self._services.presence.loaded(node_id, body.revision, body.digests, refused)
+        self._services.presence.loaded(
+            node_id,
+            body.revision,
+            body.digests,
+            refused,
+            trust=body.trust[:_DIGEST_MAX],
+            issuer=body.issuer[:_DIGEST_MAX],
+        )
         return Response(status_code=204)
 
     async def renew(self, request: Request) -> Response:
@@ -179,9 +193,10 @@ class _AgentApi:
                 await self._services.registry.tell_locked_out(node_id, _address(request))
             raise
         await self._check_restored(request, node_id)
+        is_retired = not self._is_believed(connection)
         body = await _decoded(request, wire.RenewRequest)
         certificate = await self._services.enrolment.renew(
-            node_id, body.certificate_request, control_key_of(connection)
+            node_id, body.certificate_request, control_key_of(connection), is_retired=is_retired
         )
         return _answer(wire.RenewAnswer(certificate, self._services.enrolment.ca))
 
@@ -207,7 +222,7 @@ class _AgentApi:
 
     async def copy(self, request: Request) -> Response:
         """A machine that was turned away as a copy of a node becomes a node of its own."""
-        original = node_of(connection_of(request), self._clock(), expired_for_s=RENEWED_UNTIL_S)
+        original = self._node(request, expired_for_s=RENEWED_UNTIL_S)
         await self._check_restored(request, original)
         body = await _decoded(request, wire.CopyRequest)
         _check_protocol(body.protocol)
@@ -216,7 +231,7 @@ class _AgentApi:
 
     async def become(self, request: Request) -> Response:
         """A copy takes up the identity that an operator gave it."""
-        node_id = node_of(connection_of(request), self._clock(), expired_for_s=RENEWED_UNTIL_S)
+        node_id = self._node(request, expired_for_s=RENEWED_UNTIL_S)
         await self._check_restored(request, node_id)
         body = await _decoded(request, wire.RenewRequest)
         duplicates = self._services.duplicates
@@ -239,6 +254,7 @@ class _AgentApi:
 
     async def readyz(self, request: Request) -> Response:
         """The store answers with a quorum, and netmaps can be served."""
+        self._services.streams.check_open()
         try:
             await self._services.store.get(keys.CLUSTER_INFO)
         except StoreError as error:
@@ -255,7 +271,7 @@ class _AgentApi:
                 cluster_id=cluster.id,
                 certificate=credentials.certificate,
                 ca=credentials.ca,
-                map_key=self._answers.map_key,
+                map_key=self._services.keyring.map_key.public,
                 appliances=list(cluster.appliances),
                 generation=credentials.generation,
             )
@@ -266,8 +282,21 @@ class _AgentApi:
         issued_at = issued_at_of(connection_of(request))
         await self._services.reassertions.check(node_id, issued_at)
 
-    def _node(self, request: Request) -> str:
-        return node_of(connection_of(request), self._clock())
+    def _node(self, request: Request, *, expired_for_s: float = 0.0) -> str:
+        connection = connection_of(request)
+        node_id = node_of(connection, self._clock(), expired_for_s=expired_for_s)
+        if not self._is_believed(connection):
+            # The code is the one for which an agent of any version renews by itself.
+            raise CertificateRequired(
+                "the client certificate is of an authority that was replaced",
+                "the agent renews it by itself; leave and join again if it doesn't",
+                code="certificate_expired",
+            )
+        return node_id
+
+    def _is_believed(self, connection: Connection) -> bool:
+        """True unless the certificate's authority was retired; TLS knows only those two kinds."""
+        return self._services.keyring.is_believed(issuer_of(connection))
 
 
 async def _decoded(request: Request, kind: type[T], octets_max: int = BODY_MAX_OCTETS) -> T:
@@ -335,8 +364,10 @@ def _facts(facts: wire.Facts) -> Facts:
 def _check_protocol(protocol: int) -> None:
     """Refuse what is more than one protocol away; unknown fields make up for one."""
     if abs(protocol - wire.PROTOCOL) > 1:
+        older = "the agent" if protocol < wire.PROTOCOL else "the appliances"
         raise Invalid(
-            f"the agent speaks protocol {protocol}, this appliance {wire.PROTOCOL}",
-            "update the older of the two",
+            f"the agent speaks protocol {protocol}, this appliance {wire.PROTOCOL}, and they may "
+            "be one apart at most",
+            f"update {older} first (docs/operate.md, Upgrading); traffic goes on meanwhile",
             code="protocol_not_supported",
         )

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 
-SLOW_READER_S = 30.0
+SLOW_READER_S = 15.0  # less than `UNACKNOWLEDGED_MS`, after which the kernel ends it without a word
 # TLS keeps a buffer per connection as large as the largest write there ever was.
 PIECE_OCTETS = 8 * 1024
 

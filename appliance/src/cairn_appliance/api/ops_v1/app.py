@@ -27,6 +27,7 @@ from cairn_appliance.api.ops_v1.routes import (
     sites,
     status,
     tokens,
+    trust,
     vsubnets,
 )
 from cairn_appliance.domain.errors import JoinRefused
@@ -41,7 +42,19 @@ from cairn_appliance.store.port import StoreError
 log = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 600.0
-_RESOURCES = (session, status, cluster, backups, sites, vsubnets, members, tokens, nodes, events)
+_RESOURCES = (
+    session,
+    status,
+    cluster,
+    backups,
+    trust,
+    sites,
+    vsubnets,
+    members,
+    tokens,
+    nodes,
+    events,
+)
 _PROBLEM = {
     "description": "An error: its code, its cause and what to do",
     "model": ProblemBody,
@@ -50,21 +63,16 @@ _PROBLEM = {
 
 
 def create_app(
-    services: Services,
-    membership: Membership,
-    making: Backups,
-    *,
-    ca: str,
-    clock: Clock = wall_clock,
+    services: Services, membership: Membership, making: Backups, *, clock: Clock = wall_clock
 ) -> FastAPI:
-    """Return the application; `ca` is the PEM of the cluster's CA.
+    """Return the application.
 
     Its lifespan sweeps what has expired in the store, so run it with lifespan on.
     """
     access = Access(services.store, now=clock)
     answers = Idempotency(services.store, now=clock)
     joinings = StrangerLimit(clock, JoinRefused)
-    ops = Ops(services, membership, making, access, answers, joinings, ca, clock)
+    ops = Ops(services, membership, making, access, answers, joinings, clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

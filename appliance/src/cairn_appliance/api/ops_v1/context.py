@@ -33,7 +33,6 @@ class Ops:
     access: Access
     idempotency: Idempotency
     joinings: StrangerLimit
-    ca: str  # PEM
     now: Callable[[], float]
 
 

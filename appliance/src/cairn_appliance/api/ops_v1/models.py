@@ -347,6 +347,7 @@ class JoinOut(BaseModel):
 class ProblemOut(BaseModel):
     """One thing that is wrong; urgent where changes wait because of it."""
 
+    name: str = Field(description="stable: docs/operate/alarms.md has a section for each")
     cause: str
     remedy: str
     urgent: bool
@@ -362,6 +363,7 @@ class ApplianceOut(BaseModel):
     serves: bool = Field(description="its APIs run")
     since: datetime | None
     version: str
+    protocol: int | None = Field(description="that it speaks with agents; null: it never ran")
     etcd_version: str
     agents: list[str]
     operations: list[str]
@@ -369,6 +371,21 @@ class ApplianceOut(BaseModel):
     db_octets: int | None
     db_used_octets: int | None
     behind: int | None = Field(description="entries of the raft log not applied yet")
+
+
+class UpgradeOut(BaseModel):
+    """Whether the next appliance may be stopped for its upgrade; urgent findings are in the way."""
+
+    ready: bool
+    order: list[str] = Field(description="who is next: the old ones first, who leads last")
+    findings: list[ProblemOut]
+
+
+class UpgradeFinishedOut(BaseModel):
+    """The format of the store that may be written from now on."""
+
+    format: int
+    before: int
 
 
 class ClusterOut(BaseModel):
@@ -379,6 +396,58 @@ class ClusterOut(BaseModel):
     has_quorum: bool
     appliances: list[ApplianceOut]
     problems: list[ProblemOut]
+    upgrade: UpgradeOut
+
+
+class BehindOut(BaseModel):
+    """One who has not done its part of the step that is under way."""
+
+    name: str
+    node: str | None = Field(description="its ID; null: an appliance")
+    away: bool = Field(description="it follows when it comes back; waited for until goes_on_at")
+    cause: str
+    remedy: str
+
+
+class ProgressOut(BaseModel):
+    """How far the replacement of a key is; `behind` has the first 100."""
+
+    phase: Literal["steady", "announced", "issuing"]
+    since: datetime | None
+    nodes: int
+    done: int = Field(description="nodes that have done their part of the phase")
+    goes_on_at: datetime | None = Field(description="without those that are away")
+    behind: list[BehindOut]
+
+
+class RetiredOut(BaseModel):
+    """A CA of the past."""
+
+    fingerprint: str
+    at: datetime
+
+
+class CaOut(ProgressOut):
+    """The cluster's CA; `other` is the next one (announced) or the former one (issuing)."""
+
+    fingerprint: str = Field(description="hex SHA-256 of its certificate")
+    other: str | None
+    retired: list[RetiredOut]
+    old_tokens: list[str] = Field(description="IDs of tokens in force that name another CA")
+
+
+class MapKeyOut(ProgressOut):
+    """The key that signs netmaps, and the one that is to follow."""
+
+    public_key: str = Field(description="base64, Ed25519")
+    next: str | None
+
+
+class TrustOut(BaseModel):
+    """The keys that nodes know the cluster by."""
+
+    ca: CaOut
+    map_key: MapKeyOut
 
 
 class BackupKeyAsked(Asked):

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.text import Text
 
 from cairn_appliance.cli import output
 from cairn_appliance.cli.connection import path_of
-from cairn_appliance.cli.errors import Exit
+from cairn_appliance.cli.errors import CommandError, Exit
 from cairn_appliance.cli.options import AsJson, Yes, connect, group, length_of_time
 from cairn_appliance.cli.output import ago, local, until
-from cairn_appliance.cli.replies import ClusterAppliance, ClusterShown, JoinString
+from cairn_appliance.cli.replies import (
+    ClusterAppliance,
+    ClusterProblem,
+    ClusterShown,
+    JoinString,
+    Upgrade,
+    UpgradeFinished,
+)
 
 app = group("The appliances of the cluster: how they are, who joins and leaves.")
 
@@ -30,6 +38,41 @@ def status(as_json: AsJson = False) -> None:
         show(reply.value)
     if not reply.value.has_quorum:
         raise typer.Exit(Exit.UNREACHABLE)
+
+
+@app.command("upgrade-check")
+def upgrade_check(as_json: AsJson = False) -> None:
+    """Say whether the next appliance may be stopped for its upgrade, and which one that is."""
+    with connect() as connection:
+        reply = connection.get(path_of("cluster"), ClusterShown)
+    check = reply.value.upgrade
+    if check is None:
+        raise CommandError(
+            Exit.REFUSED,
+            "the appliance that was asked is too old to say",
+            "sign in at one that is upgraded already, or go by `cairn cluster status`",
+        )
+    if as_json:
+        output.print_json(msgspec.to_builtins(check))
+    else:
+        _show_check(reply.value, check)
+    if not check.ready:
+        raise typer.Exit(Exit.REFUSED)
+
+
+@app.command("finish-upgrade")
+def finish_upgrade(yes: Yes = False, as_json: AsJson = False) -> None:
+    """Say that all appliances are upgraded and stay so: the new format may be written."""
+    lost = ["the way back: the version before can't be installed any more"]
+    output.confirm("Finish the upgrade?", lost, yes=yes)
+    with connect() as connection:
+        reply = connection.post(path_of("cluster", "finish-upgrade"), UpgradeFinished)
+    if as_json:
+        output.print_json(reply.whole)
+    elif reply.value.format == reply.value.before:
+        output.say(f"The store's format is {reply.value.format} as before: nothing to do.")
+    else:
+        output.say(f"The store's format is {reply.value.format}; the upgrade is finished.")
 
 
 @app.command("join-string")
@@ -79,28 +122,63 @@ def show(cluster: ClusterShown) -> None:
     incarnation = f", incarnation {cluster.incarnation}" if cluster.incarnation else ""
     output.say(Text(f"Cluster {output.clean(cluster.id)}{incarnation}", "bold"))
     output.table(
-        ("NAME", "ROLE", "ETCD", "APIS", "STORE", "BEHIND", "AT"),
+        ("NAME", "ROLE", "ETCD", "APIS", "VERSION", "STORE", "BEHIND", "AT"),
         (_row(each) for each in cluster.appliances),
         fold=("AT",),
         empty="No appliance is known.",
     )
-    for problem in cluster.problems:
-        style = output.BAD if problem.urgent else output.WARN
-        output.say(Text(output.clean(problem.cause), style=style))
-        output.say(f"  what to do: {output.clean(problem.remedy)}")
+    _show_problems(cluster.problems)
     if not cluster.problems:
         output.say(Text("All is well.", style=output.GOOD))
 
 
+def _show_problems(problems: list[ClusterProblem]) -> None:
+    for problem in problems:
+        style = output.BAD if problem.urgent else output.WARN
+        output.say(Text(output.clean(problem.cause), style=style))
+        output.say(f"  what to do: {output.clean(problem.remedy)}")
+
+
+def _show_check(cluster: ClusterShown, check: Upgrade) -> None:
+    known = {each.name: each for each in cluster.appliances}
+    output.table(
+        ("ORDER", "NAME", "VERSION", "PROTOCOL", "ROLE"),
+        (
+            (str(number), name, _version(known[name]), _protocol(known[name]), _role(known[name]))
+            for number, name in enumerate(check.order, 1)
+            if name in known
+        ),
+        fold=(),
+        empty="No appliance is known.",
+    )
+    _show_problems(check.findings)
+    if check.ready:
+        output.say(Text("The first of them may be stopped.", style=output.GOOD))
+    else:
+        output.say(Text("Stop none of them now.", style=output.BAD))
+
+
+def _version(each: ClusterAppliance) -> str:
+    return each.version or "-"
+
+
+def _protocol(each: ClusterAppliance) -> str:
+    return "-" if each.protocol is None else str(each.protocol)
+
+
+def _role(each: ClusterAppliance) -> str:
+    return "leads" if each.leads else "votes" if each.votes else "learns"
+
+
 def _row(each: ClusterAppliance) -> tuple[output.Value, ...]:
-    role = "leads" if each.leads else "votes" if each.votes else "learns"
     healthy = Text("healthy", style=output.GOOD) if each.healthy else Text("away", output.BAD)
     serving = f"since {ago(each.since)}" if each.serves else "away"
     return (
         each.name,
-        role,
+        _role(each),
         healthy,
         serving,
+        _version(each),
         "-" if each.db_octets is None else f"{each.db_octets / (1 << 20):.1f} MiB",
         "-" if each.behind is None else str(each.behind),
         each.agents or each.peer_urls,

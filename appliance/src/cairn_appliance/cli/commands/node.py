@@ -45,7 +45,7 @@ def list_nodes(
         output.print_json([reply.whole for reply in replies])
         return
     output.table(
-        ("NAME", "ID", "STATE", "LINK", "SITE", "VSUBNETS", "LOADED"),
+        ("NAME", "ID", "STATE", "LINK", "SITE", "VSUBNETS", "LOADED", "AGENT"),
         (_row(reply.value) for reply in replies),
         fold=("NAME", "SITE", "VSUBNETS"),
         empty="No such node." if asked else "No node has joined yet: cairn token create",
@@ -165,6 +165,7 @@ def _row(node: NodeReply) -> tuple[output.Value, ...]:
         node.site or "-",
         [_attached(member) for member in node.members] or "-",
         _loaded(node),
+        node.agent_version or "-",
     )
 
 

@@ -15,7 +15,7 @@ from cairn_appliance.cli import output
 from cairn_appliance.cli.connection import (
     Connection,
     base_url,
-    fetch_ca,
+    fetch_cas,
     fingerprint_of,
     path_of,
 )
@@ -56,7 +56,11 @@ def login(
     with Connection(opened) as connection:
         body = {"name": name, "password": _password(password_file, name, address)}
         reply = connection.post(path_of("login"), Login, body)
-    save(msgspec.structs.replace(opened, token=reply.value.token))
+        ca = connection.ca()  # another one where it was replaced since the last login
+    opened = msgspec.structs.replace(
+        opened, token=reply.value.token, ca=ca, fingerprint=fingerprint_of(ca)
+    )
+    save(opened)
     _tell(address, opened.fingerprint, reply.value, as_json)
 
 
@@ -96,19 +100,19 @@ def _trusted_ca(address: str, known: Session | None, fingerprint: str | None) ->
     if fingerprint is None and known is not None and known.url == address:
         return known.ca
     pin = _pin(fingerprint) if fingerprint is not None else None
-    ca = fetch_ca(address)
-    shown = fingerprint_of(ca)
+    cas = {fingerprint_of(pem): pem for pem in fetch_cas(address)}
+    shown = next(iter(cas))
     if pin is None:
         _accept(address, shown)
-    elif pin != shown:
+    elif pin not in cas:
         raise CommandError(
             Exit.REFUSED,
             f"the CA of {address} has another fingerprint than the one given",
-            "compare with what `cairn-appliance init` printed; if the given one is right, "
-            "someone is in between: don't log in",
+            "compare with what `cairn-appliance init` printed, or `cairn ca status` since; if the "
+            "given one is right, someone is in between: don't log in",
             lines=(f"given: {pin}", f"shown: {shown}"),
         )
-    return ca
+    return cas[pin or shown]
 
 
 def _accept(address: str, shown: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 
 from fastapi import APIRouter, Request
 
@@ -16,10 +17,14 @@ from cairn_appliance.api.ops_v1.models import (
     JoinStringAsked,
     JoinStringOut,
     ProblemOut,
+    UpgradeFinishedOut,
+    UpgradeOut,
     moment,
     moment_or_none,
 )
 from cairn_appliance.domain.cluster_health import ClusterView, Seen, problems_of
+from cairn_appliance.domain.problem import Problem
+from cairn_appliance.domain.upgrade import check_upgrade
 from cairn_appliance.services.membership import Candidate, Issued
 
 router = APIRouter(prefix="/cluster", tags=["cluster"], route_class=IdempotentRoute)
@@ -30,7 +35,9 @@ joining = APIRouter(prefix="/cluster", tags=["cluster"])  # for who has no sessi
 async def get_cluster(ops: OpsDep) -> ClusterOut:
     """All appliances, how their etcds are, and what is wrong with what to do."""
     cluster = ops.services.cluster
-    return cluster_out(cluster.id, cluster.incarnation, await ops.membership.view())
+    view = await ops.membership.view()
+    agents = ops.services.netmaps.snapshot.agents()
+    return cluster_out(cluster.id, cluster.incarnation, view, agents)
 
 
 @router.post("/join-strings", status_code=201)
@@ -49,6 +56,13 @@ async def join(asked: JoinAsked, ops: OpsDep, request: Request) -> JoinOut:
     return JoinOut(sealed=base64.b64encode(sealed).decode())
 
 
+@router.post("/finish-upgrade")
+async def finish_upgrade(ops: OpsDep, by: ActorDep) -> UpgradeFinishedOut:
+    """Let the new version's format be written; 409 `upgrade_unfinished` where one is older."""
+    raised = await ops.membership.finish_upgrade(by)
+    return UpgradeFinishedOut(format=raised.now, before=raised.before)
+
+
 @router.delete("/appliances/{appliance}", status_code=204)
 async def remove_appliance(appliance: str, ops: OpsDep, by: ActorDep) -> None:
     """Let an appliance leave; 409 `quorum_at_risk` where the others could not do without."""
@@ -61,17 +75,33 @@ async def replace_appliance(appliance: str, ops: OpsDep, by: ActorDep) -> JoinSt
     return _issued(await ops.membership.replace(appliance, by))
 
 
-def cluster_out(cluster_id: str, incarnation: int, view: ClusterView) -> ClusterOut:
-    """Return the cluster as it is shown."""
+def cluster_out(
+    cluster_id: str, incarnation: int, view: ClusterView, agents: Mapping[str, str]
+) -> ClusterOut:
+    """Return the cluster as it is shown; `agents`: node name -> version."""
+    check = check_upgrade(view, agents)
     return ClusterOut(
         id=cluster_id,
         incarnation=incarnation,
         has_quorum=view.has_quorum,
         appliances=[_appliance_out(view, each) for each in view.seen],
-        problems=[
-            ProblemOut(cause=each.cause, remedy=each.remedy, urgent=each.is_urgent)
-            for each in problems_of(view)
-        ],
+        problems=problems_out(view),
+        upgrade=UpgradeOut(
+            ready=check.is_ready,
+            order=list(check.order),
+            findings=[_problem_out(each) for each in check.findings],
+        ),
+    )
+
+
+def problems_out(view: ClusterView) -> list[ProblemOut]:
+    """Return what is wrong, as it is shown."""
+    return [_problem_out(each) for each in problems_of(view)]
+
+
+def _problem_out(problem: Problem) -> ProblemOut:
+    return ProblemOut(
+        name=problem.name, cause=problem.cause, remedy=problem.remedy, urgent=problem.is_urgent
     )
 
 
@@ -92,6 +122,7 @@ def _appliance_out(view: ClusterView, seen: Seen) -> ApplianceOut:
         serves=replica is not None,
         since=moment_or_none(replica.since if replica else 0.0),
         version=known.version if known else "",
+        protocol=known.protocol if known else None,
         etcd_version=state.version if state else "",
         agents=list(known.agents) if known else [],
         operations=list(known.operations) if known else [],

@@ -32,7 +32,8 @@ async def healthz() -> Health:
 
 @health.get("/readyz")
 async def readyz(ops: OpsDep) -> Health:
-    """Ready: the store has a quorum and answers; 503 if not."""
+    """Ready: the store has a quorum and answers; 503 if not, and while the appliance ends."""
+    ops.services.streams.check_open()
     store = await _store_health(ops)
     if not store.healthy:
         raise Unavailable(store.detail)
@@ -47,8 +48,11 @@ class PemResponse(Response):
 
 @router.get("/ca", response_class=PemResponse)
 async def ca(ops: OpsDep) -> Response:
-    """The certificate of the cluster's CA; a client compares its SHA-256 with its pin."""
-    return PemResponse(ops.ca)
+    """The certificate of the cluster's CA; a client compares its SHA-256 with its pin.
+
+    While the CA is being replaced the former or the next one comes after it.
+    """
+    return PemResponse(ops.services.keyring.believed)
 
 
 @router.get("/status")

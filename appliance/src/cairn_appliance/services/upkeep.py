@@ -1,0 +1,155 @@
+"""Keeps etcd's database small, and lets changes in again after it was full.
+
+The replica beside etcd's leader does it, so that no lease is needed, which could not be had
+while the store is full. Before each step it asks again whether its etcd still leads: one that
+was paused in between stops there. The step itself harms nobody if two should ever do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import Protocol
+
+from cairn_appliance.domain.cluster import EtcdAlarm, EtcdMember, EtcdState
+from cairn_appliance.domain.cluster_health import ClusterView, Seen
+from cairn_appliance.domain.errors import CairnError
+from cairn_appliance.domain.event import Severity
+from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.domain.store_space import (
+    has_room,
+    in_order,
+    is_crowded,
+    is_safe,
+    is_wasteful,
+)
+from cairn_appliance.services.events import Journal
+from cairn_appliance.store.port import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+LOOKED_AT_EVERY_S = 5.0
+NOT_AGAIN_S = 600.0  # for giving up history early where that brought too little
+
+
+class Etcd(Protocol):
+    """What is asked of etcd; what it can't do now raises `port.StoreError`."""
+
+    async def members(self) -> tuple[EtcdMember, ...]:
+        """Return all members."""
+
+    async def state(self, member: EtcdMember) -> EtcdState | None:
+        """Ask a member how it is; None where it gives no answer."""
+
+    async def states(self, members: tuple[EtcdMember, ...]) -> dict[int, EtcdState | None]:
+        """Ask members how they are; None for those that give no answer."""
+
+    async def alarms(self) -> tuple[EtcdAlarm, ...]:
+        """Return what etcd complains of."""
+
+    async def compact(self, leader: EtcdMember) -> None:
+        """Forget the history."""
+
+    async def defragment(self, member: EtcdMember) -> None:
+        """Give what a database doesn't use back to the disk."""
+
+    async def disarm(self, alarm: EtcdAlarm) -> None:
+        """Take back an alarm."""
+
+
+class NotLeading(Exception):
+    """Another member leads by now: its replica goes on."""
+
+
+class Upkeep:
+    """The upkeep of the store by one replica."""
+
+    def __init__(self, store: Store, etcd: Etcd, name: str, journal: Journal | None = None) -> None:
+        self._store = store
+        self._etcd = etcd
+        self._name = name  # of the own member
+        self._journal = journal or Journal()
+        self._crowded_again_at = 0.0
+
+    async def run(self) -> None:
+        """Do it until cancelled; what can't be done now is done later."""
+        while True:
+            try:
+                await self.look()
+            except NotLeading:
+                log.info("upkeep is left to the replica beside the new leader")
+            except (StoreError, CairnError) as error:
+                log.warning("upkeep of the store was put off reason=%s", error)
+            await asyncio.sleep(LOOKED_AT_EVERY_S * random.uniform(0.8, 1.2))
+
+    async def look(self) -> None:
+        """Look once, and do what is due."""
+        members = await self._etcd.members()
+        own = next((each for each in members if each.name == self._name), None)
+        state = await self._etcd.state(own) if own else None
+        if own is None or state is None or state.leader != own.id:
+            return
+        if state.is_full:
+            await self._let_changes_in(own)
+        elif is_crowded(state) and self._may_give_up_history():
+            await self._make_room(own)
+        else:
+            await self._shrink_one(own)
+
+    async def _let_changes_in(self, own: EtcdMember) -> None:
+        log.warning("the store is full: room is made")
+        await self._make_room(own)
+        view = await self._view()
+        tight = [seen.name for seen in view.seen if seen.state and not has_room(seen.state)]
+        if tight:
+            log.error("the store is full of what is in use members=%s; what to do: raise "
+                      "etcd_quota_mib in settings.toml", ",".join(tight))  # fmt: skip
+            return
+        await self._check_leads(own)
+        for alarm in await self._etcd.alarms():
+            if alarm.kind == "NOSPACE":
+                await self._etcd.disarm(alarm)
+        text = "the store was full; room was made, and changes are let in again"
+        entry = self._journal.entry("store_freed", text, SYSTEM, severity=Severity.WARNING)
+        await self._store.commit([], [entry])
+        log.warning("changes are let in again")
+
+    async def _make_room(self, own: EtcdMember) -> None:
+        """Give up the history and defragment all that answer."""
+        await self._check_leads(own)
+        await self._etcd.compact(own)
+        for seen in in_order(await self._view()):
+            await self._defragment(seen, own)
+
+    async def _shrink_one(self, own: EtcdMember) -> None:
+        """Defragment the first member that is worth it; the next one has its turn later."""
+        view = await self._view()
+        worth = [seen for seen in in_order(view) if seen.state and is_wasteful(seen.state)]
+        if worth and is_safe(view):
+            await self._defragment(worth[0], own)
+
+    async def _defragment(self, seen: Seen, own: EtcdMember) -> None:
+        await self._check_leads(own)
+        before = seen.state.db_octets if seen.state else 0
+        await self._etcd.defragment(seen.member)
+        after = await self._etcd.state(seen.member)
+        log.info("defragmented member=%s octets_before=%d octets_after=%d",
+                 seen.name, before, after.db_octets if after else -1)  # fmt: skip
+
+    async def _check_leads(self, own: EtcdMember) -> None:
+        state = await self._etcd.state(own)
+        if state is None or state.leader != own.id:
+            raise NotLeading
+
+    def _may_give_up_history(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now < self._crowded_again_at:
+            return False
+        self._crowded_again_at = now + NOT_AGAIN_S
+        return True
+
+    async def _view(self) -> ClusterView:
+        members = await self._etcd.members()
+        states = await self._etcd.states(members)
+        return ClusterView(tuple(Seen(each, states.get(each.id)) for each in members))

@@ -1,0 +1,51 @@
+"""A real etcd that runs out of its quota, and gets room again by the upkeep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cairn_appliance.cluster.members import EtcdMembers
+from cairn_appliance.domain.store_space import is_crowded, is_wasteful
+from cairn_appliance.services.upkeep import Upkeep
+from cairn_appliance.store import keys
+from cairn_appliance.store.port import Full, Put
+
+from tests.contract.etcd_server import EtcdServer, client
+
+pytestmark = [pytest.mark.etcd, pytest.mark.timeout(120)]
+
+QUOTA = 16 << 20
+
+
+async def test_a_store_full_of_history_is_emptied_and_open_again(tmp_path: Path) -> None:
+    server = EtcdServer(tmp_path, name="m1", options=(f"--quota-backend-bytes={QUOTA}",))
+    server.start()
+    try:
+        async with client(server.address) as store:
+            etcd = EtcdMembers(store.endpoints)
+            upkeep = Upkeep(store, etcd, "m1")
+            await store.commit([], [Put(keys.CLUSTER_INFO, b"kept")])
+            with pytest.raises(Full):
+                for _ in range(40):
+                    await store.commit([], [Put(keys.LAST_NAME, b"x" * 800_000)])
+            (member,) = await etcd.members()
+            full = await etcd.state(member)
+            assert full is not None
+            assert full.is_full
+            assert full.db_quota_octets in (QUOTA, 2 << 30), "told since 3.6"
+            assert (await store.get(keys.CLUSTER_INFO)) is not None
+
+            await upkeep.look()
+
+            await store.commit([], [Put(keys.LAST_NAME, b"small")])
+            room = await etcd.state(member)
+            assert room is not None
+            assert not room.is_full
+            assert room.db_octets < QUOTA // 2
+            assert not is_crowded(room)
+            assert not is_wasteful(room)
+            assert await etcd.alarms() == ()
+            await etcd.close()
+    finally:
+        server.kill()

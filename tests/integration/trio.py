@@ -1,0 +1,218 @@
+"""Three appliances on one LAN, a node whose agent follows them, and writers; what is done to them.
+
+one LAN:   m1   m2   m3   vm   client        `client` writes without a pause
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.lab import Host, Lab, Program, until
+from tests.lab.cairn import OPS_PORT, Appliance, Network, Node
+
+_WRITER = Path(__file__).parents[1] / "lab" / "writer.py"
+
+
+@dataclass(frozen=True)
+class Write:
+    """One write as its writer saw it; times are of the monotonic clock."""
+
+    sent: float
+    took: float
+    place: str
+    status: int
+    id: str
+    tries: int
+
+    @property
+    def done(self) -> float:
+        return self.sent + self.took
+
+
+@dataclass
+class Trio:
+    lab: Lab
+    appliances: dict[str, Appliance]
+    client: Host
+    vm: Node
+    network: Network
+    growth: list[Write]
+
+    def leader(self) -> str:
+        return next(str(each["name"]) for each in self.shown() if each["leads"])
+
+    def shown(self) -> list[dict[str, Any]]:
+        for appliance in self.appliances.values():
+            if appliance.running and appliance.is_ready():
+                found: list[dict[str, Any]] = appliance.cairn("cluster", "status")["appliances"]
+                return found
+        return []
+
+    def wait_until_whole(self, *, within_s: float = 30.0) -> None:
+        def whole() -> bool:
+            shown = self.shown()
+            healthy = [each for each in shown if each["healthy"] and each["votes"]]
+            ready = all(appliance.is_ready() for appliance in self.appliances.values())
+            return ready and len(healthy) == len(self.appliances)
+
+        until("all appliances are healthy, vote and are ready", whole, within_s=within_s)
+
+    def served_by(self) -> str:
+        link = self.vm.status()["link"]
+        return str(link["appliance"]).rpartition(":")[0] if link["is_up"] else ""
+
+    @contextmanager
+    def writing(self, *, first: str = "m1", retry_s: float = 0.0) -> Iterator[Writer]:
+        names = sorted(self.appliances, key=lambda name: (name != first, name))
+        places = [f"{self.appliances[name].host.v4}:{OPS_PORT}" for name in names]
+        session = next(iter(self.appliances.values())).session()
+        with writing(self.client, places, session, retry_s=retry_s) as writer:
+            yield writer
+
+    def kept(self) -> set[str]:
+        """The IDs of all tokens, as the cluster has them."""
+        name = next(name for name, each in self.appliances.items() if each.is_ready())
+        return {token["id"] for token in self.appliances[name].cairn("token", "list")}
+
+
+class Writer:
+    """The running writer and what it has written."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    def writes(self) -> list[Write]:
+        lines = self._program.text().splitlines()
+        return [Write(**json.loads(line)) for line in lines if line.endswith("}")]
+
+    def acknowledged(self) -> list[Write]:
+        return [write for write in self.writes() if write.id]
+
+    def wait_for(self, count: int, *, within_s: float = 10.0) -> None:
+        goal = len(self.acknowledged()) + count
+        until(
+            f"{count} more writes are done",
+            lambda: len(self.acknowledged()) >= goal,
+            within_s=within_s,
+        )
+
+
+@contextmanager
+def writing(
+    host: Host,
+    places: list[str],
+    session: str,
+    *,
+    pause_s: float = 0.05,
+    retry_s: float = 0.0,
+) -> Iterator[Writer]:
+    asked = json.dumps(
+        {"places": places, "session": session, "pause_s": pause_s, "retry_s": retry_s}
+    )
+    name = f"writer-{time.monotonic_ns()}"
+    file = host.directory / f"{name}.json"
+    file.write_text(asked + "\n")
+    script = " ".join(host.python(_WRITER))
+    program = host.start(["sh", "-c", f"exec {script} < {file}"], name=name)
+    try:
+        yield Writer(program)
+    finally:
+        program.stop()
+
+
+def longest_stall(writes: list[Write], *, since: float = 0.0) -> float:
+    """The longest time between one acknowledged write and the next."""
+    done = sorted(write.done for write in writes if write.id and write.done >= since)
+    return max((b - a for a, b in itertools.pairwise(done)), default=0.0)
+
+
+def lost(trio: Trio, acknowledged: list[Write]) -> int:
+    kept = trio.kept()
+    return sum(write.id not in kept for write in acknowledged)
+
+
+def grown_trio(lab: Lab, timers: dict[str, int] | None = None) -> Trio:
+    """Grow a cluster from one to three in a new lab while `client` writes."""
+    site = lab.site("dc", families="4", closed=False)
+    first = Appliance(site.host("m1"))
+    first.init()
+    first.start()
+    first.login()
+    network = first.network("prod", "10.7.0.0/24")
+    vm = Node(site.host("vm"), timers=timers)
+    vm.start()
+    vm.join(first.token(network))
+    client = site.host("client")
+    places = [f"{first.host.v4}:{OPS_PORT}"]
+    appliances = {"m1": first}
+    with writing(client, places, first.session()) as writer:
+        writer.wait_for(20)
+        for name in ("m2", "m3"):
+            newcomer = Appliance(site.host(name))
+            string = str(first.cairn("cluster", "join-string")["join_string"])
+            assert json.loads(newcomer.join(string).stdout)["name"] == name
+            newcomer.start()
+            newcomer.password, newcomer.fingerprint = first.password, first.fingerprint
+            newcomer.login()
+            appliances[name] = newcomer
+        trio = Trio(lab, appliances, client, vm, network, [])
+        trio.wait_until_whole()
+        writer.wait_for(20)
+        trio.growth = writer.writes()
+    return trio
+
+
+def healthy(trio: Trio, name: str) -> bool:
+    return any(each["healthy"] for each in trio.shown() if each["name"] == name)
+
+
+def places(trio: Trio) -> set[str]:
+    return {each.host.v4 for each in trio.appliances.values()}
+
+
+@contextmanager
+def at_appliance(trio: Trio, name: str, appliance: Appliance | None = None) -> Iterator[None]:
+    """Let the agent follow this appliance: the others' agent ports are shut until it does."""
+    wanted = appliance or trio.appliances[name]
+    rules = "".join(
+        f"ip daddr {each.host.v4} tcp dport 8002 reject with tcp reset;"
+        for each in {id(a): a for a in trio.appliances.values()}.values()
+        if each is not wanted
+    )
+    trio.vm.host.nft(
+        f"table inet steer {{ chain out {{ type filter hook output priority 0; {rules} }}\n}}\n"
+    )
+    try:
+        until(
+            f"the agent follows {name}",
+            lambda: trio.served_by() == wanted.host.v4,
+            within_s=60,
+        )
+    finally:
+        trio.vm.host.nft("delete table inet steer")
+    yield
+
+
+def cut_off(appliance: Appliance, others: list[Appliance], way: str) -> None:
+    """Drop what goes between an appliance and others; agents and writers still reach it."""
+    theirs = ", ".join(each.host.v4 for each in others)
+    rules = {"in": f"ip saddr {{ {theirs} }} drop;", "out": f"ip daddr {{ {theirs} }} drop;"}
+    if way != "both ways":
+        rules.pop("in" if way == "nothing out" else "out")
+    appliance.host.nft(
+        "table inet cut {\n"
+        f" chain in {{ type filter hook input priority 0; {rules.get('in', '')} }}\n"
+        f" chain out {{ type filter hook output priority 0; {rules.get('out', '')} }}\n"
+        "}\n"
+    )
+
+
+def mend(appliance: Appliance) -> None:
+    appliance.host.nft("delete table inet cut")

@@ -1,0 +1,127 @@
+"""The store's upkeep: by whom, when, in which order, and when it stops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from cairn_appliance.domain.cluster import EtcdAlarm, EtcdMember, EtcdState
+from cairn_appliance.services.upkeep import NotLeading, Upkeep
+from cairn_appliance.store import keys
+from cairn_appliance.store.memory import MemoryStore
+
+MIB = 1 << 20
+QUOTA = 2048 * MIB
+FULL = ("memberID:2 alarm:NOSPACE ",)
+
+
+class FakeEtcd:
+    """Three members, m2 leads; each has a database of so many octets, so many in use."""
+
+    def __init__(self, octets: int = MIB, used: int = MIB) -> None:
+        self.list = tuple(
+            EtcdMember(n, f"m{n}", (), (f"https://192.0.2.{n}:1",)) for n in (1, 2, 3)
+        )
+        self.state_of: dict[int, EtcdState | None] = {
+            n: EtcdState("3.6.0", 2, 9, 9, octets, used, (), QUOTA) for n in (1, 2, 3)
+        }
+        self.armed: list[EtcdAlarm] = []
+        self.done: list[str] = []
+        self.lead_lost_after = 99
+
+    def fill(self) -> None:
+        self.armed = [EtcdAlarm(2, "NOSPACE")]
+        for n, state in self.state_of.items():
+            if state is not None:
+                self.state_of[n] = replace(state, errors=FULL)
+
+    async def members(self) -> tuple[EtcdMember, ...]:
+        return self.list
+
+    async def state(self, member: EtcdMember) -> EtcdState | None:
+        state = self.state_of[member.id]
+        if state is not None and len(self.done) >= self.lead_lost_after:
+            return replace(state, leader=1)
+        return state
+
+    async def states(self, members: tuple[EtcdMember, ...]) -> dict[int, EtcdState | None]:
+        return {each.id: self.state_of[each.id] for each in members}
+
+    async def alarms(self) -> tuple[EtcdAlarm, ...]:
+        return tuple(self.armed)
+
+    async def compact(self, leader: EtcdMember) -> None:
+        self.done.append(f"compact at {leader.name}")
+
+    async def defragment(self, member: EtcdMember) -> None:
+        self.done.append(member.name)
+        state = self.state_of[member.id]
+        assert state is not None
+        self.state_of[member.id] = replace(state, db_octets=state.db_used_octets)
+
+    async def disarm(self, alarm: EtcdAlarm) -> None:
+        self.done.append(f"disarm {alarm.member}")
+
+
+async def done_by(name: str, etcd: FakeEtcd) -> list[str]:
+    await Upkeep(MemoryStore(), etcd, name).look()
+    return etcd.done
+
+
+@pytest.mark.parametrize("name", ["m1", "m3", "m9"])
+async def test_only_the_replica_beside_the_leader_does_it(name: str) -> None:
+    etcd = FakeEtcd(1000 * MIB, 100 * MIB)
+    etcd.fill()
+    assert await done_by(name, etcd) == []
+
+
+async def test_what_is_not_worth_a_pause_stays() -> None:
+    assert await done_by("m2", FakeEtcd(100 * MIB, 10 * MIB)) == []
+    assert await done_by("m2", FakeEtcd(1000 * MIB, 800 * MIB)) == []
+
+
+async def test_one_member_at_a_time_the_leader_last() -> None:
+    etcd = FakeEtcd(1000 * MIB, 100 * MIB)
+    upkeep = Upkeep(MemoryStore(), etcd, "m2")
+    for expected in (["m1"], ["m1", "m3"], ["m1", "m3", "m2"], ["m1", "m3", "m2"]):
+        await upkeep.look()
+        assert etcd.done == expected
+
+
+async def test_while_another_is_away_nobody_is_kept_from_answering() -> None:
+    etcd = FakeEtcd(1000 * MIB, 100 * MIB)
+    etcd.state_of[3] = None
+    assert await done_by("m2", etcd) == []
+
+
+async def test_a_crowded_store_gives_up_its_history_now_and_then() -> None:
+    etcd = FakeEtcd(1800 * MIB, 1700 * MIB)
+    upkeep = Upkeep(MemoryStore(), etcd, "m2")
+    await upkeep.look()
+    assert etcd.done == ["compact at m2", "m1", "m3", "m2"]
+    await upkeep.look()
+    assert len(etcd.done) == 4, "it brought too little: not again for a while"
+
+
+async def test_a_full_store_lets_changes_in_again() -> None:
+    etcd, store = FakeEtcd(QUOTA, 100 * MIB), MemoryStore()
+    etcd.fill()
+    await Upkeep(store, etcd, "m2").look()
+    assert etcd.done == ["compact at m2", "m1", "m3", "m2", "disarm 2"]
+    (event,) = (await store.list(keys.EVENTS)).items
+    assert b"store_freed" in event.value
+
+
+async def test_a_store_full_of_what_is_in_use_stays_closed() -> None:
+    etcd = FakeEtcd(QUOTA, 1900 * MIB)
+    etcd.fill()
+    assert await done_by("m2", etcd) == ["compact at m2", "m1", "m3", "m2"]
+
+
+async def test_who_loses_the_lead_in_the_middle_stops_there() -> None:
+    etcd = FakeEtcd(QUOTA, 100 * MIB)
+    etcd.fill()
+    etcd.lead_lost_after = 2
+    with pytest.raises(NotLeading):
+        await done_by("m2", etcd)
+    assert etcd.done == ["compact at m2", "m1"]
