@@ -83,6 +83,13 @@ class NodeFrozen(Clash):
     )
 
 
+class BackupFailed(Clash):
+    """A backup could not be made; the cause is the disk's or the store's."""
+
+    code = "backup_failed"
+    remedy = "see `cairn cluster status`, then try again"
+
+
 class Refused(CairnError):
     """The one who asks may not."""
 

@@ -30,7 +30,7 @@ from cairn_appliance.domain.backup import (
     Head,
 )
 from cairn_appliance.domain.cluster import Cluster
-from cairn_appliance.domain.errors import CairnError, Clash, Invalid
+from cairn_appliance.domain.errors import BackupFailed, CairnError, Clash, Invalid
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import SYSTEM, Actor
 from cairn_appliance.pki.errors import PkiError
@@ -47,11 +47,6 @@ log = logging.getLogger(__name__)
 _LOOKED_AT_EVERY_S = 20.0
 _LATE_AFTER = 1.5  # times the interval: then others than the leader step in
 _LENGTH_OCTETS = 4
-_NO_KEY = Clash(
-    "there is no recovery key to seal a backup for",
-    "make one with `cairn backup key` and keep it where no appliance is",
-    code="no_recovery_key",
-)
 
 
 class Snapshots(Protocol):
@@ -130,7 +125,7 @@ class Backups:
         return key
 
     async def create(self, by: Actor) -> Backup:
-        """Make a backup on this appliance's disk; raise Clash, CairnError, StoreError.
+        """Make a backup on this appliance's disk; raise Clash, BackupFailed.
 
         A failure is an event, and a problem of the cluster until one succeeds.
         """
@@ -143,12 +138,16 @@ class Backups:
         async with self._turn:
             key = await read(self._store, records.backup_keys, keys.BACKUP_KEY)
             if key is None:
-                raise _NO_KEY
+                raise Clash(
+                    "there is no recovery key to seal a backup for",
+                    "make one with `cairn backup key` and keep it where no appliance is",
+                    code="no_recovery_key",
+                )
             try:
                 backup = await self._make(key.value, by)
             except (StoreError, CairnError) as error:
-                await self._tell_failed(error, by)
-                raise
+                failure = await self._tell_failed(error, by)
+                raise BackupFailed(failure.cause, failure.remedy) from error
             await self._drop_oldest()
         return backup
 
@@ -219,7 +218,7 @@ class Backups:
             last_number=max([int(number.value) if number else 1, *numbers]),
         )
 
-    async def _tell_failed(self, error: Exception, by: Actor) -> None:
+    async def _tell_failed(self, error: Exception, by: Actor) -> BackupFailure:
         cause = error.cause if isinstance(error, CairnError) else f"the store: {error}"
         remedy = error.remedy if isinstance(error, CairnError) else "see `cairn cluster status`"
         failure = BackupFailure(self._clock(), self._source.appliance, cause, remedy)
@@ -237,6 +236,7 @@ class Backups:
             await self._store.commit([], [put, entry])
         except StoreError as unwritten:
             log.warning("the failure could not be written as an event reason=%s", unwritten)
+        return failure
 
     async def _drop_oldest(self) -> None:
         """Remove this appliance's oldest beyond the number kept; what can't be is logged."""

@@ -9,10 +9,9 @@ from contextlib import suppress
 
 import msgspec
 import pytest
-from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.domain.backup import Contents, problems_of_backups
 from cairn_appliance.domain.cluster import Cluster
-from cairn_appliance.domain.errors import Clash, Invalid
+from cairn_appliance.domain.errors import BackupFailed, Clash, Invalid
 from cairn_appliance.domain.identity import Actor, ActorKind
 from cairn_appliance.pki.backup_file import BackupReader
 from cairn_appliance.pki.recovery_key import RecoveryKey
@@ -20,7 +19,7 @@ from cairn_appliance.services.backups import Backups, Source, health_of
 from cairn_appliance.services.events import Events
 from cairn_appliance.store import keys
 from cairn_appliance.store.memory import MemoryStore
-from cairn_appliance.store.port import Put, Unavailable
+from cairn_appliance.store.port import Put
 
 from tests.unit.appliance.backups import SNAPSHOT, FakeShelf, FakeSnapshots
 from tests.unit.appliance.replica import FakeClock
@@ -101,7 +100,7 @@ async def test_a_failure_is_told_until_one_succeeds(what: str) -> None:
     await made.backups.create(ADMIN)
     made.clock.now += 2 * HOUR_S
     made.shelf.is_full, made.snapshots.is_broken = what == "disk", what == "etcd"
-    with pytest.raises((LocalStateUnusable, Unavailable)):
+    with pytest.raises(BackupFailed):
         await made.backups.create(ADMIN)
     assert len(made.shelf.files) == 1
     (cause,) = await made.problems()
