@@ -40,6 +40,7 @@ from cairn_appliance.pki.errors import PkiError
 from cairn_appliance.pki.recovery_key import RecoveryKey
 from cairn_appliance.recovering import check_others_are_lost
 from cairn_appliance.services.events import Journal
+from cairn_appliance.services.formats import check_readable
 from cairn_appliance.settings import Settings
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.etcd import EtcdStore
@@ -144,6 +145,7 @@ async def restore(data_dir: Path, asked: Asked) -> Restoration:
 
 async def begin_again(store: Store, member: str, head: Head, absorb_s: float) -> Restored:
     """Begin the incarnation: void what must not come back, and say what is to be absorbed."""
+    await check_readable(store)
     item = await store.get(keys.CLUSTER_INFO)
     if item is None:
         raise Refused("the backup has no cluster", "take another one", code="no_cluster")

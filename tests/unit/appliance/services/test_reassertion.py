@@ -209,6 +209,8 @@ async def test_addresses_given_out_after_the_backup_are_given_to_nobody_else() -
     given = {m.node: m.ips for m in (await members(after)).values()}
     for node in since:  # their peer spoke for them
         assert node.id in given
+        await after.register(node, control_key="its own")
+        assert (await after.services.nodes.get(node.id)).value.node.control_key == "its own"
     newcomer = await after.joined("newcomer", red)
     addresses = [ip for m in (await members(after)).values() for ip in m.ips]
     assert len(addresses) == len(set(addresses)) == 4
