@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cairn_appliance.cluster.members import EtcdMembers
+from cairn_appliance.domain.cluster import EtcdMember
 from cairn_appliance.domain.store_space import is_crowded, is_wasteful
 from cairn_appliance.services.upkeep import Upkeep
 from cairn_appliance.store import keys
@@ -18,13 +19,17 @@ pytestmark = [pytest.mark.etcd, pytest.mark.timeout(120)]
 QUOTA = 16 << 20
 
 
+async def _nobody(member: EtcdMember) -> None:
+    raise AssertionError(member)
+
+
 async def test_a_store_full_of_history_is_emptied_and_open_again(tmp_path: Path) -> None:
     server = EtcdServer(tmp_path, name="m1", options=(f"--quota-backend-bytes={QUOTA}",))
     server.start()
     try:
         async with client(server.address) as store:
             etcd = EtcdMembers(store.endpoints)
-            upkeep = Upkeep(store, etcd, "m1")
+            upkeep = Upkeep(store, etcd, "m1", _nobody)
             await store.commit([], [Put(keys.CLUSTER_INFO, b"kept")])
             with pytest.raises(Full):
                 for _ in range(40):

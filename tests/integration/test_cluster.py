@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -53,12 +53,20 @@ def trio() -> Iterator[Trio]:
 
 
 @contextmanager
-def grown(name: str) -> Iterator[Trio]:
-    """Yield a cluster that grew from one to three while `client` wrote."""
+def grown(
+    name: str,
+    settings: dict[str, object] | None = None,
+    prepare: Callable[[Appliance], None] = lambda _: None,
+) -> Iterator[Trio]:
+    """Yield a cluster that grew from one to three while `client` wrote.
+
+    `settings` replace what is in each one's settings.toml before its first start; `prepare`
+    is called before anything else is done on its machine.
+    """
     if missing := missing_programs():
         pytest.fail(f"not built: {', '.join(missing)}; run make setup")
     with Lab(name) as lab:
-        yield grown_trio(lab)
+        yield grown_trio(lab, prepare=prepare, settings=settings)
 
 
 def test_it_grows_while_a_writer_writes(trio: Trio) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,11 +138,23 @@ def lost(trio: Trio, acknowledged: list[Write]) -> int:
     return sum(write.id not in kept for write in acknowledged)
 
 
-def grown_trio(lab: Lab, timers: dict[str, int] | None = None) -> Trio:
-    """Grow a cluster from one to three in a new lab while `client` writes."""
+def grown_trio(
+    lab: Lab,
+    timers: dict[str, int] | None = None,
+    *,
+    prepare: Callable[[Appliance], None] = lambda _: None,
+    settings: dict[str, object] | None = None,
+) -> Trio:
+    """Grow a cluster from one to three in a new lab while `client` writes.
+
+    `timers` are those of `vm`; `prepare` is done to each appliance before it is made, and it
+    has the settings.
+    """
     site = lab.site("dc", families="4", closed=False)
     first = Appliance(site.host("m1"))
+    prepare(first)
     first.init()
+    first.set(**settings or {})
     first.start()
     first.login()
     network = first.network("prod", "10.7.0.0/24")
@@ -156,8 +168,10 @@ def grown_trio(lab: Lab, timers: dict[str, int] | None = None) -> Trio:
         writer.wait_for(20)
         for name in ("m2", "m3"):
             newcomer = Appliance(site.host(name))
+            prepare(newcomer)
             string = str(first.cairn("cluster", "join-string")["join_string"])
             assert json.loads(newcomer.join(string).stdout)["name"] == name
+            newcomer.set(**settings or {})
             newcomer.start()
             newcomer.password, newcomer.fingerprint = first.password, first.fingerprint
             newcomer.login()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -78,6 +79,15 @@ class Appliance:
         return self.host.run(
             [*command, *addresses, *arguments, "-"], stdin=string + "\n", check=check, within_s=90
         )
+
+    def set(self, **settings: object) -> None:
+        """Replace values in its settings.toml; they count from its next start on."""
+        path = self.data_dir / "settings.toml"
+        text = path.read_text()
+        for name, value in settings.items():
+            text, count = re.subn(rf"(?m)^{name} = .*$", f"{name} = {json.dumps(value)}", text)
+            assert count == 1, name
+        path.write_text(text)
 
     def session(self) -> str:
         """Return the token of the session that `login` opened; it is good at each appliance."""

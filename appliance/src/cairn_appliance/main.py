@@ -34,6 +34,7 @@ from cairn_appliance.initialising import (
 from cairn_appliance.joining import join
 from cairn_appliance.pki.errors import PkiError
 from cairn_appliance.pki.recovery_key import RecoveryKey
+from cairn_appliance.rebuilding import rebuild
 from cairn_appliance.recovering import look, recover
 from cairn_appliance.restoring import Asked, restore
 from cairn_appliance.running import run
@@ -242,6 +243,22 @@ def restore_command(
     typer.echo(f"next         cairn-appliance run --data-dir {data_dir}")
     typer.echo("then         cairn login; cairn cluster status; cairn event list (what it learned)")
     typer.echo("             cairn cluster join-string, for each appliance that is to join")
+
+
+@app.command("rebuild")
+def rebuild_command(
+    data_dir: DataDir,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Take the data of this appliance, which are damaged, anew from the others."""
+    _log_to_stderr(logging.WARNING)
+    rebuilt = _in_loop(rebuild(data_dir))
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(rebuilt)).decode())
+        return
+    typer.echo(f"appliance    {rebuilt.name} of cluster {rebuilt.cluster_id}")
+    typer.echo(f"old data     {rebuilt.kept or 'none'}")
+    typer.echo(f"next         cairn-appliance run --data-dir {data_dir}")
 
 
 @app.command("version")

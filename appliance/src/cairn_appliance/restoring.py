@@ -58,6 +58,7 @@ _VOID = (
     keys.TOKENS,
     keys.NAMES + "token/",
     keys.JOININGS,
+    keys.FENCED,
     keys.SESSIONS,
     keys.LOGIN_FAILURES,
     keys.IDEMPOTENCY,

@@ -34,6 +34,7 @@ from cairn_appliance.cluster.own_member import (
     check_not_removed,
     removed_from_cluster,
 )
+from cairn_appliance.cluster.self_watch import SelfWatch
 from cairn_appliance.domain import cluster as domain
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
@@ -41,7 +42,7 @@ from cairn_appliance.services.announcement import Announcement
 from cairn_appliance.services.backups import Backups, Source
 from cairn_appliance.services.formats import check_readable
 from cairn_appliance.services.housekeeping import keep_house
-from cairn_appliance.services.membership import Membership
+from cairn_appliance.services.membership import Membership, OwnSigns
 from cairn_appliance.services.quorum import Quorum
 from cairn_appliance.services.services import Services, build
 from cairn_appliance.services.stored import read_all
@@ -56,7 +57,7 @@ from cairn_appliance.store.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 
-_RENEWAL_LOOKED_AT_EVERY_S = 12 * 3600.0
+_RENEWAL_LOOKED_AT_EVERY_S = 60.0  # soon after a clock was put right, too
 _KEYS_LOOKED_AT_EVERY_S = 1.0
 # After the signal: to end in order; then to be cut off; stopping etcd comes on top (STOP_S).
 _END_S = 6.0
@@ -113,7 +114,7 @@ async def _run(
         removal = outer.create_task(_stop_when_removed(etcd, stop), name="see a removal")
         store = EtcdStore(local.endpoints, client_tls(local))
         try:
-            appliance = await _loaded(local, store, stop, agent_sockets, ops_sockets)
+            appliance = await _loaded(local, store, etcd, stop, agent_sockets, ops_sockets)
             if appliance is not None:
                 await appliance.serve(stop, agent_sockets, ops_sockets)
         finally:
@@ -133,6 +134,7 @@ async def _stop_when_removed(etcd: EtcdProcess, stop: asyncio.Event) -> None:
 async def _loaded(
     local: Local,
     store: EtcdStore,
+    etcd: EtcdProcess,
     stop: asyncio.Event,
     agent_sockets: list[socket],
     ops_sockets: list[socket],
@@ -142,7 +144,7 @@ async def _loaded(
     Both ports say meanwhile what is missing.
     """
     async with asyncio.TaskGroup() as tasks:
-        loading = tasks.create_task(_load(local, store), name="load")
+        loading = tasks.create_task(_load(local, store, etcd), name="load")
         stopping = tasks.create_task(stop.wait(), name="stop")
         both = {loading, stopping}
         await asyncio.wait(both, timeout=_WAITED_IN_SILENCE_S, return_when=asyncio.FIRST_COMPLETED)
@@ -161,11 +163,11 @@ async def _loaded(
     return None if loading.cancelled() else loading.result()
 
 
-async def _load(local: Local, store: EtcdStore) -> Appliance:
+async def _load(local: Local, store: EtcdStore, etcd: EtcdProcess) -> Appliance:
     backoff = Backoff()
     while True:
         try:
-            return await Appliance.load(local, store)
+            return await Appliance.load(local, store, etcd)
         except Unavailable as error:
             if not local.others():
                 raise
@@ -197,7 +199,9 @@ async def _until_ended(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> 
 class Appliance:
     """The servers and the background work of one replica."""
 
-    def __init__(self, local: Local, services: Services, store: EtcdStore) -> None:
+    def __init__(
+        self, local: Local, services: Services, store: EtcdStore, process: EtcdProcess
+    ) -> None:
         self._local = local
         self._services = services
         self._keyring = services.keyring
@@ -205,12 +209,15 @@ class Appliance:
         self._shown_issuer = self._keyring.authority.key_id
         self._context = _context(local)
         self._etcd = EtcdMembers(store.endpoints)
+        snapshot = services.netmaps.snapshot
+        self._watch = SelfWatch(local, process, snapshot.appliances_by_name)
         self._membership = Membership(
             store,
             self._etcd,
             lambda: services.cluster,
             lambda: self._keyring.authority.pin,
             lambda: bootstrap.shared_keys(local),
+            signs=lambda: OwnSigns(local.member, self._watch.signs),
             backup_every_s=local.settings.backup_every_s,
         )
         self._backups = Backups(
@@ -222,12 +229,21 @@ class Appliance:
             kept=local.settings.backups_kept,
         )
         self._own_member = OwnMember(local, self._etcd, store.endpoints, self._membership.joined)
-        self._announcement = Announcement(store, described(local), lambda: self._shown_issuer)
-        self._quorum = Quorum(store, self._has_others, self._send_away)
-        self._upkeep = Upkeep(store, self._etcd, local.member)
+        self._announcement = Announcement(
+            store,
+            described(local),
+            issuer=lambda: self._shown_issuer,
+            signs=lambda: self._watch.signs,
+        )
+        self._quorum = Quorum(
+            store, self._has_others, self._send_away, signs=lambda: self._watch.signs
+        )
+        self._upkeep = Upkeep(
+            store, self._etcd, local.member, self._membership.fence, lambda: self._watch.is_slow
+        )
 
     @classmethod
-    async def load(cls, local: Local, store: EtcdStore) -> Appliance:
+    async def load(cls, local: Local, store: EtcdStore, process: EtcdProcess) -> Appliance:
         """Return the appliance as its disk and the store describe it."""
         etcd = EtcdMembers(store.endpoints)
         try:
@@ -249,7 +265,7 @@ class Appliance:
             certificate_days=local.settings.agent_certificate_s / 86_400,
         )
         await services.restoration.load()
-        return cls(local, services, store)
+        return cls(local, services, store, process)
 
     async def serve(
         self, stop: asyncio.Event, agent_sockets: list[socket], ops_sockets: list[socket]
@@ -266,6 +282,7 @@ class Appliance:
                 background.create_task(self._quorum.run(), name="watch the quorum"),
                 background.create_task(self._own_member.run(), name="keep the membership"),
                 background.create_task(self._upkeep.run(), name="keep the store small"),
+                background.create_task(self._watch.run(), name="look after itself"),
                 background.create_task(self._keep_house(), name="keep house"),
                 background.create_task(self._renew_certificates(), name="renew certificates"),
                 background.create_task(self._follow_keys(), name="follow the keys"),

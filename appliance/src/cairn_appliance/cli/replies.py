@@ -70,6 +70,15 @@ class Counts(msgspec.Struct, frozen=True):
     sites: int = 0
 
 
+class ClusterProblem(msgspec.Struct, frozen=True):
+    """One thing that is wrong with the cluster."""
+
+    cause: str
+    remedy: str = ""
+    urgent: bool = False
+    name: str = ""
+
+
 class Status(msgspec.Struct, frozen=True):
     """The appliance."""
 
@@ -80,15 +89,7 @@ class Status(msgspec.Struct, frozen=True):
     at: datetime
     appliances: list[str] = []
     counts: Counts | None = None
-
-
-class ClusterProblem(msgspec.Struct, frozen=True):
-    """One thing that is wrong with the cluster."""
-
-    cause: str
-    remedy: str = ""
-    urgent: bool = False
-    name: str = ""
+    problems: list[ClusterProblem] = []
 
 
 class ClusterAppliance(msgspec.Struct, frozen=True):

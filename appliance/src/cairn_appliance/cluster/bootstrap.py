@@ -25,7 +25,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -267,6 +267,13 @@ def adopt_authority(local: Local, keyring: Keyring, now: datetime) -> None:
     _write_api(local, keyring, now)
 
 
+def begin_anew(local: Local, initial_cluster: str) -> Local:
+    """Write down with whom this appliance's etcd begins the next time, with no data."""
+    member = _MemberFile(local.cluster_id, local.member, initial_cluster)
+    write_whole(local.data_dir / "member.json", msgspec.json.encode(member), PUBLIC)
+    return replace(local, initial_cluster=initial_cluster)
+
+
 def shared_keys(local: Local) -> ClusterKeys:
     """Return what every appliance of the cluster has, to give to one that joins."""
     return ClusterKeys(
@@ -319,7 +326,8 @@ def renew_api_certificate(local: Local, keyring: Keyring, now: datetime) -> bool
     """
     pem = read_whole(local.pki("api.pem"))
     try:
-        is_good = not is_past_half_life(pem, now) and _names(pem) == set(_api_names(local))
+        is_due = _is_due(pem, read_whole(local.pki("ca.pem")), now)
+        is_good = not is_due and _names(pem) == set(_api_names(local))
     except ValueError:
         is_good = False  # a broken certificate is replaced, too
     chain = keyring.chain.encode()
@@ -350,9 +358,21 @@ def renew_etcd_certificates(local: Local, now: datetime) -> bool:
 def _wants_renewal(local: Local, name: str, now: datetime) -> bool:
     pem = read_whole(local.pki(f"{name}.pem"))
     try:
-        return is_past_half_life(pem, now) or _names(pem) != set(_etcd_names(local, name))
+        is_due = _is_due(pem, read_whole(local.pki("etcd-ca.pem")), now)
+        return is_due or _names(pem) != set(_etcd_names(local, name))
     except ValueError:
         return True
+
+
+def _is_due(pem: bytes, authority_pem: bytes, now: datetime) -> bool:
+    """Return whether to renew: past half life, or made while the clock was ahead.
+
+    Before the authority's own beginning the clock is wrong, and whatever is made by it too.
+    """
+    begin = x509.load_pem_x509_certificate(pem).not_valid_before_utc
+    if now < x509.load_pem_x509_certificate(authority_pem).not_valid_before_utc:
+        return False
+    return now < begin or is_past_half_life(pem, now)
 
 
 def _lay_out(

@@ -14,6 +14,8 @@ import os
 import random
 import shutil
 import socket
+import time
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from cairn_appliance.cluster.errors import (
 )
 from cairn_appliance.cluster.etcd_binary import EtcdBinary
 from cairn_appliance.cluster.files import cannot
+from cairn_appliance.domain.alarm import Alarm, Sign
 from cairn_appliance.domain.errors import CairnError
 from cairn_appliance.settings import Settings
 from cairn_appliance.store.connection import Tls
@@ -42,6 +45,7 @@ _STEADY_S = 60.0  # having run for so long, a child is restarted without a long 
 _LOG_MAX_OCTETS = 16 << 20
 _LOG_TAIL_OCTETS = 16 << 10
 _HEALTH_OCTETS = 4096
+_ENDS_KEPT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class _Failure:
     cause: str
     remedy: str
     kind: type[CairnError]
+    alarm: Alarm = Alarm.ETCD_FAILS
 
 
 _FAILURES = (
@@ -76,6 +81,7 @@ _FAILURES = (
         "the disk is full",
         "free space on the file system of {directory}; etcd wants 1 GiB",
         LocalStateUnusable,
+        Alarm.DISK_FULL,
     ),
     _Failure(
         "permission denied",
@@ -89,17 +95,25 @@ _FAILURES = (
         "stop the other appliance on {directory}, or restore it from a backup",
         LocalStateUnusable,
     ),
-    _Failure(
-        "crc mismatch",
-        "etcd's data is damaged",
-        "restore {directory} from a backup",
-        LocalStateUnusable,
-    ),
-    _Failure(
-        "failed to recover",
-        "etcd's data is damaged",
-        "restore {directory} from a backup",
-        LocalStateUnusable,
+    *(
+        _Failure(
+            sign,
+            "etcd's data are damaged",
+            "run `cairn-appliance rebuild` here if other appliances run; else restore a backup",
+            LocalStateUnusable,
+            Alarm.MEMBER_CORRUPT,
+        )
+        for sign in (
+            "found data inconsistency with peers",
+            "crc mismatch",
+            "failed to recover",
+            "unexpected fault address",
+            "invalid page type",
+            "assertion failed",
+            "failed to read WAL",
+            "invalid database",
+            "checksum error",
+        )
     ),
 )
 
@@ -110,6 +124,8 @@ class EtcdProcess:
     def __init__(self, local: Local, binary: EtcdBinary) -> None:
         self.restarts = 0
         self.removed = asyncio.Event()  # the cluster has removed this member: it is over
+        self.failed: Sign | None = None  # why it ended last
+        self.ended_at: deque[float] = deque(maxlen=_ENDS_KEPT)  # by itself; monotonic clock
         self._local = local
         self._binary = binary
         self._child: asyncio.subprocess.Process | None = None
@@ -165,6 +181,7 @@ class EtcdProcess:
                     log.error("etcd ended: %s", failure)
                     self.removed.set()
                     return
+                self._note(failure)
                 log.error("etcd ended code=%s cause=%s; what to do: %s; started again in %.1f s",
                           code, failure, failure.remedy, wait_s)  # fmt: skip
                 await asyncio.sleep(wait_s * random.uniform(0.8, 1.2))
@@ -249,6 +266,12 @@ class EtcdProcess:
             return False
         return b'"health":"true"' in answer
 
+    def _note(self, failure: CairnError) -> None:
+        alarm = next((each.alarm for each in _FAILURES if each.cause == failure.cause), None)
+        name = alarm or Alarm.ETCD_FAILS
+        self.failed = Sign(name, f"its etcd does not run: {failure.cause}", is_urgent=True)
+        self.ended_at.append(time.monotonic())
+
     def _failure(self) -> CairnError:
         """Tell from the end of the log why etcd ended."""
         tail = _tail(self._local.etcd_log, self._log_begin)
@@ -299,6 +322,7 @@ def arguments(local: Local, binary: EtcdBinary) -> list[str]:
         "peer-key-file": local.pki("etcd-peer-key.pem"),
         "peer-trusted-ca-file": local.pki("etcd-ca.pem"),
         "peer-client-cert-auth": "true",
+        **_checked_at_start(binary),
         "auto-compaction-mode": "periodic",
         "auto-compaction-retention": "1h",
         "quota-backend-bytes": settings.etcd_quota_mib << 20,
@@ -307,6 +331,17 @@ def arguments(local: Local, binary: EtcdBinary) -> list[str]:
         "log-level": "warn",
     }
     return [str(binary.path), *(f"--{name}={value}" for name, value in options.items())]
+
+
+def _checked_at_start(binary: EtcdBinary) -> dict[str, object]:
+    """Let etcd compare its data with the others' before it answers anybody.
+
+    Its checks at run time are not used: they answer a difference by an alarm that ends all
+    reading and writing at every member. `services.upkeep` compares, and takes out the one.
+    """
+    if binary.version >= (3, 6, 0):
+        return {"feature-gates": "InitialCorruptCheck=true"}
+    return {"experimental-initial-corrupt-check": "true"}
 
 
 def listened(settings: Settings) -> list[tuple[str, str]]:

@@ -15,13 +15,14 @@ from typing import Any
 
 import grpc.aio
 
-from cairn_appliance.domain.cluster import QUOTA_OCTETS, EtcdAlarm, EtcdMember, EtcdState
+from cairn_appliance.domain.cluster import QUOTA_OCTETS, Digest, EtcdAlarm, EtcdMember, EtcdState
 from cairn_appliance.store import keys, rpc_pb2, rpc_pb2_grpc
 from cairn_appliance.store.connection import Caller, Compacted, Endpoints, Link, bounded
 from cairn_appliance.store.port import StoreError, Unavailable
 
 _STATE_WITHIN_S = 1.5
 _COMPACT_WITHIN_S = 60.0
+_HASH_WITHIN_S = 20.0
 _DEFRAGMENT_WITHIN_S = 120.0  # 2 GiB, read and written
 _ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
 
@@ -98,10 +99,7 @@ class EtcdMembers:
 
     async def compact(self, leader: EtcdMember) -> None:
         """Forget all that was ever overwritten or deleted; who lags behind lists again."""
-        key = keys.CLUSTER_INFO.encode()
-        anything = rpc_pb2.RangeRequest(key=key, keys_only=True)
-        answer = await self._caller.read(lambda c: rpc_pb2_grpc.KVStub(c).Range, anything)
-        request = rpc_pb2.CompactionRequest(revision=answer.header.revision, physical=True)
+        request = rpc_pb2.CompactionRequest(revision=await self.revision(), physical=True)
         with contextlib.suppress(Compacted):  # to this revision already
             await self._ask_at(leader, _compact, request, _COMPACT_WITHIN_S)
 
@@ -118,6 +116,21 @@ class EtcdMembers:
             alarm=alarm.kind,
         )
         await self._write(lambda c: rpc_pb2_grpc.MaintenanceStub(c).Alarm, request)
+
+    async def revision(self) -> int:
+        """Return the revision of now."""
+        anything = rpc_pb2.RangeRequest(key=keys.CLUSTER_INFO.encode(), keys_only=True)
+        answer = await self._caller.read(lambda c: rpc_pb2_grpc.KVStub(c).Range, anything)
+        return int(answer.header.revision)
+
+    async def digest(self, member: EtcdMember, revision: int) -> Digest | None:
+        """Return the hash of all that a member has at a revision; None where it can't say."""
+        request = rpc_pb2.HashKVRequest(revision=revision)
+        try:
+            answer = await self._ask_at(member, _hash, request, _HASH_WITHIN_S)
+        except StoreError:
+            return None
+        return Digest(answer.hash, answer.compact_revision)
 
     async def hand_over(self, leader: EtcdMember, to: EtcdMember) -> None:
         """Let the leader make another member the leader; raise Unavailable."""
@@ -164,6 +177,10 @@ def _status(channel: grpc.aio.Channel) -> Any:
 
 def _move_leader(channel: grpc.aio.Channel) -> Any:
     return rpc_pb2_grpc.MaintenanceStub(channel).MoveLeader
+
+
+def _hash(channel: grpc.aio.Channel) -> Any:
+    return rpc_pb2_grpc.MaintenanceStub(channel).HashKV
 
 
 def _compact(channel: grpc.aio.Channel) -> Any:

@@ -105,7 +105,8 @@ def removed_from_cluster(local: Local) -> RemovedFromCluster:
     """Return the error that says so, with what to do."""
     return RemovedFromCluster(
         "this appliance was removed from the cluster",
-        f"delete {local.data_dir} and join again with a new join string, if it is to be part of it",
+        f"if its data were damaged, `cairn-appliance rebuild --data-dir {local.data_dir}`; else "
+        "delete that directory and join again with a new join string, if it is to be part of it",
     )
 
 

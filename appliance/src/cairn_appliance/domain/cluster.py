@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cairn_appliance.domain.alarm import Sign
@@ -119,6 +120,33 @@ class EtcdState:
     def is_full(self) -> bool:
         """True where etcd refuses puts because of its quota."""
         return any("NOSPACE" in error for error in self.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What a member's content at one revision comes to; alike only after the same compaction."""
+
+    hash: int
+    compacted: int
+
+
+def odd_ones(digests: Mapping[int, Digest | None], voters: int) -> set[int]:
+    """Return the members whose content is not that of the majority; none where there is none.
+
+    Members that can't be compared, since they gave no answer or are compacted otherwise, are
+    not judged.
+    """
+    known = {member: digest for member, digest in digests.items() if digest is not None}
+    if not known:
+        return set()
+    most, count = Counter(known.values()).most_common(1)[0]
+    if count < quorum_of(voters):
+        return set()
+    return {
+        member
+        for member, digest in known.items()
+        if digest.compacted == most.compacted and digest.hash != most.hash
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ class ClusterView:
 
     seen: tuple[Seen, ...]
     alarms: tuple[EtcdAlarm, ...] = ()
+    fenced: tuple[str, ...] = ()  # taken out since their copy was damaged
     asked: str = ""  # the appliance that answers
     own_signs: tuple[Sign, ...] | None = None  # what it notices of itself at this moment
     backups: BackupHealth | None = None  # None: not known, without a quorum
@@ -93,7 +94,8 @@ class ClusterView:
 
 def problems_of(view: ClusterView) -> tuple[Problem, ...]:
     """Return what is wrong, the urgent first."""
-    found = [*faults_of(view), *_size(view), *_versions(view)]
+    warnings = (each for each in _signs(view) if not each.is_urgent)
+    found = [*faults_of(view), *warnings, *_fenced(view), *_size(view), *_versions(view)]
     if view.backups is not None:
         found += problems_of_backups(view.backups)
     if view.restore is not None:
@@ -107,9 +109,7 @@ def faults_of(view: ClusterView) -> Iterator[Problem]:
     yield from _alarms(view)
     for seen in view.seen:
         yield from _of_member(view, seen)
-        yield from (_of_sign(seen.name, sign) for sign in view.signs_of(seen))
-    if view.asked and view.asked not in (seen.name for seen in view.seen):
-        yield from (_of_sign(view.asked, sign) for sign in view.own_signs or ())
+    yield from (each for each in _signs(view) if each.is_urgent)
 
 
 def version_of(seen: Seen) -> str:
@@ -211,6 +211,23 @@ def _of_member(view: ClusterView, seen: Seen) -> Iterator[Problem]:
             f"{seen.state.db_quota_octets >> 20} MiB, {seen.state.db_used_octets >> 20} in use",
             "nothing, if little is in use: the appliances make room; else raise etcd_quota_mib "
             "in settings.toml of each: at the limit changes are refused",
+        )
+
+
+def _signs(view: ClusterView) -> Iterator[Problem]:
+    """Yield what the appliances notice of themselves."""
+    for seen in view.seen:
+        yield from (_of_sign(seen.name, sign) for sign in view.signs_of(seen))
+    if view.asked and view.asked not in (seen.name for seen in view.seen):
+        yield from (_of_sign(view.asked, sign) for sign in view.own_signs or ())
+
+
+def _fenced(view: ClusterView) -> Iterator[Problem]:
+    for name in view.fenced:
+        yield Problem(
+            Alarm.MEMBER_CORRUPT,
+            f"{name}: its copy of the store was damaged, and it was taken out of the cluster",
+            REMEDIES[Alarm.MEMBER_CORRUPT],
         )
 
 

@@ -1,7 +1,7 @@
 """Which appliances there are: each announces itself.
 
 What an appliance says of itself stays while it is away, so that its crash changes no netmap;
-that it runs is a key under its lease.
+that it runs, and what it notices of itself, is a key under its lease.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Callable
 
+from cairn_appliance.domain.alarm import Sign
 from cairn_appliance.domain.cluster import Appliance, Replica
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.store import keys, records
@@ -38,28 +39,31 @@ class Announcement:
         self,
         store: Store,
         own: Appliance,
-        issuer: Callable[[], str] = lambda: "",
         clock: Clock = wall_clock,
+        issuer: Callable[[], str] = lambda: "",
+        signs: Callable[[], tuple[Sign, ...]] = tuple,
     ) -> None:
         self._store = store
         self._own = own
+        self._clock = clock
         self._issuer = issuer  # key identifier of the authority whose certificate is shown
+        self._signs = signs
         self._since = clock()
 
     async def run(self) -> None:
         """Announce it until cancelled."""
         lease: Lease | None = None
-        told: str | None = None  # the issuer that was announced under this lease
+        told: tuple[str, tuple[Sign, ...]] | None = None  # that was announced under this lease
         try:
             while True:
                 try:
                     if lease is None or lease.is_lost:
                         lease, told = await self._store.lease(LEASE_S), None
-                    issuer = self._issuer()
-                    if told != issuer:
-                        await self._put_replica(lease, issuer)
+                    now = self._issuer(), self._signs()
+                    if told != now:
+                        await self._put_replica(lease, *now)
                         await self.announce_once()
-                        told = issuer
+                        told = now
                 except LeaseLost:
                     lease = None
                 except StoreError as error:
@@ -82,8 +86,8 @@ class Announcement:
         except Conflict:
             log.info("another process has announced this appliance meanwhile")
 
-    async def _put_replica(self, lease: Lease, issuer: str) -> None:
-        replica = Replica(self._own.name, self._own.version, self._since, issuer=issuer)
+    async def _put_replica(self, lease: Lease, issuer: str, signs: tuple[Sign, ...]) -> None:
+        replica = Replica(self._own.name, self._own.version, self._since, signs, issuer)
         put = Put(keys.replica(self._own.name), records.replicas.encode(replica), lease.id)
         await self._store.commit([], [put])
 

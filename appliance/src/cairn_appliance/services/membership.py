@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -41,6 +41,7 @@ from cairn_appliance.domain.errors import (
     QuorumAtRisk,
     Unavailable,
 )
+from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import SYSTEM, Actor
 from cairn_appliance.domain.joining import ClusterKeys, Handover, JoinString
 from cairn_appliance.domain.restored import RestoreHealth
@@ -185,7 +186,7 @@ class Membership:
         handed = Handover(
             cluster_id=cluster.id,
             name=joining.name,
-            initial_cluster=_initial_cluster(members, joining.name, candidate.peer_url),
+            initial_cluster=initial_cluster(members, joining.name, candidate.peer_url),
             endpoints=tuple(place for each in members for place in each.endpoints),
             heartbeat_s=cluster.heartbeat_s,
             keys=self._shared_keys(),
@@ -200,7 +201,9 @@ class Membership:
         used = [each.value.id for each in found if each.value.name == name]
         text = f"appliance {name} has joined the cluster"
         entry = self._journal.entry("appliance_joined", text, SYSTEM, appliance=name)
-        await self._store.commit([], [entry, *(Delete(keys.joining(each)) for each in used)])
+        fenced = (await self._store.list(keys.FENCED)).items  # whose place is taken by now
+        gone = [*map(keys.joining, used), *(item.key for item in fenced)]
+        await self._store.commit([], [entry, *map(Delete, gone)])
 
     async def leave(self, name: str, by: Actor) -> None:
         """Remove a living appliance; raise NotFound, QuorumAtRisk, Unavailable."""
@@ -250,6 +253,19 @@ class Membership:
         text = f"appliance {name} was removed, to be replaced"
         await self._remove(seen, by, "appliance_removed", text)
         return await self.issue(by)
+
+    async def fence(self, member: EtcdMember) -> None:
+        """Take out an appliance whose copy of the store differs from the majority's.
+
+        Raises QuorumAtRisk, Unavailable.
+        """
+        view = await self._view_for_change()
+        seen = _find(view, member.name)
+        if not view.survives_without(seen.name):
+            raise QuorumAtRisk(f"{seen.name} is damaged, and needed for the quorum")
+        text = f"the copy of the store at {seen.name} was damaged: it was taken out"
+        fenced = Put(keys.fenced(seen.name), b"{}")
+        await self._remove(seen, SYSTEM, "appliance_fenced", text, Severity.ALARM, (fenced,))
 
     async def tidy(self) -> None:
         """Forget what belongs to appliances that are no more, and strings that have ended."""
@@ -364,10 +380,18 @@ class Membership:
         except port.Unavailable as error:
             log.warning("the lead was not handed over name=%s reason=%s", leader.name, error)
 
-    async def _remove(self, seen: Seen, by: Actor, kind: str, text: str) -> None:
+    async def _remove(
+        self,
+        seen: Seen,
+        by: Actor,
+        kind: str,
+        text: str,
+        severity: Severity = Severity.INFO,
+        more: Sequence[Put] = (),
+    ) -> None:
         await self._change(lambda: self._etcd.remove(seen.member.id))
-        entry = self._journal.entry(kind, text, by, appliance=seen.name)
-        writes: list[Put | Delete] = [entry]
+        entry = self._journal.entry(kind, text, by, severity=severity, appliance=seen.name)
+        writes: list[Put | Delete] = [entry, *more]
         if seen.member.name:
             writes.append(Delete(keys.appliance(seen.member.name)))
         # Again where the member that was spoken to is the one that has just ended.
@@ -394,8 +418,11 @@ class Membership:
             raise _not_now(error) from error
 
 
-async def view_of(store: Store, etcd: Etcd, backup_every_s: float, now: float) -> ClusterView:
+async def view_of(
+    store: Store, etcd: Etcd, backup_every_s: float = 0.0, now: float | None = None
+) -> ClusterView:
     """Return how all members are; without a quorum all but what only a quorum knows."""
+    now = wall_clock() if now is None else now
     members = await etcd.members()
     states = await etcd.states(members)
     alarms: tuple[EtcdAlarm, ...] = ()
@@ -403,6 +430,7 @@ async def view_of(store: Store, etcd: Etcd, backup_every_s: float, now: float) -
     running: list[Stored[Replica]] = []
     backups: BackupHealth | None = None
     restore: RestoreHealth | None = None
+    fenced: tuple[str, ...] = ()
     try:
         async with asyncio.timeout(_KNOWN_WITHIN_S):
             alarms = await etcd.alarms()
@@ -410,6 +438,8 @@ async def view_of(store: Store, etcd: Etcd, backup_every_s: float, now: float) -
             running = await read_all(store, records.replicas, keys.REPLICAS)
             backups = await health_of(store, backup_every_s, now)
             restore = await restore_health(store, now)
+            items = (await store.list(keys.FENCED)).items
+            fenced = tuple(keys.last_part(item.key) for item in items)
     except (port.StoreError, TimeoutError) as error:
         log.info("only etcd's own state is known reason=%s", error)
     appliances = {each.value.name: each.value for each in known}
@@ -418,7 +448,7 @@ async def view_of(store: Store, etcd: Etcd, backup_every_s: float, now: float) -
         Seen(each, states.get(each.id), appliances.get(each.name), replicas.get(each.name))
         for each in members
     )
-    return ClusterView(tuple(seen), alarms, backups=backups, restore=restore)
+    return ClusterView(tuple(seen), alarms, fenced, backups=backups, restore=restore)
 
 
 def checked_peer(url: str) -> str:
@@ -452,7 +482,7 @@ def _is_loopback(url: str) -> bool:
     return ipaddress.ip_address(urlsplit(url).hostname or "").is_loopback
 
 
-def _initial_cluster(members: tuple[EtcdMember, ...], name: str, peer_url: str) -> str:
+def initial_cluster(members: tuple[EtcdMember, ...], name: str, peer_url: str) -> str:
     """Return exactly the members of now, the new one by the name it will have."""
     pairs = [
         (name if peer_url in each.peer_urls else each.name, url)

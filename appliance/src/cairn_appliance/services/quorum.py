@@ -13,6 +13,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
+from cairn_appliance.domain.alarm import Sign
+from cairn_appliance.domain.cluster_health import REMEDIES
 from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.services.clock import Clock
 from cairn_appliance.store import keys
@@ -44,11 +46,13 @@ class Quorum:
         has_others: Callable[[], bool],
         on_away: Callable[[], None],
         clock: Clock = time.monotonic,
+        signs: Callable[[], tuple[Sign, ...]] = tuple,
     ) -> None:
         self._store = store
         self._has_others = has_others
         self._on_away = on_away
         self._clock = clock
+        self._signs = signs
         self._confirmed = clock()
         self._deadlines: set[asyncio.Timeout] = set()
         self._is_lost = False
@@ -61,13 +65,17 @@ class Quorum:
 
     def check(self) -> None:
         """Raise NoQuorum while it is lost."""
-        if self._is_lost and self._has_others():
+        if not self._is_lost:
+            return
+        for sign in self._signs():
+            if sign.is_urgent:
+                raise NoQuorum(f"the store gives no answer: {sign.detail}", REMEDIES.get(sign.name))
+        if self._has_others():
             raise NoQuorum("this appliance has no quorum: too few others run or can be reached")
-        if self._is_lost:
-            raise NoQuorum(
-                "the store gives no answer in time",
-                "try again in a few seconds; if it lasts, look into etcd.log on the appliance",
-            )
+        raise NoQuorum(
+            "the store gives no answer in time",
+            "try again in a few seconds; if it lasts, look into etcd.log on the appliance",
+        )
 
     @contextlib.contextmanager
     def ending(self, deadline: asyncio.Timeout) -> Iterator[None]:

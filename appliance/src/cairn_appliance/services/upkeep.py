@@ -1,4 +1,4 @@
-"""Keeps etcd's database small, and lets changes in again after it was full.
+"""Keeps etcd well: its databases small, open again after they were full, and all alike.
 
 The replica beside etcd's leader does it, so that no lease is needed, which could not be had
 while the store is full. Before each step it asks again whether its etcd still leads: one that
@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from cairn_appliance.domain.cluster import EtcdAlarm, EtcdMember, EtcdState
+from cairn_appliance.domain.alarm import Alarm
+from cairn_appliance.domain.cluster import Digest, EtcdAlarm, EtcdMember, EtcdState, odd_ones
 from cairn_appliance.domain.cluster_health import ClusterView, Seen
 from cairn_appliance.domain.errors import CairnError
 from cairn_appliance.domain.event import Severity
@@ -25,11 +27,15 @@ from cairn_appliance.domain.store_space import (
     is_wasteful,
 )
 from cairn_appliance.services.events import Journal
+from cairn_appliance.services.stored import read_all
+from cairn_appliance.store import keys, records
 from cairn_appliance.store.port import Store, StoreError
 
 log = logging.getLogger(__name__)
 
 LOOKED_AT_EVERY_S = 5.0
+COMPARED_EVERY_S = 30.0  # a difference is found within two minutes
+NOT_HANDED_OVER_AGAIN_S = 300.0
 NOT_AGAIN_S = 600.0  # for giving up history early where that brought too little
 
 
@@ -57,6 +63,15 @@ class Etcd(Protocol):
     async def disarm(self, alarm: EtcdAlarm) -> None:
         """Take back an alarm."""
 
+    async def revision(self) -> int:
+        """Return the revision of now."""
+
+    async def digest(self, member: EtcdMember, revision: int) -> Digest | None:
+        """Return what a member's content at a revision comes to; None where it can't say."""
+
+    async def hand_over(self, leader: EtcdMember, to: EtcdMember) -> None:
+        """Make another member the leader."""
+
 
 class NotLeading(Exception):
     """Another member leads by now: its replica goes on."""
@@ -65,12 +80,24 @@ class NotLeading(Exception):
 class Upkeep:
     """The upkeep of the store by one replica."""
 
-    def __init__(self, store: Store, etcd: Etcd, name: str, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        etcd: Etcd,
+        name: str,
+        fence: Callable[[EtcdMember], Awaitable[None]],
+        is_slow: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`name` is the own member's; `is_slow` says whether its disk is, `fence` takes one out."""
         self._store = store
         self._etcd = etcd
-        self._name = name  # of the own member
-        self._journal = journal or Journal()
+        self._name = name
+        self._fence = fence
+        self._is_slow = is_slow
+        self._journal = Journal()
         self._crowded_again_at = 0.0
+        self._compared_again_at = 0.0
+        self._handed_over_again_at = 0.0
 
     async def run(self) -> None:
         """Do it until cancelled; what can't be done now is done later."""
@@ -96,6 +123,8 @@ class Upkeep:
             await self._make_room(own)
         else:
             await self._shrink_one(own)
+            await self._compare(own)
+            await self._give_up_lead(own)
 
     async def _let_changes_in(self, own: EtcdMember) -> None:
         log.warning("the store is full: room is made")
@@ -136,6 +165,61 @@ class Upkeep:
         after = await self._etcd.state(seen.member)
         log.info("defragmented member=%s octets_before=%d octets_after=%d",
                  seen.name, before, after.db_octets if after else -1)  # fmt: skip
+
+    async def _compare(self, own: EtcdMember) -> None:
+        """Compare what the voters have, and take out one that differs from the majority."""
+        clock = asyncio.get_running_loop().time
+        if clock() < self._compared_again_at:
+            return
+        begun = clock()
+        members = tuple(each for each in await self._etcd.members() if not each.is_learner)
+        odd = await self._odd_ones(members)
+        if odd:
+            odd &= await self._odd_ones(members)  # once more: nobody is taken out by an accident
+        took_s = clock() - begun
+        self._compared_again_at = clock() + min(max(COMPARED_EVERY_S, 20 * took_s), 90.0)
+        if self._name in odd:
+            log.error("this appliance's copy of the store is damaged: another one is to lead")
+            await self._hand_over(own, without=odd)
+        for member in members:
+            if member.name in odd - {self._name}:
+                log.error("its copy of the store is damaged: it is taken out name=%s", member.name)
+                await self._check_leads(own)
+                await self._fence(member)
+
+    async def _odd_ones(self, members: tuple[EtcdMember, ...]) -> set[str]:
+        revision = await self._etcd.revision()
+        digests = [await self._etcd.digest(each, revision) for each in members]
+        by_id = dict(zip((each.id for each in members), digests, strict=True))
+        found = odd_ones(by_id, len(members))
+        return {each.name for each in members if each.id in found}
+
+    async def _give_up_lead(self, own: EtcdMember) -> None:
+        """Let another lead where the own disk is slow: the leader's disk sets the pace of all."""
+        now = asyncio.get_running_loop().time()
+        if not self._is_slow() or now < self._handed_over_again_at:
+            return
+        self._handed_over_again_at = now + NOT_HANDED_OVER_AGAIN_S
+        running = await read_all(self._store, records.replicas, keys.REPLICAS)
+        slow = {
+            each.value.name
+            for each in running
+            if any(sign.name == Alarm.SLOW_DISK for sign in each.value.signs)
+        }
+        log.warning("the disk here is slow: another appliance is to lead")
+        await self._hand_over(own, without=slow)
+
+    async def _hand_over(self, own: EtcdMember, *, without: set[str]) -> None:
+        heirs = [
+            seen.member
+            for seen in (await self._view()).voters
+            if seen.is_healthy and seen.name not in without | {own.name}
+        ]
+        if not heirs:
+            log.warning("there is no other appliance that could lead")
+            return
+        await self._etcd.hand_over(own, random.choice(heirs))
+        log.warning("the lead was handed over")
 
     async def _check_leads(self, own: EtcdMember) -> None:
         state = await self._etcd.state(own)

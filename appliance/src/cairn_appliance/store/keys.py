@@ -9,6 +9,7 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/cluster/secrets/<name>               sealed under the KEK
     /cairn/1/cluster/last-name                    number of the appliance named last
     /cairn/1/cluster/format                       the newest format that may be written; none: 1
+    /cairn/1/cluster/fenced/<appliance>           taken out since its copy was damaged
     /cairn/1/cluster/joinings/<joining>           join string: hash, name, limits
     /cairn/1/cluster/backup-key                   public half of the recovery key
     /cairn/1/cluster/backup-failure               why the last backup could not be made
@@ -54,6 +55,7 @@ CLUSTER_SECRETS = ROOT + "cluster/secrets/"
 LAST_NAME = ROOT + "cluster/last-name"
 CLUSTER_FORMAT = ROOT + "cluster/format"
 JOININGS = ROOT + "cluster/joinings/"
+FENCED = ROOT + "cluster/fenced/"
 BACKUP_KEY = ROOT + "cluster/backup-key"
 BACKUP_FAILURE = ROOT + "cluster/backup-failure"
 BACKUPS = ROOT + "backups/"
@@ -93,6 +95,11 @@ def cluster_secret(name: str) -> str:
 def joining(joining_id: str) -> str:
     """Return the key of a join string."""
     return JOININGS + _id(joining_id)
+
+
+def fenced(name: str) -> str:
+    """Return the key that says that an appliance was taken out, damaged."""
+    return FENCED + _id(name)
 
 
 def appliance(name: str) -> str:

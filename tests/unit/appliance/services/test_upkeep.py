@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from cairn_appliance.domain.cluster import EtcdAlarm, EtcdMember, EtcdState
+from cairn_appliance.domain.alarm import Alarm, Sign
+from cairn_appliance.domain.cluster import (
+    Digest,
+    EtcdAlarm,
+    EtcdMember,
+    EtcdState,
+    Replica,
+    odd_ones,
+)
 from cairn_appliance.services.upkeep import NotLeading, Upkeep
-from cairn_appliance.store import keys
+from cairn_appliance.store import keys, records
 from cairn_appliance.store.memory import MemoryStore
+from cairn_appliance.store.port import Put
 
 MIB = 1 << 20
 QUOTA = 2048 * MIB
@@ -28,6 +37,7 @@ class FakeEtcd:
         self.armed: list[EtcdAlarm] = []
         self.done: list[str] = []
         self.lead_lost_after = 99
+        self.digests: dict[int, Digest | None] = dict.fromkeys((1, 2, 3), Digest(7, 5))
 
     def fill(self) -> None:
         self.armed = [EtcdAlarm(2, "NOSPACE")]
@@ -62,9 +72,27 @@ class FakeEtcd:
     async def disarm(self, alarm: EtcdAlarm) -> None:
         self.done.append(f"disarm {alarm.member}")
 
+    async def revision(self) -> int:
+        return 9
+
+    async def digest(self, member: EtcdMember, revision: int) -> Digest | None:
+        return self.digests.get(member.id)
+
+    async def hand_over(self, leader: EtcdMember, to: EtcdMember) -> None:
+        self.done.append(f"lead from {leader.name} to {to.name}")
+
+    async def fence(self, member: EtcdMember) -> None:
+        self.done.append(f"fence {member.name}")
+
+
+def upkeep_of(
+    etcd: FakeEtcd, name: str = "m2", *, store: MemoryStore | None = None, is_slow: bool = False
+) -> Upkeep:
+    return Upkeep(store or MemoryStore(), etcd, name, etcd.fence, lambda: is_slow)
+
 
 async def done_by(name: str, etcd: FakeEtcd) -> list[str]:
-    await Upkeep(MemoryStore(), etcd, name).look()
+    await upkeep_of(etcd, name).look()
     return etcd.done
 
 
@@ -82,7 +110,7 @@ async def test_what_is_not_worth_a_pause_stays() -> None:
 
 async def test_one_member_at_a_time_the_leader_last() -> None:
     etcd = FakeEtcd(1000 * MIB, 100 * MIB)
-    upkeep = Upkeep(MemoryStore(), etcd, "m2")
+    upkeep = upkeep_of(etcd)
     for expected in (["m1"], ["m1", "m3"], ["m1", "m3", "m2"], ["m1", "m3", "m2"]):
         await upkeep.look()
         assert etcd.done == expected
@@ -96,7 +124,7 @@ async def test_while_another_is_away_nobody_is_kept_from_answering() -> None:
 
 async def test_a_crowded_store_gives_up_its_history_now_and_then() -> None:
     etcd = FakeEtcd(1800 * MIB, 1700 * MIB)
-    upkeep = Upkeep(MemoryStore(), etcd, "m2")
+    upkeep = upkeep_of(etcd)
     await upkeep.look()
     assert etcd.done == ["compact at m2", "m1", "m3", "m2"]
     await upkeep.look()
@@ -106,7 +134,7 @@ async def test_a_crowded_store_gives_up_its_history_now_and_then() -> None:
 async def test_a_full_store_lets_changes_in_again() -> None:
     etcd, store = FakeEtcd(QUOTA, 100 * MIB), MemoryStore()
     etcd.fill()
-    await Upkeep(store, etcd, "m2").look()
+    await upkeep_of(etcd, store=store).look()
     assert etcd.done == ["compact at m2", "m1", "m3", "m2", "disarm 2"]
     (event,) = (await store.list(keys.EVENTS)).items
     assert b"store_freed" in event.value
@@ -125,3 +153,44 @@ async def test_who_loses_the_lead_in_the_middle_stops_there() -> None:
     with pytest.raises(NotLeading):
         await done_by("m2", etcd)
     assert etcd.done == ["compact at m2", "m1"]
+
+
+@pytest.mark.parametrize(
+    ("digests", "odd"),
+    [
+        ([Digest(7, 5), Digest(7, 5), Digest(7, 5)], set()),
+        ([Digest(7, 5), Digest(7, 5), Digest(8, 5)], {3}),
+        ([Digest(7, 5), Digest(7, 5), Digest(8, 6)], set()),
+        ([Digest(7, 5), Digest(7, 5), None], set()),
+        ([Digest(7, 5), Digest(8, 5), None], set()),
+        ([Digest(6, 5), Digest(7, 5), Digest(8, 5)], set()),
+        ([None, None, None], set()),
+    ],
+)
+def test_only_who_differs_from_a_majority_is_odd(
+    digests: list[Digest | None], odd: set[int]
+) -> None:
+    assert odd_ones(dict(enumerate(digests, 1)), 3) == odd
+
+
+async def test_a_damaged_follower_is_taken_out() -> None:
+    etcd = FakeEtcd()
+    etcd.digests[3] = Digest(8, 5)
+    assert await done_by("m2", etcd) == ["fence m3"]
+
+
+async def test_a_damaged_leader_lets_another_lead_that_is_not() -> None:
+    etcd = FakeEtcd()
+    etcd.digests[2] = Digest(8, 5)
+    (done,) = await done_by("m2", etcd)
+    assert done in ("lead from m2 to m1", "lead from m2 to m3")
+
+
+async def test_a_leader_with_a_slow_disk_lets_one_lead_whose_is_not() -> None:
+    etcd, store = FakeEtcd(), MemoryStore()
+    slow = Replica("m1", "0.1.0", 0.0, (Sign(Alarm.SLOW_DISK, "its disk is slow"),))
+    await store.commit([], [Put(keys.replica("m1"), records.replicas.encode(slow))])
+    upkeep = upkeep_of(etcd, store=store, is_slow=True)
+    await upkeep.look()
+    await upkeep.look()
+    assert etcd.done == ["lead from m2 to m3"], "and not again at once"

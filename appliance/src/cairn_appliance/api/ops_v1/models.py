@@ -99,6 +99,15 @@ class Counts(BaseModel):
     sites: int
 
 
+class ProblemOut(BaseModel):
+    """One thing that is wrong; urgent where changes wait because of it."""
+
+    name: str = Field(description="stable: docs/operate/alarms.md has a section for each")
+    cause: str
+    remedy: str
+    urgent: bool
+
+
 class StatusOut(BaseModel):
     """The appliance in one answer."""
 
@@ -109,6 +118,7 @@ class StatusOut(BaseModel):
     at: datetime
     store: StoreOut
     counts: Counts | None = Field(description="null while the store gives no answer")
+    problems: list[ProblemOut] = Field(description="what is wrong with the cluster")
 
 
 class SiteOut(BaseModel):
@@ -342,15 +352,6 @@ class JoinOut(BaseModel):
     """What a new appliance needs, sealed under a key that follows from secret and nonce."""
 
     sealed: str
-
-
-class ProblemOut(BaseModel):
-    """One thing that is wrong; urgent where changes wait because of it."""
-
-    name: str = Field(description="stable: docs/operate/alarms.md has a section for each")
-    cause: str
-    remedy: str
-    urgent: bool
 
 
 class ApplianceOut(BaseModel):

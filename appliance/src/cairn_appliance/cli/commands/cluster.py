@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
@@ -127,15 +128,17 @@ def show(cluster: ClusterShown) -> None:
         fold=("AT",),
         empty="No appliance is known.",
     )
-    _show_problems(cluster.problems)
+    show_problems(cluster.problems)
     if not cluster.problems:
         output.say(Text("All is well.", style=output.GOOD))
 
 
-def _show_problems(problems: list[ClusterProblem]) -> None:
+def show_problems(problems: Iterable[ClusterProblem]) -> None:
+    """Print what is wrong, and what to do."""
     for problem in problems:
         style = output.BAD if problem.urgent else output.WARN
-        output.say(Text(output.clean(problem.cause), style=style))
+        name = f" [{output.clean(problem.name)}]" if problem.name else ""
+        output.say(Text(output.clean(problem.cause) + name, style=style))
         output.say(f"  what to do: {output.clean(problem.remedy)}")
 
 
@@ -151,7 +154,7 @@ def _show_check(cluster: ClusterShown, check: Upgrade) -> None:
         fold=(),
         empty="No appliance is known.",
     )
-    _show_problems(check.findings)
+    show_problems(check.findings)
     if check.ready:
         output.say(Text("The first of them may be stopped.", style=output.GOOD))
     else:

@@ -6,6 +6,7 @@ import typer
 from rich.text import Text
 
 from cairn_appliance.cli import output
+from cairn_appliance.cli.commands.cluster import show_problems
 from cairn_appliance.cli.connection import path_of
 from cairn_appliance.cli.errors import Exit
 from cairn_appliance.cli.options import AsJson, connect
@@ -44,6 +45,7 @@ def _show(url: str, status: Status, who: Who) -> None:
     output.facts(f"Cluster {status.cluster_id}, incarnation {status.incarnation}", pairs)
     if counts is not None:
         output.say(*_hints(counts))
+    show_problems(status.problems)
 
 
 def _store(store: StoreHealth) -> Text:

@@ -9,7 +9,15 @@ from fastapi import APIRouter, Response
 
 import cairn_appliance
 from cairn_appliance.api.ops_v1.context import Ops, OpsDep
-from cairn_appliance.api.ops_v1.models import Counts, Health, StatusOut, StoreOut, moment
+from cairn_appliance.api.ops_v1.models import (
+    Counts,
+    Health,
+    ProblemOut,
+    StatusOut,
+    StoreOut,
+    moment,
+)
+from cairn_appliance.api.ops_v1.routes.cluster import problems_out
 from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.domain.node import NodeState
 from cairn_appliance.services.services import Services
@@ -19,6 +27,7 @@ from cairn_appliance.store.port import StoreError
 
 # Whoever asks whether it is ready wants to know it soon; a healthy store takes a few ms.
 STORE_WITHIN_S = 2.0
+PROBLEMS_WITHIN_S = 6.0
 
 health = APIRouter(tags=["health"])
 router = APIRouter(tags=["status"])
@@ -67,6 +76,7 @@ async def status(ops: OpsDep) -> StatusOut:
         at=moment(ops.now()),
         store=store,
         counts=await _counts(ops.services) if store.healthy else None,
+        problems=await _problems(ops),
     )
 
 
@@ -78,6 +88,15 @@ async def _store_health(ops: Ops) -> StoreOut:
     except (StoreError, TimeoutError):
         return StoreOut(healthy=False, detail=f"no answer within {STORE_WITHIN_S:.0f} s")
     return StoreOut(healthy=True, answered_in_ms=round((perf_counter() - began) * 1000, 1))
+
+
+async def _problems(ops: Ops) -> list[ProblemOut]:
+    """Return what is wrong with the cluster; nothing where that can't be known soon."""
+    try:
+        async with asyncio.timeout(PROBLEMS_WITHIN_S):
+            return problems_out(await ops.membership.view())
+    except (StoreError, TimeoutError):
+        return []
 
 
 async def _counts(services: Services) -> Counts:

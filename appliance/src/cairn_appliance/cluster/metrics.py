@@ -1,0 +1,87 @@
+"""What etcd measures of itself, read from its plain page on loopback."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import httpx
+
+_FSYNC = re.compile(
+    r'^etcd_disk_wal_fsync_duration_seconds_bucket\{le="([^"]+)"\} ([0-9.e+]+)$', re.MULTILINE
+)
+_CHANGES = re.compile(r"^etcd_server_leader_changes_seen_total ([0-9.e+]+)$", re.MULTILINE)
+_WITHIN_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What was read at one time."""
+
+    at: float  # of the monotonic clock
+    fsyncs: tuple[tuple[float, float], ...]  # (at most so many seconds, how many), cumulative
+    leader_changes: float
+
+
+async def read(port: int, at: float) -> Sample | None:
+    """Return what etcd measures now; None where it gives no answer."""
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=_WITHIN_S) as client:
+            text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+    except httpx.HTTPError:
+        return None
+    return parse(text, at)
+
+
+def parse(text: str, at: float) -> Sample:
+    """Return the sample that a page has."""
+    fsyncs = tuple((float(most), float(count)) for most, count in _FSYNC.findall(text))
+    changes = _CHANGES.search(text)
+    return Sample(at, fsyncs, float(changes[1]) if changes else 0.0)
+
+
+class History:
+    """The samples of the last while."""
+
+    def __init__(self, kept_s: float) -> None:
+        self._kept_s = kept_s
+        self._samples: deque[Sample] = deque()
+
+    def add(self, sample: Sample) -> None:
+        """Add the newest; an etcd that was started again begins to count from 0."""
+        if self._samples and _count(sample) < _count(self._samples[-1]):
+            self._samples.clear()
+        self._samples.append(sample)
+        while sample.at - self._samples[0].at > self._kept_s:
+            self._samples.popleft()
+
+    def fsync_p99_s(self, within_s: float, at_least: int) -> float | None:
+        """Return within what time 99 of 100 writes of the log reached the disk; None: too few."""
+        samples = self._within(within_s)
+        if len(samples) < 2:
+            return None
+        return _p99(samples[0].fsyncs, samples[-1].fsyncs, at_least)
+
+    def leader_changes(self, within_s: float) -> int:
+        """Return how often the leader changed."""
+        samples = self._within(within_s)
+        return int(samples[-1].leader_changes - samples[0].leader_changes) if samples else 0
+
+    def _within(self, seconds: float) -> list[Sample]:
+        newest = self._samples[-1].at if self._samples else 0.0
+        return [each for each in self._samples if newest - each.at <= seconds]
+
+
+def _count(sample: Sample) -> float:
+    return sample.fsyncs[-1][1] if sample.fsyncs else 0.0
+
+
+def _p99(
+    before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]], at_least: int
+) -> float | None:
+    counts = [(most, late - early) for (most, late), (_, early) in zip(after, before, strict=False)]
+    if not counts or counts[-1][1] < at_least:
+        return None
+    return next(most for most, count in counts if count >= 0.99 * counts[-1][1])

@@ -1,0 +1,216 @@
+"""What an appliance notices of itself: disk, clock, certificates, names, its etcd.
+
+It looks by itself and writes nothing; what it finds is told to the others with its
+announcement. So a sign's text changes seldom: no figure that moves all the time is in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import shutil
+import socket
+import ssl
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import httpx
+from cryptography import x509
+
+from cairn_appliance.cluster import metrics
+from cairn_appliance.cluster.bootstrap import Local
+from cairn_appliance.cluster.etcd_process import EtcdProcess
+from cairn_appliance.domain.alarm import Alarm, Sign
+from cairn_appliance.domain.cluster import Appliance
+from cairn_appliance.pki.authority import utc_now
+
+log = logging.getLogger(__name__)
+
+LOOKED_AT_EVERY_S = 5.0
+FAR_LOOKED_AT_EVERY_S = 20.0  # the others' clocks, and names at the DNS
+WARNED_BEFORE = timedelta(days=14)
+CLOCK_OFF_S = 10.0
+LOW_SHARE, LOW_OCTETS = 0.05, 256 << 20  # of the disk: a warning below either
+NOTHING_OCTETS = 32 << 20  # etcd can't go on for long
+SLOW_S = 0.064  # at least, 99 of 100 writes of the log; 10 ms is what a disk should take
+SLOW_WINDOW_S, SLOW_AT_LEAST = 30.0, 10
+UNSTEADY, UNSTEADY_WINDOW_S = 4, 300.0  # changes of the leader; a restart of all makes one or two
+FLAPS, FLAPS_WINDOW_S = 3, 600.0
+_DOWN_S = 40.0  # longer than the longest pause before etcd is started again
+_ANSWER_S = 3.0
+_NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME: clocks are in question
+
+
+class SelfWatch:
+    """Looks after the appliance's own surroundings; `signs` is what it has found last."""
+
+    def __init__(
+        self, local: Local, etcd: EtcdProcess, appliances: Callable[[], Iterable[Appliance]]
+    ) -> None:
+        self._local = local
+        self._etcd = etcd
+        self._appliances = appliances
+        self._history = metrics.History(max(SLOW_WINDOW_S, UNSTEADY_WINDOW_S))
+        self._far: tuple[Sign, ...] = ()
+        self.signs: tuple[Sign, ...] = ()
+        self.is_slow = False
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._look_near(), name="look at disk, etcd and certificates")
+            tasks.create_task(self._look_far(), name="look at the others' clocks and at names")
+
+    async def _look_near(self) -> None:
+        while True:
+            sample = await metrics.read(self._local.settings.etcd_metrics_port, time.monotonic())
+            if sample is not None:
+                self._history.add(sample)
+            found = (*self._near(), *self._far)
+            if found != self.signs:
+                log.warning("signs=%s", "; ".join(f"{s.name}: {s.detail}" for s in found) or "none")
+            self.signs = found
+            await asyncio.sleep(LOOKED_AT_EVERY_S * random.uniform(0.8, 1.0))
+
+    async def _look_far(self) -> None:
+        while True:
+            others = [each for each in self._appliances() if each.name != self._local.member]
+            offsets = await self._offsets(others)
+            self._far = (*clock_signs(offsets), *await self._name_signs())
+            await asyncio.sleep(FAR_LOOKED_AT_EVERY_S * random.uniform(0.8, 1.2))
+
+    def _near(self) -> Iterator[Sign]:
+        yield from disk_signs(self._local.data_dir)
+        yield from certificate_signs(_certificates(self._local), utc_now())
+        yield from etcd_signs(self._etcd, time.monotonic())
+        yield from self._measured()
+
+    def _measured(self) -> Iterator[Sign]:
+        p99_s = self._history.fsync_p99_s(SLOW_WINDOW_S, SLOW_AT_LEAST)
+        self.is_slow = p99_s is not None and p99_s > SLOW_S
+        if self.is_slow:
+            yield Sign(
+                Alarm.SLOW_DISK,
+                f"its disk takes over {SLOW_S * 1000:.0f} ms for a write of etcd's log "
+                "(one in a hundred)",
+            )
+        if self._history.leader_changes(UNSTEADY_WINDOW_S) >= UNSTEADY:
+            yield Sign(
+                Alarm.LEADER_UNSTEADY,
+                f"the leader of etcd has changed {UNSTEADY} times or more within "
+                f"{UNSTEADY_WINDOW_S / 60:.0f} minutes",
+            )
+
+    async def _offsets(self, others: Iterable[Appliance]) -> list[float]:
+        """Return how far each other appliance that answers is behind this one, in seconds."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False  # the CA signs for appliances only
+        context.verify_flags |= _NO_CHECK_TIME
+        try:
+            context.load_verify_locations(cafile=self._local.pki("ca.pem"))
+        except OSError as error:
+            log.info("the others' clocks can't be asked for reason=%s", error)
+            return []
+        async with httpx.AsyncClient(verify=context, trust_env=False, timeout=_ANSWER_S) as client:
+            found = [await _offset(client, each.operations) for each in others]
+        return [offset for offset in found if offset is not None]
+
+    async def _name_signs(self) -> list[Sign]:
+        loop = asyncio.get_running_loop()
+        signs = []
+        for host in self._local.settings.hosts():
+            try:
+                async with asyncio.timeout(_ANSWER_S):
+                    await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            except (OSError, TimeoutError):
+                signs.append(
+                    Sign(Alarm.ADDRESS_UNKNOWN, f"{host}, at which nodes reach it, is not known")
+                )
+        return signs
+
+
+def disk_signs(directory: Path) -> Iterator[Sign]:
+    """Say whether the disk is full, or soon will be."""
+    try:
+        usage = shutil.disk_usage(directory)
+    except OSError as error:
+        yield Sign(Alarm.DISK_FULL, f"its data directory can't be used: {error.strerror}", True)
+        return
+    if usage.free < NOTHING_OCTETS:
+        yield Sign(Alarm.DISK_FULL, f"the disk of {directory} is full", is_urgent=True)
+    elif usage.free < max(LOW_SHARE * usage.total, min(LOW_OCTETS, usage.total / 4)):
+        yield Sign(Alarm.DISK_FULL, f"the disk of {directory} is nearly full")
+
+
+def certificate_signs(pems: Iterable[tuple[str, bytes]], now: datetime) -> Iterator[Sign]:
+    """Name each certificate that ends within two weeks; it was to be renewed long before."""
+    for name, pem in pems:
+        try:
+            end = x509.load_pem_x509_certificate(pem).not_valid_after_utc
+        except ValueError:
+            yield Sign(Alarm.CERTIFICATE_EXPIRES, f"{name} can't be read", is_urgent=True)
+            continue
+        if end <= now:
+            yield Sign(Alarm.CERTIFICATE_EXPIRES, f"{name} ended on {end:%Y-%m-%d}", is_urgent=True)
+        elif end - now < WARNED_BEFORE:
+            yield Sign(Alarm.CERTIFICATE_EXPIRES, f"{name} ends on {end:%Y-%m-%d}")
+
+
+def etcd_signs(etcd: EtcdProcess, now: float) -> Iterator[Sign]:
+    """Say why etcd does not run, and whether it keeps ending."""
+    ends = [at for at in etcd.ended_at if now - at < FLAPS_WINDOW_S]
+    if etcd.failed is not None and ends and (etcd.pid is None or now - ends[-1] < _DOWN_S):
+        yield etcd.failed
+    if len(ends) >= FLAPS:
+        minutes = FLAPS_WINDOW_S / 60
+        yield Sign(
+            Alarm.MEMBER_FLAPS, f"its etcd has ended {FLAPS} times or more in {minutes:.0f} minutes"
+        )
+
+
+def clock_signs(behind_s: list[float]) -> Iterator[Sign]:
+    """Say how far the clock is off, given by how much each other one is behind it.
+
+    Of three the two that agree are right; of two nobody knows which.
+    """
+    if not behind_s:
+        return
+    off_s = statistics.median([0.0, *behind_s]) if len(behind_s) > 1 else behind_s[0]
+    if abs(off_s) < CLOCK_OFF_S:
+        return
+    way = "ahead of" if off_s > 0 else "behind"
+    whose = "the other appliances'" if len(behind_s) > 1 else "the other appliance's"
+    yield Sign(Alarm.CLOCK_OFF, f"its clock is {_rounded(abs(off_s))} {way} {whose}")
+
+
+def _rounded(seconds: float) -> str:
+    """Return it for people, coarse: a text that changes is written anew."""
+    for unit, name in ((365 * 86_400, "years"), (86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{round(seconds, -1):.0f} s"
+
+
+async def _offset(client: httpx.AsyncClient, places: tuple[str, ...]) -> float | None:
+    for place in places:
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                answer = await client.get(f"https://{place}/healthz")
+            return time.time() - parsedate_to_datetime(answer.headers["date"]).timestamp()
+        except (httpx.HTTPError, TimeoutError, KeyError, ValueError, TypeError) as error:
+            log.debug("the clock at %s is not known reason=%s", place, error)
+    return None
+
+
+def _certificates(local: Local) -> Iterator[tuple[str, bytes]]:
+    for path in sorted((local.data_dir / "pki").glob("*.pem")):
+        if not path.stem.endswith("-key"):
+            try:
+                yield f"pki/{path.name}", path.read_bytes()
+            except OSError:
+                yield f"pki/{path.name}", b""

@@ -1,0 +1,141 @@
+"""What an appliance notices of itself, and what it lets pass."""
+
+from __future__ import annotations
+
+import shutil
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cairn_appliance.cluster import metrics
+from cairn_appliance.cluster.self_watch import (
+    certificate_signs,
+    clock_signs,
+    disk_signs,
+    etcd_signs,
+)
+from cairn_appliance.domain.alarm import Alarm, Sign
+from cairn_appliance.pki.authority import Authority
+
+NOW = datetime(2026, 11, 26, tzinfo=UTC)
+GIB = 1 << 30
+
+
+@dataclass
+class Usage:
+    total: int
+    free: int
+
+
+@dataclass
+class FakeEtcd:
+    pid: int | None = 7
+    failed: Sign | None = None
+    ended_at: deque[float] = field(default_factory=deque)
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "found"),
+    [
+        (100 * GIB, 50 * GIB, []),
+        (100 * GIB, 4 * GIB, [(Alarm.DISK_FULL, False)]),
+        (8 * GIB, 200 << 20, [(Alarm.DISK_FULL, False)]),
+        (8 * GIB, 20 << 20, [(Alarm.DISK_FULL, True)]),
+        (GIB // 4, 100 << 20, []),
+    ],
+)
+def test_a_disk_is_full_before_it_is_too_late(
+    monkeypatch: pytest.MonkeyPatch, total: int, free: int, found: list[tuple[str, bool]]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(total, free))
+    assert [(s.name, s.is_urgent) for s in disk_signs(Path("/data"))] == found
+
+
+@pytest.mark.parametrize(
+    ("behind_s", "text"),
+    [
+        ([], None),
+        ([0.4, -0.9], None),
+        ([3600.0, 3601.0], "its clock is 60 minutes ahead of the other appliances'"),
+        ([-3600.0, 0.1], None),
+        ([-56 * 365 * 86_400.0, -56 * 365 * 86_400.0], "its clock is 56 years behind"),
+        ([30.0], "its clock is 30 s ahead of the other appliance's"),
+    ],
+)
+def test_who_disagrees_with_the_others_has_a_wrong_clock(
+    behind_s: list[float], text: str | None
+) -> None:
+    details = [sign.detail for sign in clock_signs(behind_s)]
+    assert len(details) == (text is not None)
+    assert text is None or details[0].startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("days", "found"),
+    [
+        (200, []),
+        (13, [(False, "pki/api.pem ends on 2026-12-09")]),
+        (-1, [(True, "pki/api.pem ended on 2026-11-25")]),
+    ],
+)
+def test_a_certificate_is_named_two_weeks_before_its_end(
+    days: int, found: list[tuple[bool, str]]
+) -> None:
+    begin = NOW - timedelta(days=365 - days)
+    authority = Authority.create("test", begin)
+    pem = authority.issue_pair("api", "server", ("192.0.2.1",), begin).certificate
+    signs = certificate_signs([("pki/api.pem", pem)], NOW)
+    assert [(sign.is_urgent, sign.detail) for sign in signs] == found
+
+
+def test_a_certificate_that_is_none_is_named() -> None:
+    (sign,) = certificate_signs([("pki/api.pem", b"")], NOW)
+    assert sign.detail == "pki/api.pem can't be read"
+
+
+def test_why_etcd_does_not_run_is_told_until_it_runs_again() -> None:
+    why = Sign(Alarm.DISK_FULL, "its etcd does not run: the disk is full", True)
+    etcd = FakeEtcd(None, why, deque([100.0]))
+    assert list(etcd_signs(etcd, 1000.0)) == []  # type: ignore[arg-type]
+    assert list(etcd_signs(etcd, 120.0)) == [why]  # type: ignore[arg-type]
+    etcd.pid = 8
+    assert list(etcd_signs(etcd, 120.0)) == [why], "it may end at once"  # type: ignore[arg-type]
+    assert list(etcd_signs(etcd, 150.0)) == []  # type: ignore[arg-type]
+    etcd.ended_at.extend((200.0, 300.0))
+    names = [sign.name for sign in etcd_signs(etcd, 400.0)]  # type: ignore[arg-type]
+    assert names == [Alarm.MEMBER_FLAPS]
+
+
+def page(fast: int, slow: int, changes: int = 1) -> str:
+    name = "etcd_disk_wal_fsync_duration_seconds_bucket"
+    return (
+        f'{name}{{le="0.008"}} {fast}\n{name}{{le="0.064"}} {fast}\n'
+        f'{name}{{le="0.256"}} {fast + slow}\n{name}{{le="+Inf"}} {fast + slow}\n'
+        f"etcd_server_leader_changes_seen_total {changes}\n"
+    )
+
+
+def test_the_slowest_in_a_hundred_of_late_counts() -> None:
+    history = metrics.History(300.0)
+    assert history.fsync_p99_s(30.0, 10) is None
+    history.add(metrics.parse(page(10_000, 0), 0.0))
+    assert history.fsync_p99_s(30.0, 10) is None
+    history.add(metrics.parse(page(10_005, 0), 5.0))
+    assert history.fsync_p99_s(30.0, 10) is None, "five are too few to tell"
+    history.add(metrics.parse(page(10_100, 0), 10.0))
+    assert history.fsync_p99_s(30.0, 10) == 0.008
+    history.add(metrics.parse(page(10_110, 3), 15.0))
+    assert history.fsync_p99_s(30.0, 10) == 0.256
+    history.add(metrics.parse(page(10_300, 3), 60.0))
+    assert history.fsync_p99_s(30.0, 10) is None, "nothing else was read within 30 s"
+
+
+def test_an_etcd_that_was_started_again_begins_anew() -> None:
+    history = metrics.History(300.0)
+    history.add(metrics.parse(page(10_000, 0, changes=9), 0.0))
+    history.add(metrics.parse(page(5, 0, changes=1), 5.0))
+    assert history.fsync_p99_s(30.0, 1) is None
+    history.add(metrics.parse(page(5, 0, changes=4), 10.0))
+    assert history.leader_changes(300.0) == 3
