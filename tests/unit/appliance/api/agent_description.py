@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from cairn_agent.protocol import enrolment as wire
+from cairn_agent.protocol import reassertion
 
 ROOT = "/agent/v1"
 REFUSALS = (400, 401, 403, 404, 408, 409, 413, 422, 429, 503)
@@ -18,6 +19,8 @@ CALLS: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] | None]] = {
     f"{ROOT}/copy": (wire.CopyRequest, wire.EnrolAnswer),
     f"{ROOT}/become": (wire.RenewRequest, wire.EnrolAnswer),
     f"{ROOT}/leave": (wire.LeaveRequest, None),
+    f"{ROOT}/reassert": (reassertion.ReassertRequest, reassertion.ReassertAnswer),
+    f"{ROOT}/reassert/vsubnet": (reassertion.ReassertedVSubnet, None),
 }
 NETMAP = f"{ROOT}/netmap"
 
