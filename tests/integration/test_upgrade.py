@@ -203,9 +203,15 @@ def _check_what_is_said(rolling: Rolling, upgraded: str, done: int) -> None:
         assert upgraded not in check["order"][: 3 - done], check
         if done != 3:
             assert check["ready"], check
+            refused = appliance.host.run(["cairn", "cluster", "finish-upgrade", "-y"], check=False)
+            assert refused.returncode == 4
+            assert "not all appliances are upgraded" in refused.stderr
         else:  # their agents would be two behind after the next one
             assert answer.returncode == 4
             assert "older than all appliances: a, b" in check["findings"][0]["cause"]
+            refused = appliance.host.run(["cairn", "map-key", "rotate", "--yes"], check=False)
+            assert refused.returncode == 4, "N-1 could not be gone back to"
+            assert "until the upgrade is finished" in refused.stderr
 
 
 def renew_agent(rolling: Rolling, name: str, build: str) -> None:

@@ -35,7 +35,7 @@ from cryptography import x509
 from cairn_appliance import settings as settings_file
 from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.cluster.files import PUBLIC, cannot, read_whole, sync_directory, write_whole
-from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.cluster import FORMAT, Cluster
 from cairn_appliance.domain.errors import Invalid
 from cairn_appliance.domain.joining import ClusterKeys, Handover
 from cairn_appliance.pki.authority import (
@@ -137,6 +137,7 @@ class Created:
         writes = [
             Put(keys.CLUSTER_INFO, records.clusters.encode(self.cluster)),
             *as_secrets(self.local.sealer, ring.authority, ring.map_key),
+            Put(keys.CLUSTER_FORMAT, str(FORMAT).encode()),
         ]
         return [Compare(write.key, 0) for write in writes], writes
 
