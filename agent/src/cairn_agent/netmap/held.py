@@ -325,11 +325,8 @@ def dump(netmap: Netmap) -> bytes:
     """Return the netmap as the stream that would send it, for the disk."""
     lines = [wire.encode(wire.Reset(netmap.cluster_id, netmap.incarnation))]
     if netmap.node is not None:
-        node = netmap.node
-        lines.append(
-            wire.encode(wire.ReceivedNode(msgspec.Raw(node.octets), node.revision, node.signature))
-        )
-    lines += [wire.encode(_full_update(vni, held)) for vni, held in sorted(netmap.held.items())]
+        lines.append(wire.encode(node_update(netmap.node)))
+    lines += [wire.encode(full_update(vni, held)) for vni, held in sorted(netmap.held.items())]
     lines.append(wire.encode(wire.InSync(netmap.revision)))
     return b"\n".join(lines) + b"\n"
 
@@ -386,7 +383,13 @@ def _is_key(key: str) -> bool:
         return False
 
 
-def _full_update(vni: int, held: HeldVSubnet) -> wire.ReceivedVSubnet:
+def node_update(held: HeldNode) -> wire.ReceivedNode:
+    """Return the node's document as it came."""
+    return wire.ReceivedNode(msgspec.Raw(held.octets), held.revision, held.signature)
+
+
+def full_update(vni: int, held: HeldVSubnet) -> wire.ReceivedVSubnet:
+    """Return a vSubnet's document as a stream would send it whole."""
     return wire.ReceivedVSubnet(
         vni=vni,
         revision=held.revision,
