@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from cairn_appliance.cluster import metrics
 from cairn_appliance.cluster.members import EtcdMembers
 from cairn_appliance.domain.cluster import EtcdMember
 from cairn_appliance.domain.store_space import is_crowded, is_wasteful
@@ -13,6 +15,7 @@ from cairn_appliance.store import keys
 from cairn_appliance.store.port import Full, Put
 
 from tests.contract.etcd_server import EtcdServer, client
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.etcd, pytest.mark.timeout(120)]
 
@@ -54,3 +57,28 @@ async def test_a_store_full_of_history_is_emptied_and_open_again(tmp_path: Path)
             await etcd.close()
     finally:
         server.kill()
+
+
+async def test_etcd_tells_what_is_watched(tmp_path: Path) -> None:
+    port = free_port()
+    option = f"--listen-metrics-urls=http://127.0.0.1:{port}"
+    server = EtcdServer(tmp_path, name="m1", options=(option,))
+    server.start()
+    try:
+        async with asyncio.timeout(10):  # its page and its leader come a moment after its port
+            while (sample := await metrics.read(port, 1.0)) is None or sample.leader_changes < 1:
+                await asyncio.sleep(0.05)
+        assert sample.fsyncs[-1][0] == float("inf")
+        assert 0.064 in [most for most, _ in sample.fsyncs]
+        assert sample.leader_changes == 1
+        async with client(server.address) as store:
+            etcd = EtcdMembers(store.endpoints)
+            await store.commit([], [Put(keys.CLUSTER_INFO, b"kept")])
+            (member,) = await etcd.members()
+            digest = await etcd.digest(member, await etcd.revision())
+            assert digest is not None
+            assert await etcd.digest(member, 10**6) is None, "it has not got so far"
+            await etcd.close()
+    finally:
+        server.kill()
+    assert await metrics.read(port, 2.0) is None

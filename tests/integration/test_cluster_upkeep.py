@@ -13,18 +13,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.integration.test_cluster import (
-    OPS_PORT,
-    Trio,
-    at_appliance,
-    grown,
-    longest_stall,
-    lost,
-    mend,
-    writing,
-)
+from tests.integration.test_cluster import grown
+from tests.integration.trio import Trio, at_appliance, longest_stall, lost, mend, writing
 from tests.lab import until
-from tests.lab.cairn import Appliance
+from tests.lab.cairn import OPS_PORT, Appliance
 from tests.lab.program import children_of
 from tests.proofs import record
 

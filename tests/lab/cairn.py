@@ -105,9 +105,9 @@ class Appliance:
         body, _, status = self.host.run(command, check=False).stdout.rpartition("\n")
         return int(status or 0), body
 
-    def begin(self) -> None:
-        """Start the appliance without waiting for anything."""
-        command = ["cairn-appliance", "run", "--data-dir", str(self.data_dir)]
+    def begin(self, *, prefix: Sequence[str] = ()) -> None:
+        """Start the appliance without waiting; `prefix` is put before its command line."""
+        command = [*prefix, "cairn-appliance", "run", "--data-dir", str(self.data_dir)]
         self._program = self.host.start(command, name="cairn-appliance")
 
     @property

@@ -24,6 +24,7 @@ from cairn_appliance.pki.map_key import MapKey
 from cairn_appliance.pki.sealing import Sealer, new_kek
 from cairn_appliance.services import services as assembly
 from cairn_appliance.services.access import hash_password
+from cairn_appliance.services.backups import Backups, Source
 from cairn_appliance.services.enrolment import Newcomer
 from cairn_appliance.services.membership import Membership
 from cairn_appliance.services.tokens import TokenOrder
@@ -37,6 +38,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from fastapi import FastAPI
 
+from tests.unit.appliance.backups import FakeShelf, FakeSnapshots
 from tests.unit.appliance.etcd import CLUSTER_KEYS, FakeEtcd
 
 PASSWORD = "correct horse battery"
@@ -69,6 +71,8 @@ class Operations:
     sealer: Sealer
     clock: Clock
     etcd: FakeEtcd
+    shelf: FakeShelf
+    backups: Backups
 
     async def add_user(self, name: str, role: Role) -> None:
         """Put a user with the password PASSWORD into the store, and the format as `init` does."""
@@ -162,8 +166,13 @@ def operations(clock: Clock | None = None) -> Operations:
     membership = Membership(
         store, etcd, lambda: services.cluster, lambda: authority.pin, lambda: CLUSTER_KEYS, clock
     )
-    app = create_app(services, membership, clock=clock)
-    return Operations(app, services, store, authority, sealer, clock, etcd)
+    shelf = FakeShelf()
+    source = Source("m1", lambda: CLUSTER_KEYS.kek, lambda: "")
+    backups = Backups(
+        store, FakeSnapshots(store), shelf, lambda: services.cluster, source, kept=3, clock=clock
+    )
+    app = create_app(services, membership, backups, clock=clock)
+    return Operations(app, services, store, authority, sealer, clock, etcd, shelf, backups)
 
 
 def certificate_request(node_id: str) -> str:

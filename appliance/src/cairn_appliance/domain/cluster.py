@@ -63,6 +63,7 @@ class Replica:
     since: float  # seconds since 1970
     signs: tuple[Sign, ...] = ()  # what it notices of itself
     issuer: str = ""  # hex key identifier of the authority whose certificate its APIs show
+    process: str = ""  # random; two with one name are one appliance too many
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from cairn_appliance.domain.alarm import Alarm
 from cairn_appliance.domain.cluster_health import (
     ClusterView,
-    Problem,
     Seen,
     apart,
     faults_of,
     release_of,
     version_of,
 )
+from cairn_appliance.domain.problem import Problem
 
 _NAMED = 5  # nodes; then it is only said how many
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Callable
 
-from cairn_appliance.domain.alarm import Sign
+from cairn_appliance.domain.alarm import Alarm, Sign
 from cairn_appliance.domain.cluster import Appliance, Replica
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.store import keys, records
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 LEASE_S = 10
 _LOOKED_AT_EVERY_S = 2.0
+_TWICE_TOLD_S = 60.0
+_TWICE = Sign(Alarm.APPLIANCE_TWICE, "two processes run as this appliance", is_urgent=True)
 _CLOSE_S = 1.0  # the end of the process does not wait for a store that hangs
 
 
@@ -49,6 +52,15 @@ class Announcement:
         self._issuer = issuer  # key identifier of the authority whose certificate is shown
         self._signs = signs
         self._since = clock()
+        self._process = os.getrandom(8).hex()
+        self._twice_until = 0.0  # of the loop's clock
+
+    @property
+    def signs(self) -> tuple[Sign, ...]:
+        """What is noticed of this appliance."""
+        if not self._twice_until:
+            return self._signs()
+        return (*self._signs(), _TWICE)
 
     async def run(self) -> None:
         """Announce it until cancelled."""
@@ -59,7 +71,9 @@ class Announcement:
                 try:
                     if lease is None or lease.is_lost:
                         lease, told = await self._store.lease(LEASE_S), None
-                    now = self._issuer(), self._signs()
+                    if told is not None and await self._is_overwritten():
+                        told = None
+                    now = self._issuer(), self.signs
                     if told != now:
                         await self._put_replica(lease, *now)
                         await self.announce_once()
@@ -86,8 +100,22 @@ class Announcement:
         except Conflict:
             log.info("another process has announced this appliance meanwhile")
 
+    async def _is_overwritten(self) -> bool:
+        """Return whether another process has announced itself under this name, and note it."""
+        now = asyncio.get_running_loop().time()
+        if now > self._twice_until:
+            self._twice_until = 0.0
+        item = await self._store.get(keys.replica(self._own.name))
+        found = records.replicas.decode(item).process if item else ""
+        if found in ("", self._process):
+            return False
+        log.error("another process runs as this appliance name=%s", self._own.name)
+        self._twice_until = now + _TWICE_TOLD_S
+        return True
+
     async def _put_replica(self, lease: Lease, issuer: str, signs: tuple[Sign, ...]) -> None:
-        replica = Replica(self._own.name, self._own.version, self._since, signs, issuer)
+        own, since = self._own, self._since
+        replica = Replica(own.name, own.version, since, signs, issuer, self._process)
         put = Put(keys.replica(self._own.name), records.replicas.encode(replica), lease.id)
         await self._store.commit([], [put])
 

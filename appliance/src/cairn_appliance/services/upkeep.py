@@ -34,6 +34,7 @@ from cairn_appliance.store.port import Store, StoreError
 log = logging.getLogger(__name__)
 
 LOOKED_AT_EVERY_S = 5.0
+COMPARED_FROM = 3  # voters: of two nobody knows which is right
 COMPARED_EVERY_S = 30.0  # a difference is found within two minutes
 NOT_HANDED_OVER_AGAIN_S = 300.0
 NOT_AGAIN_S = 600.0  # for giving up history early where that brought too little
@@ -173,6 +174,8 @@ class Upkeep:
             return
         begun = clock()
         members = tuple(each for each in await self._etcd.members() if not each.is_learner)
+        if len(members) < COMPARED_FROM:
+            return
         odd = await self._odd_ones(members)
         if odd:
             odd &= await self._odd_ones(members)  # once more: nobody is taken out by an accident
