@@ -9,6 +9,7 @@ A1, A2, A9, A11, etcd.md section 8.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -16,6 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 
 from tests.integration.trio import (
     Trio,
@@ -32,6 +36,7 @@ from tests.integration.trio import (
 )
 from tests.lab import Lab, until
 from tests.lab.cairn import OPS_PORT, Appliance, missing_programs
+from tests.lab.errors import CommandError
 from tests.proofs import record
 
 pytestmark = [
@@ -216,6 +221,54 @@ def test_the_leader_is_stopped_under_writes_and_nobody_waits(trio: Trio) -> None
         value=round(moved - begun, 3),
         unit="s",
         holds=moved - begun <= 5.0 and ended - begun <= 10.0,
+    )
+
+
+@pytest.mark.slow
+def test_keys_are_replaced_although_the_appliance_that_began_it_is_killed(trio: Trio) -> None:
+    trio.wait_until_whole()
+    first, second = trio.appliances["m1"], trio.appliances["m2"]
+    before = first.cairn("ca", "status")
+    begun = time.monotonic()
+    for key in ("ca", "map-key"):
+        first.cairn(key, "rotate", "--yes")
+    first.kill()
+
+    def reached(ca: str, map_key: str, behind: set[str]) -> bool:
+        with contextlib.suppress(CommandError):
+            shown = second.cairn("ca", "status")
+            late = {each["name"] for each in shown["ca"]["behind"]}
+            phases = shown["ca"]["phase"], shown["map_key"]["phase"]
+            return phases == (ca, map_key) and late == behind
+        return False
+
+    until(
+        "the others go on, and wait for it",
+        lambda: reached("issuing", "steady", {"m1"}),
+        within_s=90,
+    )
+    first.start()
+    until("all have the new CA", lambda: reached("steady", "steady", set()), within_s=60)
+    took_s = time.monotonic() - begun
+    after = second.cairn("ca", "status")
+    assert after["map_key"]["public_key"] != before["map_key"]["public_key"]
+    fingerprint = after["ca"]["fingerprint"]
+    assert fingerprint != before["ca"]["fingerprint"]
+    trio.wait_until_whole()
+    shown_by = {name: _issuer_shown(each) for name, each in trio.appliances.items()}
+    assert set(shown_by.values()) == {fingerprint}, shown_by
+    until("the agent has a link", lambda: trio.served_by() in places(trio), within_s=30)
+    for appliance in trio.appliances.values():
+        appliance.fingerprint = fingerprint
+        appliance.login()
+    assert record(
+        "A14-cluster",
+        what="the appliance that began to replace the CA and the map key is killed: until the "
+        "others and it have the new ones, by themselves",
+        bar="<= 600 s",
+        value=round(took_s, 1),
+        unit="s",
+        holds=took_s <= 600,
     )
 
 
@@ -524,3 +577,15 @@ def test_one_leaves_and_ends_by_itself(trio: Trio) -> None:
         unit="s",
         holds=stall <= 3.0 and gone == 0,
     )
+
+
+def _issuer_shown(appliance: Appliance) -> str:
+    """Return the fingerprint of the CA that signed what the APIs show, as it lies there."""
+    pem = (appliance.data_dir / "pki" / "api.pem").read_bytes()
+    leaf, *others = x509.load_pem_x509_certificates(pem)
+    for each in others:
+        with contextlib.suppress(InvalidSignature):
+            leaf.verify_directly_issued_by(each)
+            each.verify_directly_issued_by(each)  # a cross certificate has the same name, too
+            return each.fingerprint(hashes.SHA256()).hex()
+    return ""

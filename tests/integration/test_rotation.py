@@ -103,7 +103,7 @@ def test_the_appliance_is_killed_in_between_and_a_node_is_away_for_all_of_it(
     assert away.agent is not None
     away.agent.stop()
     before = identity(away)
-    until("it is away", lambda: not appliance.nodes()["b1"]["connected"], within_s=60)
+    until("it is away", lambda: not appliance.nodes()["b1"]["link"]["connected"], within_s=60)
     probes = world.probes()
     begun = probes.now()
 

@@ -42,6 +42,7 @@ pytestmark = [
 ]
 
 RETRY_S = 10.0
+QUIET_S = 10.0  # longer than an agent waits for the next word of one of several appliances
 RESTART_S = 1.0  # B2: the longest outage that a restart of the data plane may cost
 
 
@@ -202,9 +203,15 @@ def _check_what_is_said(rolling: Rolling, upgraded: str, done: int) -> None:
         assert upgraded not in check["order"][: 3 - done], check
         if done != 3:
             assert check["ready"], check
+            refused = appliance.host.run(["cairn", "cluster", "finish-upgrade", "-y"], check=False)
+            assert refused.returncode == 4
+            assert "not all appliances are upgraded" in refused.stderr
         else:  # their agents would be two behind after the next one
             assert answer.returncode == 4
             assert "older than all appliances: a, b" in check["findings"][0]["cause"]
+            refused = appliance.host.run(["cairn", "map-key", "rotate", "--yes"], check=False)
+            assert refused.returncode == 4, "N-1 could not be gone back to"
+            assert "until the upgrade is finished" in refused.stderr
 
 
 def renew_agent(rolling: Rolling, name: str, build: str) -> None:
@@ -230,10 +237,17 @@ def renew_agent(rolling: Rolling, name: str, build: str) -> None:
 
 
 def meet(rolling: Rolling, agents: str, cluster: str) -> None:
-    """News reach agents of one version by each appliance of a cluster of another (or the same)."""
+    """News reach agents of one version by each appliance of a cluster of another (or the same).
+
+    Their links hold: neither side misses a word that the other doesn't speak.
+    """
+    rolling.appliances_agree()
+    links = {name: node.links() for name, node in rolling.nodes.items()}
     for via in rolling.trio.appliances:
         rolling.news_reach_all(via)
+    time.sleep(QUIET_S)
     rolling.appliances_agree()
+    assert {name: node.links() for name, node in rolling.nodes.items()} == links
     rolling.met.append(f"{agents} agents at {cluster}")
 
 

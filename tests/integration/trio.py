@@ -68,6 +68,25 @@ class Trio:
         link = self.vm.status()["link"]
         return str(link["appliance"]).rpartition(":")[0] if link["is_up"] else ""
 
+    def add(
+        self,
+        name: str,
+        host: Host,
+        *,
+        prepare: Callable[[Appliance], None] = lambda _: None,
+        settings: dict[str, object] | None = None,
+    ) -> None:
+        """Let another appliance join, which the cluster calls `name`."""
+        first, newcomer = next(iter(self.appliances.values())), Appliance(host)
+        prepare(newcomer)
+        string = str(first.cairn("cluster", "join-string")["join_string"])
+        assert json.loads(newcomer.join(string).stdout)["name"] == name
+        newcomer.set(**settings or {})
+        newcomer.start()
+        newcomer.password, newcomer.fingerprint = first.password, first.fingerprint
+        newcomer.login()
+        self.appliances[name] = newcomer
+
     @contextmanager
     def writing(self, *, first: str = "m1", retry_s: float = 0.0) -> Iterator[Writer]:
         names = sorted(self.appliances, key=lambda name: (name != first, name))
@@ -166,17 +185,9 @@ def grown_trio(
     appliances = {"m1": first}
     with writing(client, places, first.session()) as writer:
         writer.wait_for(20)
-        for name in ("m2", "m3"):
-            newcomer = Appliance(site.host(name))
-            prepare(newcomer)
-            string = str(first.cairn("cluster", "join-string")["join_string"])
-            assert json.loads(newcomer.join(string).stdout)["name"] == name
-            newcomer.set(**settings or {})
-            newcomer.start()
-            newcomer.password, newcomer.fingerprint = first.password, first.fingerprint
-            newcomer.login()
-            appliances[name] = newcomer
         trio = Trio(lab, appliances, client, vm, network, [])
+        for name in ("m2", "m3"):
+            trio.add(name, site.host(name), prepare=prepare, settings=settings)
         trio.wait_until_whole()
         writer.wait_for(20)
         trio.growth = writer.writes()

@@ -19,7 +19,7 @@ from cairn_appliance.services.stored import read, read_all
 from cairn_appliance.services.vsubnets import VSubnetOrder
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.keys import MAP
-from cairn_appliance.store.port import Put, Reset, Store
+from cairn_appliance.store.port import Delete, Put, Reset, Store
 
 from tests.integration.appliance.running import RunningAppliance
 from tests.sim.fleet import Fleet, RigError
@@ -141,8 +141,13 @@ class World:
             }
 
     async def begin_ca(self) -> None:
-        """Begin to replace the CA, as an operator does."""
+        """Begin to replace the CA, as an operator does.
+
+        The other appliance leaves first: it is none, and would show no new certificate.
+        """
         async with self.appliance.operator() as services:
+            gone = [Delete(keys.appliance("m2")), Delete(keys.replica("m2"))]
+            await services.store.commit([], gone)
             await services.rotation.begin_ca(SYSTEM)
 
     async def begin_map_key(self) -> None:

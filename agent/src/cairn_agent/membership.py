@@ -136,6 +136,7 @@ class Membership:
             dataplane_version=self.dataplane_version,
             offloads=self.offloads,
             loaded_revision=self.loaded_revision,
+            incarnation=self.copy.position()[0],
         )
 
     def registered(self, answer: enrolment.RegisterAnswer) -> None:

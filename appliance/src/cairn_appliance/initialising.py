@@ -23,7 +23,9 @@ from cairn_appliance.cluster.etcd_process import (
 from cairn_appliance.domain.access import Role
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.pki.authority import utc_now
+from cairn_appliance.pki.recovery_key import RecoveryKey
 from cairn_appliance.services.access import create_user, new_password
+from cairn_appliance.services.backups import first_key
 from cairn_appliance.services.services import Services, build
 from cairn_appliance.services.tokens import TokenOrder
 from cairn_appliance.services.vsubnets import VSubnetOrder, drafted
@@ -51,6 +53,7 @@ class Initialised:
     admin_user: str
     admin_password: str
     appliances: tuple[str, ...]
+    recovery_key: str  # opens the backups; kept nowhere else
     token: str = ""  # pasteable, where a vSubnet was asked for
 
 
@@ -97,6 +100,9 @@ async def _fill(
     await store.commit(*created.first_transaction())
     password = new_password()
     await create_user(store, ADMIN, password, Role.ADMIN)
+    recovery_key = RecoveryKey.create()
+    compare, put = first_key(recovery_key.public, utc_now().timestamp(), SYSTEM)
+    await store.commit([compare], [put])
     local = created.local
     services = build(
         store=store,
@@ -113,6 +119,7 @@ async def _fill(
         admin_user=ADMIN,
         admin_password=password,
         appliances=created.cluster.appliances,
+        recovery_key=recovery_key.text,
         token=await _first_token(services, first) if first else "",
     )
 

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -23,6 +24,7 @@ from cairn_appliance.cli.replies import ClusterShown
 from cairn_appliance.domain.errors import CairnError, Invalid, Refused
 from cairn_appliance.domain.errors import Unavailable as NotAvailable
 from cairn_appliance.domain.joining import decode as decode_join_string
+from cairn_appliance.domain.restored import ABSORB_S
 from cairn_appliance.initialising import (
     Initialised,
     addresses_of,
@@ -30,8 +32,11 @@ from cairn_appliance.initialising import (
     initialise,
 )
 from cairn_appliance.joining import join
+from cairn_appliance.pki.errors import PkiError
+from cairn_appliance.pki.recovery_key import RecoveryKey
 from cairn_appliance.rebuilding import rebuild
 from cairn_appliance.recovering import look, recover
+from cairn_appliance.restoring import Asked, restore
 from cairn_appliance.running import run
 from cairn_appliance.services.vsubnets import VSubnetOrder
 from cairn_appliance.serving import use_all_files
@@ -169,6 +174,77 @@ def recover_command(
     typer.echo("then         cairn cluster join-string, for each appliance that is to join")
 
 
+@app.command("restore")
+def restore_command(
+    data_dir: DataDir,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The backup.")],
+    recovery_key: Annotated[
+        str,
+        typer.Option(
+            "--recovery-key", metavar="FILE", help="File with its recovery key; - asks for it."
+        ),
+    ] = "-",
+    address: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--address",
+            help="HOST[:PORT] at which agents reach it; repeatable. Those of the appliance that "
+            "made the backup unless given: agents look there first.",
+        ),
+    ] = None,
+    cluster_address: ClusterAddress = "",
+    others_are_lost: Annotated[
+        bool,
+        typer.Option(
+            "--others-are-lost",
+            help="Say that no appliance of before comes back with the data it has.",
+        ),
+    ] = False,
+    set_aside: Annotated[
+        bool,
+        typer.Option("--set-aside", help="Move away what is in the data directory already."),
+    ] = False,
+    absorb_within: Annotated[
+        float,
+        typer.Option(
+            "--absorb-within",
+            min=1,
+            max=3600,
+            help="Seconds that it listens to agents before it says anything itself.",
+        ),
+    ] = ABSORB_S,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make a cluster of one from a backup, where no appliance is left, or what they have is bad."""
+    _log_to_stderr(logging.WARNING)
+    if not others_are_lost:
+        raise Invalid(
+            "this makes a cluster of this appliance alone, as it was when the backup was made",
+            "see that the others are off for good, then add --others-are-lost",
+        )
+    asked = Asked(
+        file=file,
+        key=_recovery_key(recovery_key),
+        addresses=tuple(addresses_of(address or [])),
+        cluster_address=cluster_address,
+        set_aside=set_aside,
+        absorb_s=absorb_within,
+    )
+    made = _in_loop(restore(data_dir, asked))
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(made)).decode())
+        return
+    at = datetime.fromtimestamp(made.backup_made_at, UTC).isoformat(timespec="seconds")
+    typer.echo(f"cluster      {made.cluster_id}, incarnation {made.incarnation}")
+    typer.echo(f"as of        {at}, revision {made.backup_revision}")
+    typer.echo(f"appliance    {made.name}, alone; operations at {made.ops_url}")
+    if made.kept:
+        typer.echo(f"moved to     {made.kept}  (what was there before)")
+    typer.echo(f"next         cairn-appliance run --data-dir {data_dir}")
+    typer.echo("then         cairn login; cairn cluster status; cairn event list (what it learned)")
+    typer.echo("             cairn cluster join-string, for each appliance that is to join")
+
+
 @app.command("rebuild")
 def rebuild_command(
     data_dir: DataDir,
@@ -255,6 +331,20 @@ def _in_loop(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
+def _recovery_key(place: str) -> RecoveryKey:
+    """Return the key from a file, or as it is typed in: it is in no argv."""
+    try:
+        if place != "-":
+            return RecoveryKey.parse(Path(place).read_text("utf-8"))
+        if sys.stdin.isatty():
+            return RecoveryKey.parse(typer.prompt("Recovery key", hide_input=True))
+        return RecoveryKey.parse(sys.stdin.read(_STRING_MAX))
+    except OSError as error:
+        raise Invalid(f"{place} can't be read: {error.strerror}", "name another file") from error
+    except (PkiError, UnicodeDecodeError) as error:
+        raise Invalid(str(error), "type in the key as it was shown", code="invalid_key") from error
+
+
 def _settings(addresses: list[str], cluster_address: str) -> Settings:
     settings = Settings(addresses=addresses_of(addresses))
     check_settings(settings)
@@ -273,6 +363,8 @@ def _told(made: Initialised, data_dir: Path) -> str:
         f"fingerprint  {made.ca_pin}  (SHA-256 of the cluster's CA)",
         f"user         {made.admin_user}",
         f"password     {made.admin_password}  (shown this once)",
+        f"recovery key {made.recovery_key}",
+        "             (shown this once: it opens the backups; keep it where no appliance is)",
     ]
     if made.token:
         lines.append(f"token        {made.token}  (shown this once)")

@@ -8,6 +8,7 @@ data must never come back: for them, and for every agent, it is another incarnat
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,7 +50,9 @@ async def look(data_dir: Path) -> tuple[str, ClusterView]:
     store = EtcdStore(local.endpoints, client_tls(local))
     etcd = EtcdMembers(store.endpoints)
     try:
-        return local.cluster_id, await view_of(store, etcd)
+        return local.cluster_id, await view_of(
+            store, etcd, local.settings.backup_every_s, time.time()
+        )
     except StoreError as error:
         raise Unavailable(
             f"no etcd answers at {', '.join(local.endpoints)}: {error}",
@@ -66,7 +69,7 @@ async def recover(data_dir: Path) -> Recovered:
     It may be repeated if it is interrupted. The appliance must not be running.
     """
     local = bootstrap.load(data_dir)
-    await _check_others_are_lost(local)
+    await check_others_are_lost(local)
     bootstrap.renew_etcd_certificates(local, utc_now())
     binary = find_etcd()
     kept = _copy(local)
@@ -87,7 +90,7 @@ async def recover(data_dir: Path) -> Recovered:
     return Recovered(cluster.id, local.member, cluster.incarnation, str(kept))
 
 
-async def _check_others_are_lost(local: Local) -> None:
+async def check_others_are_lost(local: Local) -> None:
     """Raise Refused while the others have a quorum: two clusters would come of it."""
     others = local.others()
     if not others:

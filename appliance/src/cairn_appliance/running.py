@@ -15,12 +15,15 @@ from typing import Any
 from cairn_agent.protocol.enrolment import PROTOCOL
 
 from cairn_appliance import __version__
+from cairn_appliance import settings as settings_file
 from cairn_appliance.api.agent_v1 import app as agent_api
 from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
 from cairn_appliance.api.ops_v1 import app as ops_api
+from cairn_appliance.api.ops_v1.matrix import LONG
 from cairn_appliance.api.quorum_guard import QuorumGuard
 from cairn_appliance.api.waiting import wait_for_quorum
 from cairn_appliance.cluster import bootstrap
+from cairn_appliance.cluster.backup_shelf import shelf_of
 from cairn_appliance.cluster.bootstrap import Local
 from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.cluster.etcd_binary import find_etcd
@@ -36,6 +39,7 @@ from cairn_appliance.domain import cluster as domain
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.services.announcement import Announcement
+from cairn_appliance.services.backups import Backups, Source
 from cairn_appliance.services.formats import check_readable
 from cairn_appliance.services.housekeeping import keep_house
 from cairn_appliance.services.membership import Membership, OwnSigns
@@ -49,6 +53,7 @@ from cairn_appliance.store import keys, records
 from cairn_appliance.store.connection import Backoff
 from cairn_appliance.store.etcd import EtcdStore
 from cairn_appliance.store.port import Compare, Conflict, Put, Store, Unavailable
+from cairn_appliance.store.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 
@@ -213,6 +218,15 @@ class Appliance:
             lambda: self._keyring.authority.pin,
             lambda: bootstrap.shared_keys(local),
             signs=lambda: OwnSigns(local.member, self._announcement.signs),
+            backup_every_s=local.settings.backup_every_s,
+        )
+        self._backups = Backups(
+            store,
+            Snapshots(store.endpoints),
+            shelf_of(local),
+            lambda: services.cluster,
+            _backup_source(local),
+            kept=local.settings.backups_kept,
         )
         self._own_member = OwnMember(local, self._etcd, store.endpoints, self._membership.joined)
         self._announcement = Announcement(
@@ -250,6 +264,7 @@ class Appliance:
             replica=local.member,
             certificate_days=local.settings.agent_certificate_s / 86_400,
         )
+        await services.restoration.load()
         return cls(local, services, store, process)
 
     async def serve(
@@ -263,6 +278,7 @@ class Appliance:
                 background.create_task(services.streams.run(), name="serve netmaps"),
                 background.create_task(services.presence.share(), name="share presence"),
                 background.create_task(self._announcement.run(), name="announce"),
+                background.create_task(services.reassertions.run(), name="hear nodes"),
                 background.create_task(self._quorum.run(), name="watch the quorum"),
                 background.create_task(self._own_member.run(), name="keep the membership"),
                 background.create_task(self._upkeep.run(), name="keep the store small"),
@@ -272,6 +288,9 @@ class Appliance:
                 background.create_task(self._follow_keys(), name="follow the keys"),
                 background.create_task(services.rotation.run(), name="replace keys"),
             ]
+            if every_s := self._local.settings.backup_every_s:
+                making = self._backups.keep_making(every_s, self._own_member.leads)
+                work.append(background.create_task(making, name="make backups"))
             async with asyncio.TaskGroup() as servers:
                 servers.create_task(self._agent_server().run_until(drained, agent_sockets))
                 servers.create_task(self._ops_server().run_until(drained, ops_sockets))
@@ -302,8 +321,8 @@ class Appliance:
         return server(guarded, self._context, CertificateProtocol, lifespan=False)
 
     def _ops_server(self) -> Server:
-        app = ops_api.create_app(self._services, self._membership)
-        guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS)
+        app = ops_api.create_app(self._services, self._membership, self._backups)
+        guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS, LONG)
         return server(guarded, self._context, CertificateProtocol, lifespan=True)
 
     def _has_others(self) -> bool:
@@ -317,6 +336,7 @@ class Appliance:
 
     async def _keep_house(self) -> None:
         services = self._services
+        await services.restoration.opened()
         await keep_house(
             services.vsubnets,
             services.nodes,
@@ -358,6 +378,14 @@ class Appliance:
                 continue
             self._shown, self._shown_issuer = trust, self._keyring.authority.key_id
             log.info("the cluster's keys have changed issuer=%s", self._shown_issuer)
+
+
+def _backup_source(local: Local) -> Source:
+    return Source(
+        appliance=local.member,
+        kek=lambda: bootstrap.shared_keys(local).kek,
+        settings=lambda: settings_file.to_toml(local.settings),
+    )
 
 
 def described(local: Local) -> domain.Appliance:

@@ -43,6 +43,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     etcd_metrics_port: int = 2381  # on 127.0.0.1
     agent_certificate_s: float = AGENT_CERTIFICATE_S  # life of what nodes are given
     etcd_quota_mib: int = 2048  # of the store; the same at each appliance
+    backup_every_s: float = 3600.0  # 0: only when asked for
+    backup_dir: str = ""  # where backups are written; empty: backups/ in the data directory
+    backups_kept: int = 72  # on this appliance; the oldest beyond go
 
     def appliances(self) -> tuple[str, ...]:
         """Return the addresses as host:port, for tokens and netmaps."""
@@ -94,8 +97,7 @@ def read(data_dir: Path) -> Settings:
     """Return the settings of a data directory; raise SettingsError."""
     path = data_dir / FILE_NAME
     try:
-        fields = tomllib.loads(path.read_text("utf-8"))
-        settings = msgspec.convert(fields, Settings)
+        text = path.read_text("utf-8")
     except FileNotFoundError as error:
         raise SettingsError(
             f"{data_dir} is not the data directory of an appliance: it has no {FILE_NAME}",
@@ -106,10 +108,19 @@ def read(data_dir: Path) -> Settings:
             f"{path} can't be read: {error.strerror}",
             remedy="run as the user that owns the data directory, or correct its permissions",
         ) from error
-    except (ValueError, msgspec.ValidationError) as error:
+    except ValueError as error:
         raise SettingsError(f"{path}: {error}", remedy=f"correct {path}") from error
+    settings = parse(text, str(path))
     check(settings)
     return settings
+
+
+def parse(text: str, place: str) -> Settings:
+    """Return what the text of a settings file says, not checked; raise SettingsError."""
+    try:
+        return msgspec.convert(tomllib.loads(text), Settings)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise SettingsError(f"{place}: {error}", remedy=f"correct {place}") from error
 
 
 def check(settings: Settings) -> None:
@@ -136,6 +147,24 @@ def check(settings: Settings) -> None:
         raise SettingsError(
             f"agent_certificate_s = {settings.agent_certificate_s} is out of range",
             remedy="use 10 seconds to a year (31622400); a day (86400) and more is sensible",
+        )
+    _check_backups(settings)
+
+
+def _check_backups(settings: Settings) -> None:
+    if settings.backup_every_s and not 60 <= settings.backup_every_s <= 31 * 86_400:
+        raise SettingsError(
+            f"backup_every_s = {settings.backup_every_s} is out of range",
+            remedy="use 60 seconds to 31 days (2678400), or 0 for none by themselves",
+        )
+    if settings.backups_kept < 2:
+        raise SettingsError(
+            f"backups_kept = {settings.backups_kept} is too few", remedy="keep 2 or more"
+        )
+    if settings.backup_dir and not Path(settings.backup_dir).is_absolute():
+        raise SettingsError(
+            f"backup_dir = {settings.backup_dir!r} is no absolute path",
+            remedy="write it from / on, or leave it empty",
         )
 
 

@@ -18,6 +18,7 @@ from cairn_agent.protocol.token import decode_token
 from cairn_appliance.cluster import bootstrap
 from cairn_appliance.cluster.etcd_binary import find_etcd
 from cairn_appliance.cluster.etcd_process import EtcdProcess
+from cairn_appliance.domain.cluster import FORMAT
 from cairn_appliance.store import keys
 from cairn_appliance.store.port import Put
 
@@ -190,10 +191,10 @@ async def test_a_store_of_a_newer_format_is_not_touched(tmp_path: Path) -> None:
     await asyncio.to_thread(appliance.start)
     async with appliance.operator() as services:
         before = await services.store.list(keys.MAP)
-        await services.store.commit([], [Put(keys.CLUSTER_FORMAT, b"2")])
+        await services.store.commit([], [Put(keys.CLUSTER_FORMAT, b"%d" % (FORMAT + 1))])
     await asyncio.to_thread(appliance.end, signal.SIGTERM)
     done = await asyncio.to_thread(command, "run", "--data-dir", str(appliance.data_dir))
-    assert_told(done, 4, "of format 2, this version reads up to 1", "install the version")
+    assert_told(done, 4, f"this version reads up to {FORMAT}", "install the version")
     etcd = EtcdProcess(bootstrap.load(appliance.data_dir), find_etcd())
     await etcd.start()
     try:

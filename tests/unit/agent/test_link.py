@@ -494,3 +494,59 @@ async def test_an_issuer_that_does_not_issue_yet_makes_no_storm(running: Running
         await running.appliance.until(lambda fake: len(fake.stream_queries) == 2)
         await asyncio.sleep(0.5)
     assert len(running.appliance.asked("renew")) == 1
+
+
+async def test_a_restored_cluster_is_told_what_is_held_before_anything_is_taken(
+    running: Running,
+) -> None:
+    held = running.full_set(5)
+    for line in held:
+        running.copy.apply(wire.decode_received(line))
+    is_restoring = True
+
+    def register(_: dict[str, object]) -> tuple[int, dict[str, object]]:
+        if is_restoring:
+            return 503, {"title": "not now", "status": 503, "code": "restoring"}
+        return 200, registered(running, reassert=False)
+
+    running.appliance.answers["register"] = register
+    running.appliance.answers["reassert"] = lambda _: (200, {"wanted": [7, 9]})
+    async with running.linked():
+        await running.appliance.until(lambda fake: fake.asked("reassert/vsubnet"))
+        assert running.appliance.stream_queries == []
+        assert running.copy.position() == (1, 5)
+        is_restoring = False
+        running.link.register_soon()
+        await running.appliance.until(lambda fake: fake.stream_count)
+    (told,) = running.appliance.asked("reassert")[:1]
+    assert (told["incarnation"], told["revision"], told["vsubnets"]) == (1, 5, {"7": 5})
+    assert told["node"] == json.loads(held[1])
+    (shown,) = running.appliance.asked("reassert/vsubnet")[:1]  # VNI 9 is none of its own
+    assert (shown["incarnation"], shown["document"]) == (1, json.loads(held[2]))
+
+
+async def test_who_comes_late_to_a_restored_cluster_tells_it_before_it_follows(
+    running: Running,
+) -> None:
+    for line in running.full_set(5):
+        running.copy.apply(wire.decode_received(line))
+    running.appliance.answers["register"] = lambda _: (200, registered(running, reassert=True))
+    running.appliance.answers["reassert"] = lambda _: (
+        422,
+        {"title": "no", "status": 422, "code": "foreign_document"},
+    )
+    async with running.linked():
+        await running.appliance.until(lambda fake: fake.stream_count)
+        calls = [path for path, _ in running.appliance.requests]
+        assert calls.index("register") < calls.index("reassert")
+
+
+def registered(running: Running, *, reassert: bool) -> dict[str, object]:
+    return {
+        "state": "approved",
+        "generation": 2,
+        "seen_address": "127.0.0.1",
+        "appliances": [running.appliance.address],
+        "heartbeat_s": 15.0,
+        "reassert": reassert,
+    }

@@ -91,6 +91,17 @@ def test_who_was_away_for_several_keys_finds_the_way_along_the_chain() -> None:
     assert copy.map_keys == MapKeys(THIRD.map_key, (), (FIRST.map_key, SECOND.map_key))
 
 
+def test_a_key_that_was_announced_and_then_lost_does_not_stand_in_the_way_of_another() -> None:
+    """The cluster was restored to before it was announced, and made another one."""
+    copy = copy_with()
+    apply_all(copy, [FIRST.reset(), trust(FIRST, 6, CHAIN[:1], SECOND.map_key)])
+    copy.stream_ended()
+    other = names(FIRST, THIRD)
+    apply_all(copy, [FIRST.reset(), trust(FIRST, 6, [other], THIRD.map_key)])
+    apply_all(copy, [trust(THIRD, 7, [other]), *signed_by(THIRD, 7)])
+    assert copy.map_keys == MapKeys(THIRD.map_key, (), (FIRST.map_key, SECOND.map_key))
+
+
 def test_without_the_chain_a_new_key_is_nobodys() -> None:
     copy = copy_with()
     with pytest.raises(NetmapRefused, match="isn't signed by the cluster's map key"):

@@ -16,7 +16,7 @@ import httpx
 from cairn_agent.protocol.token import decode_token
 from cairn_appliance.api.ops_v1.app import create_app
 from cairn_appliance.domain.access import Role, Session, User
-from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.cluster import FORMAT, Cluster
 from cairn_appliance.domain.identity import SYSTEM, Facts
 from cairn_appliance.pki.authority import Authority
 from cairn_appliance.pki.keyring import Keyring
@@ -24,6 +24,7 @@ from cairn_appliance.pki.map_key import MapKey
 from cairn_appliance.pki.sealing import Sealer, new_kek
 from cairn_appliance.services import services as assembly
 from cairn_appliance.services.access import hash_password
+from cairn_appliance.services.backups import Backups, Source
 from cairn_appliance.services.enrolment import Newcomer
 from cairn_appliance.services.membership import Membership
 from cairn_appliance.services.tokens import TokenOrder
@@ -37,6 +38,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from fastapi import FastAPI
 
+from tests.unit.appliance.backups import FakeShelf, FakeSnapshots
 from tests.unit.appliance.etcd import CLUSTER_KEYS, FakeEtcd
 
 PASSWORD = "correct horse battery"
@@ -69,12 +71,15 @@ class Operations:
     sealer: Sealer
     clock: Clock
     etcd: FakeEtcd
+    shelf: FakeShelf
+    backups: Backups
 
     async def add_user(self, name: str, role: Role) -> None:
-        """Put a user with the password PASSWORD into the store."""
+        """Put a user with the password PASSWORD into the store, and the format as `init` does."""
         user = User(name, role, _known_hash(), self.clock())
         key = keys.user(name)
-        await self.store.commit([Compare(key, 0)], [Put(key, Codec(User).encode(user))])
+        writes = [Put(key, Codec(User).encode(user)), Put(keys.CLUSTER_FORMAT, b"%d" % FORMAT)]
+        await self.store.commit([Compare(key, 0)], writes)
 
     @asynccontextmanager
     async def client(
@@ -161,8 +166,13 @@ def operations(clock: Clock | None = None) -> Operations:
     membership = Membership(
         store, etcd, lambda: services.cluster, lambda: authority.pin, lambda: CLUSTER_KEYS, clock
     )
-    app = create_app(services, membership, clock=clock)
-    return Operations(app, services, store, authority, sealer, clock, etcd)
+    shelf = FakeShelf()
+    source = Source("m1", lambda: CLUSTER_KEYS.kek, lambda: "")
+    backups = Backups(
+        store, FakeSnapshots(store), shelf, lambda: services.cluster, source, kept=3, clock=clock
+    )
+    app = create_app(services, membership, backups, clock=clock)
+    return Operations(app, services, store, authority, sealer, clock, etcd, shelf, backups)
 
 
 def certificate_request(node_id: str) -> str:

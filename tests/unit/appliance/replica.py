@@ -87,14 +87,18 @@ class Replica:
     """Services on a store that may be shared with other replicas."""
 
     def __init__(
-        self, store: MemoryStore | None = None, name: str = "r1", clock: FakeClock | None = None
+        self,
+        store: MemoryStore | None = None,
+        name: str = "r1",
+        clock: FakeClock | None = None,
+        cluster: Cluster = CLUSTER,
     ) -> None:
         self.memory = store or MemoryStore()
         self.store = YieldingStore(self.memory)
         self.clock = clock or FakeClock()
         self.services: Services = build(
             store=self.store,
-            cluster=CLUSTER,
+            cluster=cluster,
             keyring=Keyring(SEALER, AUTHORITY, MAP_KEY),
             sealer=SEALER,
             replica=name,

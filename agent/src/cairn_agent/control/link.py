@@ -28,6 +28,7 @@ from cryptography import x509
 
 from cairn_agent.control.backoff import Backoff
 from cairn_agent.control.pace import acknowledged_within_s
+from cairn_agent.control.reasserting import reassert
 from cairn_agent.control.replica import Busy, Replica, Silent
 from cairn_agent.control.tls import (
     is_address,
@@ -37,10 +38,11 @@ from cairn_agent.control.tls import (
     trust_also,
 )
 from cairn_agent.errors import AgentError, Refused, StateUnusable, Unreachable
-from cairn_agent.identity import Identity, certificate_request
+from cairn_agent.identity import Identity, certificate_request, data_public_key
 from cairn_agent.netmap.held import Netmap, NetmapCopy, NetmapRefused
 from cairn_agent.protocol import enrolment
 from cairn_agent.protocol import netmap as wire
+from cairn_agent.protocol.reassertion import RESTORING
 from cairn_agent.racing import first_to_end
 
 log = logging.getLogger(__name__)
@@ -260,10 +262,27 @@ class Link:
 
     async def _register(self, replica: Replica) -> None:
         self._wants_registration.clear()
-        answer = await replica.register(self._node.registration())
+        try:
+            answer = await replica.register(self._node.registration())
+        except Busy as busy:
+            if busy.code == RESTORING:
+                await self._reassert(replica)
+            raise
         if _is_heartbeat(answer.heartbeat_s):
             self._heartbeat_s = answer.heartbeat_s
         self._node.registered(answer)
+        if answer.reassert:
+            await self._reassert(replica)
+
+    async def _reassert(self, replica: Replica) -> None:
+        """Say what is held; a refusal of it changes nothing."""
+        public_key = data_public_key(self._node.identity().keys)
+        try:
+            await reassert(replica, self._copy, public_key)
+        except Refused as refused:
+            if refused.code in _BARRING_CODES:
+                raise
+            log.warning("what is held was not taken appliance=%s: %s", replica.address, refused)
 
     async def _follow(self, replica: Replica) -> None:
         incarnation, revision = (0, 0) if self._resync else self._copy.position()

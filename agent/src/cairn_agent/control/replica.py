@@ -20,6 +20,7 @@ from cairn_agent.entropy import stir_tls
 from cairn_agent.errors import Refused, Unreachable
 from cairn_agent.netmap.held import MAX_OCTETS
 from cairn_agent.protocol import enrolment as wire
+from cairn_agent.protocol import reassertion
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +35,10 @@ _T = TypeVar("_T")
 class Busy(Unreachable):
     """The appliance can't serve now; it may say when to come back."""
 
-    def __init__(self, cause: str, remedy: str, retry_after_s: float = 0.0) -> None:
+    def __init__(self, cause: str, remedy: str, retry_after_s: float = 0.0, code: str = "") -> None:
         super().__init__(cause, remedy)
         self.retry_after_s = retry_after_s
+        self.code = code
 
 
 class Silent(Unreachable):
@@ -98,6 +100,14 @@ class Replica:
     async def become(self, request: wire.RenewRequest) -> wire.EnrolAnswer:
         """Take up the identity that an operator gave to this machine."""
         return await self._post("become", request, wire.EnrolAnswer)
+
+    async def reassert(self, request: reassertion.ReassertRequest) -> reassertion.ReassertAnswer:
+        """Say what netmap is held, to a cluster that was restored from a backup."""
+        return await self._post("reassert", request, reassertion.ReassertAnswer)
+
+    async def reassert_vsubnet(self, held: reassertion.ReassertedVSubnet) -> None:
+        """Show one document of it."""
+        await self._send("reassert/vsubnet", held)
 
     async def leave(self, request: wire.LeaveRequest) -> None:
         """Leave for good."""
@@ -220,5 +230,5 @@ def _problem(address: str, response: httpx.Response, octets: bytes) -> Unreachab
     if status in _BUSY:
         after = response.headers.get("retry-after", "")
         wait_s = min(float(after), 300.0) if after.isdecimal() else 0.0
-        return Busy(f"{address}: {cause}", problem.remedy, wait_s)
+        return Busy(f"{address}: {cause}", problem.remedy, wait_s, problem.code)
     return Refused(cause, problem.remedy, problem.code)

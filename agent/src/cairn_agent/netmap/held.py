@@ -325,11 +325,8 @@ def dump(netmap: Netmap) -> bytes:
     """Return the netmap as the stream that would send it, for the disk."""
     lines = [wire.encode(wire.Reset(netmap.cluster_id, netmap.incarnation))]
     if netmap.node is not None:
-        node = netmap.node
-        lines.append(
-            wire.encode(wire.ReceivedNode(msgspec.Raw(node.octets), node.revision, node.signature))
-        )
-    lines += [wire.encode(_full_update(vni, held)) for vni, held in sorted(netmap.held.items())]
+        lines.append(wire.encode(node_update(netmap.node)))
+    lines += [wire.encode(full_update(vni, held)) for vni, held in sorted(netmap.held.items())]
     lines.append(wire.encode(wire.InSync(netmap.revision)))
     return b"\n".join(lines) + b"\n"
 
@@ -352,13 +349,14 @@ def load(copy: NetmapCopy, octets: bytes) -> Netmap:
 def _with_successors(
     keys: MapKeys, cluster_id: str, successions: Iterable[wire.Succession]
 ) -> MapKeys:
-    """Return the keys with those that follow the newest one, each by the word of the one before.
+    """Return the keys with those that may follow, each by the word of one that may sign.
 
-    What doesn't follow from the newest is passed over: it is older, or of no concern here.
+    Two may follow the same one: the first was lost before it was used, as by a restore. What
+    follows from none of them is passed over: it is older, or of no concern here.
     """
     for each in successions:
-        newest = keys.next[-1] if keys.next else keys.current
-        if each.old != newest or each.new in (keys.current, *keys.next, *keys.former):
+        may_sign = (keys.current, *keys.next)
+        if each.old not in may_sign or each.new in (*may_sign, *keys.former):
             continue
         octets = wire.succession_octets(cluster_id, each.old, each.new)
         if not _has_signed(each.old, each.signature, octets):
@@ -385,7 +383,13 @@ def _is_key(key: str) -> bool:
         return False
 
 
-def _full_update(vni: int, held: HeldVSubnet) -> wire.ReceivedVSubnet:
+def node_update(held: HeldNode) -> wire.ReceivedNode:
+    """Return the node's document as it came."""
+    return wire.ReceivedNode(msgspec.Raw(held.octets), held.revision, held.signature)
+
+
+def full_update(vni: int, held: HeldVSubnet) -> wire.ReceivedVSubnet:
+    """Return a vSubnet's document as a stream would send it whole."""
     return wire.ReceivedVSubnet(
         vni=vni,
         revision=held.revision,

@@ -74,6 +74,7 @@ class RegisterRequest(msgspec.Struct, frozen=True):
     offloads: dict[str, str] = {}
     loaded_revision: int = 0
     protocol: int = PROTOCOL
+    incarnation: int = 0  # of the netmap that is held; 0: none, or an agent that can't reassert
 
 
 class RegisterAnswer(msgspec.Struct, frozen=True):
@@ -84,6 +85,7 @@ class RegisterAnswer(msgspec.Struct, frozen=True):
     seen_address: str  # the address the appliance saw the request come from
     appliances: list[str]
     heartbeat_s: float
+    reassert: bool = False  # tell what you hold before you take anything newer
 
 
 class AckRequest(msgspec.Struct, frozen=True):

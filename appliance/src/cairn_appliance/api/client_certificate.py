@@ -165,6 +165,14 @@ def node_of(connection: Connection, now: float, *, expired_for_s: float = 0.0) -
     return node_id
 
 
+def issued_at_of(connection: Connection) -> float:
+    """Return when the client's certificate begins, in seconds since 1970."""
+    if connection.certificate is None:
+        return 0.0
+    certificate = x509.load_der_x509_certificate(connection.certificate)
+    return certificate.not_valid_before_utc.timestamp()
+
+
 def control_key_of(connection: Connection) -> str:
     """Return the hex SHA-256 of the public key that the client has proved to hold, or nothing."""
     if connection.certificate is None:

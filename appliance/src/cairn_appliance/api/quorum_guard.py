@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container
+from collections.abc import Container, Mapping
+from types import MappingProxyType
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -12,12 +13,21 @@ from cairn_appliance.services.quorum import NoQuorum, Quorum
 
 # A store call ends within 10 s; a request that needs several must end as well.
 _ANSWER_WITHIN_S = 30.0
+Long = Mapping[tuple[str, str], float]  # method and path -> seconds that it may take
+_NOTHING_LONG: Long = MappingProxyType({})
 
 
 class QuorumGuard:
     """ASGI middleware, outermost; `open_paths` are answered with or without a quorum."""
 
-    def __init__(self, app: ASGIApp, quorum: Quorum, open_paths: Container[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        quorum: Quorum,
+        open_paths: Container[str],
+        long: Long = _NOTHING_LONG,
+    ) -> None:
+        self._long = long
         self._app = app
         self._quorum = quorum
         self._open_paths = open_paths
@@ -45,7 +55,8 @@ class QuorumGuard:
             await send(message)
 
         try:
-            async with asyncio.timeout(_ANSWER_WITHIN_S) as deadline:
+            within_s = self._long.get((scope["method"], scope["path"]), _ANSWER_WITHIN_S)
+            async with asyncio.timeout(within_s) as deadline:
                 with self._quorum.ending(deadline):
                     await self._app(scope, receive, send_noted)
         except TimeoutError:

@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from cairn_appliance import __version__
 from cairn_appliance.cli.commands import (
+    backup,
     ca,
     cluster,
     event,
@@ -59,6 +60,7 @@ app.command("login")(session.login)
 app.command("logout")(session.logout)
 app.command("status")(status.status)
 app.add_typer(cluster.app, name="cluster")
+app.add_typer(backup.app, name="backup")
 app.add_typer(ca.app, name="ca")
 app.add_typer(ca.map_key_app, name="map-key")
 app.add_typer(vsubnet.app, name="vsubnet")

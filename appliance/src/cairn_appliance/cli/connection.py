@@ -130,10 +130,17 @@ class Connection:
         """Return the CA (PEM) that issues now, by the word of the one that is believed."""
         return _certificates(self._send("GET", path_of("ca")).text)[0]
 
-    def post(self, path: str, kind: type[T], body: object = None) -> Reply[T]:
+    def post(
+        self, path: str, kind: type[T], body: object = None, *, wait_s: float = _READ_S
+    ) -> Reply[T]:
         """Create or do something, once even if it has to be sent twice."""
         headers = {"Idempotency-Key": str(uuid.uuid4())}
-        return _reply(self._send("POST", path, body=body, headers=headers), kind)
+        answer = self._send("POST", path, body=body, headers=headers, wait_s=wait_s)
+        return _reply(answer, kind)
+
+    def put(self, path: str, kind: type[T], body: object) -> Reply[T]:
+        """Set something, whatever it was."""
+        return _reply(self._send("PUT", path, body=body), kind)
 
     def patch(self, path: str, kind: type[T], body: object, etag: str) -> Reply[T]:
         """Change an object if it is still as it was read."""
@@ -186,18 +193,19 @@ class Connection:
         query: Query | None = None,
         body: object = None,
         headers: Mapping[str, str] | None = None,
+        wait_s: float = _READ_S,
     ) -> httpx.Response:
         """Send; a request that can do no harm twice is repeated when the appliance is busy."""
         may_repeat = method == "GET" or "Idempotency-Key" in (headers or {})
         until = time.monotonic() + (_REPEAT_WITHIN_S if may_repeat else 0)
         while True:
-            answer = self._send_once(method, path, query, body, headers)
+            answer = self._send_once(method, path, query, body, headers, wait_s)
             if answer.is_success:
                 return answer
-            wait_s = _wait_s(answer)
-            if answer.status_code != 503 or time.monotonic() + wait_s > until:
+            pause_s = _wait_s(answer)
+            if answer.status_code != 503 or time.monotonic() + pause_s > until:
                 raise _problem(answer)
-            time.sleep(wait_s)
+            time.sleep(pause_s)
 
     def _send_once(
         self,
@@ -206,12 +214,18 @@ class Connection:
         query: Query | None,
         body: object,
         headers: Mapping[str, str] | None,
+        wait_s: float,
     ) -> httpx.Response:
         content = None if body is None else msgspec.json.encode(body)
         sent = {**(headers or {}), **({"Content-Type": "application/json"} if content else {})}
         with _reported(self._url):
             return self._client.request(
-                method, path, params=dict(query or {}), content=content, headers=sent
+                method,
+                path,
+                params=dict(query or {}),
+                content=content,
+                headers=sent,
+                timeout=_timeout(wait_s),
             )
 
 

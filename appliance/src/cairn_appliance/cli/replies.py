@@ -138,6 +138,25 @@ class ClusterShown(msgspec.Struct, frozen=True):
     upgrade: Upgrade | None = None  # a version that is older doesn't say
 
 
+class BackupKeyShown(msgspec.Struct, frozen=True):
+    """The key that backups are sealed for."""
+
+    id: str
+
+
+class BackupShown(msgspec.Struct, frozen=True):
+    """A backup that was made."""
+
+    name: str
+    made_at: datetime
+    appliance: str = ""
+    path: str = ""
+    made_by: str = ""
+    revision: int = 0
+    octets: int = 0
+    key_id: str = ""
+
+
 class JoinString(msgspec.Struct, frozen=True):
     """A join string for a new appliance."""
 

@@ -35,7 +35,7 @@ from cryptography import x509
 from cairn_appliance import settings as settings_file
 from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.cluster.files import PUBLIC, cannot, read_whole, sync_directory, write_whole
-from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.cluster import FORMAT, Cluster
 from cairn_appliance.domain.errors import Invalid
 from cairn_appliance.domain.joining import ClusterKeys, Handover
 from cairn_appliance.pki.authority import (
@@ -137,6 +137,7 @@ class Created:
         writes = [
             Put(keys.CLUSTER_INFO, records.clusters.encode(self.cluster)),
             *as_secrets(self.local.sealer, ring.authority, ring.map_key),
+            Put(keys.CLUSTER_FORMAT, str(FORMAT).encode()),
         ]
         return [Compare(write.key, 0) for write in writes], writes
 
@@ -144,9 +145,10 @@ class Created:
 class Draft:
     """A data directory in the making."""
 
-    def __init__(self, path: Path, data_dir: Path) -> None:
+    def __init__(self, path: Path, data_dir: Path, aside: Path | None) -> None:
         self.path = path
         self._data_dir = data_dir
+        self._aside = aside
 
     def publish(self) -> None:
         """Make the draft the data directory, at once and durably; raise LocalStateUnusable."""
@@ -154,6 +156,8 @@ class Draft:
             (self.path / _LOCK_NAME).unlink()
             for directory, _, _ in os.walk(self.path):
                 sync_directory(Path(directory))
+            if self._aside is not None:
+                self._data_dir.rename(self._aside)
             self.path.rename(self._data_dir)  # replaces an empty directory, nothing else
             sync_directory(self._data_dir.parent)
         except OSError as error:
@@ -161,13 +165,15 @@ class Draft:
 
 
 @contextlib.contextmanager
-def drafting(data_dir: Path) -> Iterator[Draft]:
+def drafting(data_dir: Path, *, aside: Path | None = None) -> Iterator[Draft]:
     """Yield a draft of a new data directory; without `publish` nothing stays behind.
 
-    Raises LocalStateUnusable where the data directory has something in it already.
+    Raises LocalStateUnusable where the data directory has something in it already, unless
+    it is said where that goes when the draft takes its place.
     """
     data_dir = data_dir.absolute()
-    check_unused(data_dir)
+    if aside is None:
+        check_unused(data_dir)
     try:
         data_dir.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_drafts(data_dir)
@@ -176,7 +182,7 @@ def drafting(data_dir: Path) -> Iterator[Draft]:
     except OSError as error:
         raise cannot("create", data_dir, error) from error
     try:
-        yield Draft(path, data_dir)
+        yield Draft(path, data_dir, aside)
     finally:
         os.close(lock)
         shutil.rmtree(path, ignore_errors=True)  # gone already where it was published
@@ -236,6 +242,24 @@ def adopt(directory: Path, settings: Settings, handed: Handover, now: datetime) 
     )
     _lay_out(local, handed.keys.kek, etcd_authority, handed.keys.etcd_ca_key, now)
     local.keep_others(handed.endpoints)
+    return local
+
+
+def revive(
+    directory: Path, settings: Settings, *, kek: bytes, cluster_id: str, name: str, now: datetime
+) -> Local:
+    """Make the files of a cluster that comes back from a backup, in a draft's directory.
+
+    etcd gets a new authority: members of before can't reach it. The pair of the APIs is
+    missing until `adopt_authority`. Raises Invalid.
+    """
+    try:
+        local = Local(directory, cluster_id, name, settings, Sealer(kek))
+    except PkiError as error:
+        raise Invalid(f"the keys of the backup can't be used: {error}") from error
+    etcd_authority = Authority.create(f"Cairn etcd {cluster_id}", now)
+    sealed = local.sealer.seal("etcd-ca-key", etcd_authority.private_key)
+    _lay_out(local, kek, etcd_authority, sealed, now)
     return local
 
 

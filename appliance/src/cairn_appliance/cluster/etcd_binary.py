@@ -44,6 +44,20 @@ def find_etcd() -> EtcdBinary:
     return EtcdBinary(path, version)
 
 
+def find_etcdutl(etcd: EtcdBinary) -> EtcdBinary:
+    """Return the etcdutl beside etcd or on PATH, which makes data of a snapshot; raise
+    EnvironmentLacks.
+    """
+    beside = etcd.path.with_name("etcdutl")
+    found = str(beside) if beside.exists() else shutil.which("etcdutl")
+    if found is None:
+        raise EnvironmentLacks(
+            "there is no etcdutl on this machine, which a restore needs",
+            remedy="run tools/get-etcd, or put the etcdutl of etcd's release beside etcd",
+        )
+    return EtcdBinary(Path(found), etcd.version)
+
+
 def _path() -> Path:
     given = os.environ.get("CAIRN_ETCD")
     if given:

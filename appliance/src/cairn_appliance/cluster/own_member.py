@@ -48,6 +48,12 @@ class OwnMember:
                 log.info("membership not kept up reason=%s", error)
             await asyncio.sleep(wait_s * random.uniform(0.7, 1.0))
 
+    async def leads(self) -> bool:
+        """Return whether the etcd of this appliance leads the others."""
+        own = _own(await self._etcd.members(), self._local)
+        state = await self._etcd.state(own) if own else None
+        return own is not None and state is not None and state.leader == own.id
+
     async def _look(self) -> float:
         members = await self._etcd.members()
         own = _own(members, self._local)

@@ -35,6 +35,10 @@ class Alarm(StrEnum):
     VERSIONS_APART = "versions_apart"
     AGENTS_OLD = "agents_old"
     NONE_TO_SPARE = "none_to_spare"
+    BACKUP_LATE = "backup_late"
+    NO_RECOVERY_KEY = "no_recovery_key"
+    RESTORING = "restoring"
+    NODES_UNSEEN = "nodes_unseen"
 
 
 @dataclass(frozen=True, slots=True)

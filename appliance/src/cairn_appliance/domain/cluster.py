@@ -12,7 +12,8 @@ from cairn_appliance.domain.alarm import Sign
 
 # What this version can read and may write in the store, docs/adr/0009. Raise it with a change that
 # the version before could not read, or would lose when it writes the same object.
-FORMAT = 1
+FORMAT = 2
+KEYS_REPLACED_FORMAT = 2  # from which on the CA and the map key may be others than at first
 # Between two words on a stream, where a node could go elsewhere. It gives up after 2.5 of them
 # and is at another appliance within 5 s of the last word of one that is paused or cut off.
 FAILOVER_HEARTBEAT_S = 1.3

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cairn_appliance.domain.alarm import Alarm, Sign
+from cairn_appliance.domain.backup import BackupHealth, problems_of_backups
 from cairn_appliance.domain.cluster import (
     Appliance,
     EtcdAlarm,
@@ -15,6 +16,8 @@ from cairn_appliance.domain.cluster import (
     Replica,
     quorum_of,
 )
+from cairn_appliance.domain.problem import Problem
+from cairn_appliance.domain.restored import RestoreHealth, problems_of_restore
 
 _FILLING_AT = 0.6  # of the quota: time enough to do something
 _BEHIND = 5000  # entries of the raft log: more than a busy second
@@ -47,16 +50,6 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong; `is_urgent` where changes wait because of it."""
-
-    name: str  # an Alarm
-    cause: str
-    remedy: str
-    is_urgent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class ClusterView:
     """All appliances of the cluster, and what etcd itself complains of."""
 
@@ -65,6 +58,8 @@ class ClusterView:
     fenced: tuple[str, ...] = ()  # taken out since their copy was damaged
     asked: str = ""  # the appliance that answers
     own_signs: tuple[Sign, ...] | None = None  # what it notices of itself at this moment
+    backups: BackupHealth | None = None  # None: not known, without a quorum
+    restore: RestoreHealth | None = None  # None: there was none, or it is not known
 
     @property
     def voters(self) -> tuple[Seen, ...]:
@@ -101,6 +96,10 @@ def problems_of(view: ClusterView) -> tuple[Problem, ...]:
     """Return what is wrong, the urgent first."""
     warnings = (each for each in _signs(view) if not each.is_urgent)
     found = [*faults_of(view), *warnings, *_fenced(view), *_size(view), *_versions(view)]
+    if view.backups is not None:
+        found += problems_of_backups(view.backups)
+    if view.restore is not None:
+        found += problems_of_restore(view.restore)
     return tuple(sorted(found, key=lambda problem: not problem.is_urgent))
 
 

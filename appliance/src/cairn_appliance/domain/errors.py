@@ -83,6 +83,13 @@ class NodeFrozen(Clash):
     )
 
 
+class BackupFailed(Clash):
+    """A backup could not be made; the cause is the disk's or the store's."""
+
+    code = "backup_failed"
+    remedy = "see `cairn cluster status`, then try again"
+
+
 class Refused(CairnError):
     """The one who asks may not."""
 
@@ -173,6 +180,19 @@ class Unavailable(CairnError):
     code = "unavailable"
     remedy = "try again in a few seconds; if it lasts, look at `cairn status`"
     retry_after_s = 2.0
+
+
+class Restoring(Unavailable):
+    """The cluster was restored from a backup and listens to its nodes first.
+
+    The agent's side of the code is cairn_agent.protocol.reassertion.RESTORING.
+    """
+
+    code = "restoring"
+    remedy = (
+        "nothing: nodes go on with the netmap that they have; see `cairn cluster status` for "
+        "how long it takes"
+    )
 
 
 class StoreFull(Unavailable):

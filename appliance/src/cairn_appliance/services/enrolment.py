@@ -248,21 +248,27 @@ class Enrolment:
 def checked_newcomer(newcomer: Newcomer) -> Node:
     """Return the node as it asks to be; raise Invalid."""
     node_id = checked_node_id(newcomer.node)
-    try:
-        octets = base64.b64decode(newcomer.data_public_key, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Invalid("the data public key is not base64", code="invalid_key") from error
-    if len(octets) != _X25519_OCTETS or not any(octets):
-        raise Invalid("the data public key is not one of X25519", code="invalid_key")
+    data_public_key = checked_data_key(newcomer.data_public_key)
     return Node(
         id=node_id,
         name=host_name(newcomer.name, node_id),
         state=NodeState.PENDING,
-        data_public_key=base64.b64encode(octets).decode(),
+        data_public_key=data_public_key,
         control_key=control_key_of(newcomer.certificate_request, node_id),
         created_at=0.0,
         token=newcomer.token_id,
     )
+
+
+def checked_data_key(text: str) -> str:
+    """Return a node's data public key in canonical base64; raise Invalid."""
+    try:
+        octets = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Invalid("the data public key is not base64", code="invalid_key") from error
+    if len(octets) != _X25519_OCTETS or not any(octets):
+        raise Invalid("the data public key is not one of X25519", code="invalid_key")
+    return base64.b64encode(octets).decode()
 
 
 def host_name(name: str, node_id: str) -> str:

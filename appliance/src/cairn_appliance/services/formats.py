@@ -41,6 +41,16 @@ async def check_readable(store: Store, readable: int = FORMAT) -> None:
         )
 
 
+async def check_writable(store: Store, needed: int, what: str) -> None:
+    """Raise Clash where `what` would write a format that may not be written yet."""
+    if await level_of(store) < needed:
+        raise Clash(
+            f"{what} waits until the upgrade is finished: the version before could not follow",
+            "upgrade all appliances, then run `cairn cluster finish-upgrade`",
+            code="upgrade_unfinished",
+        )
+
+
 async def raise_level(store: Store, journal: Journal, by: Actor, wanted: int = FORMAT) -> Raised:
     """Let the newest format be written from now on; there is no way back after that.
 

@@ -17,6 +17,7 @@ from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.directory import find_node
 from cairn_appliance.services.events import Journal
+from cairn_appliance.services.restoration import Restoration
 from cairn_appliance.services.stored import Stored, read, read_all
 from cairn_appliance.services.vsubnets import VSubnets
 from cairn_appliance.store import keys, records
@@ -51,7 +52,9 @@ class Members:
         addressing: Addressing,
         journal: Journal,
         clock: Clock = wall_clock,
+        restoration: Restoration | None = None,
     ) -> None:
+        self._restoration = restoration or Restoration(store, clock)
         self._store = store
         self._vsubnets = vsubnets
         self._addressing = addressing
@@ -121,6 +124,10 @@ class Members:
         if existing:
             await self._store.commit(compares, struck_off)
             return existing
+        if static:
+            self._restoration.check_open()
+        else:
+            self._restoration.check_allocation(vsubnet.value)
         claiming = await self._addressing.plan(vsubnet.value, node_id, static, attempt=attempts)
         member = Member(vsubnet_id, node_id, claiming.mac, self._clock(), claiming.ips, role)
         key = keys.member(vsubnet_id, node_id)

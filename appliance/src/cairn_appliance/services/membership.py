@@ -21,6 +21,7 @@ import msgspec
 
 from cairn_appliance.domain import joining as join_string
 from cairn_appliance.domain.alarm import Sign
+from cairn_appliance.domain.backup import BackupHealth
 from cairn_appliance.domain.cluster import (
     Appliance,
     Cluster,
@@ -43,11 +44,14 @@ from cairn_appliance.domain.errors import (
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import SYSTEM, Actor
 from cairn_appliance.domain.joining import ClusterKeys, Handover, JoinString
+from cairn_appliance.domain.restored import RestoreHealth
 from cairn_appliance.pki.sealing import exchange_sealer
+from cairn_appliance.services.backups import health_of
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import unchanged, until_committed
 from cairn_appliance.services.events import Journal
 from cairn_appliance.services.formats import Raised, raise_level
+from cairn_appliance.services.restoration import restore_health
 from cairn_appliance.services.stored import Stored, read, read_all
 from cairn_appliance.store import keys, port, records
 from cairn_appliance.store.port import Compare, Conflict, Delete, Put, Store
@@ -126,7 +130,10 @@ class Membership:
         shared_keys: Callable[[], ClusterKeys],
         clock: Clock = wall_clock,
         signs: Callable[[], OwnSigns] = OwnSigns,
+        *,
+        backup_every_s: float = 0.0,
     ) -> None:
+        self._backup_every_s = backup_every_s
         self._store = store
         self._etcd = etcd
         self._cluster = cluster
@@ -140,7 +147,7 @@ class Membership:
         """Return how all members are; where no etcd answers, what is noticed here."""
         signs = self._signs()
         try:
-            view = await view_of(self._store, self._etcd)
+            view = await view_of(self._store, self._etcd, self._backup_every_s, self._clock())
         except port.Unavailable as error:
             log.info("no etcd answers reason=%s", error)
             view = ClusterView(())
@@ -359,7 +366,7 @@ class Membership:
     async def _view_for_change(self) -> ClusterView:
         """Return how all are; the store is asked first, so that no decision is made on old news."""
         await self._store.get(keys.CLUSTER_INFO)
-        return await view_of(self._store, self._etcd)
+        return await view_of(self._store, self._etcd, self._backup_every_s, self._clock())
 
     async def _depose(self, view: ClusterView, leader: Seen) -> None:
         """Let another lead first: the others then notice nothing of the removal."""
@@ -411,19 +418,26 @@ class Membership:
             raise _not_now(error) from error
 
 
-async def view_of(store: Store, etcd: Etcd) -> ClusterView:
+async def view_of(
+    store: Store, etcd: Etcd, backup_every_s: float = 0.0, now: float | None = None
+) -> ClusterView:
     """Return how all members are; without a quorum all but what only a quorum knows."""
+    now = wall_clock() if now is None else now
     members = await etcd.members()
     states = await etcd.states(members)
     alarms: tuple[EtcdAlarm, ...] = ()
     known: list[Stored[Appliance]] = []
     running: list[Stored[Replica]] = []
+    backups: BackupHealth | None = None
+    restore: RestoreHealth | None = None
     fenced: tuple[str, ...] = ()
     try:
         async with asyncio.timeout(_KNOWN_WITHIN_S):
             alarms = await etcd.alarms()
             known = await read_all(store, records.appliances, keys.APPLIANCES)
             running = await read_all(store, records.replicas, keys.REPLICAS)
+            backups = await health_of(store, backup_every_s, now)
+            restore = await restore_health(store, now)
             items = (await store.list(keys.FENCED)).items
             fenced = tuple(keys.last_part(item.key) for item in items)
     except (port.StoreError, TimeoutError) as error:
@@ -434,7 +448,7 @@ async def view_of(store: Store, etcd: Etcd) -> ClusterView:
         Seen(each, states.get(each.id), appliances.get(each.name), replicas.get(each.name))
         for each in members
     )
-    return ClusterView(tuple(seen), alarms, fenced)
+    return ClusterView(tuple(seen), alarms, fenced, backups=backups, restore=restore)
 
 
 def checked_peer(url: str) -> str:

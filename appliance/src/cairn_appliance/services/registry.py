@@ -137,9 +137,11 @@ class Registry:
         compares.append(Compare(key, old.revision if old else 0))
         writes = [Put(key, records.registrations.encode(new))]
         name = host_name(report.name, node_id)
-        if name != node.value.name:
-            renamed = replace(node.value, name=name)
-            writes.append(Put(keys.node(node_id), records.nodes.encode(renamed)))
+        # A node that its peers brought back after a restore has its key on record from now on.
+        control_key = node.value.control_key or report.control_key
+        known = replace(node.value, name=name, control_key=control_key)
+        if known != node.value:
+            writes.append(Put(keys.node(node_id), records.nodes.encode(known)))
         entry = self._entry(node.value, registration, new, decision, address)
         await self._store.commit(compares, [*writes, *entry])
         self._presence.seen(node_id)

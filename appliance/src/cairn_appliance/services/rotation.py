@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from cairn_agent.protocol import netmap as wire
 
-from cairn_appliance.domain.cluster import Replica
+from cairn_appliance.domain.cluster import KEYS_REPLACED_FORMAT, Replica
 from cairn_appliance.domain.errors import CairnError, Clash
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import SYSTEM, Actor
@@ -47,6 +47,7 @@ from cairn_appliance.pki.sealing import Sealer
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.events import Journal
+from cairn_appliance.services.formats import check_writable
 from cairn_appliance.services.presence import PresenceBoard
 from cairn_appliance.services.stored import read, read_all
 from cairn_appliance.store import keys, records
@@ -257,7 +258,7 @@ class Rotation:
         log.warning("%s", text)
 
     async def _check_replicas(self) -> None:
-        """Raise Clash where an appliance runs that could not follow."""
+        """Raise Clash where an appliance could not follow, or may be put back to who couldn't."""
         for each in await read_all(self._store, records.replicas, keys.REPLICAS):
             if not each.value.issuer:
                 raise Clash(
@@ -266,6 +267,7 @@ class Rotation:
                     "update all appliances first",
                     code="appliance_too_old",
                 )
+        await check_writable(self._store, KEYS_REPLACED_FORMAT, "replacing keys")
 
     async def _old_tokens(self, trust: Trust) -> tuple[Token, ...]:
         """Return the tokens in force whose string names another authority than the issuer."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.netmap.document import Checker
 from cairn_appliance.netmap.netmaps import Netmaps
 from cairn_appliance.pki.authority import AGENT_LIFE_DAYS
 from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.pki.sealing import Sealer
+from cairn_appliance.services.absorption import Absorption
 from cairn_appliance.services.addressing import Addressing
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.duplicates import Duplicates
@@ -17,7 +19,9 @@ from cairn_appliance.services.events import Events, Journal
 from cairn_appliance.services.members import Members
 from cairn_appliance.services.nodes import Nodes
 from cairn_appliance.services.presence import PresenceBoard
+from cairn_appliance.services.reassertion import Reassertions
 from cairn_appliance.services.registry import Registry
+from cairn_appliance.services.restoration import Restoration
 from cairn_appliance.services.rotation import Rotation
 from cairn_appliance.services.streams import Streams
 from cairn_appliance.services.tokens import Issuer, Tokens
@@ -41,6 +45,8 @@ class Services:
     registry: Registry
     netmaps: Netmaps
     streams: Streams
+    restoration: Restoration
+    reassertions: Reassertions
     keyring: Keyring
     rotation: Rotation
 
@@ -64,13 +70,23 @@ def build(
     journal = Journal(clock)
     epochs = Epochs(sealer, clock)
     vsubnets = VSubnets(store, epochs, journal, clock)
-    members = Members(store, vsubnets, Addressing(store, clock), journal, clock)
+    restoration = Restoration(store, clock)
+    members = Members(store, vsubnets, Addressing(store, clock), journal, clock, restoration)
     presence = PresenceBoard(store, replica, clock)
     nodes = Nodes(store, members, presence, journal, clock)
     netmaps = Netmaps(cluster, epochs.open, keyring)
     issuer = Issuer(lambda: netmaps.cluster.appliances, lambda: keyring.authority.pin)
     enrolment = Enrolment(store, keyring, nodes, journal, clock, certificate_days)
     streams = Streams(store, netmaps, presence)
+    reassertions = Reassertions(
+        store,
+        restoration,
+        Absorption(store, epochs, sealer, journal, clock),
+        Checker(cluster.id, keyring.sign),
+        netmaps,
+        journal,
+        replica,
+    )
     return Services(
         store=store,
         vsubnets=vsubnets,
@@ -84,6 +100,8 @@ def build(
         registry=Registry(store, nodes, presence, journal, clock, streams.answers),
         netmaps=netmaps,
         streams=streams,
+        restoration=restoration,
+        reassertions=reassertions,
         keyring=keyring,
         rotation=Rotation(store, keyring, sealer, netmaps, presence, journal, clock),
     )

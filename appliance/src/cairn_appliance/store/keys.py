@@ -11,6 +11,10 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/cluster/format                       the newest format that may be written; none: 1
     /cairn/1/cluster/fenced/<appliance>           taken out since its copy was damaged
     /cairn/1/cluster/joinings/<joining>           join string: hash, name, limits
+    /cairn/1/cluster/backup-key                   public half of the recovery key
+    /cairn/1/cluster/backup-failure               why the last backup could not be made
+    /cairn/1/cluster/restored                     the last restore from a backup
+    /cairn/1/backups/<name of the file>           a backup that was made
     /cairn/1/map/appliances/<appliance>           addresses of an appliance, running or not
     /cairn/1/map/trust                            authorities and map keys, sealed, when replaced
     /cairn/1/map/sites/<site>                     Site
@@ -19,6 +23,7 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/map/nodes/<node>                     Node: identity, approval, public keys
     /cairn/1/map/registrations/<node>             endpoints, facts, generation: changes often
     /cairn/1/map/members/<vsubnet>/<node>         Member
+    /cairn/1/reassertion-conflicts/<vsubnet>/<node>  what a node had before a restore
     /cairn/1/copies/<node>                        machines that came with a node's identity
     /cairn/1/names/<kind>/<folded name>           ID of the object that has the name
     /cairn/1/vnis/<6 hex digits>                  ID of the vSubnet
@@ -51,6 +56,10 @@ LAST_NAME = ROOT + "cluster/last-name"
 CLUSTER_FORMAT = ROOT + "cluster/format"
 JOININGS = ROOT + "cluster/joinings/"
 FENCED = ROOT + "cluster/fenced/"
+BACKUP_KEY = ROOT + "cluster/backup-key"
+BACKUP_FAILURE = ROOT + "cluster/backup-failure"
+BACKUPS = ROOT + "backups/"
+RESTORED = ROOT + "cluster/restored"
 MAP = ROOT + "map/"
 APPLIANCES = MAP + "appliances/"
 TRUST = MAP + "trust"
@@ -61,6 +70,7 @@ NODES = MAP + "nodes/"
 REGISTRATIONS = MAP + "registrations/"
 MEMBERS = MAP + "members/"
 COPIES = ROOT + "copies/"
+REASSERTION_CONFLICTS = ROOT + "reassertion-conflicts/"
 NAMES = ROOT + "names/"
 VNIS = ROOT + "vnis/"
 ADDRESSES = ROOT + "addresses/"
@@ -97,6 +107,11 @@ def appliance(name: str) -> str:
     return APPLIANCES + _id(name)
 
 
+def backup(name: str) -> str:
+    """Return the key of a backup, by the name of its file."""
+    return BACKUPS + _id(name)
+
+
 def site(site_id: str) -> str:
     """Return the key of a site."""
     return SITES + _id(site_id)
@@ -120,6 +135,11 @@ def node(node_id: str) -> str:
 def registration(node_id: str) -> str:
     """Return the key of what a node last registered."""
     return REGISTRATIONS + _id(node_id)
+
+
+def reassertion_conflict(vsubnet_id: str, node_id: str) -> str:
+    """Return the key of what a node had before a restore, and another one has now."""
+    return f"{REASSERTION_CONFLICTS}{_id(vsubnet_id)}/{_id(node_id)}"
 
 
 def copies(node_id: str) -> str:

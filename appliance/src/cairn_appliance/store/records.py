@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from cairn_appliance.domain.backup import Backup, BackupFailure, BackupKey
 from cairn_appliance.domain.cluster import Appliance, Cluster, Joining, Replica
 from cairn_appliance.domain.event import Event
 from cairn_appliance.domain.member import Claim, Member
 from cairn_appliance.domain.node import Copies, Node, Presence, Registration
+from cairn_appliance.domain.restored import Restored
 from cairn_appliance.domain.site import Site
 from cairn_appliance.domain.token import Token
 from cairn_appliance.domain.trust import Trust
@@ -13,6 +15,9 @@ from cairn_appliance.domain.vsubnet import Psks, VSubnet
 from cairn_appliance.store.codec import Codec, Quarantine
 
 appliances = Codec(Appliance)
+backup_failures = Codec(BackupFailure)
+backup_keys = Codec(BackupKey)
+backups = Codec(Backup)
 clusters = Codec(Cluster)
 events = Codec(Event)
 claims = Codec(Claim)
@@ -23,6 +28,7 @@ nodes = Codec(Node)
 presences = Codec(Presence)
 registrations = Codec(Registration)
 replicas = Codec(Replica)
+restored = Codec(Restored)
 sites = Codec(Site)
 tokens = Codec(Token)
 trust = Codec(Trust)

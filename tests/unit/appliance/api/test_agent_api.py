@@ -15,7 +15,7 @@ from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.pki.authority import issuer_id_of, utc_now
 from cairn_appliance.services import presence as presence_module
 from cairn_appliance.store import keys
-from cairn_appliance.store.port import MAX_TRANSACTION_OCTETS, Reset
+from cairn_appliance.store.port import MAX_TRANSACTION_OCTETS, Put, Reset
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -154,6 +154,7 @@ async def test_a_certificate_of_a_retired_ca_gets_a_new_one_and_nothing_else() -
     }
     csr = {"certificate_request": node.certificate_request()}
     thief = SimulatedNode(id=node.id)
+    await replica.memory.commit([], [Put(keys.CLUSTER_FORMAT, b"2")])
     async with client(replica, node) as own, client(replica, thief) as other:
         await services.rotation.begin_ca(SYSTEM)
         await services.rotation.issue_ca(SYSTEM)

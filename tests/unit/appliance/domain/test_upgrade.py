@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from cairn_appliance.domain.backup import BackupHealth
 from cairn_appliance.domain.cluster import Appliance
 from cairn_appliance.domain.cluster_health import ClusterView, Seen, apart, problems_of
 from cairn_appliance.domain.upgrade import UpgradeCheck, check_upgrade
@@ -72,6 +73,13 @@ def test_one_alone_may_be_upgraded_and_says_that_changes_wait() -> None:
     found = check(at(1, "0.1.0"))
     assert found.is_ready
     assert "changes wait" in found.findings[0].cause
+
+
+def test_a_backup_that_is_wanting_is_told_and_stops_nobody() -> None:
+    backups = BackupHealth(3600.0, 1e9, None, None, None)
+    found = check_upgrade(ClusterView((at(1, "0.1.0"),), backups=backups), {})
+    assert found.is_ready
+    assert "no backups are made" in found.findings[-1].cause
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ class World:
 
     async def grow(self, *names: str) -> None:
         if not self.nodes:
+            await self.one.memory.commit([], [Put(keys.CLUSTER_FORMAT, b"2")])
             await self.one.vsubnet("red")
         for name in names:
             node = await self.one.joined(name, "red")
@@ -301,6 +302,11 @@ async def test_an_appliance_that_could_not_follow_forbids_it_and_one_that_is_lat
         with pytest.raises(Clash, match="m2"):
             await begin(SYSTEM)
     await runs(AUTHORITY.key_id)
+    await world.one.memory.commit([], [Put(keys.CLUSTER_FORMAT, b"1")])
+    for begin in (services.rotation.begin_ca, services.rotation.begin_map_key):
+        with pytest.raises(Clash, match="until the upgrade is finished"):
+            await begin(SYSTEM)
+    await world.one.memory.commit([], [Put(keys.CLUSTER_FORMAT, b"2")])
     await services.rotation.begin_ca(SYSTEM)
     await services.rotation.issue_ca(SYSTEM)
     await world.follow()

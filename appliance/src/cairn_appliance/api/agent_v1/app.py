@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 from cairn_agent.protocol import enrolment as wire
+from cairn_agent.protocol import reassertion
 from fastapi import FastAPI, Query
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -22,6 +23,7 @@ from cairn_appliance.api.client_certificate import (
     Connection,
     connection_of,
     control_key_of,
+    issued_at_of,
     issuer_of,
     node_of,
 )
@@ -39,6 +41,8 @@ log = logging.getLogger(__name__)
 
 BODY_MAX_OCTETS = 65_536
 BODY_WITHIN_S = 10.0
+DOCUMENT_MAX_OCTETS = 16 << 20  # of a vSubnet that a node shows after a restore: 40,000 members
+_SHOWN_AT_ONCE = 2  # they are in memory meanwhile
 RENEWED_UNTIL_S = 30 * 86_400.0  # after the certificate's end (trust.md 2.2)
 _REASON_MAX = 500  # characters
 _DIGESTS_MAX = 512
@@ -65,6 +69,7 @@ class _AgentApi:
         self._services = services
         self._clock = clock
         self._limit = StrangerLimit(clock)
+        self._showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
 
     def routes(self) -> Iterator[tuple[str, str, Callable[..., Awaitable[Response]]]]:
         """Yield path, method and endpoint."""
@@ -74,6 +79,8 @@ class _AgentApi:
         yield f"{root}/netmap", "GET", self.netmap
         yield f"{root}/ack", "POST", self.ack
         yield f"{root}/renew", "POST", self.renew
+        yield f"{root}/reassert", "POST", self.reassert
+        yield f"{root}/reassert/vsubnet", "POST", self.reassert_vsubnet
         yield f"{root}/copy", "POST", self.copy
         yield f"{root}/become", "POST", self.become
         yield f"{root}/leave", "POST", self.leave
@@ -96,6 +103,9 @@ class _AgentApi:
         self._services.streams.check_open()
         body = await _decoded(request, wire.RegisterRequest)
         _check_protocol(body.protocol)
+        if not body.incarnation:
+            self._services.reassertions.heard(node_id)
+        await self._check_restored(request, node_id)
         report = Report(
             generation=body.generation,
             facts=_facts(body.facts),
@@ -116,6 +126,7 @@ class _AgentApi:
                 seen_address=address,
                 appliances=list(cluster.appliances),
                 heartbeat_s=self._services.netmaps.word_every_s,
+                reassert=self._services.reassertions.wants(body.incarnation),
             )
         )
 
@@ -128,6 +139,7 @@ class _AgentApi:
     ) -> Response:
         """Stream the node's netmap: a full set or what changed, then what changes."""
         node_id = self._node(request)
+        await self._check_restored(request, node_id)
         connection = connection_of(request)
         control_key = control_key_of(connection)
         known_at = await self._services.registry.known_at(node_id, control_key)
@@ -148,6 +160,7 @@ class _AgentApi:
     async def ack(self, request: Request) -> Response:
         """A node says what its data plane has loaded."""
         node_id = self._node(request)
+        await self._check_restored(request, node_id)
         body = await _decoded(request, wire.AckRequest)
         _check_digests(body.digests)
         if self._services.netmaps.removed_why(node_id) is not None:
@@ -179,6 +192,7 @@ class _AgentApi:
                 node_id = node_of(connection, self._clock(), expired_for_s=math.inf)
                 await self._services.registry.tell_locked_out(node_id, _address(request))
             raise
+        await self._check_restored(request, node_id)
         is_retired = not self._is_believed(connection)
         body = await _decoded(request, wire.RenewRequest)
         certificate = await self._services.enrolment.renew(
@@ -186,9 +200,30 @@ class _AgentApi:
         )
         return _answer(wire.RenewAnswer(certificate, self._services.enrolment.ca))
 
+    async def reassert(self, request: Request) -> Response:
+        """A node says what netmap it holds, to a cluster that was restored from a backup."""
+        node_id, connection = self._node(request), connection_of(request)
+        body = await _decoded(request, reassertion.ReassertRequest)
+        wanted = await self._services.reassertions.take(
+            node_id, control_key_of(connection), issued_at_of(connection), body
+        )
+        return _answer(reassertion.ReassertAnswer(wanted))
+
+    async def reassert_vsubnet(self, request: Request) -> Response:
+        """A node shows a document that it was asked for."""
+        node_id = self._node(request)
+        if not self._services.restoration.takes_reassertions:
+            raise Invalid("the cluster was not restored of late: nothing is to be shown")
+        async with self._showing:
+            body = await _decoded(request, reassertion.ReassertedVSubnet, DOCUMENT_MAX_OCTETS)
+            issued_at = issued_at_of(connection_of(request))
+            await self._services.reassertions.take_vsubnet(node_id, issued_at, body)
+        return Response(status_code=204)
+
     async def copy(self, request: Request) -> Response:
         """A machine that was turned away as a copy of a node becomes a node of its own."""
         original = self._node(request, expired_for_s=RENEWED_UNTIL_S)
+        await self._check_restored(request, original)
         body = await _decoded(request, wire.CopyRequest)
         _check_protocol(body.protocol)
         duplicates = self._services.duplicates
@@ -197,6 +232,7 @@ class _AgentApi:
     async def become(self, request: Request) -> Response:
         """A copy takes up the identity that an operator gave it."""
         node_id = self._node(request, expired_for_s=RENEWED_UNTIL_S)
+        await self._check_restored(request, node_id)
         body = await _decoded(request, wire.RenewRequest)
         duplicates = self._services.duplicates
         return self._enrolled(await duplicates.become(node_id, body.certificate_request))
@@ -204,6 +240,7 @@ class _AgentApi:
     async def leave(self, request: Request) -> Response:
         """A node leaves for good."""
         node_id = self._node(request)
+        await self._check_restored(request, node_id)
         body = await _decoded(request, wire.LeaveRequest)
         control_key = control_key_of(connection_of(request))
         await self._services.registry.leave(
@@ -240,6 +277,11 @@ class _AgentApi:
             )
         )
 
+    async def _check_restored(self, request: Request, node_id: str) -> None:
+        """Raise Restoring where a restored cluster has to hear the node before it answers."""
+        issued_at = issued_at_of(connection_of(request))
+        await self._services.reassertions.check(node_id, issued_at)
+
     def _node(self, request: Request, *, expired_for_s: float = 0.0) -> str:
         connection = connection_of(request)
         node_id = node_of(connection, self._clock(), expired_for_s=expired_for_s)
@@ -257,32 +299,32 @@ class _AgentApi:
         return self._services.keyring.is_believed(issuer_of(connection))
 
 
-async def _decoded(request: Request, kind: type[T]) -> T:
-    body = await _bounded_body(request)
+async def _decoded(request: Request, kind: type[T], octets_max: int = BODY_MAX_OCTETS) -> T:
+    body = await _bounded_body(request, octets_max)
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"the body is not a {kind.__name__}: {error}", code="invalid_body") from error
 
 
-async def _bounded_body(request: Request) -> bytes:
+async def _bounded_body(request: Request, octets_max: int) -> bytes:
     """Return the body; refuse one that is too long before it is read, or while it is."""
     body = bytearray()
     announced = request.headers.get("content-length", "")
-    is_short = not announced.isdecimal() or int(announced[:12]) <= BODY_MAX_OCTETS
+    is_short = not announced.isdecimal() or int(announced[:12]) <= octets_max
     if is_short:
         try:
             async with asyncio.timeout(BODY_WITHIN_S):
                 async for chunk in request.stream():
                     body += chunk
-                    if len(body) > BODY_MAX_OCTETS:
+                    if len(body) > octets_max:
                         break
         except TimeoutError as error:
             raise HTTPException(408, "the request took too long to come") from error
         except ClientDisconnect as error:
             raise HTTPException(400, "the connection ended within the request") from error
-    if not is_short or len(body) > BODY_MAX_OCTETS:
-        raise HTTPException(413, f"a request has at most {BODY_MAX_OCTETS} octets")
+    if not is_short or len(body) > octets_max:
+        raise HTTPException(413, f"a request has at most {octets_max} octets")
     return bytes(body)
 
 

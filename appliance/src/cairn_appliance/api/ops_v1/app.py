@@ -18,6 +18,7 @@ from cairn_appliance.api.ops_v1.gate import Gate
 from cairn_appliance.api.ops_v1.matrix import ROOT
 from cairn_appliance.api.ops_v1.models import ProblemBody
 from cairn_appliance.api.ops_v1.routes import (
+    backups,
     cluster,
     events,
     members,
@@ -31,6 +32,7 @@ from cairn_appliance.api.ops_v1.routes import (
 )
 from cairn_appliance.domain.errors import JoinRefused
 from cairn_appliance.services.access import Access
+from cairn_appliance.services.backups import Backups
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.idempotency import Idempotency
 from cairn_appliance.services.membership import Membership
@@ -44,6 +46,7 @@ _RESOURCES = (
     session,
     status,
     cluster,
+    backups,
     trust,
     sites,
     vsubnets,
@@ -59,14 +62,17 @@ _PROBLEM = {
 }
 
 
-def create_app(services: Services, membership: Membership, *, clock: Clock = wall_clock) -> FastAPI:
+def create_app(
+    services: Services, membership: Membership, making: Backups, *, clock: Clock = wall_clock
+) -> FastAPI:
     """Return the application.
 
     Its lifespan sweeps what has expired in the store, so run it with lifespan on.
     """
     access = Access(services.store, now=clock)
     answers = Idempotency(services.store, now=clock)
-    ops = Ops(services, membership, access, answers, StrangerLimit(clock, JoinRefused), clock)
+    joinings = StrangerLimit(clock, JoinRefused)
+    ops = Ops(services, membership, making, access, answers, joinings, clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

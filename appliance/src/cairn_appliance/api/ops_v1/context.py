@@ -15,6 +15,7 @@ from cairn_appliance.domain.access import Principal
 from cairn_appliance.domain.errors import Invalid
 from cairn_appliance.domain.identity import Actor, ActorKind
 from cairn_appliance.services.access import Access
+from cairn_appliance.services.backups import Backups
 from cairn_appliance.services.idempotency import Idempotency
 from cairn_appliance.services.membership import Membership
 from cairn_appliance.services.services import Services
@@ -28,6 +29,7 @@ class Ops:
 
     services: Services
     membership: Membership
+    backups: Backups
     access: Access
     idempotency: Idempotency
     joinings: StrangerLimit

@@ -62,7 +62,7 @@ class Gate:
             await send(message)
 
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_S) as deadline:
+            async with asyncio.timeout(_answer_within_s(scope)) as deadline:
                 refusal = await self._refusal(scope)
                 await (refusal or self._app)(scope, _limited(receive), send_guarded)
         except TimeoutError:
@@ -88,6 +88,10 @@ class Gate:
             return errors.answer_error(error)
         scope.setdefault("state", {})["principal"] = principal
         return None
+
+
+def _answer_within_s(scope: Scope) -> float:
+    return matrix.LONG.get((scope["method"], scope["path"]), ANSWER_WITHIN_S)
 
 
 def _limited(receive: Receive) -> Receive:

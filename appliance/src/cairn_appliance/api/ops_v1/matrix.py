@@ -34,6 +34,9 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", f"{ROOT}/cluster/finish-upgrade"): Role.ADMIN,
     ("DELETE", f"{ROOT}/cluster/appliances/{{appliance}}"): Role.ADMIN,
     ("POST", f"{ROOT}/cluster/appliances/{{appliance}}/replace"): Role.ADMIN,
+    ("GET", f"{ROOT}/backups"): Role.ADMIN,
+    ("POST", f"{ROOT}/backups"): Role.ADMIN,
+    ("PUT", f"{ROOT}/backups/key"): Role.ADMIN,
     ("GET", f"{ROOT}/trust"): Role.VIEWER,
     ("POST", f"{ROOT}/trust/ca/rotate"): Role.ADMIN,
     ("POST", f"{ROOT}/trust/ca/issue"): Role.ADMIN,
@@ -67,6 +70,9 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("GET", f"{ROOT}/events"): Role.VIEWER,
     ("GET", f"{ROOT}/events/stream"): Role.VIEWER,
 }
+
+# What may take longer than other answers, in seconds.
+LONG: Final[dict[tuple[str, str], float]] = {("POST", f"{ROOT}/backups"): 600.0}
 
 _PATTERNS = tuple(
     (compile_path(path)[0], method, path, needed) for (method, path), needed in MATRIX.items()

@@ -451,6 +451,35 @@ class TrustOut(BaseModel):
     map_key: MapKeyOut
 
 
+class BackupKeyAsked(Asked):
+    """The public half of a recovery key; the other half stays with who made it."""
+
+    public_key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$")] = Field(
+        description="base64 of the 32 octets of an X25519 public key"
+    )
+
+
+class BackupKeyOut(BaseModel):
+    """The key that backups are sealed for."""
+
+    id: str
+    made_at: datetime
+    made_by: str
+
+
+class BackupOut(BaseModel):
+    """A backup that was made; the file lies on the disk of one appliance."""
+
+    name: str
+    appliance: str
+    path: str
+    made_at: datetime
+    made_by: str
+    revision: int
+    octets: int
+    key_id: str = Field(description="of the recovery key that opens it")
+
+
 class ActorOut(BaseModel):
     """Who did it."""
 

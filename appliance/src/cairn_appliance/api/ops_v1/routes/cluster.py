@@ -22,7 +22,8 @@ from cairn_appliance.api.ops_v1.models import (
     moment,
     moment_or_none,
 )
-from cairn_appliance.domain.cluster_health import ClusterView, Problem, Seen, problems_of
+from cairn_appliance.domain.cluster_health import ClusterView, Seen, problems_of
+from cairn_appliance.domain.problem import Problem
 from cairn_appliance.domain.upgrade import check_upgrade
 from cairn_appliance.services.membership import Candidate, Issued
 

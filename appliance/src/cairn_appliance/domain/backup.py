@@ -1,0 +1,113 @@
+"""Backups: what is known of each, and when their want is a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cairn_appliance.domain.alarm import Alarm
+from cairn_appliance.domain.problem import Problem
+
+_LATE_AFTER = 2.5  # times the interval
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What everybody may read of a backup."""
+
+    cluster_id: str
+    incarnation: int
+    revision: int  # the store's; what was acknowledged up to it is in the backup
+    made_at: float  # seconds since 1970
+    appliance: str  # whose disk it was first written to
+    version: str  # of Cairn
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is in a backup beside the snapshot of etcd; secret."""
+
+    kek: str  # base64; opens what is sealed in the snapshot
+    settings: str  # settings.toml of the appliance that made it
+    last_number: int  # of the appliance named last
+    v: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """One backup that was made."""
+
+    name: str  # of its file
+    place: str  # the whole path, on the appliance that made it
+    appliance: str
+    made_at: float  # seconds since 1970
+    revision: int
+    octets: int
+    key_id: str
+    made_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackupKey:
+    """The public half of the recovery key, which new backups are sealed for."""
+
+    id: str
+    public: str  # base64
+    made_at: float  # seconds since 1970
+    made_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackupFailure:
+    """Why the last backup that was wanted is not there."""
+
+    at: float  # seconds since 1970
+    appliance: str
+    cause: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackupHealth:
+    """How it stands with backups now."""
+
+    every_s: float  # 0: none are made by themselves
+    now: float
+    key: BackupKey | None
+    last: Backup | None
+    failure: BackupFailure | None
+
+
+def problems_of_backups(health: BackupHealth) -> Iterator[Problem]:
+    """Yield what is wrong with the backups."""
+    if health.key is None:
+        if health.every_s:
+            yield Problem(
+                Alarm.NO_RECOVERY_KEY,
+                "no backups are made: there is no recovery key to seal them for",
+                "make one with `cairn backup key` and keep it where no appliance is",
+            )
+        return
+    failure = health.failure
+    # Counted from the key on where there is none: a new cluster has no backup yet.
+    since = max(health.last.made_at if health.last else 0.0, health.key.made_at)
+    age_s = health.now - since
+    is_late = bool(health.every_s) and age_s > _LATE_AFTER * health.every_s
+    if not is_late and failure is None:
+        return
+    made = f"the last backup is {_hours(age_s)} old" if health.last else "there is no backup"
+    if failure is None:
+        yield Problem(
+            Alarm.BACKUP_LATE,
+            f"{made}: none was made when it was due",
+            "make one with `cairn backup create`; the logs of the appliances say what was wrong",
+        )
+        return
+    cause = f"{made}: {failure.appliance}: {failure.cause}"
+    yield Problem(Alarm.BACKUP_LATE, cause, failure.remedy)
+
+
+def _hours(seconds: float) -> str:
+    if seconds < 5400:
+        return f"{max(0, seconds) / 60:.0f} minutes"
+    return f"{seconds / 3600:.0f} hours"

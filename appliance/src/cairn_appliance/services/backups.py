@@ -1,0 +1,292 @@
+"""Backups: made when asked for and by the clock, listed, and the oldest dropped.
+
+By the clock one appliance makes them: the one whose etcd leads. Where it fails, the others
+step in once a backup is late, each in its turn; two at the same time would be no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import builtins
+import datetime
+import logging
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from cairn_appliance import __version__
+from cairn_appliance.domain.backup import (
+    Backup,
+    BackupFailure,
+    BackupHealth,
+    BackupKey,
+    Contents,
+    Head,
+)
+from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.errors import BackupFailed, CairnError, Clash, Invalid
+from cairn_appliance.domain.event import Severity
+from cairn_appliance.domain.identity import SYSTEM, Actor
+from cairn_appliance.pki.errors import PkiError
+from cairn_appliance.pki.recovery_key import key_id, share_with
+from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.services.events import Journal
+from cairn_appliance.services.stored import read, read_all
+from cairn_appliance.store import keys, records
+from cairn_appliance.store.port import Compare, Delete, Put, Store, StoreError
+from cairn_appliance.store.snapshots import Snapshot
+
+log = logging.getLogger(__name__)
+
+_LOOKED_AT_EVERY_S = 20.0
+_LATE_AFTER = 1.5  # times the interval: then others than the leader step in
+_LENGTH_OCTETS = 4
+
+
+class Snapshots(Protocol):
+    """Takes snapshots of the store (store/snapshots.py)."""
+
+    def take(self) -> AbstractAsyncContextManager[Snapshot]:
+        """Yield one."""
+
+
+class Shelf(Protocol):
+    """Where this appliance keeps its backups (cluster/backup_shelf.py)."""
+
+    def place(self, name: str) -> str:
+        """Return the path of a backup."""
+
+    async def keep(
+        self, name: str, recipient: bytes, head: Head, content: AsyncIterator[bytes]
+    ) -> int:
+        """Write a backup and return its octets; raise CairnError."""
+
+    def remove(self, name: str) -> None:
+        """Remove a backup; raise CairnError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a backup is made of beside the store."""
+
+    appliance: str
+    kek: Callable[[], bytes]
+    settings: Callable[[], str]  # settings.toml
+
+
+class Backups:
+    """All there is to do with backups on one appliance."""
+
+    def __init__(
+        self,
+        store: Store,
+        snapshots: Snapshots,
+        shelf: Shelf,
+        cluster: Callable[[], Cluster],
+        source: Source,
+        *,
+        kept: int = 72,
+        clock: Clock = wall_clock,
+    ) -> None:
+        self._store = store
+        self._snapshots = snapshots
+        self._shelf = shelf
+        self._cluster = cluster
+        self._source = source
+        self._kept = kept
+        self._clock = clock
+        self._journal = Journal(clock)
+        self._turn = asyncio.Lock()
+
+    async def list(self) -> tuple[Backup, ...]:
+        """Return the backups that were made, newest first."""
+        found = [each.value for each in await read_all(self._store, records.backups, keys.BACKUPS)]
+        return tuple(sorted(found, key=lambda each: (-each.made_at, each.name)))
+
+    async def use_key(self, public: str, by: Actor) -> BackupKey:
+        """Seal for this key from now on; raise Invalid.
+
+        What was sealed for another stays sealed for that.
+        """
+        octets = _checked_public(public)
+        key = BackupKey(key_id(octets), public, self._clock(), by.name)
+        text = f"backups are sealed for the recovery key {key.id} from now on"
+        entry = self._journal.entry(
+            "recovery_key_changed", text, by, severity=Severity.WARNING, key=key.id
+        )
+        put = Put(keys.BACKUP_KEY, records.backup_keys.encode(key))
+        await self._store.commit([], [put, entry])
+        return key
+
+    async def create(self, by: Actor) -> Backup:
+        """Make a backup on this appliance's disk; raise Clash, BackupFailed.
+
+        A failure is an event, and a problem of the cluster until one succeeds.
+        """
+        if self._turn.locked():
+            raise Clash(
+                "a backup is being made on this appliance",
+                "wait for its end: `cairn backup list`",
+                code="backup_under_way",
+            )
+        async with self._turn:
+            key = await read(self._store, records.backup_keys, keys.BACKUP_KEY)
+            if key is None:
+                raise Clash(
+                    "there is no recovery key to seal a backup for",
+                    "make one with `cairn backup key` and keep it where no appliance is",
+                    code="no_recovery_key",
+                )
+            try:
+                backup = await self._make(key.value, by)
+            except (StoreError, CairnError) as error:
+                failure = await self._tell_failed(error, by)
+                raise BackupFailed(failure.cause, failure.remedy) from error
+            await self._drop_oldest()
+        return backup
+
+    async def keep_making(self, every_s: float, leads: Callable[[], Awaitable[bool]]) -> None:
+        """Make backups by the clock until cancelled; `leads`: it is this appliance's turn."""
+        while True:
+            await asyncio.sleep(min(_LOOKED_AT_EVERY_S, every_s / 10) * random.uniform(0.5, 1.0))
+            try:
+                if await self._is_due(every_s, leads):
+                    await self.create(SYSTEM)
+            except (StoreError, CairnError) as error:
+                log.warning("no backup was made reason=%s", error)
+
+    async def _is_due(self, every_s: float, leads: Callable[[], Awaitable[bool]]) -> bool:
+        health = await health_of(self._store, every_s, self._clock())
+        if health.key is None:
+            return False
+        age_s = health.now - (health.last.made_at if health.last else 0.0)
+        if health.failure is not None:  # tried again sooner than a backup is due, but not always
+            age_s = min(age_s, every_s + health.now - health.failure.at - every_s / 6)
+        if age_s < every_s:
+            return False
+        return await leads() or age_s >= _LATE_AFTER * every_s
+
+    async def _make(self, key: BackupKey, by: Actor) -> Backup:
+        cluster, now = self._cluster(), self._clock()
+        contents = await self._contents()
+        async with self._snapshots.take() as snapshot:
+            head = Head(
+                cluster_id=cluster.id,
+                incarnation=cluster.incarnation,
+                revision=snapshot.revision,
+                made_at=now,
+                appliance=self._source.appliance,
+                version=__version__,
+            )
+            name = _name(head)
+            octets = await self._shelf.keep(
+                name, base64.b64decode(key.public), head, _content(contents, snapshot)
+            )
+        backup = Backup(
+            name=name,
+            place=self._shelf.place(name),
+            appliance=self._source.appliance,
+            made_at=now,
+            revision=head.revision,
+            octets=octets,
+            key_id=key.id,
+            made_by=by.name,
+        )
+        text = f"a backup was made on {backup.appliance}: {octets} octets"
+        entry = self._journal.entry(
+            "backup_made", text, by, appliance=backup.appliance, file=backup.place, key=key.id
+        )
+        put = Put(keys.backup(name), records.backups.encode(backup))
+        await self._store.commit([], [put, Delete(keys.BACKUP_FAILURE), entry])
+        log.info("backup made file=%s octets=%d revision=%d", name, octets, head.revision)
+        return backup
+
+    async def _contents(self) -> Contents:
+        number = await self._store.get(keys.LAST_NAME)
+        appliances = await read_all(self._store, records.appliances, keys.APPLIANCES)
+        names = (each.value.name[1:] for each in appliances)
+        numbers = [int(name) for name in names if name.isdecimal()]
+        return Contents(
+            kek=base64.b64encode(self._source.kek()).decode(),
+            settings=self._source.settings(),
+            last_number=max([int(number.value) if number else 1, *numbers]),
+        )
+
+    async def _tell_failed(self, error: Exception, by: Actor) -> BackupFailure:
+        cause = error.cause if isinstance(error, CairnError) else f"the store: {error}"
+        remedy = error.remedy if isinstance(error, CairnError) else "see `cairn cluster status`"
+        failure = BackupFailure(self._clock(), self._source.appliance, cause, remedy)
+        log.error("no backup was made reason=%s", cause)
+        entry = self._journal.entry(
+            "backup_failed",
+            f"no backup could be made on {failure.appliance}: {cause}",
+            by,
+            severity=Severity.ALARM,
+            appliance=failure.appliance,
+            remedy=remedy,
+        )
+        put = Put(keys.BACKUP_FAILURE, records.backup_failures.encode(failure))
+        try:
+            await self._store.commit([], [put, entry])
+        except StoreError as unwritten:
+            log.warning("the failure could not be written as an event reason=%s", unwritten)
+        return failure
+
+    async def _drop_oldest(self) -> None:
+        """Remove this appliance's oldest beyond the number kept; what can't be is logged."""
+        own = [each for each in await self.list() if each.appliance == self._source.appliance]
+        for backup in own[self._kept :]:
+            try:
+                await asyncio.to_thread(self._shelf.remove, backup.name)
+                await self._store.commit([], [Delete(keys.backup(backup.name))])
+            except (StoreError, CairnError) as error:
+                log.warning("an old backup was not removed name=%s reason=%s", backup.name, error)
+
+
+async def health_of(store: Store, every_s: float, now: float) -> BackupHealth:
+    """Return how it stands with backups."""
+    key = await read(store, records.backup_keys, keys.BACKUP_KEY)
+    failure = await read(store, records.backup_failures, keys.BACKUP_FAILURE)
+    made: builtins.list[Backup] = [
+        each.value for each in await read_all(store, records.backups, keys.BACKUPS)
+    ]
+    return BackupHealth(
+        every_s=every_s,
+        now=now,
+        key=key.value if key else None,
+        last=max(made, key=lambda each: each.made_at, default=None),
+        failure=failure.value if failure else None,
+    )
+
+
+def first_key(public: bytes, now: float, by: Actor) -> tuple[Compare, Put]:
+    """Return what gives a new cluster its recovery key."""
+    key = BackupKey(key_id(public), base64.b64encode(public).decode(), now, by.name)
+    return Compare(keys.BACKUP_KEY, 0), Put(keys.BACKUP_KEY, records.backup_keys.encode(key))
+
+
+def _checked_public(text: str) -> bytes:
+    try:
+        octets = base64.b64decode(text, validate=True)
+        share_with(octets)
+    except (binascii.Error, ValueError, PkiError) as error:
+        raise Invalid("the public half of the recovery key is none", code="invalid_key") from error
+    return octets
+
+
+async def _content(contents: Contents, snapshot: Snapshot) -> AsyncGenerator[bytes, None]:
+    octets = msgspec.json.encode(contents)
+    yield len(octets).to_bytes(_LENGTH_OCTETS) + octets
+    async for chunk in snapshot.chunks:
+        yield chunk
+
+
+def _name(head: Head) -> str:
+    at = datetime.datetime.fromtimestamp(head.made_at, datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    return f"cairn-{head.cluster_id[:8]}-{at}-r{head.revision}.backup"

@@ -1,0 +1,65 @@
+"""Whatever is sent to the agent API, it answers as it is described, never with 5xx but 503.
+
+Right requests and wrong ones are made from the messages, shown by a node and by a stranger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import schemathesis
+from cairn_appliance.api.agent_v1.app import create_app
+from cairn_appliance.api.client_certificate import EXTENSION, Connection
+from cairn_appliance.pki.authority import utc_now
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import HealthCheck, settings
+from starlette.responses import JSONResponse
+
+from tests.unit.appliance.api.agent_description import CALLS, NETMAP, described
+from tests.unit.appliance.api.described import CHECKS
+from tests.unit.appliance.replica import AUTHORITY, Replica
+
+REPLICA = Replica()
+NODE = asyncio.run(REPLICA.joined("n"))
+APP = create_app(REPLICA.services, lambda: utc_now().timestamp())
+QUIET = settings(
+    max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), database=None
+)
+
+
+def served(certificate: bytes | None) -> Any:
+    """The API as who has this certificate reaches it, and its description."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope.get("path") == "/openapi.json":
+            await JSONResponse(described())(scope, receive, send)
+            return
+        connection = Connection(certificate, lambda: None)
+        await APP({**scope, "extensions": {EXTENSION: connection}}, receive, send)
+
+    return app
+
+
+PEM = AUTHORITY.issue_agent(NODE.certificate_request().encode(), NODE.id, utc_now())
+SHOWN = x509.load_pem_x509_certificate(PEM).public_bytes(Encoding.DER)
+BY_NODE = schemathesis.openapi.from_asgi("/openapi.json", served(SHOWN))
+BY_STRANGER = schemathesis.openapi.from_asgi("/openapi.json", served(None))
+
+
+@BY_NODE.parametrize()
+@QUIET
+def test_a_node_gets_an_answer_as_it_is_described(case: schemathesis.Case) -> None:
+    case.call_and_validate(checks=CHECKS)
+
+
+@BY_STRANGER.parametrize()
+@QUIET
+def test_a_stranger_gets_an_answer_as_it_is_described(case: schemathesis.Case) -> None:
+    case.call_and_validate(checks=CHECKS)
+
+
+def test_every_call_is_described() -> None:
+    calls = {route.path for route in APP.routes if route.path.startswith("/agent/")}  # type: ignore[attr-defined]
+    assert calls == {*CALLS, NETMAP}

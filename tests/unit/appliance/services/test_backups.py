@@ -1,0 +1,159 @@
+"""Backups: made, listed, dropped, and what is told when one fails."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from contextlib import suppress
+
+import msgspec
+import pytest
+from cairn_appliance.domain.backup import Contents, problems_of_backups
+from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.errors import BackupFailed, Clash, Invalid
+from cairn_appliance.domain.identity import Actor, ActorKind
+from cairn_appliance.pki.backup_file import BackupReader
+from cairn_appliance.pki.recovery_key import RecoveryKey
+from cairn_appliance.services.backups import Backups, Source, health_of
+from cairn_appliance.services.events import Events
+from cairn_appliance.store import keys
+from cairn_appliance.store.memory import MemoryStore
+from cairn_appliance.store.port import Put
+
+from tests.unit.appliance.backups import SNAPSHOT, FakeShelf, FakeSnapshots
+from tests.unit.appliance.replica import FakeClock
+
+ADMIN = Actor(ActorKind.OPERATOR, "admin")
+KEY = RecoveryKey.create()
+KEK = bytes(range(32))
+HOUR_S = 3600.0
+
+
+class Made:
+    """Backups on a store in memory."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.clock = FakeClock()
+        self.shelf = FakeShelf()
+        self.snapshots = FakeSnapshots(self.store)
+        self.backups = Backups(
+            self.store,
+            self.snapshots,
+            self.shelf,
+            lambda: Cluster("0f7b5e0e-5b0e-4a53-9f6e-0d6b6c2a1d11", 3),
+            Source("m2", lambda: KEK, lambda: 'addresses = ["192.0.2.1"]\n'),
+            kept=3,
+            clock=self.clock,
+        )
+
+    async def with_key(self) -> Made:
+        await self.backups.use_key(base64.b64encode(KEY.public).decode(), ADMIN)
+        return self
+
+    async def problems(self, every_s: float = HOUR_S) -> list[str]:
+        health = await health_of(self.store, every_s, self.clock())
+        return [problem.cause for problem in problems_of_backups(health)]
+
+    async def kinds(self) -> list[str]:
+        return [event.kind for event in await Events(self.store).list()]
+
+
+async def test_a_backup_opens_with_the_recovery_key() -> None:
+    made = await Made().with_key()
+    await made.store.commit([], [Put(keys.LAST_NAME, b"4")])
+    backup = await made.backups.create(ADMIN)
+    assert (await made.backups.list()) == (backup,)
+    reader = BackupReader(io.BytesIO(made.shelf.files[backup.name]), backup.name)
+    assert (reader.head.incarnation, reader.head.appliance) == (3, "m2")
+    assert reader.head.revision == backup.revision > 0
+    octets = b"".join(reader.pieces(KEY))
+    length = int.from_bytes(octets[:4])
+    contents = msgspec.json.decode(octets[4 : 4 + length], type=Contents)
+    assert base64.b64decode(contents.kek) == KEK
+    assert contents.last_number == 4
+    assert octets[4 + length :] == SNAPSHOT
+    assert (await made.kinds()) == ["recovery_key_changed", "backup_made"]
+
+
+async def test_without_a_key_none_is_made_and_it_is_said() -> None:
+    made = Made()
+    with pytest.raises(Clash, match="no recovery key"):
+        await made.backups.create(ADMIN)
+    assert (await made.problems()) == [
+        "no backups are made: there is no recovery key to seal them for"
+    ]
+    assert (await made.problems(every_s=0)) == []
+
+
+async def test_a_public_half_that_is_none_is_refused() -> None:
+    made = Made()
+    for wrong in ("", "x", base64.b64encode(bytes(32)).decode(), base64.b64encode(b"x").decode()):
+        with pytest.raises(Invalid):
+            await made.backups.use_key(wrong, ADMIN)
+
+
+@pytest.mark.parametrize("what", ["disk", "etcd"])
+async def test_a_failure_is_told_until_one_succeeds(what: str) -> None:
+    made = await Made().with_key()
+    await made.backups.create(ADMIN)
+    made.clock.now += 2 * HOUR_S
+    made.shelf.is_full, made.snapshots.is_broken = what == "disk", what == "etcd"
+    with pytest.raises(BackupFailed):
+        await made.backups.create(ADMIN)
+    assert len(made.shelf.files) == 1
+    (cause,) = await made.problems()
+    assert cause.startswith("the last backup is 2 hours old: m2: ")
+    assert "backup_failed" in await made.kinds()
+    made.shelf.is_full = made.snapshots.is_broken = False
+    await made.backups.create(ADMIN)
+    assert (await made.problems()) == []
+
+
+async def test_only_so_many_are_kept() -> None:
+    made = await Made().with_key()
+    names = []
+    for _ in range(5):
+        names.append((await made.backups.create(ADMIN)).name)
+        made.clock.now += HOUR_S
+    assert sorted(made.shelf.files) == sorted(names[2:])
+    assert [each.name for each in await made.backups.list()] == names[:1:-1]
+
+
+async def test_one_that_is_late_is_a_problem_also_without_a_failure() -> None:
+    made = await Made().with_key()
+    assert (await made.problems()) == []
+    made.clock.now += 3 * HOUR_S
+    assert (await made.problems()) == ["there is no backup: none was made when it was due"]
+    await made.backups.create(ADMIN)
+    made.clock.now += 2 * HOUR_S
+    assert (await made.problems()) == []
+    made.clock.now += HOUR_S
+    assert (await made.problems()) == [
+        "the last backup is 3 hours old: none was made when it was due"
+    ]
+
+
+async def test_by_the_clock_only_the_leader_makes_them_unless_it_does_not() -> None:
+    made = await Made().with_key()
+
+    async def made_within(leads: bool) -> int:
+        async def says() -> bool:
+            return leads
+
+        before = len(await made.backups.list())
+        making = asyncio.create_task(made.backups.keep_making(0.2, says))
+        await asyncio.sleep(0.1)
+        making.cancel()
+        with suppress(asyncio.CancelledError):
+            await making
+        return len(await made.backups.list()) - before
+
+    assert await made_within(True) == 1  # the clock stands: one and no more
+    assert await made_within(True) == 0
+    made.clock.now += 0.25
+    assert await made_within(False) == 0
+    assert await made_within(True) == 1
+    made.clock.now += 0.35
+    assert await made_within(False) == 1
