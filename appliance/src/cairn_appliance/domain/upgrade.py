@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from cairn_appliance.domain.alarm import Alarm
+from cairn_appliance.domain.backup import problems_of_backups
 from cairn_appliance.domain.cluster_health import (
     ClusterView,
     Seen,
@@ -36,7 +37,8 @@ def check_upgrade(view: ClusterView, agents: Mapping[str, str]) -> UpgradeCheck:
     """Return whether the next appliance may be stopped; `agents`: node name -> version."""
     in_the_way = [*faults_of(view), *_too_far(view), *_old_agents(view, agents)]
     findings = [replace(each, is_urgent=True) for each in in_the_way]
-    return UpgradeCheck(_order(view.seen), (*findings, *_waits(view)))
+    backups = problems_of_backups(view.backups) if view.backups else ()
+    return UpgradeCheck(_order(view.seen), (*findings, *backups, *_waits(view)))
 
 
 def _order(seen: Iterable[Seen]) -> tuple[str, ...]:
