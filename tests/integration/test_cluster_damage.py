@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +27,7 @@ from tests.integration.trio import Trio, longest_stall, lost
 from tests.lab import until
 from tests.lab.cairn import Appliance
 from tests.lab.program import children_of
+from tests.lab.wall_clock import faketime, set_clock
 from tests.proofs import record
 
 pytestmark = [
@@ -407,22 +407,3 @@ def left_s(appliance: Appliance, name: str) -> float:
     pem = (appliance.data_dir / "pki" / f"{name}.pem").read_bytes()
     end = x509.load_pem_x509_certificate(pem).not_valid_after_utc
     return (end - datetime.now(UTC)).total_seconds()
-
-
-def faketime(clock: Path) -> list[str]:
-    """Run with the wall clock off by what the file says at each look; monotonic ones go on."""
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    return [
-        "env",
-        f"LD_PRELOAD={library}",
-        f"FAKETIME_TIMESTAMP_FILE={clock}",
-        "FAKETIME_NO_CACHE=1",
-        "DONT_FAKE_MONOTONIC=1",
-        "FAKETIME_DONT_FAKE_MONOTONIC=1",
-    ]
-
-
-def set_clock(clock: Path, offset_s: int) -> None:
-    new = clock.with_suffix(".new")
-    new.write_text(f"{offset_s:+d}\n")
-    new.replace(clock)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.integration.world import World
 from tests.lab import until
+from tests.lab.wall_clock import faketime, set_clock
 from tests.proofs import record
 
 pytestmark = [
@@ -33,17 +33,17 @@ def test_kt_11_a_wrong_and_stepping_clock_costs_no_packet(world: World) -> None:
     seen = []
     try:
         a1.agent.stop()
-        _set(clock, -50 * YEAR_S)
-        a1.start_agent(prefix=_faketime(clock))
+        set_clock(clock, -50 * YEAR_S)
+        a1.start_agent(prefix=faketime(clock))
         until("it runs", lambda: a1.answers(), within_s=20)
         seen.append(_year(world))
         time.sleep(3.0)
-        _set(clock, 50 * YEAR_S)
+        set_clock(clock, 50 * YEAR_S)
         time.sleep(3.0)
         seen.append(_year(world))
         seed = random.Random(11)
         for _ in range(6):
-            _set(clock, seed.randrange(-50 * YEAR_S, 50 * YEAR_S))
+            set_clock(clock, seed.randrange(-50 * YEAR_S, 50 * YEAR_S))
             time.sleep(1.0)
     finally:
         a1.agent.stop()
@@ -65,30 +65,8 @@ def test_kt_11_a_wrong_and_stepping_clock_costs_no_packet(world: World) -> None:
     ), [str(pair) for pair in probes.pairs(since=begun) if pair.lost]
 
 
-def _faketime(clock: Path) -> list[str]:
-    """Run under libfaketime with an offset that is read again at each look at the clock.
-
-    Only the wall clock is changed: monotonic clocks do not step when someone sets the time.
-    """
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    return [
-        "env",
-        f"LD_PRELOAD={library}",
-        f"FAKETIME_TIMESTAMP_FILE={clock}",
-        "FAKETIME_NO_CACHE=1",
-        "DONT_FAKE_MONOTONIC=1",
-        "FAKETIME_DONT_FAKE_MONOTONIC=1",
-    ]
-
-
-def _set(clock: Path, offset_s: int) -> None:
-    new = clock.with_suffix(".new")
-    new.write_text(f"{offset_s:+d}\n")
-    new.replace(clock)
-
-
 def _year(world: World) -> int:
     """Return the year that the programs of a1 see."""
     a1 = world.node("a1").host
-    command = [*_faketime(a1.directory / "clock"), "date", "+%Y"]
+    command = [*faketime(a1.directory / "clock"), "date", "+%Y"]
     return int(a1.run(command).stdout)

@@ -15,23 +15,12 @@ from cairn_appliance.pki.authority import utc_now
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, settings
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 from starlette.responses import JSONResponse
 
 from tests.unit.appliance.api.agent_description import CALLS, NETMAP, described
+from tests.unit.appliance.api.described import CHECKS
 from tests.unit.appliance.replica import AUTHORITY, Replica
 
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-]
 REPLICA = Replica()
 NODE = asyncio.run(REPLICA.joined("n"))
 APP = create_app(REPLICA.services, lambda: utc_now().timestamp())

@@ -12,21 +12,10 @@ import schemathesis
 from cairn_appliance.api.ops_v1.app import ROOT
 from cairn_appliance.domain.access import Role
 from hypothesis import HealthCheck, settings
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
+from tests.unit.appliance.api.described import CHECKS
 from tests.unit.appliance.operations import operations
 
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-]
 OPS = operations()
 # A stream doesn't end, and a logout ends the session of all others.
 SCHEMA = schemathesis.openapi.from_asgi(f"{ROOT}/openapi.json", OPS.app).exclude(

@@ -17,8 +17,9 @@ from cairn_appliance.domain.errors import NodeFrozen
 from cairn_appliance.domain.identity import SYSTEM, Facts
 from cairn_appliance.services.registry import Report
 from cairn_appliance.services.vsubnets import VSubnetChange, VSubnetOrder
+from cairn_appliance.store import keys
 from cairn_appliance.store.keys import MAP
-from cairn_appliance.store.port import Reset
+from cairn_appliance.store.port import Put, Reset
 
 from tests.unit.appliance.cli.conftest import Live, Shell
 
@@ -383,6 +384,7 @@ async def _create(live: Live, name: str) -> None:
 
 
 def test_the_ca_is_replaced_step_by_step(live: Live, logged_in: Shell) -> None:
+    finish_upgrade(live)
     logged_in.ok("token", "create")
     assert "nothing is under way" in logged_in.ok("ca", "status")
     assert logged_in("ca", "rotate").code == 2, "nobody is asked"
@@ -411,6 +413,9 @@ def test_the_ca_is_replaced_step_by_step(live: Live, logged_in: Shell) -> None:
 def test_the_map_key_is_replaced_step_by_step(live: Live, logged_in: Shell) -> None:
     logged_in.ok(*OFFICE)
     join(live, "web-1", "office")
+    waits = logged_in("map-key", "rotate", "--yes")
+    assert (waits.code, "until the upgrade is finished" in waits.err) == (4, True)
+    finish_upgrade(live)
     assert "nothing is under way" in logged_in.ok("map-key", "status")
     logged_in.ok("map-key", "rotate", "--yes")
     follow(live)
@@ -421,6 +426,12 @@ def test_the_map_key_is_replaced_step_by_step(live: Live, logged_in: Shell) -> N
     assert before["next"]
     after = json.loads(logged_in.ok("map-key", "use", "--yes", "--json"))["map_key"]
     assert (after["public_key"], after["next"]) == (before["next"], None)
+
+
+def finish_upgrade(live: Live) -> None:
+    """Let the cluster have the format from which on keys can be replaced."""
+    put = Put(keys.CLUSTER_FORMAT, b"2")
+    live.do(live.operations.store.commit([], [put]))
 
 
 def follow(live: Live) -> None:
