@@ -34,7 +34,7 @@ def main() -> int:
     run = Run(arguments.agents, vsubnets, arguments.processes, command)
     print(f"scale: {arguments.agents:,} agents in {vsubnets} vSubnets; {machine()}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="cairn-scale-"))
-    world = World(directory, vsubnets=vsubnets, is_alone=arguments.alone)
+    world = World(directory, vsubnets=vsubnets, is_alone=not arguments.among_others)
     try:
         world.start()
         asyncio.run(_measure(world, run, set(arguments.only)))
@@ -58,7 +58,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--members", type=int, default=_MEMBERS, help="per vSubnet (1000)")
     parser.add_argument("--processes", type=int, default=2, help="of simulated agents (2)")
     parser.add_argument(
-        "--alone", action="store_true", help="one appliance: a word every 15 s, not every 1.4 s"
+        "--among-others",
+        action="store_true",
+        help="the appliance believes in another: a word every 1.4 s, not every 15 s",
     )
     parser.add_argument("--only", nargs="*", default=(), help="scenarios beside the first")
     arguments = parser.parse_args()

@@ -46,7 +46,7 @@ async def _announce_another(store: Store) -> None:
 class World:
     """One replica and its store."""
 
-    def __init__(self, directory: Path, *, vsubnets: int, is_alone: bool = False) -> None:
+    def __init__(self, directory: Path, *, vsubnets: int, is_alone: bool = True) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.appliance = RunningAppliance(directory, heartbeat_s=15.0, first=vsubnet_order(0))
         self._vsubnets = vsubnets

@@ -176,6 +176,31 @@ async def test_after_a_silence_another_replica_has_its_turn_at_once(running: Run
     assert running.link._after("192.0.2.1:8002", silence) <= 0.5
 
 
+async def test_the_replica_that_was_lost_is_not_the_next_one_though_others_have_come(
+    running: Running,
+) -> None:
+    places = ["192.0.2.1:8002", "192.0.2.2:8002", "192.0.2.3:8002"]
+    for turn in range(6):
+        running.link._turn = turn
+        running.node.keep(appliances=places[:1])
+        assert running.link._next_replica() == places[0]
+        running.node.keep(appliances=places)
+        assert running.link._next_replica() != places[0]
+
+
+async def test_one_silence_after_the_other_makes_patient(running: Running) -> None:
+    """Where all appliances are slow since they have too much to do, leaving makes it worse."""
+    silence = Silent("the appliance at 192.0.2.1:8002 has said nothing for 3.5 s", "")
+    running.link._heartbeat_s = 1.4
+    seen = [running.link._quiet_s()]
+    for _ in range(5):
+        running.link._after("192.0.2.1:8002", silence)
+        seen.append(running.link._quiet_s())
+    assert seen == pytest.approx([3.5, 7.0, 14.0, 28.0, 35.0, 35.0])
+    running.link._silent_at -= 31.0
+    assert running.link._quiet_s() == pytest.approx(3.5)
+
+
 async def test_a_removed_node_is_barred_by_the_stream(running: Running) -> None:
     running.appliance.lines = [b'{"type":"removed","reason":"sold"}']
     async with running.linked() as task:

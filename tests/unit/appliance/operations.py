@@ -16,7 +16,7 @@ import httpx
 from cairn_agent.protocol.token import decode_token
 from cairn_appliance.api.ops_v1.app import create_app
 from cairn_appliance.domain.access import Role, Session, User
-from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.cluster import FORMAT, Cluster
 from cairn_appliance.domain.identity import SYSTEM, Facts
 from cairn_appliance.pki.authority import Authority
 from cairn_appliance.pki.keyring import Keyring
@@ -75,10 +75,11 @@ class Operations:
     backups: Backups
 
     async def add_user(self, name: str, role: Role) -> None:
-        """Put a user with the password PASSWORD into the store."""
+        """Put a user with the password PASSWORD into the store, and the format as `init` does."""
         user = User(name, role, _known_hash(), self.clock())
         key = keys.user(name)
-        await self.store.commit([Compare(key, 0)], [Put(key, Codec(User).encode(user))])
+        writes = [Put(key, Codec(User).encode(user)), Put(keys.CLUSTER_FORMAT, b"%d" % FORMAT)]
+        await self.store.commit([Compare(key, 0)], writes)
 
     @asynccontextmanager
     async def client(

@@ -53,6 +53,10 @@ _BARRING_CODES: Final = frozenset(
 _FIRST_HEARTBEAT_S: Final = 15.0
 _MISSED_HEARTBEATS: Final = 2.5
 _NEXT_REPLICA_S: Final = 0.2  # when the first of several can't be reached
+# Who lost an appliance to its silence has twice the patience for a while, and so on: where all are
+# slow since they have too much to do, leaving them makes it worse.
+_PATIENCE_MAX: Final = 10.0
+_PATIENT_S: Final = 30.0
 # After a silence, which is not noticed by all agents at once: the last words were not either.
 _SPREAD_S: Final = 0.5
 _HASTEN_AGAIN_S: Final = 10.0
@@ -131,6 +135,9 @@ class Link:
         self._ack_at = math.inf  # when to send it, of the loop's clock
         self._resync = False
         self._heartbeat_s = _FIRST_HEARTBEAT_S
+        self._tried = ""
+        self._patience = 1.0
+        self._silent_at = -math.inf  # of the loop's clock
         self._turn = random.SystemRandom().randrange(1 << 16)
         self._unreachable = 0  # replicas in a row
         self._renewed_at = -_RENEW_AGAIN_S
@@ -204,6 +211,9 @@ class Link:
         has_others = len(self._replicas()) > 1
         if isinstance(error, SentAway) and has_others:
             return error.retry_after_s
+        if isinstance(error, Silent):
+            self._patience = min(self._patience_now() * 2, _PATIENCE_MAX)
+            self._silent_at = loop.time()
         if isinstance(error, Silent) and was_up and has_others:
             return random.uniform(0.0, _SPREAD_S)
         if self._unreachable % max(1, len(self._replicas())) != 0:
@@ -220,7 +230,10 @@ class Link:
         if not replicas:
             raise Unreachable("no appliance is known", "leave with --force and join again")
         self._turn += 1
-        return replicas[self._turn % len(replicas)]
+        if len(replicas) > 1 and replicas[self._turn % len(replicas)] == self._tried:
+            self._turn += 1  # there are more or fewer of them than at the last turn
+        self._tried = replicas[self._turn % len(replicas)]
+        return self._tried
 
     def _replica(self, address: str) -> Replica:
         return Replica(address, node_context(self._node.identity()))
@@ -273,7 +286,7 @@ class Link:
 
     async def _follow(self, replica: Replica) -> None:
         incarnation, revision = (0, 0) if self._resync else self._copy.position()
-        quiet_s = self._heartbeat_s * _MISSED_HEARTBEATS
+        quiet_s = self._quiet_s()
         trust = "" if self._resync else self._node.identity().trust
         # Closed here and now: a generator left to the collector closes its connection too late.
         async with (
@@ -320,7 +333,17 @@ class Link:
         """The appliances speak more often when another has joined them, and less alone."""
         if netmap.node is not None and _is_heartbeat(netmap.node.document.settings.heartbeat_s):
             self._heartbeat_s = netmap.node.document.settings.heartbeat_s
-            replica.quiet_s = self._heartbeat_s * _MISSED_HEARTBEATS
+            replica.quiet_s = self._quiet_s()
+
+    def _quiet_s(self) -> float:
+        """Return for how long an appliance may say nothing."""
+        own_s = self._heartbeat_s * _MISSED_HEARTBEATS
+        most_s = _FIRST_HEARTBEAT_S * _MISSED_HEARTBEATS
+        return max(own_s, min(own_s * self._patience_now(), most_s))
+
+    def _patience_now(self) -> float:
+        is_recent = asyncio.get_running_loop().time() - self._silent_at < _PATIENT_S
+        return self._patience if is_recent else 1.0
 
     def _trust_changed(self, replica: Replica) -> None:
         """Trust whom the netmap says, and let the appliances know that it is so."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self, TypeVar, cast
 
 import httpx
 import msgspec
@@ -142,17 +142,19 @@ class Replica:
 
     async def _in_time(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         """Yield the pieces as they come; raise Silent where none comes for `quiet_s`."""
-        pieces = response.aiter_bytes()
-        while True:
-            try:
-                async with asyncio.timeout(self.quiet_s):
-                    piece = await anext(pieces)
-            except StopAsyncIteration:
-                return
-            except TimeoutError as error:
-                cause = f"the appliance at {self.address} has said nothing for {self.quiet_s:.1f} s"
-                raise Silent(cause, _SILENT_REMEDY) from error
-            yield piece
+        coming = cast("AsyncGenerator[bytes, None]", response.aiter_bytes())
+        async with contextlib.aclosing(coming) as pieces:
+            while True:
+                try:
+                    async with asyncio.timeout(self.quiet_s):
+                        piece = await anext(pieces)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError as error:
+                    quiet = f"{self.quiet_s:.1f} s"
+                    cause = f"the appliance at {self.address} has said nothing for {quiet}"
+                    raise Silent(cause, _SILENT_REMEDY) from error
+                yield piece
 
     async def _post(self, path: str, body: msgspec.Struct, answer: type[_T]) -> _T:
         octets = await self._send(path, body)

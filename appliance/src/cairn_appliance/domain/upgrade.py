@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from cairn_appliance.domain.alarm import Alarm
+from cairn_appliance.domain.backup import problems_of_backups
 from cairn_appliance.domain.cluster_health import (
     ClusterView,
     Seen,
@@ -36,7 +37,7 @@ def check_upgrade(view: ClusterView, agents: Mapping[str, str]) -> UpgradeCheck:
     """Return whether the next appliance may be stopped; `agents`: node name -> version."""
     in_the_way = [*faults_of(view), *_too_far(view), *_old_agents(view, agents)]
     findings = [replace(each, is_urgent=True) for each in in_the_way]
-    return UpgradeCheck(_order(view.seen), (*findings, *_waits(view)))
+    return UpgradeCheck(_order(view.seen), (*findings, *_waits(view), *_backups(view)))
 
 
 def _order(seen: Iterable[Seen]) -> tuple[str, ...]:
@@ -67,6 +68,12 @@ def _old_agents(view: ClusterView, agents: Mapping[str, str]) -> Iterator[Proble
             f"{len(old)} nodes run an agent older than all appliances: {names}",
             "update their agents first; `cairn node list` shows the versions",
         )
+
+
+def _backups(view: ClusterView) -> Iterator[Problem]:
+    """A backup that is late or can't be made stops nobody, but ought to."""
+    if view.backups is not None:
+        yield from problems_of_backups(view.backups)
 
 
 def _waits(view: ClusterView) -> Iterator[Problem]:
