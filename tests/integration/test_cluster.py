@@ -234,21 +234,25 @@ def test_keys_are_replaced_although_the_appliance_that_began_it_is_killed(trio: 
         first.cairn(key, "rotate", "--yes")
     first.kill()
 
-    def reached(ca: str, map_key: str, behind: set[str]) -> bool:
+    def reached(ca: set[str], behind: set[str]) -> bool:
         with contextlib.suppress(CommandError):
             shown = second.cairn("ca", "status")
             late = {each["name"] for each in shown["ca"]["behind"]}
-            phases = shown["ca"]["phase"], shown["map_key"]["phase"]
-            return phases == (ca, map_key) and late == behind
+            return (
+                shown["map_key"]["phase"] == "steady"
+                and shown["ca"]["phase"] in ca
+                and late <= behind
+            )
         return False
 
+    # Where it was killed before it showed the new CA's certificate, it is waited for.
     until(
-        "the others go on, and wait for it",
-        lambda: reached("issuing", "steady", {"m1"}),
+        "the others go on by themselves",
+        lambda: reached({"issuing", "steady"}, {"m1"}),
         within_s=90,
     )
     first.start()
-    until("all have the new CA", lambda: reached("steady", "steady", set()), within_s=60)
+    until("all have the new keys", lambda: reached({"steady"}, set()), within_s=90)
     took_s = time.monotonic() - begun
     after = second.cairn("ca", "status")
     assert after["map_key"]["public_key"] != before["map_key"]["public_key"]

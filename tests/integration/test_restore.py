@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_cluster import writing
+from tests.integration.trio import writing
 from tests.lab import Host, Lab, Probes, until
 from tests.lab.cairn import OPS_PORT, Appliance, Network, Node, missing_programs
 from tests.proofs import record

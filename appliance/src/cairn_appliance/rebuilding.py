@@ -52,7 +52,7 @@ async def rebuild(data_dir: Path) -> Rebuilt:
     if not others:
         raise Refused(
             "there is no other appliance to take the data from",
-            "restore a backup",
+            "restore a backup: `cairn-appliance restore`",
             code="no_others",
         )
     bootstrap.renew_etcd_certificates(local, utc_now())

@@ -127,7 +127,11 @@ async def _raise_incarnation(store: Store, local: Local) -> Cluster:
     """Begin another incarnation, without the appliances that are lost."""
     item = await store.get(keys.CLUSTER_INFO)
     if item is None:
-        raise Refused("the data have no cluster", "restore a backup", code="no_cluster")
+        raise Refused(
+            "the data have no cluster",
+            "restore a backup: `cairn-appliance restore`",
+            code="no_cluster",
+        )
     cluster = records.clusters.decode(item)
     cluster = replace(cluster, incarnation=cluster.incarnation + 1)
     gone = [

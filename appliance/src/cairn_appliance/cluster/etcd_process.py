@@ -99,7 +99,8 @@ _FAILURES = (
         _Failure(
             sign,
             "etcd's data are damaged",
-            "run `cairn-appliance rebuild` here if other appliances run; else restore a backup",
+            "run `cairn-appliance rebuild` here if other appliances run; else restore a backup: "
+            "`cairn-appliance restore`",
             LocalStateUnusable,
             Alarm.MEMBER_CORRUPT,
         )
