@@ -384,7 +384,7 @@ async def _create(live: Live, name: str) -> None:
 
 
 def test_the_ca_is_replaced_step_by_step(live: Live, logged_in: Shell) -> None:
-    finish_upgrade(live)
+    have_format(live, 2)
     logged_in.ok("token", "create")
     assert "nothing is under way" in logged_in.ok("ca", "status")
     assert logged_in("ca", "rotate").code == 2, "nobody is asked"
@@ -413,9 +413,10 @@ def test_the_ca_is_replaced_step_by_step(live: Live, logged_in: Shell) -> None:
 def test_the_map_key_is_replaced_step_by_step(live: Live, logged_in: Shell) -> None:
     logged_in.ok(*OFFICE)
     join(live, "web-1", "office")
+    have_format(live, 1)
     waits = logged_in("map-key", "rotate", "--yes")
     assert (waits.code, "until the upgrade is finished" in waits.err) == (4, True)
-    finish_upgrade(live)
+    have_format(live, 2)
     assert "nothing is under way" in logged_in.ok("map-key", "status")
     logged_in.ok("map-key", "rotate", "--yes")
     follow(live)
@@ -428,9 +429,9 @@ def test_the_map_key_is_replaced_step_by_step(live: Live, logged_in: Shell) -> N
     assert (after["public_key"], after["next"]) == (before["next"], None)
 
 
-def finish_upgrade(live: Live) -> None:
-    """Let the cluster have the format from which on keys can be replaced."""
-    put = Put(keys.CLUSTER_FORMAT, b"2")
+def have_format(live: Live, number: int) -> None:
+    """Let the cluster have this format; from 2 on keys can be replaced."""
+    put = Put(keys.CLUSTER_FORMAT, str(number).encode())
     live.do(live.operations.store.commit([], [put]))
 
 
