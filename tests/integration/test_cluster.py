@@ -178,6 +178,7 @@ def test_a_follower_is_killed_under_writes(trio: Trio) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_leader_is_stopped_under_writes_and_nobody_waits(trio: Trio) -> None:
     trio.wait_until_whole()
     leader = trio.leader()
