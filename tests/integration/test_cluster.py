@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -177,6 +178,7 @@ def test_a_follower_is_killed_under_writes(trio: Trio) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_leader_is_stopped_under_writes_and_nobody_waits(trio: Trio) -> None:
     trio.wait_until_whole()
     leader = trio.leader()
@@ -189,13 +191,15 @@ def test_the_leader_is_stopped_under_writes_and_nobody_waits(trio: Trio) -> None
     ):
         at_leader.wait_for(10)
         begun = time.monotonic()
-        stopped.stop()
-        ended, log = time.monotonic(), stopped.log
+        stopping = threading.Thread(target=stopped.stop)
+        stopping.start()
         moved = until(
             "the agent is elsewhere",
             lambda: time.monotonic() if trio.served_by() not in ("", stopped.host.v4) else 0.0,
             within_s=20,
         )
+        stopping.join(20)
+        ended, log = time.monotonic(), stopped.log
         elsewhere.wait_for(20)
         at_leader.wait_for(10)
         written = [at_leader.acknowledged(), elsewhere.acknowledged()]
