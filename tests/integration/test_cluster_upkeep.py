@@ -6,6 +6,7 @@ The cluster of test_cluster.py, grown anew. In `make chaos`; bars: trust.md A3.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -107,12 +108,16 @@ def test_an_appliance_that_nobody_reaches_is_left_by_its_agents(trio: Trio) -> N
 
 
 def moved_from(trio: Trio, victim: Appliance) -> float:
-    """Return when the agent follows another appliance."""
-    return until(
-        "the agent is elsewhere",
-        lambda: time.monotonic() if trio.served_by() not in ("", victim.host.v4) else 0.0,
-        within_s=60,
-    )
+    """Return when the agent follows another appliance, by its log: a command takes a second."""
+    agent = trio.vm.agent
+    assert agent is not None
+    came_up = re.compile(r"link is up appliance=(\S+):\d+")
+
+    def elsewhere() -> float:
+        places = came_up.findall(agent.text())
+        return time.monotonic() if places and places[-1] != victim.host.v4 else 0.0
+
+    return until("the agent is elsewhere", elsewhere, within_s=60)
 
 
 def serves(trio: Trio, name: str, asked: Appliance) -> bool:
