@@ -413,6 +413,7 @@ def test_the_ca_is_replaced_step_by_step(live: Live, logged_in: Shell) -> None:
 def test_the_map_key_is_replaced_step_by_step(live: Live, logged_in: Shell) -> None:
     logged_in.ok(*OFFICE)
     join(live, "web-1", "office")
+    live.do(live.operations.store.commit([], [Put(keys.CLUSTER_FORMAT, b"1")]))
     waits = logged_in("map-key", "rotate", "--yes")
     assert (waits.code, "until the upgrade is finished" in waits.err) == (4, True)
     finish_upgrade(live)
