@@ -15,7 +15,8 @@ import pytest
 import pytest_asyncio
 from cairn_agent.control import joining
 from cairn_agent.control.link import Barred, Link, SentAway, renewal_in_s
-from cairn_agent.control.replica import Silent
+from cairn_agent.control.replica import Busy, Silent
+from cairn_agent.errors import Unreachable
 from cairn_agent.identity import Identity, certificate_request, new_keys
 from cairn_agent.netmap.held import NetmapCopy
 from cairn_agent.protocol import enrolment
@@ -186,6 +187,30 @@ async def test_the_replica_that_was_lost_is_not_the_next_one_though_others_have_
         assert running.link._next_replica() == places[0]
         running.node.keep(appliances=places)
         assert running.link._next_replica() != places[0]
+
+
+async def test_one_that_was_lost_is_not_tried_while_others_answer_that_they_are_busy(
+    running: Running,
+) -> None:
+    """To connect to one that nobody reaches takes 5 s; the others have a leader before that."""
+    places = ["192.0.2.1:8002", "192.0.2.2:8002", "192.0.2.3:8002"]
+    link = running.link
+    running.node.keep(appliances=places)
+    link.state = replace(link.state, is_up=True)
+    link._after(places[0], Silent("it has said nothing for 3.5 s", ""))
+    tried = []
+    for _ in range(6):
+        tried.append(link._next_replica())
+        link._after(tried[-1], Busy("no quorum", "", 2.0))
+    assert sorted(set(tried)) == places[1:]
+
+    for place in places[1:]:
+        link._after(place, Unreachable("no connection", ""))
+    tried = [link._next_replica() for _ in range(6)]
+    assert sorted(set(tried)) == places, "all are lost: each has its turn"
+
+    link._lost_at = {place: at - 16.0 for place, at in link._lost_at.items()}
+    assert link._hopeful(places) == places
 
 
 async def test_one_silence_after_the_other_makes_patient(running: Running) -> None:

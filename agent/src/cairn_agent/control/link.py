@@ -59,6 +59,8 @@ _PATIENCE_MAX: Final = 10.0
 _PATIENT_S: Final = 30.0
 # After a silence, which is not noticed by all agents at once: the last words were not either.
 _SPREAD_S: Final = 0.3
+# One that fell silent or can't be reached is tried again only where no other is left.
+_SHUNNED_S: Final = 15.0
 _HASTEN_AGAIN_S: Final = 10.0
 _RENEW_AGAIN_S: Final = 3600.0  # a wrong clock must not make us renew all the time
 _REISSUE_AGAIN_S: Final = 60.0  # an appliance may not know yet who issues now
@@ -136,6 +138,7 @@ class Link:
         self._resync = False
         self._heartbeat_s = _FIRST_HEARTBEAT_S
         self._tried = ""
+        self._lost_at: dict[str, float] = {}  # address -> of the loop's clock
         self._patience = 1.0
         self._silent_at = -math.inf  # of the loop's clock
         self._turn = random.SystemRandom().randrange(1 << 16)
@@ -211,6 +214,8 @@ class Link:
         has_others = len(self._replicas()) > 1
         if isinstance(error, SentAway) and has_others:
             return error.retry_after_s
+        if isinstance(error, Unreachable) and not isinstance(error, Busy) and address:
+            self._lost_at[address] = loop.time()
         if isinstance(error, Silent):
             self._patience = min(self._patience_now() * 2, _PATIENCE_MAX)
             self._silent_at = loop.time()
@@ -229,11 +234,18 @@ class Link:
         replicas = self._replicas()
         if not replicas:
             raise Unreachable("no appliance is known", "leave with --force and join again")
+        replicas = self._hopeful(replicas) or replicas
         self._turn += 1
         if len(replicas) > 1 and replicas[self._turn % len(replicas)] == self._tried:
             self._turn += 1  # there are more or fewer of them than at the last turn
         self._tried = replicas[self._turn % len(replicas)]
         return self._tried
+
+    def _hopeful(self, replicas: list[str]) -> list[str]:
+        """Return those that were not lost of late: an answer of 503 is more than none."""
+        now = asyncio.get_running_loop().time()
+        self._lost_at = {each: at for each, at in self._lost_at.items() if now - at < _SHUNNED_S}
+        return [each for each in replicas if each not in self._lost_at]
 
     def _replica(self, address: str) -> Replica:
         return Replica(address, node_context(self._node.identity()))
