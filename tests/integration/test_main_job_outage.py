@@ -6,6 +6,7 @@ The tests of this file run in order on the shared world; probes go between all p
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ def test_pings_go_on_through_three_rekeys(world: World, before: dict[str, Any]) 
     probes.stop()
 
     pairs = probes.pairs(since=begun)
-    rekeys = _handshakes_by_pair([packet for link in links for packet in link.packets()])
+    rekeys = _handshakes_by_pair(world, [packet for link in links for packet in link.packets()])
     assert len(rekeys) >= 3, f"all three pairs were seen: {rekeys}"
     assert min(rekeys.values()) >= REKEYS, rekeys
     lost, sent = sum(pair.lost for pair in pairs), sum(pair.sent for pair in pairs)
@@ -205,10 +206,16 @@ def _knows_its_peers(world: World, name: str) -> bool:
     return done.returncode == 0 and len(world.node(name).status()["peers"]) >= 2
 
 
-def _handshakes_by_pair(packets: list[Any]) -> Counter[frozenset[bytes]]:
-    """Count answers to handshakes by the pair of underlay addresses."""
-    found: Counter[frozenset[bytes]] = Counter()
+def _handshakes_by_pair(world: World, packets: list[Any]) -> Counter[frozenset[str]]:
+    """Count answers to handshakes by the pair of nodes, which may go over to another family."""
+    names = {
+        ipaddress.ip_address(address).packed: name
+        for name, node in world.nodes.items()
+        for address in (node.host.v4, node.host.v6)
+        if address
+    }
+    found: Counter[frozenset[str]] = Counter()
     for packet in packets:
         if packet.payload and packet.payload[0] == RESP:
-            found[frozenset((packet.source, packet.destination))] += 1
+            found[frozenset((names[packet.source], names[packet.destination]))] += 1
     return found
