@@ -213,6 +213,21 @@ async def test_one_that_was_lost_is_not_tried_while_others_answer_that_they_are_
     assert link._hopeful(places) == places
 
 
+async def test_those_that_choose_a_leader_are_asked_again_soon(running: Running) -> None:
+    """They say 2 s, and have one before that; the link has to be up again 5 s after it was lost."""
+    places = ["192.0.2.1:8002", "192.0.2.2:8002", "192.0.2.3:8002"]
+    link = running.link
+    running.node.keep(appliances=places)
+    link.state = replace(link.state, is_up=True)
+    link._after(places[0], Unreachable("it ended the connection", ""))
+    waits = [link._after(places[n % 2 + 1], Busy("no quorum", "", 2.0)) for n in range(6)]
+    assert max(waits) <= 1.0
+
+    link._was_up_at -= 10.0
+    waits = [link._after(places[n % 2 + 1], Busy("no quorum", "", 2.0)) for n in range(3)]
+    assert max(waits) >= 2.0
+
+
 async def test_one_silence_after_the_other_makes_patient(running: Running) -> None:
     """Where all appliances are slow since they have too much to do, leaving makes it worse."""
     silence = Silent("the appliance at 192.0.2.1:8002 has said nothing for 3.5 s", "")

@@ -59,6 +59,10 @@ _PATIENCE_MAX: Final = 10.0
 _PATIENT_S: Final = 30.0
 # After a silence, which is not noticed by all agents at once: the last words were not either.
 _SPREAD_S: Final = 0.3
+# So long after a link was lost the others may be choosing a leader, which takes a second or two:
+# they are asked again sooner than they ask for.
+_FAILOVER_S: Final = 10.0
+_AGAIN_MIN_S, _AGAIN_MAX_S = 0.3, 1.0
 # One that fell silent or can't be reached is tried again only where no other is left.
 _SHUNNED_S: Final = 15.0
 _HASTEN_AGAIN_S: Final = 10.0
@@ -139,6 +143,7 @@ class Link:
         self._heartbeat_s = _FIRST_HEARTBEAT_S
         self._tried = ""
         self._lost_at: dict[str, float] = {}  # address -> of the loop's clock
+        self._was_up_at = -math.inf  # of the loop's clock
         self._patience = 1.0
         self._silent_at = -math.inf  # of the loop's clock
         self._turn = random.SystemRandom().randrange(1 << 16)
@@ -211,6 +216,7 @@ class Link:
             self.state, is_up=False, since=loop.time(), error=error.cause, remedy=error.remedy
         )
         self._unreachable = 0 if was_up else self._unreachable + 1
+        self._was_up_at = loop.time() if was_up else self._was_up_at
         has_others = len(self._replicas()) > 1
         if isinstance(error, SentAway) and has_others:
             return error.retry_after_s
@@ -223,6 +229,8 @@ class Link:
             return random.uniform(0.0, _SPREAD_S)
         if self._unreachable % max(1, len(self._replicas())) != 0:
             return _NEXT_REPLICA_S
+        if has_others and isinstance(error, Busy) and loop.time() - self._was_up_at < _FAILOVER_S:
+            return random.uniform(_AGAIN_MIN_S, _AGAIN_MAX_S)
         if not isinstance(error, Busy):
             self.nobody_there.set()
         return self._backoff.next_s(error.retry_after_s if isinstance(error, Busy) else 0.0)
