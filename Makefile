@@ -49,7 +49,7 @@ races: setup  ## two replicas on real etcd asked for the same things at once, 10
 	@CAIRN_RACE_STEPS=100000 $(RUN) pytest -s tests/contract/test_two_replicas.py $(ARGS)
 
 soak: setup  ## 100 GB, ten minutes of rekeys, floods and bad networks: about half an hour
-	@$(RUN) pytest -m slow tests/load $(ARGS)
+	@$(RUN) pytest -m slow tests/load tests/integration/test_packet_path.py $(ARGS)
 
 clones: setup  ## fifty copies of a node start within two seconds; a node moves (ARGS: pytest arguments)
 	@CAIRN_CLONES=50 $(RUN) pytest -m 'slow or not slow' tests/integration/test_main_job_identity.py -k 'b11 or moved' $(ARGS)

@@ -31,6 +31,10 @@ MTU = 1400
 PORT = 5001
 _SYN, _CWR = 0x02, 0x80
 _TIMESTAMPS, _SACK_PERMITTED = 8, 4  # TCP options
+# Beside the whole run above, one by one only in `make soak`.
+SELDOM = [
+    off if off == "" or "," in off else pytest.param(off, marks=pytest.mark.slow) for off in WITHOUT
+]
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def assert_right(verdict: Verdict) -> None:
     assert verdict.wrong == []
 
 
-@pytest.mark.parametrize("off", WITHOUT)
+@pytest.mark.parametrize("off", SELDOM)
 def test_tags_congestion_marks_and_tcp_options_pass_as_they_are(lab: Lab, off: str) -> None:
     path = build(lab, off)
     through_vlans(path)
