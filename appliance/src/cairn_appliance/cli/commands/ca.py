@@ -8,7 +8,7 @@ from cairn_appliance.cli import output
 from cairn_appliance.cli.connection import path_of
 from cairn_appliance.cli.options import AsJson, Yes, connect, group
 from cairn_appliance.cli.output import ago, counted, local
-from cairn_appliance.cli.replies import Ca, KeyProgress, MapKey, Trust
+from cairn_appliance.cli.replies import Ca, KeyProgress, MapKey, Reply, Trust
 
 app = group("The cluster's CA, which signs certificates: how it is, and its replacement.")
 map_key_app = group("The key that signs netmaps: how it is, and its replacement.")
@@ -27,12 +27,7 @@ _MAP_KEY_PHASES = {
 @app.command("status")
 def ca_status(as_json: AsJson = False) -> None:
     """Show how far the replacement of the CA is, and who is behind with what to do."""
-    with connect() as connection:
-        reply = connection.get(path_of("trust"), Trust)
-    if as_json:
-        output.print_json(reply.whole)
-    else:
-        _show_ca(reply.value.ca)
+    _status("ca", as_json)
 
 
 @app.command("rotate")
@@ -43,14 +38,14 @@ def ca_rotate(yes: Yes = False, as_json: AsJson = False) -> None:
         "a backup of before brings a cluster back that nodes don't believe: make a new one after",
     ]
     output.confirm("Replace the cluster's CA?", lost, yes=yes)
-    _change(("ca", "rotate"), as_json)
+    _change("ca", "rotate", as_json)
 
 
 @app.command("issue")
 def ca_issue(yes: Yes = False, as_json: AsJson = False) -> None:
     """Let the new CA issue now, although nodes are behind; they find their way later."""
     output.confirm("Let the new CA issue now?", [], yes=yes)
-    _change(("ca", "issue"), as_json)
+    _change("ca", "issue", as_json)
 
 
 @app.command("retire")
@@ -58,18 +53,13 @@ def ca_retire(yes: Yes = False, as_json: AsJson = False) -> None:
     """Retire the former CA now, although nodes are behind; they renew when they come back."""
     lost = ["enrolment tokens and join strings that were made under it"]
     output.confirm("Retire the former CA now?", lost, yes=yes)
-    _change(("ca", "retire"), as_json)
+    _change("ca", "retire", as_json)
 
 
 @map_key_app.command("status")
 def map_key_status(as_json: AsJson = False) -> None:
     """Show how far the replacement of the map key is, and who is behind with what to do."""
-    with connect() as connection:
-        reply = connection.get(path_of("trust"), Trust)
-    if as_json:
-        output.print_json(reply.whole)
-    else:
-        _show_map_key(reply.value.map_key)
+    _status("map-key", as_json)
 
 
 @map_key_app.command("rotate")
@@ -77,7 +67,7 @@ def map_key_rotate(yes: Yes = False, as_json: AsJson = False) -> None:
     """Replace the map key: make a new one and make it known; the rest follows by itself."""
     lost = ["a backup of before brings back a key that nodes don't believe: make a new one after"]
     output.confirm("Replace the key that signs netmaps?", lost, yes=yes)
-    _change(("map-key", "rotate"), as_json)
+    _change("map-key", "rotate", as_json)
 
 
 @map_key_app.command("use")
@@ -85,15 +75,25 @@ def map_key_use(yes: Yes = False, as_json: AsJson = False) -> None:
     """Sign by the new map key now, although nodes are behind."""
     lost = ["agents that are too old to know of it get no further changes until they are updated"]
     output.confirm("Use the new map key now?", lost, yes=yes)
-    _change(("map-key", "use"), as_json)
+    _change("map-key", "use", as_json)
 
 
-def _change(path: tuple[str, str], as_json: bool) -> None:
+def _status(key: str, as_json: bool) -> None:
     with connect() as connection:
-        reply = connection.post(path_of("trust", *path), Trust)
+        reply = connection.get(path_of("trust"), Trust)
+    _tell(key, reply, as_json)
+
+
+def _change(key: str, step: str, as_json: bool) -> None:
+    with connect() as connection:
+        reply = connection.post(path_of("trust", key, step), Trust)
+    _tell(key, reply, as_json)
+
+
+def _tell(key: str, reply: Reply[Trust], as_json: bool) -> None:
     if as_json:
         output.print_json(reply.whole)
-    elif path[0] == "ca":
+    elif key == "ca":
         _show_ca(reply.value.ca)
     else:
         _show_map_key(reply.value.map_key)
