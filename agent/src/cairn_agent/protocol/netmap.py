@@ -12,6 +12,8 @@ from typing import Literal
 
 import msgspec
 
+from cairn_agent.protocol.gateway import GatewayDuty, PreflightTask
+
 Role = Literal["host", "gateway"]
 SIGNATURE_CONTEXT = b"cairn-netmap-1"
 SUCCESSION_CONTEXT = b"cairn-map-key-1"
@@ -74,6 +76,8 @@ class NodeDocument(msgspec.Struct, frozen=True):
     vnis: list[int]
     appliances: list[str]
     settings: Settings
+    gateways: list[GatewayDuty] = []
+    preflights: list[PreflightTask] = []
 
 
 class Succession(msgspec.Struct, frozen=True):
