@@ -21,6 +21,7 @@ from cairn_agent.errors import (
     StateUnusable,
     Unreachable,
 )
+from cairn_agent.protocol.gateway import PreflightReport
 from cairn_agent.report import Pinged, Status
 
 _MAX_ANSWER_OCTETS: Final = 64 * 1024 * 1024
@@ -38,6 +39,10 @@ class Request(msgspec.Struct, frozen=True):
     peer: str = ""
     timeout_ms: int = 1000
     force: bool = False
+    port: str = ""  # of a pre-flight, with what follows
+    vlan: int = 0
+    vsubnet: str = ""
+    listen_s: float = 0.0
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -59,7 +64,7 @@ class Answer(msgspec.Struct, frozen=True):
 async def ask(path: Path, request: Request) -> Any:
     """Ask the running agent; raise Unreachable where none runs, or the error it answers."""
     try:
-        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+        async with asyncio.timeout(_ANSWER_TIMEOUT_S + request.listen_s):
             reader, writer = await asyncio.open_unix_connection(path, limit=_MAX_ANSWER_OCTETS)
             try:
                 writer.write(msgspec.json.encode(request) + b"\n")
@@ -93,6 +98,11 @@ def _not_running(path: Path, error: Exception) -> AgentError:
 def as_status(result: Any) -> Status:
     """Return what `status` answered, typed."""
     return msgspec.convert(result, Status)
+
+
+def as_preflight(result: Any) -> PreflightReport:
+    """Return what `preflight` answered, typed."""
+    return msgspec.convert(result, PreflightReport)
 
 
 def as_pinged(result: Any) -> Pinged:

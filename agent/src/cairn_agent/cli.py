@@ -18,8 +18,8 @@ import typer
 from rich.console import Console
 
 from cairn_agent import screens
-from cairn_agent.agent_socket import Request, as_pinged, as_status, ask
-from cairn_agent.errors import AgentError, BadInput, Unreachable
+from cairn_agent.agent_socket import Request, as_pinged, as_preflight, as_status, ask
+from cairn_agent.errors import AgentError, BadInput, Environment, Refused, Unreachable
 from cairn_agent.host.requirements import check_can_configure
 from cairn_agent.report import VERSION, Pinged, Status
 from cairn_agent.settings import Settings, from_environment
@@ -130,6 +130,26 @@ def ping(
         screens.show_ping_summary(_out, peer, sent, answers)
     if not answers:
         raise typer.Exit(Unreachable.exit_code)
+
+
+@app.command()
+def preflight(
+    context: typer.Context,
+    port: Annotated[str, typer.Option(help="LAN interface of this machine.")],
+    vsubnet: Annotated[str, typer.Option(help="The vSubnet that it would be bridged to.")],
+    vlan: Annotated[int, typer.Option(help="802.1Q tag; default: untagged.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=600.0, help="To listen.")] = 20.0,
+    json: Json = False,
+) -> None:
+    """Listen on a LAN, sending nothing, and say what bridging it would mean."""
+    request = Request("preflight", port=port, vlan=vlan, vsubnet=vsubnet, listen_s=seconds)
+    found = as_preflight(asyncio.run(ask(context.obj.agent_socket, request)))
+    if json:
+        _print_json(found)
+    else:
+        screens.show_preflight(_out, found)
+    if not found.is_go:
+        raise typer.Exit(Environment.exit_code if found.error else Refused.exit_code)
 
 
 @app.command()

@@ -21,6 +21,8 @@ from cairn_agent.errors import (
     Refused,
     Unreachable,
 )
+from cairn_agent.gateway.tasks import preflight, vni_named
+from cairn_agent.protocol.gateway import PreflightReport, PreflightTask
 from cairn_agent.report import Pinged
 from cairn_agent.reporting import find_peer, status
 
@@ -96,6 +98,8 @@ async def _result(agent: Agent, request: Request) -> Any:
         case "reload":
             agent.reload()
             return None
+        case "preflight":
+            return await _preflight(agent, request)
         case "leave":
             return await _leave(agent, request)
         case _:
@@ -109,6 +113,14 @@ async def _ping(agent: Agent, request: Request) -> Pinged:
     timeout_ms = min(max(request.timeout_ms, 1), 10_000)
     probe = await agent.dataplane.probe(peer.vni, peer.node_id, timeout_ms)
     return Pinged(peer.node_id, peer.name, peer.vni, probe.rtt_us, probe.endpoint)
+
+
+async def _preflight(agent: Agent, request: Request) -> PreflightReport:
+    if not 0 <= request.vlan < 4095:
+        raise BadInput(f"{request.vlan} is no VLAN ID", "name one from 1 to 4094, or none")
+    vni = vni_named(agent.netmap, request.vsubnet)
+    task = PreflightTask("", request.port, request.vlan, vni, request.listen_s)
+    return await preflight(agent.netmap, task)
 
 
 async def _leave(agent: Agent, request: Request) -> None:

@@ -27,6 +27,18 @@ from cairn_agent.dataplane import DataPlane, Event, Hello, connected
 from cairn_agent.entropy import key_octets
 from cairn_agent.errors import AgentError, Refused, StateUnusable
 from cairn_agent.files import held_lock
+from cairn_agent.gateway.beats import Beats
+from cairn_agent.gateway.gateways import Gateways
+from cairn_agent.gateway.wanted import bridges, has_work
+from cairn_agent.host.bridge import (
+    BridgeOutcome,
+    confirm,
+    ensure_bridges,
+    remove_other_bridges,
+    revert_unconfirmed,
+    revert_when_due,
+)
+from cairn_agent.host.bridge_journal import CONFIRM_S, Journal
 from cairn_agent.host.machine import boottime, host_name, machine_facts
 from cairn_agent.host.network import Network, read_network
 from cairn_agent.host.taps import ensure_taps, remove_other_taps
@@ -42,6 +54,7 @@ from cairn_agent.netmap.desired import (
     forgetting,
     nothing,
 )
+from cairn_agent.netmap.held import Netmap
 from cairn_agent.netmap.trust import limit_s
 from cairn_agent.protocol.enrolment import AckRequest
 from cairn_agent.racing import first_to_end
@@ -69,6 +82,9 @@ class Agent:
         self.runtime = RuntimeDir(settings.runtime_dir)
         self.netlink = netlink
         self.network = network
+        self.journal = Journal(settings.bridge_journal)
+        self.bridges: Mapping[int, BridgeOutcome] = {}
+        self.gateways: Gateways | None = None  # None: no duty since the start
         self.membership: Membership | None = None
         self.dataplane: DataPlane | None = None
         self.hello: Hello | None = None
@@ -85,7 +101,19 @@ class Agent:
         self._nobody = nobody()
         self._settled = asyncio.Event()
         self._met = asyncio.Event()  # a data plane has been there
+        self._duties_changed = asyncio.Event()
+        self._bridges_changed = asyncio.Event()
         self._is_stale = False  # the state that is on its way to the data plane
+
+    @property
+    def node_id(self) -> str:
+        """This node's ID; that of nobody where it is none."""
+        return self.membership.identity().node_id if self.membership else _NIL
+
+    @property
+    def netmap(self) -> Netmap | None:
+        """The netmap in use."""
+        return self.membership.netmap if self.membership else None
 
     def load(self) -> None:
         """Read what is on disk; changes nothing. Raises StateUnusable."""
@@ -117,6 +145,7 @@ class Agent:
         self.load()
         self._tell_membership()
         self.membership_changed.set()
+        self._duties_changed.set()
         self.wake.set()
 
     async def keep_link(self) -> None:
@@ -223,6 +252,53 @@ class Agent:
                 self._apply_anew()  # a TAP that the data plane had is gone
             self.wake.set()
 
+    async def keep_gateways(self) -> None:
+        """Do this node's duties as a gateway, from the first one on."""
+        while True:
+            self._duties_changed.clear()
+            membership = self.membership
+            if membership is None or not has_work(membership.netmap):
+                await self._duties_changed.wait()
+                continue
+            link = membership.link
+            beats = Beats(membership.identity, lambda link=link: link.state.appliance)  # type: ignore[misc]
+            self.gateways = Gateways(self, beats, self._confirm_bridges)
+            try:
+                await first_to_end(
+                    self.gateways.run(), self._tell_gateways(self.gateways, membership)
+                )
+            finally:
+                self.gateways = None
+
+    async def _tell_gateways(self, gateways: Gateways, membership: Membership) -> None:
+        """Tell them of each change, until the node is another one."""
+        while self.membership is membership:
+            gateways.changed()
+            await self._duties_changed.wait()
+            self._duties_changed.clear()
+
+    def _confirm_bridges(self, sent_ns: int) -> None:
+        """An appliance answered a beat: the host can be reached over what it was sent by."""
+        moved = [r.revert_at for r in self.journal.bridges.values() if not r.is_confirmed]
+        if moved and sent_ns / 1e9 > max(moved) - CONFIRM_S:
+            log.info("an appliance was reached over the bridge: the host's address stays there")
+            confirm(self.journal)
+
+    async def keep_bridges(self) -> None:
+        """Put back addresses that were moved to a bridge and that nobody confirmed."""
+        with contextlib.suppress(NetlinkError, AgentError):
+            await revert_unconfirmed(self.netlink, self.journal)
+        while True:
+            self._bridges_changed.clear()
+            try:
+                if await revert_when_due(self.netlink, self.journal):
+                    self.wake.set()
+            except (NetlinkError, AgentError) as error:
+                log.warning("the host's address can't be put back: %s", error)
+                await asyncio.sleep(_RETRY_S)
+                continue
+            await self._bridges_changed.wait()
+
     async def keep_books(self) -> None:
         """Write down, at most once a minute, what a restart must know."""
         while True:
@@ -251,9 +327,26 @@ class Agent:
         self._note_problems({**wanted.problems, **failed})
         state = _without(wanted.state, failed.keys())
         is_loaded = await self._load(state, wanted.generations)
+        is_bridged = await self._bridge()
         await remove_other_taps(self.netlink, wanted.taps)
         is_refused = bool(outcome.failed) or (self.dataplane is not None and not is_loaded)
+        is_refused |= not is_bridged
         return min(_RETRY_S if is_refused else 3600.0, self._trust_ends_in_s())
+
+    async def _bridge(self) -> bool:
+        """Have the bridges of the duties, and no others; return whether all are as they should.
+
+        After the data plane has its state: by then the gates are closed.
+        """
+        wanted = bridges(self.netmap, self.node_id, self.network.carried_mtu())
+        if wanted or self.bridges:
+            before = self.bridges
+            self.bridges = await ensure_bridges(self.netlink, wanted, self.journal)
+            _log_bridges(before, self.bridges)
+        await remove_other_bridges(self.netlink, wanted, self.journal)
+        self._bridges_changed.set()
+        self._duties_changed.set()
+        return all(outcome.error is None for outcome in self.bridges.values())
 
     async def _first_word(self) -> None:
         """Let an appliance say first who this machine is, if one answers at once.
@@ -379,6 +472,8 @@ class Agent:
                 self.degraded[event.what] = f"off: {event.reason}"
                 log.warning("data plane degraded what=%s reason=%s", event.what, event.reason)
                 self._tell_membership()
+            case "reflected" | "gate_closed" if self.gateways is not None:
+                self.gateways.note(event)
             case "clone_seen" | "spoofed":
                 log.warning("%s vni=%d peer=%s", event.type, event.vni, event.peer)
             case _:
@@ -453,6 +548,8 @@ async def _until_stopped(
             tasks.create_task(agent.keep_dataplane(), name="data plane"),
             tasks.create_task(agent.watch_network(), name="network"),
             tasks.create_task(agent.keep_link(), name="link"),
+            tasks.create_task(agent.keep_gateways(), name="gateways"),
+            tasks.create_task(agent.keep_bridges(), name="bridges"),
             tasks.create_task(agent.keep_books(), name="books"),
         ]
         await stopped.wait()
@@ -475,3 +572,14 @@ def _without(state: DataPlaneState, vnis: Collection[int]) -> DataPlaneState:
         return state
     kept = [vsubnet for vsubnet in state.vsubnets if vsubnet.vni not in vnis]
     return msgspec.structs.replace(state, vsubnets=kept)
+
+
+def _log_bridges(before: Mapping[int, BridgeOutcome], now: Mapping[int, BridgeOutcome]) -> None:
+    """Log what is new of the bridges."""
+    for vni, outcome in now.items():
+        known = before.get(vni)
+        error, known_error = outcome.error, known.error if known else None
+        if error is not None and (known_error is None or known_error.cause != error.cause):
+            log.warning("not bridged vni=%d: %s", vni, error.cause)
+        for warning in set(outcome.warnings) - set(known.warnings if known else ()):
+            log.warning("bridge vni=%d: %s", vni, warning)

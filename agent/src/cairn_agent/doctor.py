@@ -11,7 +11,14 @@ from cairn_agent.control.tls import CONNECT_TIMEOUT_S, split_address
 from cairn_agent.entropy import has_cpu_generator
 from cairn_agent.errors import AgentError
 from cairn_agent.host.requirements import can_administer_network, tun_problem
-from cairn_agent.report import VERSION, Check, PeerReport, Status, VSubnetReport
+from cairn_agent.report import (
+    VERSION,
+    Check,
+    GatewayReport,
+    PeerReport,
+    Status,
+    VSubnetReport,
+)
 from cairn_agent.settings import UNDERLAY_PORT, Settings
 from cairn_agent.state import StateDir
 
@@ -37,6 +44,7 @@ async def examine(settings: Settings) -> list[Check]:
         *await _appliances(status.link.appliances),
         _endpoints(status),
         *_vsubnets(status),
+        *map(_gateway, status.gateways),
         *map(_peer, status.peers),
     ]
     return checks
@@ -210,6 +218,17 @@ def _tap_mtu(name: str, vsubnet: VSubnetReport) -> Check:
     if found != mtu:
         return Check(name, "warning", f"{tap} has MTU {found}, not {mtu}", "restart the agent")
     return Check(name, "ok", f"{tap}, MTU {mtu}")
+
+
+def _gateway(gateway: GatewayReport) -> Check:
+    where = f"{gateway.port} VLAN {gateway.vlan}" if gateway.vlan else gateway.port
+    name = f"gateway {gateway.name} on {where}"
+    cause, _, remedy = gateway.why.partition("; ")
+    if gateway.code:
+        return Check(name, "failed", f"{gateway.state}: {cause}", remedy)
+    if gateway.state == "standby" and not gateway.forwarder:
+        return Check(name, "warning", f"nobody forwards: {cause}", "cairn gateway list")
+    return Check(name, "ok", f"{gateway.state}: {cause}" if cause else gateway.state)
 
 
 def _peer(peer: PeerReport) -> Check:

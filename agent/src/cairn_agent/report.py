@@ -98,6 +98,23 @@ class VSubnetReport(msgspec.Struct, frozen=True):
     trusted_for_s: float | None = None  # without an appliance; None: no limit
 
 
+class GatewayReport(msgspec.Struct, frozen=True):
+    """One LAN segment that this node is a gateway of."""
+
+    segment: str
+    name: str
+    vni: int
+    port: str
+    vlan: int  # 0: untagged
+    state: str  # "forwarding", "standby", "blocked" by a loop, "unable"
+    code: str = ""
+    why: str = ""  # where it doesn't forward: a sentence, and what to do after "; "
+    term: int = 0  # of the last grant to this node
+    forwarder: str = ""  # the name of the one that was granted the segment
+    stations: int = 0
+    counters: dict[str, int] = {}
+
+
 class Status(msgspec.Struct, frozen=True):
     """All of it."""
 
@@ -119,6 +136,7 @@ class Status(msgspec.Struct, frozen=True):
     dataplane: DataPlaneReport = DataPlaneReport()
     vsubnets: list[VSubnetReport] = []
     peers: list[PeerReport] = []
+    gateways: list[GatewayReport] = []
     problems: list[str] = []  # sentences: everything that isn't as it should be
 
 

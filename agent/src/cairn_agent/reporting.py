@@ -55,6 +55,7 @@ async def status(agent: Agent) -> Status:
         dataplane=_dataplane(agent, stats),
         vsubnets=_vsubnets(agent, membership, stats),
         peers=_peers(membership, stats),
+        gateways=agent.gateways.reports() if agent.gateways else [],
         problems=_problems(agent, membership),
     )
 
@@ -80,6 +81,12 @@ def _problems(agent: Agent, membership: Membership) -> list[str]:
     problems = [membership.identity().barred, membership.waits, *agent.problems.values()]
     if agent.dataplane_error is not None:
         problems.append(agent.dataplane_error.cause)
+    if agent.gateways is not None:
+        problems += [
+            f"segment {each.name} on {each.port} is {each.state}: {each.why}"
+            for each in agent.gateways.reports()
+            if each.code
+        ]
     if not membership.link.state.is_up:
         problems.append(membership.link.state.error)
     return [problem for problem in problems if problem]

@@ -8,8 +8,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cairn_agent.report import Check, PeerReport, Pinged, Status, VSubnetReport
+from cairn_agent.protocol.gateway import PreflightReport
+from cairn_agent.report import (
+    Check,
+    GatewayReport,
+    PeerReport,
+    Pinged,
+    Status,
+    VSubnetReport,
+)
 
+_LEVELS = {"info": "[dim]info[/]", "handled": "[green]handled[/]", "no_go": "[red]no-go[/]"}
+_LEADS = {"info": "note", "handled": "guard", "no_go": "what to do"}
 _MARKS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[red]failed[/]"}
 
 
@@ -24,6 +34,8 @@ def show_status(out: Console, status: Status) -> None:
     out.print(facts)
     if status.vsubnets:
         out.print(_vsubnet_table(status.vsubnets))
+    if status.gateways:
+        out.print(_gateway_table(status.gateways))
     if status.peers:
         show_peers(out, status.peers)
 
@@ -80,6 +92,20 @@ def show_checks(out: Console, checks: Sequence[Check]) -> None:
         if check.remedy and check.verdict != "ok":
             table.add_row("", "", f"what to do: {escape(check.remedy)}")
     out.print(table)
+
+
+def show_preflight(out: Console, report: PreflightReport) -> None:
+    """Print what a pre-flight heard, the worst first, and go or no-go."""
+    if report.error:
+        out.print(f"[red]not done[/]: {escape(report.error)}")
+        return
+    table = Table.grid(padding=(0, 2))
+    for finding in report.findings:
+        table.add_row(_LEVELS[finding.level], escape(finding.what))
+        table.add_row("", f"{_LEADS[finding.level]}: {escape(finding.guard)}")
+    out.print(table)
+    verdict = "[green]go[/]" if report.is_go else "[red]no-go[/]"
+    out.print(f"{verdict}: {report.frames:,} frames heard in {report.heard_s:.0f} s")
 
 
 def show_ping_summary(out: Console, peer: str, sent: int, answers: Sequence[Pinged]) -> None:
@@ -184,6 +210,24 @@ def _vsubnet_table(vsubnets: Sequence[VSubnetReport]) -> Table:
             octets(vsubnet.tx_octets),
             octets(vsubnet.rx_octets),
             f"[red]{escape(vsubnet.problem)}[/]" if vsubnet.problem else "[green]up[/]",
+        )
+    return table
+
+
+def _gateway_table(gateways: Sequence[GatewayReport]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("SEGMENT", "PORT", "VLAN", "TERM", "STATIONS", "GATEWAY"):
+        table.add_column(column, overflow="fold")
+    for each in gateways:
+        color = "red" if each.code else "green"
+        text = f": {escape(each.why)}" if each.why else ""
+        table.add_row(
+            escape(each.name),
+            escape(each.port),
+            str(each.vlan) if each.vlan else "-",
+            str(each.term) if each.term else "-",
+            str(each.stations),
+            f"[{color}]{each.state}[/]{text}",
         )
     return table
 

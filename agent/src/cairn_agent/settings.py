@@ -39,6 +39,11 @@ class Settings:
         return self.runtime_dir / "dataplane.sock"
 
     @property
+    def bridge_journal(self) -> Path:
+        """How the host's ports were before they were bridged."""
+        return self.state_dir / "bridges.json"
+
+    @property
     def agent_socket(self) -> Path:
         """The socket that the agent's own commands use."""
         return self.runtime_dir / "agent.sock"

@@ -20,7 +20,7 @@ from cairn_agent.entropy import stir_tls
 from cairn_agent.errors import Refused, Unreachable
 from cairn_agent.netmap.held import MAX_OCTETS
 from cairn_agent.protocol import enrolment as wire
-from cairn_agent.protocol import reassertion
+from cairn_agent.protocol import gateway, reassertion
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +112,26 @@ class Replica:
     async def leave(self, request: wire.LeaveRequest) -> None:
         """Leave for good."""
         await self._send("leave", request)
+
+    async def gateway_beat(self, beat: gateway.GatewayBeat) -> gateway.BeatAnswer:
+        """Say how the node's segments are, and hear who forwards."""
+        return await self._post("gateway/beat", beat, gateway.BeatAnswer)
+
+    async def gateway_release(self, request: gateway.ReleaseRequest) -> None:
+        """Say that the gate is closed for good under this term."""
+        await self._send("gateway/release", request)
+
+    async def gateway_stations(self, report: gateway.StationReport) -> None:
+        """Say which machines are on the LAN."""
+        await self._send("gateway/stations", report)
+
+    async def gateway_event(self, event: gateway.GatewayEvent) -> None:
+        """Tell the operators' event log something."""
+        await self._send("gateway/event", event)
+
+    async def gateway_preflight(self, report: gateway.PreflightReport) -> None:
+        """Say what a pre-flight found."""
+        await self._send("gateway/preflight", report)
 
     async def netmap_lines(
         self, incarnation: int, revision: int, quiet_s: float, trust: str = ""

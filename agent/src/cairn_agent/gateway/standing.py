@@ -150,6 +150,11 @@ class Standing:
         """Whether the data plane's gate is closed for certain."""
         return now >= self._open_until
 
+    @property
+    def own_term(self) -> int:
+        """The term of the last grant to this node."""
+        return self._own_term
+
     def is_blocked(self) -> bool:
         """Whether the port is blocked by a loop."""
         return self._blocked_until > 0

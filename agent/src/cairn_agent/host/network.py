@@ -22,6 +22,7 @@ _DUMPS = 10  # tries to read a network that keeps changing
 
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
+IFF_LOWER_UP = 0x10000  # has a carrier
 IFA_F_TEMPORARY = 0x01  # of IPv6; IFA_F_SECONDARY of IPv4
 IFA_F_DADFAILED = 0x08
 IFA_F_DEPRECATED = 0x20
