@@ -163,7 +163,10 @@ def _route(message: Any, index: int) -> RouteRecord:
         gateway=_gateway(get),
         source=get("RTA_PREFSRC") or "",
         metric=get("RTA_PRIORITY") or 0,
-        metrics={str(name): value for name, value in (metrics or {"attrs": []})["attrs"]},
+        metrics={
+            str(name).removeprefix("RTAX_").lower(): value
+            for name, value in (metrics or {"attrs": []})["attrs"]
+        },
         preference=get("RTA_PREF") or 0,
         hops=hops,
     )
@@ -236,7 +239,7 @@ async def _remove_address(netlink: AsyncIPRoute, address: AddressRecord, index: 
             "del",
             index=index,
             family=address.family,
-            address=address.address,
+            address=address.peer or address.address,
             local=address.address,
             prefixlen=address.prefix_length,
         )
@@ -263,7 +266,7 @@ async def _set_route(netlink: AsyncIPRoute, route: RouteRecord, source: int, tar
     if route.source:
         request["prefsrc"] = route.source
     if route.metrics:
-        request["metrics"] = {"attrs": [[name, value] for name, value in route.metrics.items()]}
+        request["metrics"] = dict(route.metrics)
     if route.family == AF_INET6 and route.preference:
         request["pref"] = route.preference
     if route.hops:
