@@ -107,8 +107,11 @@ async def settled() -> dict[str, Any]:
 
 async def lan(netlink: AsyncIPRoute) -> None:
     """Make the LAN port, up, and the vSubnet's TAP."""
-    Path("/proc/sys/net/ipv6/conf/default/dad_transmits").write_text("0")  # saves seconds
+    for where in ("all", "default"):  # saves seconds of each test
+        Path(f"/proc/sys/net/ipv6/conf/{where}/accept_dad").write_text("0")
     run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "lan0")
+    run("ip", "link", "del", "eth0")
+    Path("/proc/sys/net/ipv6/conf/lan0/disable_ipv6").write_text("1")  # it says nothing by itself
     run("ip", "link", "set", "lan0", "up")
     run("ip", "link", "set", "eth1", "up")
     assert not (await ensure_taps(netlink, [TAP])).failed

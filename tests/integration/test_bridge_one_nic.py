@@ -49,7 +49,6 @@ ROOT = Path(__file__).resolve().parents[2]
 async def one_nic(netlink: AsyncIPRoute) -> None:
     """Give the LAN port all kinds of addresses and routes, and put a peer behind the cable."""
     await lan(netlink)
-    run("ip", "link", "del", "eth0")
     for command in (
         "addr add 192.0.2.1/24 brd + dev eth1",
         "addr add 192.0.2.2/24 brd + dev eth1",
