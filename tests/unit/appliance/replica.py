@@ -73,6 +73,10 @@ class YieldingStore:
         await self._let_others_in()
         return await self.inner.commit(compares, writes)
 
+    async def write_and_read(self, writes: Sequence[Put], read: Sequence[str]) -> Listing:
+        await self._let_others_in()
+        return await self.inner.write_and_read(writes, read)
+
     def follow(self, prefix: str) -> AsyncGenerator[Reset | Events | Progress, None]:
         return self.inner.follow(prefix)
 

@@ -24,6 +24,7 @@ from cairn_appliance.domain.vsubnet import (
     checked_prefixes,
 )
 from cairn_appliance.pki.sealing import Sealer
+from cairn_appliance.services.attachments import segments_on
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.events import Journal
@@ -227,6 +228,7 @@ class VSubnets:
         writes: builtins.list[Put | Delete] = [
             Delete(key),
             Delete(keys.psks(vsubnet.id)),
+            Delete(keys.probe_key(vsubnet.id)),
             Delete(keys.name("vsubnet", vsubnet.name)),
             Delete(keys.vni(vsubnet.vni)),
             entry,
@@ -275,9 +277,16 @@ class VSubnets:
         """Open it again and raise Clash if it has members."""
         vsubnet = closed.value
         listing = await self._store.list(keys.members_of(vsubnet.id))
-        if not listing.items:
+        segments = await segments_on(self._store, vsubnet.id)
+        if not listing.items and not segments:
             return
         await self._reopen(closed)
+        if not listing.items:
+            raise Clash(
+                f"vSubnet {vsubnet.name} has {len(segments)} LAN segments",
+                "delete them first (`cairn gateway segment delete`)",
+                code="has_segments",
+            )
         raise Clash(
             f"vSubnet {vsubnet.name} has {len(listing.items)} members",
             "delete its members first (`cairn member delete`)",
