@@ -5,7 +5,16 @@ from __future__ import annotations
 import inspect
 
 from cairn_agent.gateway import probe as module
-from cairn_agent.gateway.probe import MAX_ACKNOWLEDGED, Heard, Probe, decode, encode
+from cairn_agent.gateway.probe import (
+    MAX_ACKNOWLEDGED,
+    MAX_STATIONS,
+    Heard,
+    Probe,
+    decode,
+    decode_stations,
+    encode,
+    encode_stations,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,3 +75,21 @@ def test_no_more_are_acknowledged_than_fit() -> None:
 
 def test_the_tag_is_compared_in_constant_time() -> None:
     assert "hmac.compare_digest" in inspect.getsource(module.decode)
+
+
+_MACS = st.lists(st.binary(min_size=6, max_size=6).map(lambda mac: mac.hex(":")), max_size=300)
+
+
+@given(_PROBES, _MACS, st.data())
+def test_stations_come_out_as_they_went_in_and_never_changed(
+    probe: Probe, macs: list[str], data: st.DataObject
+) -> None:
+    octets = encode_stations(probe, macs, KEY)
+    said = decode_stations(octets, KEY)
+    assert said is not None and said[1] == macs[:MAX_STATIONS] and said[0].node == probe.node
+    assert decode(octets, KEY) is None and decode_stations(encode(probe, KEY), KEY) is None
+    changed = bytearray(octets)
+    bit = data.draw(st.integers(0, len(octets) * 8 - 1))
+    changed[bit // 8] ^= 1 << bit % 8
+    assert decode_stations(bytes(changed), KEY) is None
+    assert decode_stations(octets[: data.draw(st.integers(0, len(octets) - 1))], KEY) is None

@@ -76,7 +76,7 @@ def _advertisement(mac: bytes, address: ipaddress.IPv6Address) -> bytes:
 
 
 def _checksum(octets: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
+    total: int = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

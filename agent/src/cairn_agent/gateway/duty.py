@@ -13,6 +13,7 @@ import binascii
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol, TypeVar
 
@@ -25,7 +26,14 @@ from cairn_agent.gateway.announce import binding_frames, paced, station_frames
 from cairn_agent.gateway.beats import Beats
 from cairn_agent.gateway.clock import now_ns
 from cairn_agent.gateway.ports import ProbePort, open_port
-from cairn_agent.gateway.probe import Side, decode, encode
+from cairn_agent.gateway.probe import (
+    MAX_STATIONS,
+    Side,
+    decode,
+    decode_stations,
+    encode,
+    encode_stations,
+)
 from cairn_agent.gateway.standing import (
     Announce,
     Output,
@@ -36,7 +44,7 @@ from cairn_agent.gateway.standing import (
     Standing,
     Tell,
 )
-from cairn_agent.gateway.wanted import bridged
+from cairn_agent.gateway.wanted import bridged, overlay_macs
 from cairn_agent.host.bridge import BridgeOutcome, block_port, stations
 from cairn_agent.host.bridge_guards import Seen, read_counters, read_seen
 from cairn_agent.host.network import IFF_LOWER_UP, Link, Network
@@ -63,6 +71,8 @@ _GATE_TIMEOUT_S: Final = 1.0
 _MAX_QUEUED: Final = 32
 _AGAIN_S: Final = 1.0  # announcements are said twice
 _LEAVE_S: Final = 2.0
+_TOLD_S: Final = 300.0  # as long as the bridge keeps what it learned itself
+_MAX_TOLD: Final = 4096
 _SEEN: Final = {
     "rogue_dhcp": "answers as a DHCP server; it doesn't cross (allow it, or find it)",
     "rogue_ra": "advertises itself as an IPv6 router; it doesn't cross (allow it, or find it)",
@@ -111,6 +121,7 @@ class Duty:
         self._known: frozenset[Seen] = frozenset()
         self._stations: frozenset[str] = frozenset()
         self._is_crowded = False
+        self._told: dict[str, float] = {}  # stations by the forwarder's word -> when
         self.counters: dict[str, int] = {}
         self.standing = Standing(
             around.node_id,
@@ -253,14 +264,40 @@ class Duty:
 
     async def _hear(self, place: Side, port: ProbePort) -> None:
         while True:
-            probe = decode(await port.payload(), self._key)
+            payload = await port.payload()
+            probe = decode(payload, self._key)
             if probe is not None:
                 self._do(self.standing.heard(now_ns(), place, probe))
+            elif place == "lan":
+                self._note_stations(payload)
+
+    def _note_stations(self, payload: bytes) -> None:
+        """Keep what the forwarder says of its stations, for when this one takes over."""
+        said = decode_stations(payload, self._key)
+        if said is None or not self.standing.is_news(said[0]):
+            return
+        now = time.monotonic()
+        self._told = {mac: at for mac, at in self._told.items() if now - at < _TOLD_S}
+        for mac in said[1]:
+            if mac in self._told or len(self._told) < _MAX_TOLD:
+                self._told[mac] = now
+
+    def _tell_stations(self) -> None:
+        """Say on the LAN which stations there are: who stands by may have heard none of them."""
+        macs, port = sorted(self._stations), self._ports.get("lan")
+        for begin in range(0, len(macs), MAX_STATIONS):
+            probe = self.standing.probe(now_ns(), "lan")
+            if probe is not None and port is not None:
+                part = macs[begin : begin + MAX_STATIONS]
+                port.send_probe(encode_stations(probe, part, self._key))
 
     async def _until_other(self, place: Side, link: Link) -> None:
         """Wait until the interface isn't the one any more that it was."""
-        while (now := self._link(place)) and (now.index, now.mac) == (link.index, link.mac):
+        while True:
             await asyncio.sleep(_REOPEN_S)
+            now = self._link(place)
+            if now is None or (now.index, now.mac) != (link.index, link.mac):
+                return
 
     async def _set_gates(self) -> None:
         while True:
@@ -314,14 +351,11 @@ class Duty:
         vsubnet = netmap.vsubnets.get(self.duty.vni) if netmap else None
         if vsubnet is None:
             return
-        here = {
-            mac
-            for member in vsubnet.readable()
-            if member.role == "gateway" and member.node_id in self.duty.gateways
-            for mac in member.macs[1:]
-        }
+        now = time.monotonic()
+        here = {mac for mac, at in self._told.items() if now - at < _TOLD_S}
         with contextlib.suppress(NetlinkError):
             here |= await stations(self._around.netlink, self.duty.vni)
+        here -= overlay_macs(vsubnet, [])
         await paced(lambda frame: self._send("overlay", frame), station_frames(here))
         await paced(lambda frame: self._send("lan", frame), binding_frames(vsubnet))
 
@@ -337,6 +371,7 @@ class Duty:
                 self.counters = await read_counters(self.duty.vni)
                 self._tell_seen(await read_seen())
                 if self.standing.is_forwarding(now_ns()):
+                    self._tell_stations()
                     await self._report_stations()
             except (NetlinkError, AgentError) as error:
                 log.info("segment=%s can't be looked at: %s", self.duty.name, error)

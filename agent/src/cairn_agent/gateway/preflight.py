@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from cairn_agent.gateway import probe
+from cairn_agent.gateway.probe import ETHERTYPE, MAGIC
 from cairn_agent.netmap.held import HeldVSubnet
 from cairn_agent.protocol.gateway import Finding, FindingLevel, Guards
 
@@ -72,7 +72,26 @@ class Analysis:
         if len(octets) < _HEADER:
             return
         self.frames += 1
-        destination, source = octets[:6], _mac(octets[6:12])
+        source = _mac(octets[6:12])
+        self._take_addresses(octets[:6], source)
+        ethertype, payload = int.from_bytes(octets[12:14], "big"), octets[_HEADER:]
+        if ethertype == _ARP:
+            self._take_arp(payload)
+        elif ethertype == _IPV4:
+            self._take_ipv4(source, payload, length - _HEADER)
+        elif ethertype == _IPV6:
+            self._take_ipv6(source, payload, length - _HEADER)
+        elif ethertype == _NLB_HEARTBEAT:
+            self._note("nlb", source)
+        elif ethertype == ETHERTYPE and payload.startswith(MAGIC):
+            self._note("cairn_gateway", source)
+
+    def findings(self, heard_s: float, guards: Guards) -> list[Finding]:
+        """Return what it means; the worst first."""
+        order: dict[FindingLevel, int] = {"no_go": 0, "handled": 1, "info": 2}
+        return sorted(self._findings(heard_s, guards), key=lambda each: order[each.level])
+
+    def _take_addresses(self, destination: bytes, source: str) -> None:
         if destination[0] & 1:
             self.to_many += 1
             self._note("groups", _mac(destination))
@@ -82,23 +101,6 @@ class Analysis:
             self._note("stp", source)
         if source.startswith(("02:bf:", "03:bf:")):
             self._note("nlb", source)
-        ethertype, payload = int.from_bytes(octets[12:14], "big"), octets[_HEADER:]
-        match ethertype:
-            case 0x0806:
-                self._take_arp(payload)
-            case 0x0800:
-                self._take_ipv4(source, payload, length - _HEADER)
-            case 0x86DD:
-                self._take_ipv6(source, payload, length - _HEADER)
-            case 0x886F:
-                self._note("nlb", source)
-            case probe.ETHERTYPE if payload.startswith(b"CRNp"):
-                self._note("cairn_gateway", source)
-
-    def findings(self, heard_s: float, guards: Guards) -> list[Finding]:
-        """Return what it means; the worst first."""
-        order: dict[FindingLevel, int] = {"no_go": 0, "handled": 1, "info": 2}
-        return sorted(self._findings(heard_s, guards), key=lambda each: order[each.level])
 
     def _note(self, kind: str, what: str) -> None:
         kept = self._found[kind]

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from cairn_agent.gateway.probe import MAX_ACKNOWLEDGED, Heard, Probe, Side
 from cairn_agent.protocol.gateway import (
@@ -135,7 +135,7 @@ class Standing:
         self._started = started
         self._sequence = 0
         self._sent: deque[tuple[int, int]] = deque(maxlen=_OWN_KEPT)
-        self._senders: dict[tuple[str, Side, Side], _Sender] = {}
+        self._senders: dict[tuple[str, str, Side], _Sender] = {}
         self._forwarders: dict[str, tuple[int, Heard, int]] = {}  # node -> heard at, what, term
         self._latest: dict[str, tuple[int, int]] = {}  # node -> boot, sequence: whichever way
         self._acknowledged: dict[str, int] = {}  # node -> when the probe was sent that it heard
@@ -266,6 +266,11 @@ class Standing:
         self._note(now, probe)
         return self._decide(now)
 
+    def is_news(self, probe: Probe) -> bool:
+        """Whether the forwarder of this segment says this now, and it is no recording."""
+        is_ours = probe.segment == self.duty.segment and probe.node != self._node
+        return is_ours and probe.role == "forwarder" and self._is_fresh("stations", probe)
+
     def trouble(self, now: int, code: str, why: str) -> list[Output]:
         """Port, bridge or data plane can't be used now (a code and a sentence), or can ("")."""
         self._trouble = (code, why)
@@ -376,7 +381,7 @@ class Standing:
                 before = self._acknowledged.get(probe.node, 0)
                 self._acknowledged[probe.node] = max(before, sent)
 
-    def _is_fresh(self, place: Side, probe: Probe) -> bool:
+    def _is_fresh(self, place: Side | Literal["stations"], probe: Probe) -> bool:
         """Whether it is newer than what was heard of its sender there, and not a recording."""
         key = (probe.node, place, probe.side)
         known = self._senders.get(key)

@@ -73,9 +73,7 @@ async def _listened(vsubnet: HeldVSubnet, task: PreflightTask) -> PreflightRepor
     seconds = min(max(task.listen_s, 0.1), _MAX_LISTEN_S)
     heard_s = await listen(task.port, seconds, analysis.take)
     findings = analysis.findings(heard_s, Guards())
-    return PreflightReport(
-        task.task, is_go(findings), round(heard_s, 1), analysis.frames, findings
-    )
+    return PreflightReport(task.task, is_go(findings), round(heard_s, 1), analysis.frames, findings)
 
 
 def vni_named(netmap: Netmap | None, name: str) -> int:
