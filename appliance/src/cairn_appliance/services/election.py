@@ -253,9 +253,9 @@ class Election:
     ) -> Listing:
         writes = [Put(keys.beat(beat.node), records.beats.encode(beat))]
         said = tuple(_said(each) for each in mine)
+        state = GatewayState(beat.node, self._clock(), said)
         is_due = self._is_state_due(beat.node, said)
         if is_due:
-            state = GatewayState(beat.node, self._clock(), said)
             writes.append(Put(keys.gateway_state(beat.node), records.gateway_states.encode(state)))
         try:
             async with asyncio.timeout(BEAT_WITHIN_S):
@@ -264,6 +264,7 @@ class Election:
             raise Unavailable("the store gives no answer in time") from error
         if is_due:
             self._written[beat.node] = said, self._monotonic()
+            self._board.note_state(state)
         self._board.heard(beat, listing.revision)
         return listing
 

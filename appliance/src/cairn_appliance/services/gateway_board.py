@@ -152,6 +152,10 @@ class GatewayBoard:
         """Return what a gateway said of its segments last."""
         return self._states.get(node)
 
+    def note_state(self, state: GatewayState) -> None:
+        """Note what a gateway said here."""
+        self._states[state.node] = state
+
     def troubles(self, segment: str) -> list[Trouble]:
         """Return what the gateways of a segment have reported."""
         return list(self._troubles.get(segment, {}).values())
@@ -186,7 +190,7 @@ class GatewayBoard:
                 self.note_record(record.segment, Stored(record, item.revision))
         elif item.key.startswith(keys.GATEWAY_STATES):
             for state in _decoded(records.gateway_states, item):
-                self._states[state.node] = state
+                self.note_state(state)
         elif item.key.startswith(keys.TROUBLES):
             for trouble in _decoded(records.troubles, item):
                 self._troubles.setdefault(trouble.segment, {})[trouble.code] = trouble
