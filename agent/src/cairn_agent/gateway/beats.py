@@ -68,7 +68,7 @@ class Beats:
         self._soon = asyncio.Event()
         self._queue: deque[Post] = deque(maxlen=_MAX_EVENTS)
         self._queued = asyncio.Event()
-        self.answered_at = 0.0  # of the loop; 0: never
+        self._told: dict[str, str] = {}  # address -> why the last beat failed, as logged
         self.error: AgentError | None = None
 
     def beat_soon(self) -> None:
@@ -143,13 +143,14 @@ class Beats:
             self._failed(address, error)
             return False
         self._good, self.error = address, None
-        self.answered_at = asyncio.get_running_loop().time()
+        self._told.clear()
         speaker.answered(sent, answer)
         return True
 
     def _failed(self, address: str, error: AgentError) -> None:
-        if self.error is None or self.error.cause != error.cause:
+        if self._told.get(address) != error.cause:
             log.warning("a beat was not answered appliance=%s: %s", address, error.cause)
+        self._told[address] = error.cause
         self.error = error
         if self._good == address:
             self._good = ""
