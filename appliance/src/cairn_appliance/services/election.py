@@ -145,16 +145,17 @@ class Election:
         return wire.BeatAnswer(grants)
 
     async def release(self, node: str, segment_id: str, term: int) -> None:
-        """Take the holder's word that its gate is closed; an old word changes nothing."""
+        """Take the holder's word that its gate is closed; an old word changes nothing.
+
+        Raise Refused for one that is no gateway of the segment (any more): the record that
+        names it rests by itself.
+        """
 
         async def attempt() -> None:
+            segment = self.duty(node, segment_id)
             stored = await read(self._store, records.forwardings, keys.forwarding(segment_id))
-            is_own = stored is not None and stored.value.holder == node
-            segment = self.duties(node).get(segment_id)
-            if segment is None and not is_own:
-                self.duty(node, segment_id)
-            if stored is None or segment is None:
-                return  # it was taken out meanwhile: the record rests by itself
+            if stored is None:
+                return
             # The newest revision that was heard of: a term is above those of other segments.
             revision = max(stored.revision, self._board.revision)
             change = released(self._situation(node, segment, stored, revision), term)
