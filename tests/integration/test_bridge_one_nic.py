@@ -55,6 +55,7 @@ async def one_nic(netlink: AsyncIPRoute) -> None:
         "addr add 192.0.2.3/24 brd + dev eth1 label eth1:1 valid_lft 3600 preferred_lft 1800",
         "addr add 198.51.100.1 peer 198.51.100.2 dev eth1",
         "addr add 2001:db8:1::1/64 dev eth1 valid_lft 7200 preferred_lft 7200 noprefixroute",
+        "addr add 2001:db8:1::2/64 dev eth1",
         "-6 route add 2001:db8:1::/64 dev eth1 proto ra metric 100",
         "route add default via 192.0.2.9 proto dhcp src 192.0.2.2 metric 50 mtu 1400",
         "route add 203.0.113.0/24 dev eth1 scope link",

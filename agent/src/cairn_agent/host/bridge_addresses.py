@@ -68,16 +68,16 @@ async def move(
 
     Can be done again after a stop anywhere. `names` are those of source and target.
     """
-    for address in addresses:
+    for address in _as_added(addresses):
         await _add_address(netlink, address, target, names)
+    await _settle_flags(netlink, addresses, target)
     for route in in_order(routes):
         await _set_route(netlink, route, source, target)
-    for address in await read_addresses(netlink, source):
+    # The last first: what a stop leaves are the first, so that their order can be had again.
+    for address in reversed(_as_added(await read_addresses(netlink, source))):
         await _remove_address(netlink, address, source)
     # An address that went may have taken a route along that names it as its source.
     await add_missing_routes(netlink, routes, source=source, target=target)
-    for address in addresses:
-        await _settle_flags(netlink, address, target)
 
 
 async def add_missing_routes(
@@ -93,6 +93,15 @@ async def add_missing_routes(
 def in_order(routes: Iterable[RouteRecord]) -> list[RouteRecord]:
     """Return routes so that each gateway is reachable by those before it."""
     return sorted(routes, key=lambda route: bool(route.gateway or route.hops))
+
+
+def _as_added(addresses: Sequence[AddressRecord]) -> list[AddressRecord]:
+    """Return addresses in the order that gives their order: of IPv6 the kernel has the last first.
+
+    The first IPv4 address of a prefix is what the host sends from.
+    """
+    ours = [address for address in addresses if address.family == AF_INET]
+    return ours + [address for address in reversed(addresses) if address.family == AF_INET6]
 
 
 def _identity(route: RouteRecord) -> tuple[object, ...]:
@@ -213,24 +222,30 @@ def _no_dad(address: AddressRecord) -> int:
     return _NO_DAD if address.family == AF_INET6 else 0
 
 
-async def _settle_flags(netlink: AsyncIPRoute, address: AddressRecord, target: int) -> None:
-    """Let an IPv6 address have the flags that it had, now that it is there."""
-    if address.family != AF_INET6 or address.flags & _NO_DAD:
-        return
-    request: dict[str, Any] = {"IFA_PROTO": address.origin} if address.origin else {}
-    if address.metric:
-        request["IFA_RT_PRIORITY"] = address.metric
-    await netlink.addr(
-        "replace",
-        index=target,
-        family=AF_INET6,
-        address=address.address,
-        prefixlen=address.prefix_length,
-        IFA_FLAGS=address.flags & ~_OF_THE_KERNEL,
-        preferred=address.preferred_s,
-        valid=address.valid_s,
-        **request,
-    )
+async def _settle_flags(
+    netlink: AsyncIPRoute, addresses: Sequence[AddressRecord], target: int
+) -> None:
+    """Let IPv6 addresses have the flags that they had, now that they are there."""
+    present = {a.address: a for a in await read_addresses(netlink, target)}
+    for address in addresses:
+        now = present.get(address.address)
+        wanted = address.flags & ~_OF_THE_KERNEL
+        if address.family != AF_INET6 or now is None or now.flags & ~_OF_THE_KERNEL == wanted:
+            continue
+        request: dict[str, Any] = {"IFA_PROTO": address.origin} if address.origin else {}
+        if address.metric:
+            request["IFA_RT_PRIORITY"] = address.metric
+        await netlink.addr(
+            "replace",
+            index=target,
+            family=AF_INET6,
+            address=address.address,
+            prefixlen=address.prefix_length,
+            IFA_FLAGS=wanted,
+            preferred=address.preferred_s,
+            valid=address.valid_s,
+            **request,
+        )
 
 
 async def _remove_address(netlink: AsyncIPRoute, address: AddressRecord, index: int) -> None:
@@ -302,7 +317,7 @@ async def put_back(
     name: str,
 ) -> None:
     """Add what of these an interface doesn't have."""
-    for address in addresses:
+    for address in _as_added(addresses):
         await _add_address(netlink, address, index, (name, name))
-        await _settle_flags(netlink, address, index)
+    await _settle_flags(netlink, addresses, index)
     await add_missing_routes(netlink, routes, source=index, target=index)

@@ -5,7 +5,7 @@ the host itself, which has its address on the bridge in one-NIC mode). Counters 
 seen outlive each load; the limits begin anew.
 
 Link-local groups are the kernel's matter, except for BPDUs: a Linux bridge without STP forwards
-those. PAUSE never leaves the kernel's first function, which doesn't count it.
+those. PAUSE and LLDP to 01:80:c2:00:00:0e end before any hook, and so are not counted.
 """
 
 from __future__ import annotations
@@ -146,6 +146,7 @@ def _ruleset(wanted: Sequence[GuardsWanted], digest: str) -> list[dict[str, Any]
         for side in (LAN, OVERLAY):
             commands += _chain(f"v{one.vni}_{side}_storm", _storm_chain(one, side))
             commands += _chain(f"v{one.vni}_{side}", _rules(one, side))
+        commands += _chain(f"v{one.vni}_host", _host_rules(one))
         commands += _entrances(one)
     return commands
 
@@ -169,23 +170,29 @@ def _entrances(one: GuardsWanted) -> list[dict[str, Any]]:
     (NFT_BRIDGE_META, which knows the bridge, is not in every kernel.)
     """
     lan, tap = one.lan, one.tap
+    ended = (_group_match(), _match("!=", _field("ether", "daddr"), "01:80:c2:00:00:00"))
     rules = [
-        ("forward", [_iif(lan), _oif(tap), _jump(one, LAN)]),
-        ("forward", [_iif(tap), _oif(lan), _jump(one, OVERLAY)]),
+        ("forward", [_iif(lan), _oif(tap), _goto(one, LAN)]),
+        ("forward", [_iif(tap), _oif(lan), _goto(one, OVERLAY)]),
         # What isn't between the two ports of one bridge has no way through either.
         *(("forward", [match, *_drop()]) for port in (lan, tap) for match in (_iif(port),)),
         *(("forward", [match, *_drop()]) for port in (lan, tap) for match in (_oif(port),)),
-        ("input", [_iif(lan), _group_match(), *_count(one, "link_local_group", LAN), _accept()]),
-        ("input", [_iif(tap), _group_match(), *_count(one, "link_local_group", OVERLAY), *_drop()]),
+        # Of these the kernel forwards none but BPDUs; the others end here, for the host's LLDP.
+        ("input", [_iif(lan), *ended, *_count(one, "link_local_group", LAN), _accept()]),
+        ("input", [_iif(tap), *ended, *_count(one, "link_local_group", OVERLAY), *_drop()]),
     ]
     if one.has_host:
         rules += [
-            ("input", [_iif(tap), _jump(one, OVERLAY)]),
-            ("output", [_oif(tap), _jump(one, LAN)]),
+            ("input", [_iif(tap), {"jump": {"target": f"v{one.vni}_host"}}]),
+            ("output", [_oif(tap), _goto(one, LAN)]),
         ]
     else:
-        # A bridge without address: the host takes no part, not even by answering ARP.
-        rules += [("input", [_iif(port), *_drop()]) for port in (lan, tap)]
+        # A bridge without address: the host takes no part, neither by answering ARP nor by
+        # reports of its own groups; only the bridge itself asks who listens.
+        for port in (lan, tap):
+            rules.append(("input", [_iif(port), *_drop()]))
+            rules += [("output", [_oif(port), *asks, _accept()]) for asks in _QUERIES]
+            rules.append(("output", [_oif(port), *_drop()]))
     return [_rule(chain, expression) for chain, expression in rules]
 
 
@@ -201,6 +208,7 @@ def _rules(one: GuardsWanted, side: str) -> list[list[dict[str, Any]]]:
         refuse("loop_probe", _ether("type", PROBE_ETHERTYPE)),
         refuse("pause", _ether("type", 0x8808)),
         refuse("link_local_group", _group_match()),
+        refuse("link_local_group", _ether("type", [0x88CC, 0x8809, 0x888E])),  # to other groups
         refuse("vendor_group", _ether("daddr", "01:00:0c:cc:cc:cc")),
         refuse("vendor_group", _ether("daddr", "01:00:0c:cc:cc:cd")),
         *(refuse("qinq", match) for match in _QINQ),
@@ -221,6 +229,19 @@ def _rules(one: GuardsWanted, side: str) -> list[list[dict[str, Any]]]:
         rules += [note("rogue_ra", *_RA), refuse("router_advertisement", *_RA)]
     rules += _limits(one, side, refuse, note)
     rules.append(_count(one, "passed", side))
+    return rules
+
+
+def _host_rules(one: GuardsWanted) -> list[list[dict[str, Any]]]:
+    """Return what keeps the overlay's servers and routers from the host's own address.
+
+    Not counted: what goes to many passes the forward chain too, which counts it.
+    """
+    rules = [[_ether("type", PROBE_ETHERTYPE), *_drop()]]
+    if not one.guards.dhcp:
+        rules += [[*served, *_drop()] for served in _DHCP_SERVER]
+    if not one.guards.router_advertisements:
+        rules += [[*_RA, *_drop()], [*_FRAGMENTED_ND, *_drop()]]
     return rules
 
 
@@ -330,8 +351,9 @@ def _accept() -> dict[str, Any]:
     return {"accept": None}
 
 
-def _jump(one: GuardsWanted, side: str) -> dict[str, Any]:
-    return {"jump": {"target": f"v{one.vni}_{side}"}}
+def _goto(one: GuardsWanted, side: str) -> dict[str, Any]:
+    """Return a jump that doesn't come back: what the chain lets pass has passed."""
+    return {"goto": {"target": f"v{one.vni}_{side}"}}
 
 
 def _field(protocol: str, field: str) -> dict[str, Any]:
@@ -402,6 +424,10 @@ _FRAGMENTED_ND: Final = (
     _equal({"exthdr": {"name": "frag"}}, True),
 )
 _RA: Final = (_IP6, _equal(_field("icmpv6", "type"), ["nd-router-advert", "nd-redirect"]))
+_QUERIES: Final = (
+    (_IP4, _equal(_field("igmp", "type"), 0x11)),
+    (_IP6, _equal(_field("icmpv6", "type"), 130)),
+)
 _DHCP_SERVER: Final = (
     (_IP4, _equal(_field("udp", "sport"), 67)),
     (_IP4, _equal(_field("udp", "dport"), 68)),
