@@ -1,4 +1,4 @@
-"""A gateway's data plane alone: its gate, loop probes, and frames that are too long for a vSubnet."""
+"""A gateway's data plane alone: its gate, loop probes, frames too long for a vSubnet."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def test_a_data_plane_that_was_paused_carries_nothing_of_a_right_that_is_over(la
         time.sleep(0.1)
         office.running.send_signal(signal.SIGSTOP)
         time.sleep(0.4)
-        office.running.send_signal(signal.SIGCONT)
+        office.running.resume()
         time.sleep(0.2)
         ends.append(until_ns)
     offset_ns = time.time_ns() - now_ns()
     crossed = [int(packet.at * 1e9) - offset_ns for packet in at_a.packets() + on_lan.packets()]
-    assert len(crossed) > 100
     for end in ends:
+        assert any(end - 300_000_000 < at < end - 200_000_000 for at in crossed)
         # What the kernel had already when the time was over may still be on its way.
         late = [at for at in crossed if end + 10_000_000 < at < end + 290_000_000]
         assert late == [], f"{len(late)} frames after the end"
@@ -155,7 +155,8 @@ def test_a_jumbo_lan_loses_nothing_in_silence(lab: Lab) -> None:
             ["ping", "-n", "-c", "2", "-W", "1", "-M", "do", "-s", "8000", address], check=False
         )
         assert re.search(r"mtu[ =:]*1400", shown.stdout + shown.stderr), shown
-        leaf.host.ip("route flush cache", "-6 route flush cache")
+    for family in ("-4", "-6"):
+        leaf.host.run(["ip", family, "route", "flush", "cache"])
     assert leaf.pings(a.ips[0], "-M", "dont", "-s", "8000"), "divided on its way"
     syns = a.host.capture(TAP, what="tcp port 5001")
     for sender, receiver in ((leaf, a), (a, leaf)):
