@@ -179,6 +179,16 @@ def test_its_own_probe_back_on_the_lan_port_is_a_loop_and_a_recorded_one_is_not(
     )
 
 
+def test_a_storm_of_its_own_old_probes_keeps_a_blocked_port_blocked() -> None:
+    standing = _standing()
+    own = standing.probe(START, "lan")
+    assert own is not None
+    standing.heard(START + 1, "lan", own)
+    standing.heard(START + 9 * NS, "lan", own)
+    assert not standing.tick(START + 11 * NS) and standing.tick(START + 19 * NS)
+    assert not standing.heard(START + 20 * NS, "lan", own), "a recording blocks nothing anew"
+
+
 def test_what_is_heard_a_second_time_has_no_effect() -> None:
     standing = _standing()
     probe = _probe("lan", segment=THIRD)

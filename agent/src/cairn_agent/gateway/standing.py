@@ -166,7 +166,7 @@ class Standing:
         if self._trouble[0]:
             return self._trouble
         if not self.duty.is_bridging:
-            return "stopped", "an operator stopped bridging (cairn gateway start)"
+            return "stopped", "an operator stopped bridging; cairn gateway resume lets it go on"
         return "", ""
 
     def is_forwarding(self, now: int) -> bool:
@@ -405,7 +405,9 @@ class Standing:
         is_recent = any(
             number == probe.sequence and now - at < _OWN_FRESH_NS for number, at in self._sent
         )
-        is_this = probe.segment == self.duty.segment and probe.boot == self._boot and is_recent
+        is_own = probe.segment == self.duty.segment and probe.boot == self._boot
+        # In a storm the old ones go round, and leave hardly any room for new ones.
+        is_this = is_own and (is_recent or self.is_blocked())
         if place != probe.side:
             # Of another segment of this node its own duty knows whether it is fresh.
             fresh = is_this or (probe.segment != self.duty.segment and self._is_fresh(place, probe))

@@ -1,0 +1,392 @@
+"""Gateway mode end to end: a LAN without agents on a vSubnet, through a pair of gateways.
+
+cloud        dc            office
+vm           appliance     g1   g2          (each with eth0 for the underlay)
+                            |eth1|
+                           [floor]---printer (knows Ethernet and IP, and nothing else)
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.world import assert_no_program_crashed, start_appliance
+from tests.lab import Lab, Machine, Probes, until
+from tests.lab.cairn import Appliance, Network, Node, missing_programs
+from tests.lab.lan import Lan
+from tests.lab.probes import Pair
+from tests.proofs import record
+
+pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.etcd]
+
+PRINTER, PRINTER6 = "10.7.0.200", "fd00:7::200"
+_BRPORT = Path(__file__).parents[1] / "lab" / "brport.py"
+_QUIET_PORT = ("link_local", "stats", "stats64")  # what may differ without anybody's doing
+
+
+@dataclass
+class Office:
+    """What the tests share; each leaves it as it found it."""
+
+    lab: Lab
+    appliance: Appliance
+    prod: Network
+    vm: Node
+    gateways: dict[str, Node]
+    lan: Lan
+    printer: Machine
+
+    def gateway(self, *arguments: str) -> Any:
+        return self.appliance.cairn("gateway", *arguments)
+
+    def report(self, name: str) -> dict[str, Any]:
+        """What `cairn-agent status` says of the segment on a gateway."""
+        node = self.gateways[name]
+        reports = node.status()["gateways"] if node.answers() else []
+        return dict(reports[0]) if reports else {}
+
+    def forwarders(self) -> list[str]:
+        return [name for name in self.gateways if self.report(name).get("state") == "forwarding"]
+
+    def forwarder(self) -> tuple[str, str]:
+        """Wait until one forwards and the other stands by; return both names."""
+
+        def found() -> tuple[str, str] | None:
+            states = {name: self.report(name).get("state") for name in self.gateways}
+            if sorted(map(str, states.values())) != ["forwarding", "standby"]:
+                return None
+            first, second = sorted(states, key=lambda name: str(states[name]))
+            return first, second
+
+        return until("one gateway forwards, the other stands by", found, within_s=30)
+
+    def outage(self, what: Callable[[], object], *, wait_s: float) -> Pair:
+        """Probe between printer and VM while something is done; return the worse direction."""
+        addresses: dict[Machine, str] = {
+            self.printer: PRINTER,
+            self.vm.host: self.vm.address(self.prod),
+        }
+        probes = Probes(addresses, directory=self.lab.directory)
+        time.sleep(1.0)
+        begun = probes.now()
+        what()
+        time.sleep(wait_s)
+        probes.stop()
+        before = probes.pairs(until=begun - 0.2)
+        assert all(pair.lost == 0 for pair in before), "it did work before"
+        return probes.worst(since=begun - 0.2)
+
+    def events(self) -> str:
+        return self.appliance.host.run(["cairn", "event", "list"]).stdout
+
+
+def _build(lab: Lab) -> Office:
+    cloud, office = lab.site("cloud"), lab.site("office")
+    appliance = start_appliance(lab.site("dc"))
+    prod = appliance.network("prod", "10.7.0.0/24", "fd00:7::/64")
+    lan = Lan(lab, "floor")
+    vm = Node(cloud.host("vm"))
+    gateways = {name: Node(office.host(name)) for name in ("g1", "g2")}
+    for node in gateways.values():
+        lan.plug(node.host, "eth1")
+    for node in (vm, *gateways.values()):
+        node.start()
+    vm.join(appliance.token(prod))
+    for node in gateways.values():
+        node.join(appliance.token())
+    printer = lan.machine("printer", f"{PRINTER}/24", f"{PRINTER6}/64")
+    made = Office(lab, appliance, prod, vm, gateways, lan, printer)
+    made.gateway("segment", "create", "floor", "--vsubnet", "prod")
+    for name in gateways:
+        made.gateway("attach", "floor", name, "--port", "eth1")
+    made.forwarder()
+    vm.wait_for_ping(PRINTER, within_s=20)
+    return made
+
+
+@pytest.fixture(scope="module")
+def office() -> Iterator[Office]:
+    if missing := missing_programs():
+        pytest.fail(f"not built: {', '.join(missing)}; run make setup")
+    with Lab("gateway") as lab:
+        yield _build(lab)
+        assert_no_program_crashed(lab)
+
+
+def _pings(machine: Machine, address: str) -> bool:
+    command = ["ping", "-n", "-c", "3", "-i", "0.2", "-W", "1", address]
+    return " 0% packet loss" in machine.run(command, check=False).stdout
+
+
+def test_a_printer_and_a_vm_reach_each_other_and_a_switch_over_takes_a_blink(
+    office: Office,
+) -> None:
+    for family, theirs in ((4, PRINTER), (6, PRINTER6)):
+        ours = office.vm.address(office.prod, family)
+        for machine in (office.printer, office.vm.host):
+            machine.run(["ip", "neigh", "flush", "all"])
+        assert _pings(office.printer, ours), "the printer asks first"
+        for machine in (office.printer, office.vm.host):
+            machine.run(["ip", "neigh", "flush", "all"])
+        assert _pings(office.vm.host, theirs), "the VM asks first"
+
+    first, second = office.forwarder()
+    worst = office.outage(
+        lambda: office.gateway("switch-over", "floor", "--to", second), wait_s=2.0
+    )
+    assert office.forwarder() == (second, first)
+    assert record(
+        "C2",
+        what="planned switch-over between two gateways: no probe between LAN and VM gets through",
+        bar="<= 300 ms",
+        value=round(worst.outage_s * 1000),
+        unit="ms",
+        holds=worst.outage_s <= 0.3,
+    ), worst
+    status = json.loads(
+        office.gateways[second].host.run(["cairn-agent", "doctor", "--json"]).stdout or "[]"
+    )
+    (check,) = [each for each in status if each["name"] == "gateway floor on eth1"]
+    assert check["verdict"] == "ok" and check["found"].startswith("forwarding"), check
+
+
+@contextmanager
+def _recorded(proof: str, what: str) -> Iterator[list[Pair]]:
+    """Take an outage, and record it as a part of C1."""
+    pairs: list[Pair] = []
+    yield pairs
+    (pair,) = pairs
+    assert record(
+        proof,
+        what=f"the forwarder dies ({what}): no probe between LAN and VM gets through",
+        bar="<= 4 s",
+        value=round(pair.outage_s, 2),
+        unit="s",
+        holds=pair.outage_s <= 4.0,
+    ), pair
+
+
+@pytest.mark.slow
+def test_c1_the_forwarder_is_killed_with_its_data_plane(office: Office) -> None:
+    first, second = office.forwarder()
+    node = office.gateways[first]
+
+    def kill() -> None:
+        for program in (node.dataplane, node.agent):
+            assert program is not None
+            program.stop(number=9)
+
+    with _recorded("C1-kill", "agent and data plane killed") as pairs:
+        pairs.append(office.outage(kill, wait_s=6.0))
+    assert office.forwarders() == [second]
+    node.start()
+    assert office.forwarder() == (second, first), "who holds it keeps it"
+
+
+@pytest.mark.slow
+def test_c1_the_forwarder_loses_only_its_data_plane_and_says_so(office: Office) -> None:
+    first, second = office.forwarder()
+    node = office.gateways[first]
+    assert node.dataplane is not None
+    with _recorded("C1-dataplane", "its data plane alone killed") as pairs:
+        pairs.append(office.outage(node.dataplane.stop, wait_s=6.0))
+    report = office.report(first)
+    assert report["state"] == "unable" and "data plane" in report["why"]
+    node.start_dataplane()
+    assert office.forwarder() == (second, first)
+
+
+@pytest.mark.slow
+def test_c1_the_forwarder_is_cut_off_from_everything(office: Office) -> None:
+    first, second = office.forwarder()
+    host = office.gateways[first].host
+    with _recorded("C1-host", "all its cables pulled") as pairs:
+        pairs.append(
+            office.outage(lambda: host.ip("link set eth0 down", "link set eth1 down"), wait_s=6.0)
+        )
+    host.ip("link set eth1 up")
+    host.uncut()  # type: ignore[attr-defined]
+    assert office.forwarder() == (second, first)
+
+
+@pytest.mark.slow
+def test_c1_the_forwarders_lan_cable_is_pulled(office: Office) -> None:
+    first, second = office.forwarder()
+    host = office.gateways[first].host
+    with _recorded("C1-cable", "its LAN cable pulled") as pairs:
+        pairs.append(office.outage(lambda: office.lan.pull(host, "eth1"), wait_s=6.0))
+    report = office.report(first)
+    assert report["code"] == "port_down" and "carrier" in report["why"], report
+    office.lan.put_back(host, "eth1")
+    assert office.forwarder() == (second, first)
+    _act(office)
+
+
+def _act(office: Office) -> None:
+    """An operator's switch-over begins the count of automatic moves anew (C5)."""
+    first, second = office.forwarder()
+    office.gateway("switch-over", "floor", "--to", second)
+    assert office.forwarder() == (second, first)
+
+
+@pytest.mark.slow
+def test_an_agents_restart_on_the_forwarder_costs_less_than_a_crash(office: Office) -> None:
+    first, _ = office.forwarder()
+    agent = office.gateways[first].agent
+    assert agent is not None
+
+    def restart() -> None:
+        agent.stop()
+        office.gateways[first].start_agent()
+
+    worst = office.outage(restart, wait_s=6.0)
+    assert worst.outage_s <= 4.0, worst
+    office.forwarder()
+    _act(office)
+
+
+@pytest.mark.slow
+def test_c4_a_patch_cable_on_the_lan_blocks_both_ports(office: Office) -> None:
+    office.forwarder()
+    hosts = [node.host for node in office.gateways.values()]
+    with _watched(hosts) as blocked_at:
+        begun = time.monotonic()
+        cable = office.lan.patch()
+        patched = time.monotonic()
+        until("both ports are blocked", lambda: len(blocked_at()) == 2, within_s=10)
+        reports = [office.report(name) for name in office.gateways]
+        office.lan.unpatch(cable)
+    took = max(blocked_at().values()) - begun
+    assert all(report["code"] == "loop" for report in reports), reports
+    assert all("eth1" in report["why"] for report in reports), reports
+    assert "two ports of this LAN are joined" in office.events()
+    assert record(
+        "C4-patch",
+        what="two ports of the LAN's switch joined: until both gateways have blocked their port",
+        bar="<= 500 ms",
+        value=round(took * 1000),
+        unit="ms",
+        holds=took <= 0.5,
+    ), (took, patched - begun)
+    _freed(office)
+
+
+@pytest.mark.slow
+def test_c4_a_vm_that_bridges_the_vsubnet_to_the_lan_blocks_the_ports(office: Office) -> None:
+    office.forwarder()
+    hosts = [node.host for node in office.gateways.values()]
+    vm = office.vm.host
+    office.lan.plug(vm, "eth1")
+    vm.ip("link add br0 type bridge forward_delay 0 mcast_snooping 0", "link set br0 up")
+    with _watched(hosts) as blocked_at:
+        begun = time.monotonic()
+        vm.ip("link set eth1 master br0", f"link set {office.prod.tap} master br0")
+        until("both ports are blocked", lambda: len(blocked_at()) == 2, within_s=10)
+        vm.ip("link del br0")
+    took = max(blocked_at().values()) - begun
+    assert "a machine on this LAN bridges it to the vSubnet" in office.events()
+    vm.ip("link set eth1 down")
+    assert record(
+        "C4-bridged",
+        what="a member bridges vSubnet and LAN: until both gateways have blocked their port",
+        bar="<= 500 ms",
+        value=round(took * 1000),
+        unit="ms",
+        holds=took <= 0.5,
+    )
+    _freed(office)
+
+
+def _freed(office: Office) -> None:
+    """The ports open by themselves when the loop is gone, later if it was there before."""
+    until("one forwards again", office.forwarders, within_s=100)
+    office.forwarder()
+    office.vm.wait_for_ping(PRINTER, within_s=20)
+    _act(office)
+
+
+@contextmanager
+def _watched(hosts: list[Machine]) -> Iterator[Callable[[], dict[str, float]]]:
+    """Watch the LAN ports; yield what returns when each was blocked."""
+    programs = {
+        host.name: host.start(host.python(_BRPORT, "eth1", "isolated"), name="brport")
+        for host in hosts
+    }
+    for program in programs.values():
+        program.wait_for_log(" 0", within_s=5)
+
+    def blocked_at() -> dict[str, float]:
+        lines = {name: program.text().splitlines() for name, program in programs.items()}
+        return {
+            name: float(line.split()[0])
+            for name, all_of_it in lines.items()
+            for line in all_of_it[:2]
+            if line.endswith(" 1")
+        }
+
+    try:
+        yield blocked_at
+    finally:
+        for program in programs.values():
+            program.stop()
+
+
+@pytest.mark.slow
+def test_a_pre_flight_transmits_nothing_and_says_no_go_where_nothing_helps(
+    office: Office,
+) -> None:
+    first, _ = office.forwarder()
+    g1 = office.gateways[first].host
+    quiet = Lan(office.lab, "attic")
+    quiet.plug(g1, "eth2")
+    stranger = quiet.machine("stranger", f"{office.vm.address(office.prod)}/24")
+    time.sleep(3.0)  # what the kernel says of a new interface by itself
+    capture = quiet.switch.capture("lan")
+    command = ["cairn-agent", "preflight", "--port", "eth2", "--vsubnet", "prod", "--json"]
+    listening = g1.start([*command, "--seconds", "4"], name="preflight")
+    time.sleep(1.0)
+    stranger.run(["ping", "-c", "1", "-W", "1", "10.7.0.99"], check=False)
+    assert listening.wait(within_s=15) == 4, listening.text()
+    mac = json.loads(g1.run(["ip", "-j", "link", "show", "eth2"]).stdout)[0]["address"]
+    sent = [p for p in capture.packets() if p.frame[6:12] == bytes.fromhex(mac.replace(":", ""))]
+    assert not sent, "it transmits nothing"
+    report = json.loads(listening.text())
+    (found,) = [each for each in report["findings"] if each["code"] == "duplicate_ip"]
+    assert not report["is_go"] and found["level"] == "no_go" and "vm" in found["what"]
+    g1.ip("link del eth2")
+
+
+@pytest.mark.slow
+def test_a_detached_gateway_leaves_nothing(office: Office) -> None:
+    first, second = office.forwarder()
+    host = office.gateways[second].host
+    office.lan.plug(host, "eth9")  # what a port is that nobody ever bridged
+    office.gateway("detach", "floor", second, "--yes")
+
+    def names() -> set[str]:
+        return set(host.run(["ls", "/sys/class/net"]).stdout.split())
+
+    until("bridge and TAP are gone", lambda: names() == {"lo", "eth0", "eth1", "eth9"}, within_s=15)
+    assert not host.run(["nft", "list", "ruleset"]).stdout.strip()
+    assert _shape(host, "eth1") == _shape(host, "eth9")
+    assert office.report(second) == {}
+    host.ip("link del eth9")
+    assert office.vm.pings(PRINTER, count=3) == 3, "the other one goes on"
+    office.gateway("attach", "floor", second, "--port", "eth1")
+    assert office.forwarder() == (first, second)
+
+
+def _shape(host: Machine, port: str) -> dict[str, Any]:
+    """What of a port must be as it was: all but its name, numbers and MAC."""
+    (link,) = json.loads(host.run(["ip", "-d", "-j", "addr", "show", "dev", port]).stdout)
+    own = {"ifname", "ifindex", "link_index", "address", "addr_info", *_QUIET_PORT}
+    count = len(link["addr_info"])
+    return {key: value for key, value in link.items() if key not in own} | {"addresses": count}
