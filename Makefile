@@ -9,7 +9,7 @@ ARGS ?=
 CHAOS := $(filter-out %_soak.py,$(wildcard tests/integration/test_cluster*.py)) tests/integration/test_rotation.py tests/integration/test_restore.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lab chaos chaos-soak upgrade races clones scale bench bench-gateway bench-micro soak fuzz proofs clean
+.PHONY: help setup demo check test lab chaos chaos-soak upgrade races clones gateway scale bench bench-gateway bench-micro soak fuzz proofs clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ races: setup  ## two replicas on real etcd asked for the same things at once, 10
 
 soak: setup  ## 100 GB, ten minutes of rekeys, floods and bad networks: about half an hour
 	@$(RUN) pytest -m slow tests/load tests/integration/test_packet_path.py $(ARGS)
+
+gateway: setup  ## a LAN behind a pair of gateways: killed, cut off, looped, restarted, detached: 6 min
+	@$(RUN) pytest -m 'slow or not slow' tests/integration/test_gateway.py $(ARGS)
 
 clones: setup  ## fifty copies of a node start within two seconds; a node moves (ARGS: pytest arguments)
 	@CAIRN_CLONES=50 $(RUN) pytest -m 'slow or not slow' tests/integration/test_main_job_identity.py -k 'b11 or moved' $(ARGS)

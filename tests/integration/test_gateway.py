@@ -25,7 +25,12 @@ from tests.lab.lan import Lan
 from tests.lab.probes import Pair
 from tests.proofs import record
 
-pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.etcd]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.tun,
+    pytest.mark.etcd,
+    pytest.mark.timeout(300),
+]
 
 PRINTER, PRINTER6 = "10.7.0.200", "fd00:7::200"
 _BRPORT = Path(__file__).parents[1] / "lab" / "brport.py"
@@ -347,8 +352,9 @@ def test_a_pre_flight_transmits_nothing_and_says_no_go_where_nothing_helps(
     g1 = office.gateways[first].host
     quiet = Lan(office.lab, "attic")
     quiet.plug(g1, "eth2")
+    g1.sysctl(net__ipv6__conf__eth2__disable_ipv6=1)  # the kernel solicits routers by itself
     stranger = quiet.machine("stranger", f"{office.vm.address(office.prod)}/24")
-    time.sleep(3.0)  # what the kernel says of a new interface by itself
+    time.sleep(1.0)
     capture = quiet.switch.capture("lan")
     command = ["cairn-agent", "preflight", "--port", "eth2", "--vsubnet", "prod", "--json"]
     listening = g1.start([*command, "--seconds", "4"], name="preflight")
