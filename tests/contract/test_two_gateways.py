@@ -26,6 +26,7 @@ from cairn_appliance.store import keys, records
 from cairn_appliance.store.etcd import EtcdStore
 from cairn_appliance.store.port import Put, StoreError
 
+from tests import proofs
 from tests.contract.etcd_server import EtcdServer
 from tests.simulated_node import SimulatedNode
 from tests.unit.appliance.replica import AUTHORITY, CLUSTER, MAP_KEY, SEALER
@@ -209,6 +210,41 @@ async def test_a_holder_that_dies_is_followed_in_time_and_never_too_early(
             assert after >= HOLD_S
             # C1 gives 4 s for all of it; the agent's part comes on top of this.
             assert after <= SILENCE_S + 1.5
+    finally:
+        etcd.kill()
+
+
+async def test_gateways_that_fail_in_turns_move_three_times_and_stay(tmp_path: Path) -> None:
+    etcd = EtcdServer(tmp_path)
+    etcd.start()
+    try:
+        async with replicas([etcd]) as services:
+            gateways = await office(services)
+            for _ in range(10):
+                for gateway, replica in zip(gateways, services, strict=True):
+                    await gateway.beat(replica)
+                await asyncio.sleep(0.05)  # the watches
+                holder = next((g for g in gateways if g.until > time.monotonic()), None)
+                if holder is None:
+                    break
+                holder.close()
+                holder.is_able = False
+                await holder.beat(services[0])
+                holder.is_able = True
+            for _ in range(4):
+                for gateway, replica in zip(gateways, services, strict=True):
+                    await gateway.beat(replica)
+            kinds = [event.kind for event in await services[0].events.list(limit=1000)]
+            moves, alarms = kinds.count("forwarder_changed"), kinds.count("forwarder_held_down")
+            stays = sum(g.until > time.monotonic() for g in gateways)
+            assert proofs.record(
+                "C5",
+                what="gateways that fail in turns, two replicas on a real etcd: automatic moves",
+                bar="3 in 10 min, then one alarm, and the last one keeps it",
+                value=moves,
+                unit="moves",
+                holds=(moves, alarms, stays) == (3, 1, 1),
+            )
     finally:
         etcd.kill()
 
