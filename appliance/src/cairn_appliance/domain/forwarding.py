@@ -49,9 +49,13 @@ class Forwarding:
     next: str = ""  # node ID: an operator wants it to forward
     last: str = ""  # who held it last; the holder while there is one
     rests: bool = False  # the last one didn't say that it stopped: wait for SILENCE_S
-    is_held_down: bool = False
+    is_held_down: bool = False  # since it was told; see `stays_down`
     moves: tuple[float, ...] = ()  # automatic ones, seconds since 1970
     since: float = 0.0  # of the grant, seconds since 1970: for people
+
+    def stays_down(self, now: float) -> bool:
+        """Return whether it moves by itself no more, for now."""
+        return self.is_held_down and len(recent(self.moves, now)) >= MOVES_MAX
 
     def vacated(self, *, rests: bool) -> Forwarding:
         """Return the record without a holder."""
@@ -210,11 +214,13 @@ def _grant(situation: Situation, node: str) -> Forwarding:
     """
     record = situation.record
     moves = recent(record.moves, situation.now)
-    is_wished = record.next == node
+    is_wished, is_move = record.next == node, _is_move(record, node)
     if is_wished:
         moves = ()
-    elif _is_move(record, node):
+    elif is_move:
         moves = (*moves, situation.now)
+    # Back with the last one it is held down as before: that has been told.
+    stays_down = record.is_held_down and not is_move and len(moves) >= MOVES_MAX
     return replace(
         record,
         term=max(record.term + 1, _known_term(situation) + 1, situation.revision),
@@ -223,7 +229,7 @@ def _grant(situation: Situation, node: str) -> Forwarding:
         next="" if is_wished else record.next,
         last=node,
         rests=False,
-        is_held_down=False,
+        is_held_down=stays_down,
         moves=moves,
         since=situation.now,
     )

@@ -73,6 +73,7 @@ class SegmentStatus:
 
     record: Forwarding
     gateways: tuple[GatewayStatus, ...]
+    stays_down: bool = False  # it moves by itself no more, for now
 
     def of(self, node: str) -> GatewayStatus:
         """Return the status of one that is in it."""
@@ -219,7 +220,8 @@ class Election:
             is_able = voice is not None and voice.is_able and voice.is_live
             said = state.of(segment.id) if state else None
             gateways.append(GatewayStatus(node, self._board.age_s(node), is_able, said))
-        return SegmentStatus(self._board.record(segment.id), tuple(gateways))
+        record = self._board.record(segment.id)
+        return SegmentStatus(record, tuple(gateways), record.stays_down(self._clock()))
 
     async def tidy(self) -> None:
         """Forget what gateways said that are none any more."""

@@ -1,8 +1,9 @@
 """What gateways report of their LANs: events, and which machines are there.
 
 A gateway reports changes in batches, and what is known already is not written again: a station
-that goes on sending costs no write, one that comes or goes that of a 64th of its segment. They lie in the store and not in the memory of the replica that was told, since the
-gateway's next report, and an operator's question, may go to any replica.
+that goes on sending costs no write, one that comes or goes that of a 64th of its segment. They
+lie in the store and not in the memory of the replica that was told, since the gateway's next
+report, and an operator's question, may go to any replica.
 """
 
 from __future__ import annotations

@@ -212,6 +212,10 @@ def test_held_down_the_last_one_may_have_it_back() -> None:
     assert changed(back) == (Reason.FIRST, A)
     assert back is not None
     assert back.record.term > 7
+    again = decide(situation(back.record, voice(A, is_able=False, term=40), voice(B), speaker=A))
+    assert changed(again) == (Reason.VACATED, "")  # held down still: told once
+    assert back.record.stays_down(1000.0)
+    assert not back.record.stays_down(500.0 + MOVES_WINDOW_S)
 
 
 def test_moves_of_a_clock_that_was_ahead_don_t_hold_it_down_for_ever() -> None:
