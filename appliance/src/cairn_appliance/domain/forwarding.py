@@ -35,6 +35,7 @@ class Reason(StrEnum):
     NEXT_LOST = "next_lost"  # the wish can't be fulfilled
     HELD_DOWN = "held_down"  # too many moves of late: it stays as it is
     VACATED = "vacated"  # nobody can take it
+    STOPPED = "stopped"  # an operator stopped it, and the holder says so
     LEFT = "left"  # the holder was taken out of the segment, or doesn't ask for it any more
 
 
@@ -158,6 +159,21 @@ def released(situation: Situation, term: int) -> Change | None:
     if record.holder != situation.speaker or record.term != term:
         return None
     return _granted(situation, Reason.RELEASED, vacant=record.vacated(rests=False))
+
+
+def stopped(situation: Situation) -> Change | None:
+    """Return what a beat changes while an operator has stopped the segment; None: nothing.
+
+    A holder that calls itself unable because of that gives its term up. Who is the first to be
+    able after it gets the segment, and that is no move.
+    """
+    record, holder = situation.record, situation.voices.get(situation.record.holder)
+    if holder is None or situation.speaker != record.holder:
+        return None
+    if holder.is_able or not holder.asks or holder.term != record.term:
+        return None
+    left = replace(record.vacated(rests=False), next="", last="", moves=(), is_held_down=False)
+    return Change(left, Reason.STOPPED)
 
 
 def weight(segment: str, node: str) -> int:

@@ -29,6 +29,7 @@ from cairn_appliance.domain.forwarding import (
     decide,
     holds,
     released,
+    stopped,
     yields_to,
 )
 from cairn_appliance.domain.gateway import Asked, Beat, GatewayState, Said
@@ -285,16 +286,16 @@ class Election:
     async def _grant(
         self, node: str, segment: Segment, stored: Stored[Forwarding], revision: int
     ) -> wire.Grant:
-        if not segment.is_bridging:
-            return wire.Grant(segment.id, stored.value.term, "")
         situation = self._situation(node, segment, stored, revision)
         record = stored.value
-        change = decide(situation)
+        change = decide(situation) if segment.is_bridging else stopped(situation)
         if change is not None:
             try:
                 record = await self._commit(segment, stored, change)
             except Conflict:
                 log.debug("grant was overtaken segment=%s node=%s", segment.id, node)
+        if not segment.is_bridging:
+            return wire.Grant(segment.id, record.term, "")
         voice = situation.voices[node]
         is_next = record.next == node and record.holder != node
         if is_next:

@@ -19,6 +19,7 @@ from cairn_appliance.domain.forwarding import (
     decide,
     holds,
     released,
+    stopped,
     weight,
     yields_to,
 )
@@ -184,6 +185,21 @@ def test_a_switch_over_to_one_that_can_t_ends_by_itself(lost: Voice) -> None:
     assert changed(change) == (Reason.NEXT_LOST, A)
     assert change is not None
     assert change.record == HELD
+
+
+def test_a_holder_that_is_stopped_gives_its_term_up_and_no_move_is_counted() -> None:
+    moved = replace(HELD, moves=(900.0,))
+    unable = voice(A, is_able=False)
+    assert stopped(situation(moved, voice(A), voice(B), speaker=A)) is None
+    assert stopped(situation(moved, unable, voice(B), speaker=B)) is None
+    assert stopped(situation(moved, replace(unable, term=6), voice(B), speaker=A)) is None
+    change = stopped(situation(moved, unable, voice(B), speaker=A))
+    assert changed(change) == (Reason.STOPPED, "")
+    assert change is not None
+    after = decide(situation(change.record, voice(B), speaker=B))
+    assert changed(after) == (Reason.FIRST, B)
+    assert after is not None
+    assert not after.record.moves
 
 
 def test_three_moves_in_ten_minutes_then_it_stays_until_they_are_past_or_somebody_acts() -> None:
