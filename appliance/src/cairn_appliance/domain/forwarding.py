@@ -35,6 +35,7 @@ class Reason(StrEnum):
     NEXT_LOST = "next_lost"  # the wish can't be fulfilled
     HELD_DOWN = "held_down"  # too many moves of late: it stays as it is
     VACATED = "vacated"  # nobody can take it
+    STOPPED = "stopped"  # an operator stopped it, and the holder says so
     LEFT = "left"  # the holder was taken out of the segment, or doesn't ask for it any more
 
 
@@ -49,9 +50,13 @@ class Forwarding:
     next: str = ""  # node ID: an operator wants it to forward
     last: str = ""  # who held it last; the holder while there is one
     rests: bool = False  # the last one didn't say that it stopped: wait for SILENCE_S
-    is_held_down: bool = False
+    is_held_down: bool = False  # since it was told; see `stays_down`
     moves: tuple[float, ...] = ()  # automatic ones, seconds since 1970
     since: float = 0.0  # of the grant, seconds since 1970: for people
+
+    def stays_down(self, now: float) -> bool:
+        """Return whether it moves by itself no more, for now."""
+        return self.is_held_down and len(recent(self.moves, now)) >= MOVES_MAX
 
     def vacated(self, *, rests: bool) -> Forwarding:
         """Return the record without a holder."""
@@ -156,6 +161,21 @@ def released(situation: Situation, term: int) -> Change | None:
     return _granted(situation, Reason.RELEASED, vacant=record.vacated(rests=False))
 
 
+def stopped(situation: Situation) -> Change | None:
+    """Return what a beat changes while an operator has stopped the segment; None: nothing.
+
+    A holder that calls itself unable because of that gives its term up. Who is the first to be
+    able after it gets the segment, and that is no move.
+    """
+    record, holder = situation.record, situation.voices.get(situation.record.holder)
+    if holder is None or situation.speaker != record.holder:
+        return None
+    if holder.is_able or not holder.asks or holder.term != record.term:
+        return None
+    left = replace(record.vacated(rests=False), next="", last="", moves=(), is_held_down=False)
+    return Change(left, Reason.STOPPED)
+
+
 def weight(segment: str, node: str) -> int:
     """Return the rendezvous weight of a gateway: segments spread over them, each the same way."""
     return int.from_bytes(hashlib.sha256(f"cairn-df-1/{segment}/{node}".encode()).digest()[:8])
@@ -210,11 +230,13 @@ def _grant(situation: Situation, node: str) -> Forwarding:
     """
     record = situation.record
     moves = recent(record.moves, situation.now)
-    is_wished = record.next == node
+    is_wished, is_move = record.next == node, _is_move(record, node)
     if is_wished:
         moves = ()
-    elif _is_move(record, node):
+    elif is_move:
         moves = (*moves, situation.now)
+    # Back with the last one it is held down as before: that has been told.
+    stays_down = record.is_held_down and not is_move and len(moves) >= MOVES_MAX
     return replace(
         record,
         term=max(record.term + 1, _known_term(situation) + 1, situation.revision),
@@ -223,7 +245,7 @@ def _grant(situation: Situation, node: str) -> Forwarding:
         next="" if is_wished else record.next,
         last=node,
         rests=False,
-        is_held_down=False,
+        is_held_down=stays_down,
         moves=moves,
         since=situation.now,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ MOVES_FREEZE = 5  # of one MAC between segments, within (RFC 7432 section 15.1)
 MOVES_WINDOW_S = 180.0
 FROZEN_S = 600.0  # since its last move; then it may be where it is
 TROUBLE_S = 600.0  # since it was last reported; then it is over
-_IPS_MAX = 16  # of one station
+_IPS_MAX, _LOOKED_AT = 8, 64  # of one station
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
@@ -128,6 +129,13 @@ def is_code(text: str) -> bool:
     return _CODE.fullmatch(text) is not None
 
 
-def few(ips: tuple[str, ...]) -> tuple[str, ...]:
-    """Return so many addresses of a station as are kept, in order."""
-    return tuple(sorted(set(ips)))[:_IPS_MAX]
+def few(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return so many addresses of a station as are kept, in order; what is none is left out."""
+    return tuple(sorted(set(filter(None, map(_address, texts[:_LOOKED_AT])))))[:_IPS_MAX]
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return ""

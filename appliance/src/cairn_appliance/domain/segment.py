@@ -13,7 +13,7 @@ DUTIES_MAX = 64  # segments of one node: a beat names them all
 VLAN_MAX = 4094
 LISTEN_MIN_S, LISTEN_MAX_S = 1.0, 300.0
 _SILENT_HOSTS_MAX = 64
-_STATIONS_MAX = 65_536
+STATIONS_MAX = 4096  # of one segment: they are shown, and lie in the store
 _PPS_MAX = 1_000_000
 # What Linux takes as the name of an interface (dev_valid_name), and nothing that a path means.
 _PORT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,14}")
@@ -168,8 +168,8 @@ def checked_guards(guards: Guards) -> Guards:
     hosts = tuple(dict.fromkeys(_checked_mac(mac) for mac in guards.silent_hosts))
     if len(hosts) > _SILENT_HOSTS_MAX:
         raise Invalid(f"at most {_SILENT_HOSTS_MAX} silent hosts", code="invalid_guard")
-    if not 1 <= guards.mac_limit <= _STATIONS_MAX:
-        raise Invalid(f"the limit of MACs is 1 to {_STATIONS_MAX}", code="invalid_guard")
+    if not 1 <= guards.mac_limit <= STATIONS_MAX:
+        raise Invalid(f"the limit of MACs is 1 to {STATIONS_MAX}", code="invalid_guard")
     for pps in (guards.bum_pps, guards.source_bum_pps):
         if not 1 <= pps <= _PPS_MAX:
             raise Invalid(

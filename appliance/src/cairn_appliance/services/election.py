@@ -29,6 +29,7 @@ from cairn_appliance.domain.forwarding import (
     decide,
     holds,
     released,
+    stopped,
     yields_to,
 )
 from cairn_appliance.domain.gateway import Asked, Beat, GatewayState, Said
@@ -73,6 +74,7 @@ class SegmentStatus:
 
     record: Forwarding
     gateways: tuple[GatewayStatus, ...]
+    stays_down: bool = False  # it moves by itself no more, for now
 
     def of(self, node: str) -> GatewayStatus:
         """Return the status of one that is in it."""
@@ -219,7 +221,8 @@ class Election:
             is_able = voice is not None and voice.is_able and voice.is_live
             said = state.of(segment.id) if state else None
             gateways.append(GatewayStatus(node, self._board.age_s(node), is_able, said))
-        return SegmentStatus(self._board.record(segment.id), tuple(gateways))
+        record = self._board.record(segment.id)
+        return SegmentStatus(record, tuple(gateways), record.stays_down(self._clock()))
 
     async def tidy(self) -> None:
         """Forget what gateways said that are none any more."""
@@ -283,16 +286,16 @@ class Election:
     async def _grant(
         self, node: str, segment: Segment, stored: Stored[Forwarding], revision: int
     ) -> wire.Grant:
-        if not segment.is_bridging:
-            return wire.Grant(segment.id, stored.value.term, "")
         situation = self._situation(node, segment, stored, revision)
         record = stored.value
-        change = decide(situation)
+        change = decide(situation) if segment.is_bridging else stopped(situation)
         if change is not None:
             try:
                 record = await self._commit(segment, stored, change)
             except Conflict:
                 log.debug("grant was overtaken segment=%s node=%s", segment.id, node)
+        if not segment.is_bridging:
+            return wire.Grant(segment.id, record.term, "")
         voice = situation.voices[node]
         is_next = record.next == node and record.holder != node
         if is_next:

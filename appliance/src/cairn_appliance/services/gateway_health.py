@@ -49,7 +49,7 @@ class GatewayHealths:
         return SegmentHealth(
             name=segment.name,
             is_bridging=segment.is_bridging,
-            is_held_down=status.record.is_held_down,
+            is_held_down=status.stays_down,
             gateways=tuple(map(self._gateway, status.gateways)),
             troubles=tuple(troubles),
         )

@@ -1,16 +1,15 @@
 """What gateways report of their LANs: events, and which machines are there.
 
 A gateway reports changes in batches, and what is known already is not written again: a station
-that goes on sending costs no write, one that comes or goes a batch of a sixteenth of its
-segment. They lie in the store and not in the memory of the replica that was told, since the
-gateway's next report, and an operator's question, may go to any replica.
+that goes on sending costs no write, one that comes or goes that of a 64th of its segment. They
+lie in the store and not in the memory of the replica that was told, since the gateway's next
+report, and an operator's question, may go to any replica.
 """
 
 from __future__ import annotations
 
 import logging
 import zlib
-from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from cairn_agent.protocol import gateway as wire
@@ -28,7 +27,7 @@ from cairn_appliance.domain.gateway import (
     is_code,
 )
 from cairn_appliance.domain.identity import Actor, ActorKind
-from cairn_appliance.domain.segment import Segment, is_station
+from cairn_appliance.domain.segment import STATIONS_MAX, Segment, is_station
 from cairn_appliance.netmap.netmaps import Netmaps
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
@@ -45,9 +44,10 @@ log = logging.getLogger(__name__)
 EVENTS_PER_S, EVENTS_AT_ONCE = 0.5, 20.0  # of one node
 REPORTS_PER_S, REPORTS_AT_ONCE = 2.0, 20.0
 TOLD_EVERY_S = 60.0  # an event in the log, of one segment and code
-_BATCHES = 16
+_BATCHES = 64
 _DETAIL_MAX = 300
-_CHANGES_MAX = 4096  # in one report
+_CHANGES_MAX = 2 * STATIONS_MAX  # in one report
+_COUNT_MAX = 1 << 31
 
 _REMEDIES = {
     "loop_blocked": "take away the second connection between LAN and vSubnet that the event names; "
@@ -77,6 +77,10 @@ class _Table:
     def put(self, station: Station) -> None:
         self.stations[station.mac] = station
         self.dirty.add(_batch_of(station.mac))
+
+    def batch(self, name: str) -> tuple[Station, ...]:
+        found = (each for each in self.stations.values() if _batch_of(each.mac) == name)
+        return tuple(sorted(found, key=lambda each: each.mac))
 
     def drop(self, mac: str) -> None:
         if self.stations.pop(mac, None) is not None:
@@ -129,9 +133,10 @@ class LanReports:
             )
         if len(body.seen) + len(body.gone) > _CHANGES_MAX:
             raise Invalid(f"a report has at most {_CHANGES_MAX} changes", code="invalid_body")
-        claims = await until_committed(lambda: self._take(segment, body))
-        for code, detail in claims:
-            await self._tell(segment, node, code, detail, address, 1)
+        claims: dict[str, list[str]] = {}
+        await until_committed(lambda: self._take(segment, body, claims))
+        for code, details in claims.items():
+            await self._tell(segment, node, code, details[0], address, len(set(details)))
 
     def on(self, segment: str) -> list[Station]:
         """Return the machines on a segment's LAN, as far as this replica has seen."""
@@ -158,14 +163,14 @@ class LanReports:
         async def attempt() -> None:
             found = await read(self._store, records.troubles, key)
             old = found.value if found else Trouble(segment.id, code, node, "", 0.0, 0.0, 0)
-            is_due = now - old.told_at >= TOLD_EVERY_S or old.node != node
+            is_due = now - old.told_at >= TOLD_EVERY_S
             new = replace(
                 old,
                 node=node,
                 detail=detail[:_DETAIL_MAX],
                 at=now,
                 told_at=now if is_due else old.told_at,
-                count=old.count + count,
+                count=min(old.count + count, _COUNT_MAX),
             )
             writes = [Put(key, records.troubles.encode(replace(new, count=0) if is_due else new))]
             if is_due:
@@ -190,11 +195,12 @@ class LanReports:
             remedy=remedy,
         )
 
-    async def _take(self, segment: Segment, body: wire.StationReport) -> list[tuple[str, str]]:
-        """Write what is new of a report; return what is wrong with it."""
-        claims: list[tuple[str, str]] = []
+    async def _take(
+        self, segment: Segment, body: wire.StationReport, claims: dict[str, list[str]]
+    ) -> None:
+        """Write what is new of a report; add to `claims`, by code, what is wrong with it."""
         if not self._is_news(segment, body):
-            return claims
+            return
         fellows = [
             each
             for each in self._netmaps.snapshot.segments.values()
@@ -211,19 +217,18 @@ class LanReports:
         members = self._members_by_address(segment.vsubnet)
         for mac, station in sorted(seen.items()):
             if mac in members:
-                name = members[mac]
-                claims.append(("spoofed_mac", f"the LAN claims {mac}, the MAC of member {name}"))
+                told = f"the LAN claims {mac}, the MAC of member {members[mac]}"
+                claims.setdefault("spoofed_mac", []).append(told)
                 continue
             stolen = sorted(set(station.ips) & members.keys())
             if stolen:
                 told = ", ".join(f"{ip} of member {members[ip]}" for ip in stolen)
-                claims.append(("spoofed_ip", f"{mac} on the LAN claims {told}"))
+                claims.setdefault("spoofed_ip", []).append(f"{mac} on the LAN claims {told}")
             ips = few(tuple(ip for ip in station.ips if ip not in members))
             claim = self._place(own, others, mac, ips)
             if claim:
-                claims.append(claim)
+                claims.setdefault(claim[0], []).append(claim[1])
         await self._write([own, *others])
-        return claims
 
     def _is_news(self, segment: Segment, body: wire.StationReport) -> bool:
         """Return whether anything of the report is new to this replica: most is not."""
@@ -284,18 +289,17 @@ class LanReports:
         return _Table(segment, revisions, stations, set())
 
     async def _write(self, tables: list[_Table]) -> None:
-        compares, writes = [], list[Put | Delete]()
-        for table in tables:
-            by_batch = defaultdict(list)
-            for station in table.stations.values():
-                by_batch[_batch_of(station.mac)].append(station)
-            for batch in sorted(table.dirty):
+        """Write batch by batch; one that has moved is in the same batch of both segments."""
+        for batch in sorted(set().union(*(table.dirty for table in tables))):
+            compares, writes = [], list[Put | Delete]()
+            for table in tables:
+                if batch not in table.dirty:
+                    continue
                 key = keys.stations(table.segment.id, batch)
                 compares.append(Compare(key, table.revisions.get(batch, 0)))
-                stations = tuple(sorted(by_batch[batch], key=lambda each: each.mac))
+                stations = table.batch(batch)
                 value = records.station_batches.encode(StationBatch(stations))
                 writes.append(Put(key, value) if stations else Delete(key))
-        if writes:
             await self._store.commit(compares, writes)
 
 

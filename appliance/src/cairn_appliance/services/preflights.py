@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cairn_agent.protocol import gateway as wire
 
-from cairn_appliance.domain.errors import Clash, Invalid, NotFound, Refused, Unavailable
+from cairn_appliance.domain.errors import Clash, Invalid, NotFound, Refused
 from cairn_appliance.domain.identity import Actor
 from cairn_appliance.domain.node import NodeState
 from cairn_appliance.domain.segment import (
@@ -77,7 +77,7 @@ class Preflights:
                 code="node_not_approved",
             )
         if not self._presence.is_connected(node.id):
-            raise Unavailable(
+            raise Clash(
                 f"node {node.name} has no link to an appliance now, so it can't be asked",
                 "look at `cairn node show` and start its agent",
                 code="node_away",

@@ -218,6 +218,7 @@ class VSubnets:
         """Delete a vSubnet without members; raise NotFound, Clash (has members), Changed."""
         closed = await self._close(reference, expected)
         await self._check_empty(closed)
+        await self._check_without_segments(closed)
         await until_committed(lambda: self._delete(closed, by))
 
     async def _delete(self, closed: Stored[VSubnet], by: Actor) -> None:
@@ -277,20 +278,25 @@ class VSubnets:
         """Open it again and raise Clash if it has members."""
         vsubnet = closed.value
         listing = await self._store.list(keys.members_of(vsubnet.id))
-        segments = await segments_on(self._store, vsubnet.id)
-        if not listing.items and not segments:
+        if not listing.items:
             return
         await self._reopen(closed)
-        if not listing.items:
-            raise Clash(
-                f"vSubnet {vsubnet.name} has {len(segments)} LAN segments",
-                "delete them first (`cairn gateway segment delete`)",
-                code="has_segments",
-            )
         raise Clash(
             f"vSubnet {vsubnet.name} has {len(listing.items)} members",
             "delete its members first (`cairn member delete`)",
             code="has_members",
+        )
+
+    async def _check_without_segments(self, closed: Stored[VSubnet]) -> None:
+        """Open it again and raise Clash if it has LAN segments; none can be made meanwhile."""
+        segments = await segments_on(self._store, closed.value.id)
+        if not segments:
+            return
+        await self._reopen(closed)
+        raise Clash(
+            f"vSubnet {closed.value.name} has {len(segments)} LAN segments",
+            "delete them first (`cairn gateway segment delete`)",
+            code="has_segments",
         )
 
     async def _reopen(self, closed: Stored[VSubnet]) -> None:

@@ -189,7 +189,7 @@ def test_a_pre_flight_says_go_or_no_go_with_the_guard_of_each_finding(
 def test_a_node_that_is_away_can_t_be_asked(live: Live, logged_in: Shell) -> None:
     office(live, logged_in)
     ended = logged_in("gateway", "preflight", "g1", "--port", "eth2", "--vsubnet", "red")
-    assert ended.code == 3
+    assert ended.code == 4
     assert "no link to an appliance" in ended.err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +19,7 @@ from cairn_appliance.domain.forwarding import (
     decide,
     holds,
     released,
+    stopped,
     weight,
     yields_to,
 )
@@ -185,6 +187,21 @@ def test_a_switch_over_to_one_that_can_t_ends_by_itself(lost: Voice) -> None:
     assert change.record == HELD
 
 
+def test_a_holder_that_is_stopped_gives_its_term_up_and_no_move_is_counted() -> None:
+    moved = replace(HELD, moves=(900.0,))
+    unable = voice(A, is_able=False)
+    assert stopped(situation(moved, voice(A), voice(B), speaker=A)) is None
+    assert stopped(situation(moved, unable, voice(B), speaker=B)) is None
+    assert stopped(situation(moved, replace(unable, term=6), voice(B), speaker=A)) is None
+    change = stopped(situation(moved, unable, voice(B), speaker=A))
+    assert changed(change) == (Reason.STOPPED, "")
+    assert change is not None
+    after = decide(situation(change.record, voice(B), speaker=B))
+    assert changed(after) == (Reason.FIRST, B)
+    assert after is not None
+    assert not after.record.moves
+
+
 def test_three_moves_in_ten_minutes_then_it_stays_until_they_are_past_or_somebody_acts() -> None:
     moved = replace(HELD, moves=(500.0, 700.0, 900.0))
     silent = voice(A, silent_s=9.0)
@@ -211,6 +228,10 @@ def test_held_down_the_last_one_may_have_it_back() -> None:
     assert changed(back) == (Reason.FIRST, A)
     assert back is not None
     assert back.record.term > 7
+    again = decide(situation(back.record, voice(A, is_able=False, term=40), voice(B), speaker=A))
+    assert changed(again) == (Reason.VACATED, "")  # held down still: told once
+    assert back.record.stays_down(1000.0)
+    assert not back.record.stays_down(500.0 + MOVES_WINDOW_S)
 
 
 def test_moves_of_a_clock_that_was_ahead_don_t_hold_it_down_for_ever() -> None:
@@ -461,7 +482,7 @@ class World(RuleBasedStateMachine):
 
 
 RUNS = settings(
-    max_examples=100,
+    max_examples=int(os.environ.get("CAIRN_FORWARDING_RUNS", "100")),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -500,7 +521,7 @@ def without_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Forwarding, "vacated", vacated)
 
 
-@pytest.mark.parametrize("spoil", [without_silence, without_comparing_beats, without_rest])
+@pytest.mark.parametrize("spoil", [without_comparing_beats, without_rest])
 def test_the_world_finds_what_is_wrong(
     spoil: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -508,6 +529,16 @@ def test_the_world_finds_what_is_wrong(
     many = settings(RUNS, max_examples=3000, phases=[Phase.generate])
     with pytest.raises(AssertionError):
         run_state_machine_as_test(World, settings=many)  # type: ignore[no-untyped-call]
+
+
+def test_a_silence_that_is_too_short_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_silence(monkeypatch)
+    world = World()
+    for n, seconds in ((1, 0.5), (0, 0.0)):
+        world.exchange(n, 0)
+        world.wait(seconds)
+    with pytest.raises(AssertionError):
+        world.never_two()
 
 
 def test_a_release_that_comes_late_takes_nothing_from_whoever_holds_it_again() -> None:

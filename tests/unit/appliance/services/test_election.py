@@ -147,6 +147,23 @@ async def test_a_stopped_segment_is_forwarded_by_nobody_and_goes_on_as_it_was() 
     assert (again.hold_s, again.term) == (wire.HOLD_S, term)
 
 
+async def test_gateways_that_call_a_stop_unable_go_on_without_an_alarm() -> None:
+    pair = await Pair.make()
+    segments = pair.office.replica.services.segments
+    term = (await pair.beat(pair.holder)).term
+    await segments.set_bridging(LAN, SYSTEM, is_bridging=False)
+    for node in (pair.holder, pair.other):
+        told = await pair.beat(node, is_able=False, code="stopped", term=term)
+        assert (told.holder, told.hold_s) == ("", 0.0)
+    await segments.set_bridging(LAN, SYSTEM, is_bridging=True)
+    assert (await pair.beat(pair.holder, is_able=False, code="stopped", term=term)).holder == ""
+    again = await pair.beat(pair.other, term=term)
+    assert again.hold_s == wire.HOLD_S
+    assert again.term > term
+    kinds = await pair.office.replica.kinds()
+    assert not {"forwarder_lost", "forwarder_changed"} & set(kinds)
+
+
 async def test_a_detached_holder_is_waited_for() -> None:
     pair = await Pair.make()
     await pair.beat(pair.other)

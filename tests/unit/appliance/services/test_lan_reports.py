@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from cairn_agent.protocol import gateway as wire
 from cairn_appliance.domain.alarm import Alarm
@@ -9,8 +11,9 @@ from cairn_appliance.domain.errors import Clash, Invalid, Refused, TooMany
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.gateway import ALARMS, FROZEN_S, TROUBLE_S
 from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.domain.segment import STATIONS_MAX, Guards
 from cairn_appliance.services.lan_reports import EVENTS_AT_ONCE
-from cairn_appliance.services.segments import SegmentOrder
+from cairn_appliance.services.segments import SegmentChange, SegmentOrder
 from cairn_appliance.store import keys
 
 from tests.unit.appliance.gateways import Office
@@ -158,6 +161,31 @@ async def test_more_machines_than_the_limit_are_left_out_and_told_of() -> None:
     await lans.report(0, *macs)
     assert len(lans.macs(0)) == 1024
     assert (await lans.office.replica.kinds()).count("lan_mac_limit") == 1
+
+
+async def test_what_is_no_address_is_left_out_and_few_are_kept() -> None:
+    lans = await Lans.make()
+    many = " ".join(f"192.0.2.{n}" for n in range(1, 30))
+    await lans.report(0, f"{PRINTER} nonsense FE80::7 {many}")
+    (station,) = lans.office.replica.services.lan_reports.on(lans.segments[0])
+    assert len(station.ips) == 8
+    assert "nonsense" not in station.ips
+    await lans.report(0, f"{PRINTER} FE80::7", is_full=True)
+    (station,) = lans.office.replica.services.lan_reports.on(lans.segments[0])
+    assert station.ips == ("fe80::7",)
+
+
+async def test_as_many_machines_as_there_may_be_fit_into_the_store() -> None:
+    lans = await Lans.make()
+    guards = replace(Guards(), mac_limit=STATIONS_MAX)
+    segments = lans.office.replica.services.segments
+    await segments.change("far", SegmentChange(guards=guards), SYSTEM)
+    macs = [f"02:00:00:01:{n >> 8:02x}:{n & 255:02x}" for n in range(STATIONS_MAX)]
+    ips = " ".join(f"2001:db8:aaaa:bbbb:cccc:dddd:eeee:{n:x}" for n in range(8))
+    await lans.report(1, *(f"{mac} {ips}" for mac in macs), is_full=True)
+    assert len(lans.macs(1)) == STATIONS_MAX
+    items = (await lans.office.memory.list(keys.stations_of(lans.segments[1]))).items
+    assert max(len(item.value) for item in items) < 100_000
 
 
 @pytest.mark.parametrize("mac", ["ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "nonsense", ""])

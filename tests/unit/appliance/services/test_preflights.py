@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from cairn_agent.protocol import gateway as wire
-from cairn_appliance.domain.errors import Clash, Invalid, NotFound, Refused, Unavailable
+from cairn_appliance.domain.errors import Clash, Invalid, NotFound, Refused
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.services.preflights import GIVEN_UP_AFTER_S, PreflightOrder
 
@@ -82,7 +82,7 @@ async def test_what_nobody_answers_is_given_up_and_forgotten() -> None:
 
 async def test_who_is_away_can_t_be_asked() -> None:
     office = await office_with_link()
-    with pytest.raises(Unavailable) as refused:
+    with pytest.raises(Clash) as refused:
         order = PreflightOrder("g2", "eth1", 0, "red")
         await office.replica.services.preflights.ask(order, SYSTEM)
     assert refused.value.code == "node_away"

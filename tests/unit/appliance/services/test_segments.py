@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import random
 
 import pytest
 from cairn_agent.protocol import netmap as wire
@@ -12,11 +14,13 @@ from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.member import MemberRole
 from cairn_appliance.domain.segment import Guards, Preference
 from cairn_appliance.services.members import MemberChange, MemberOrder
+from cairn_appliance.services.preflights import PreflightOrder
 from cairn_appliance.services.segments import SegmentChange, SegmentOrder, Segments
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Put, Reset
+from cairn_appliance.store.port import Delete, Events, Item, Put, Reset
 
 from tests.unit.appliance.gateways import LAN, Office
+from tests.unit.appliance.replica import Replica
 
 
 def segments_of(office: Office) -> Segments:
@@ -279,3 +283,48 @@ async def test_a_host_role_member_order_still_works_beside_gateways() -> None:
     node = await office.replica.joined("web")
     member = await office.replica.services.members.create(MemberOrder("red", node.id), SYSTEM)
     assert member.value.ips
+
+
+async def test_documents_are_the_same_change_by_change_and_all_at_once() -> None:
+    office = await Office().open("g1", "g2")
+    services, dice = office.replica.services, random.Random(7)
+    await office.replica.vsubnet("blue", "10.8.0.0/24")
+    await segments_of(office).create(SegmentOrder("second", "red"), SYSTEM)
+    await segments_of(office).create(SegmentOrder("third", "blue"), SYSTEM)
+    nodes = [*office.gateways, *[await office.replica.joined(f"n{n}") for n in range(2)]]
+    for node in nodes:
+        services.presence.connected(node.id)
+    stepwise = office.second.replica.services.netmaps
+    seen: dict[str, Item] = {}
+    for _ in range(120):
+        name, node = dice.choice((LAN, "second", "third")), dice.choice(nodes)
+        acts = (
+            segments_of(office).attach(name, node.id, "eth1", dice.randrange(3), SYSTEM),
+            segments_of(office).detach(name, node.id, SYSTEM),
+            segments_of(office).set_bridging(name, SYSTEM, is_bridging=dice.random() < 0.5),
+            segments_of(office).change(
+                name, SegmentChange(guards=Guards(bum_pps=dice.randrange(1, 9))), SYSTEM
+            ),
+            services.preflights.ask(PreflightOrder(node.id, "eth2", 0, "blue", 1.0), SYSTEM),
+        )
+        chosen = dice.choice(acts)
+        for act in acts:
+            if act is not chosen:
+                act.close()
+        with contextlib.suppress(CairnError):
+            await chosen
+        listing = await office.memory.list(keys.MAP)
+        new = {item.key: item for item in listing.items}
+        changes = [
+            *(Delete(key) for key in seen.keys() - new.keys()),
+            *(item for key, item in new.items() if seen.get(key) != item),
+        ]
+        stepwise.take([Events(listing.revision, tuple(changes))])
+        seen = new
+        at_once = Replica(office.memory, "fresh").services.netmaps
+        at_once.take([Reset(listing.revision, listing.items)])
+        for each in nodes:
+            assert stepwise.node_document(each.id) == at_once.node_document(each.id)
+    documents = [stepwise.node_document(each.id) for each in nodes]
+    assert any(each.gateways for each in documents)
+    assert any(each.preflights for each in documents)

@@ -334,7 +334,7 @@ class GuardsModel(Asked):
     silent_hosts: list[Text] = Field(
         [], max_length=64, description="MACs that get frames though they never spoke"
     )
-    mac_limit: int = Field(1024, ge=1, le=65_536, description="machines on the LAN")
+    mac_limit: int = Field(1024, ge=1, le=4096, description="machines on the LAN")
     bum_pps: Pps = Field(1000, description="BUM frames a second, per direction")
     source_bum_pps: Pps = Field(200, description="the same, per machine")
 
@@ -345,7 +345,7 @@ class GuardsPatch(Asked):
     dhcp: bool | None = None
     router_advertisements: bool | None = None
     silent_hosts: list[Text] | None = Field(None, max_length=64)
-    mac_limit: int | None = Field(None, ge=1, le=65_536)
+    mac_limit: int | None = Field(None, ge=1, le=4096)
     bum_pps: Pps | None = None
     source_bum_pps: Pps | None = None
 

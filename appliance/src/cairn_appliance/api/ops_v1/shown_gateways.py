@@ -40,7 +40,7 @@ def segment_out(services: Services, segment: Segment, names: Names) -> SegmentOu
         next=names.node(record.next) if record.next else None,
         term=record.term,
         since=moment_or_none(record.since) if is_held else None,
-        held_down=record.is_held_down,
+        held_down=status.stays_down,
         gateways=[_gateway_out(services, each, status, names) for each in segment.gateways],
     )
 
