@@ -268,6 +268,8 @@ mod switch {
                 )
             })
             .collect();
+        // They begin to talk before it is measured.
+        assert!(frames.iter().all(|frame| switch.egress(frame, NOW).is_ok()));
         let mut next = frames.iter().cycle();
         bencher.bench_local(|| switch.egress(next.next().expect("endless"), NOW).is_ok());
     }

@@ -447,7 +447,7 @@ impl Switch {
             return Ok(Egress::Unicast(peer));
         }
         if let Some(edge) = &self.edge
-            && edge.has_station(destination, now, self.policy.ageing)
+            && edge.has_station(destination, now)
         {
             return Err(Refused::SameSide);
         }
