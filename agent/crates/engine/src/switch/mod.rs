@@ -456,6 +456,7 @@ impl Switch {
 
     /// A station of this gateway's LAN talks on this side: its old place would get what is meant
     /// for it.
+    #[inline(never)]
     fn note_station(&self, edge: &Edge, source: Mac, now: Time) -> Result<(), Refused> {
         if self.local.macs.contains(&source) {
             return Ok(());
@@ -470,6 +471,7 @@ impl Switch {
     }
 
     /// To everybody, for hosts that bridge their TAP to a LAN must show it, too.
+    #[cold]
     fn forward_probe(&self, frame: &Frame<'_>, now: Time) -> Result<Egress<'_>, Refused> {
         if self.local.role == Role::Host || frame.destination() != probe::GROUP {
             return Err(Refused::LoopProbe);
@@ -532,20 +534,12 @@ impl Switch {
     fn accept(&self, octets: &[u8], from: PeerId, now: Time) -> Result<Accepted, Refused> {
         let peer = self.peers.get(&from).ok_or(Refused::UnknownPeer)?;
         let frame = parse(octets)?;
-        let is_probe = probe::is_one(&frame);
-        let may_probe = peer.member.role == Role::Gateway && frame.destination() == probe::GROUP;
-        if is_probe && !may_probe {
-            return Err(Refused::LoopProbe);
+        if probe::is_one(&frame) {
+            return self.accept_probe(&frame, from, peer, now);
         }
         self.sender(Owner::Peer(from), &peer.member)
             .check(&frame)
             .inspect_err(|reason| peer.record.note(*reason, frame.source()))?;
-        if is_probe {
-            let admitted = peer.record.probes.admit(probe::PER_SECOND, now);
-            return admitted
-                .then(Accepted::default)
-                .ok_or(Refused::LoopProbeLimit);
-        }
         if frame.destination().is_group() {
             if !peer.record.bum.admit(self.rate_of(peer.member.role), now) {
                 return Err(Refused::StormLimit);
@@ -563,8 +557,29 @@ impl Switch {
         })
     }
 
+    #[cold]
+    fn accept_probe(
+        &self,
+        frame: &Frame<'_>,
+        from: PeerId,
+        peer: &Peer,
+        now: Time,
+    ) -> Result<Accepted, Refused> {
+        if peer.member.role == Role::Host || frame.destination() != probe::GROUP {
+            return Err(Refused::LoopProbe);
+        }
+        self.sender(Owner::Peer(from), &peer.member)
+            .check(frame)
+            .inspect_err(|reason| peer.record.note(*reason, frame.source()))?;
+        let admitted = peer.record.probes.admit(probe::PER_SECOND, now);
+        admitted
+            .then(Accepted::default)
+            .ok_or(Refused::LoopProbeLimit)
+    }
+
     /// What a gateway does with a frame for its LAN. One that stands by learns where everything
     /// is, so that it knows when it takes over.
+    #[inline(never)]
     fn to_lan(&self, edge: &Edge, frame: &Frame<'_>, accepted: Accepted, now: Time) -> Accepted {
         if !edge.gate.is_open(now) {
             let withheld = Some(Refused::GateClosed);
