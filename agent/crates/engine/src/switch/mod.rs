@@ -251,13 +251,8 @@ impl Switch {
 
     /// Checks a frame that `from` sent, after it was opened (docs/protocol.md 1.4 rule 10).
     pub fn ingress(&self, octets: &[u8], from: PeerId, now: Time) -> Result<Accepted, Refused> {
-        let accepted = self
-            .accept(octets, from, now)
-            .inspect_err(|reason| self.refusals.count(*reason))?;
-        if let Some(reason) = accepted.withheld {
-            self.refusals.count(reason);
-        }
-        Ok(accepted)
+        self.accept(octets, from, now)
+            .inspect_err(|reason| self.refusals.count(*reason))
     }
 
     /// The gate of a gateway; a host has none.
@@ -476,7 +471,7 @@ impl Switch {
         if self.local.role == Role::Host || frame.destination() != probe::GROUP {
             return Err(Refused::LoopProbe);
         }
-        self.sender(Owner::Local, &self.local).check(frame)?;
+        self.sender(Owner::Local, &self.local).check_source(frame)?;
         if self.everybody.is_empty() {
             return Err(Refused::NoPeer);
         }
@@ -531,11 +526,12 @@ impl Switch {
         Ok(Egress::Flood(to))
     }
 
+    #[inline(always)]
     fn accept(&self, octets: &[u8], from: PeerId, now: Time) -> Result<Accepted, Refused> {
         let peer = self.peers.get(&from).ok_or(Refused::UnknownPeer)?;
         let frame = parse(octets)?;
         if probe::is_one(&frame) {
-            return self.accept_probe(&frame, from, peer, now);
+            return self.accept_probe(octets, from, peer, now);
         }
         self.sender(Owner::Peer(from), &peer.member)
             .check(&frame)
@@ -551,25 +547,28 @@ impl Switch {
             learn: self.to_learn(frame.source(), peer, now),
             ..Accepted::default()
         };
-        Ok(match &self.edge {
-            Some(edge) => self.to_lan(edge, &frame, accepted, now),
-            None => accepted,
-        })
+        let Some(edge) = &self.edge else {
+            return Ok(accepted);
+        };
+        let is_group = frame.destination().is_group();
+        Ok(self.to_lan(edge, frame.source(), is_group, accepted, now))
     }
 
+    /// Reads the frame again: a reference to one would keep that of all others in memory.
     #[cold]
     fn accept_probe(
         &self,
-        frame: &Frame<'_>,
+        octets: &[u8],
         from: PeerId,
         peer: &Peer,
         now: Time,
     ) -> Result<Accepted, Refused> {
+        let frame = parse(octets)?;
         if peer.member.role == Role::Host || frame.destination() != probe::GROUP {
             return Err(Refused::LoopProbe);
         }
         self.sender(Owner::Peer(from), &peer.member)
-            .check(frame)
+            .check_source(&frame)
             .inspect_err(|reason| peer.record.note(*reason, frame.source()))?;
         let admitted = peer.record.probes.admit(probe::PER_SECOND, now);
         admitted
@@ -580,20 +579,29 @@ impl Switch {
     /// What a gateway does with a frame for its LAN. One that stands by learns where everything
     /// is, so that it knows when it takes over.
     #[inline(never)]
-    fn to_lan(&self, edge: &Edge, frame: &Frame<'_>, accepted: Accepted, now: Time) -> Accepted {
+    fn to_lan(
+        &self,
+        edge: &Edge,
+        source: Mac,
+        is_group: bool,
+        accepted: Accepted,
+        now: Time,
+    ) -> Accepted {
         if !edge.gate.is_open(now) {
-            let withheld = Some(Refused::GateClosed);
+            self.refusals.count(Refused::GateClosed);
             return Accepted {
-                withheld,
+                withheld: Some(Refused::GateClosed),
                 ..accepted
             };
         }
-        let reflected = edge.note_elsewhere(frame.source(), now) == Heard::JustNow;
+        let reflected = edge.note_elsewhere(source, now) == Heard::JustNow;
         if reflected {
             self.counters.reflected.fetch_add(1, Ordering::Relaxed);
         }
-        let is_too_much =
-            frame.destination().is_group() && !edge.towards_lan.admit(self.gateway_rate, now);
+        let is_too_much = is_group && !edge.towards_lan.admit(self.gateway_rate, now);
+        if is_too_much {
+            self.refusals.count(Refused::LanStormLimit);
+        }
         Accepted {
             reflected,
             withheld: is_too_much.then_some(Refused::LanStormLimit),
