@@ -408,7 +408,7 @@ impl Model {
             Some(number) => match (self.owner(mac(number)), self.alive(mac(number), now)) {
                 (Some(Some(peer)), _) | (None, Some(peer)) => return Ok(Way::To(vec![peer])),
                 (Some(None), _) => return Err(Refused::SameSide),
-                (None, None) if self.is_on_lan(mac(number), now, self.config.policy.ageing) => {
+                (None, None) if self.is_on_lan(mac(number), now, Duration::from_secs(30)) => {
                     return Err(Refused::SameSide);
                 }
                 (None, None) => (self.gateways(), Refused::UnknownDestination),

@@ -1300,6 +1300,8 @@ fn a_station_of_the_own_lan_is_not_looked_for_elsewhere() {
         switch.egress(&to_station, after(10)),
         Err(Refused::SameSide)
     );
+    let long_silent = switch.egress(&to_station, after(40));
+    assert_eq!(long_silent, Ok(Egress::Flood(&[A])));
 }
 
 #[test]

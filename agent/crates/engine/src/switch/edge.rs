@@ -19,6 +19,9 @@ const HERE: GatewayNumber = 0;
 /// Who was heard on the LAN this shortly before it is heard from the overlay has not moved: two
 /// Ethernets are joined, or an address is in use twice. Times in the table are up to 1 s old.
 const MOMENT: Duration = Duration::from_secs(2);
+/// Who was heard on the LAN this lately is looked for nowhere else, though the bridge doesn't know
+/// it: its table is full, or was emptied because the LAN has changed.
+const LATELY: Duration = Duration::from_secs(30);
 /// Cells in each of the two rows that count sources.
 const CELLS: usize = 1_024;
 
@@ -68,8 +71,8 @@ impl Edge {
     }
 
     /// Whether a station talks on the LAN.
-    pub(super) fn has_station(&self, mac: Mac, now: Time, ageing: Duration) -> bool {
-        self.stations.lookup(mac, now, ageing).is_some()
+    pub(super) fn has_station(&self, mac: Mac, now: Time) -> bool {
+        self.stations.lookup(mac, now, LATELY).is_some()
     }
 
     /// An address talks in the vSubnet: it is on the LAN no longer.
@@ -158,7 +161,7 @@ mod tests {
         assert!(edge.note_station(mac(1), NOW, AGEING));
         let later = NOW + Duration::from_secs(2);
         assert_eq!(edge.note_elsewhere(mac(1), later), Heard::Moved);
-        assert!(!edge.has_station(mac(1), later, AGEING));
+        assert!(!edge.has_station(mac(1), later));
     }
 
     #[test]

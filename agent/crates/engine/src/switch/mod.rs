@@ -251,13 +251,8 @@ impl Switch {
 
     /// Checks a frame that `from` sent, after it was opened (docs/protocol.md 1.4 rule 10).
     pub fn ingress(&self, octets: &[u8], from: PeerId, now: Time) -> Result<Accepted, Refused> {
-        let accepted = self
-            .accept(octets, from, now)
-            .inspect_err(|reason| self.refusals.count(*reason))?;
-        if let Some(reason) = accepted.withheld {
-            self.refusals.count(reason);
-        }
-        Ok(accepted)
+        self.accept(octets, from, now)
+            .inspect_err(|reason| self.refusals.count(*reason))
     }
 
     /// The gate of a gateway; a host has none.
@@ -447,7 +442,7 @@ impl Switch {
             return Ok(Egress::Unicast(peer));
         }
         if let Some(edge) = &self.edge
-            && edge.has_station(destination, now, self.policy.ageing)
+            && edge.has_station(destination, now)
         {
             return Err(Refused::SameSide);
         }
@@ -456,6 +451,7 @@ impl Switch {
 
     /// A station of this gateway's LAN talks on this side: its old place would get what is meant
     /// for it.
+    #[inline(never)]
     fn note_station(&self, edge: &Edge, source: Mac, now: Time) -> Result<(), Refused> {
         if self.local.macs.contains(&source) {
             return Ok(());
@@ -470,11 +466,12 @@ impl Switch {
     }
 
     /// To everybody, for hosts that bridge their TAP to a LAN must show it, too.
+    #[cold]
     fn forward_probe(&self, frame: &Frame<'_>, now: Time) -> Result<Egress<'_>, Refused> {
         if self.local.role == Role::Host || frame.destination() != probe::GROUP {
             return Err(Refused::LoopProbe);
         }
-        self.sender(Owner::Local, &self.local).check(frame)?;
+        self.sender(Owner::Local, &self.local).check_source(frame)?;
         if self.everybody.is_empty() {
             return Err(Refused::NoPeer);
         }
@@ -529,23 +526,16 @@ impl Switch {
         Ok(Egress::Flood(to))
     }
 
+    #[inline(always)]
     fn accept(&self, octets: &[u8], from: PeerId, now: Time) -> Result<Accepted, Refused> {
         let peer = self.peers.get(&from).ok_or(Refused::UnknownPeer)?;
         let frame = parse(octets)?;
-        let is_probe = probe::is_one(&frame);
-        let may_probe = peer.member.role == Role::Gateway && frame.destination() == probe::GROUP;
-        if is_probe && !may_probe {
-            return Err(Refused::LoopProbe);
+        if probe::is_one(&frame) {
+            return self.accept_probe(octets, from, peer, now);
         }
         self.sender(Owner::Peer(from), &peer.member)
             .check(&frame)
             .inspect_err(|reason| peer.record.note(*reason, frame.source()))?;
-        if is_probe {
-            let admitted = peer.record.probes.admit(probe::PER_SECOND, now);
-            return admitted
-                .then(Accepted::default)
-                .ok_or(Refused::LoopProbeLimit);
-        }
         if frame.destination().is_group() {
             if !peer.record.bum.admit(self.rate_of(peer.member.role), now) {
                 return Err(Refused::StormLimit);
@@ -557,28 +547,61 @@ impl Switch {
             learn: self.to_learn(frame.source(), peer, now),
             ..Accepted::default()
         };
-        Ok(match &self.edge {
-            Some(edge) => self.to_lan(edge, &frame, accepted, now),
-            None => accepted,
-        })
+        let Some(edge) = &self.edge else {
+            return Ok(accepted);
+        };
+        let is_group = frame.destination().is_group();
+        Ok(self.to_lan(edge, frame.source(), is_group, accepted, now))
+    }
+
+    /// Reads the frame again: a reference to one would keep that of all others in memory.
+    #[cold]
+    fn accept_probe(
+        &self,
+        octets: &[u8],
+        from: PeerId,
+        peer: &Peer,
+        now: Time,
+    ) -> Result<Accepted, Refused> {
+        let frame = parse(octets)?;
+        if peer.member.role == Role::Host || frame.destination() != probe::GROUP {
+            return Err(Refused::LoopProbe);
+        }
+        self.sender(Owner::Peer(from), &peer.member)
+            .check_source(&frame)
+            .inspect_err(|reason| peer.record.note(*reason, frame.source()))?;
+        let admitted = peer.record.probes.admit(probe::PER_SECOND, now);
+        admitted
+            .then(Accepted::default)
+            .ok_or(Refused::LoopProbeLimit)
     }
 
     /// What a gateway does with a frame for its LAN. One that stands by learns where everything
     /// is, so that it knows when it takes over.
-    fn to_lan(&self, edge: &Edge, frame: &Frame<'_>, accepted: Accepted, now: Time) -> Accepted {
+    #[inline(never)]
+    fn to_lan(
+        &self,
+        edge: &Edge,
+        source: Mac,
+        is_group: bool,
+        accepted: Accepted,
+        now: Time,
+    ) -> Accepted {
         if !edge.gate.is_open(now) {
-            let withheld = Some(Refused::GateClosed);
+            self.refusals.count(Refused::GateClosed);
             return Accepted {
-                withheld,
+                withheld: Some(Refused::GateClosed),
                 ..accepted
             };
         }
-        let reflected = edge.note_elsewhere(frame.source(), now) == Heard::JustNow;
+        let reflected = edge.note_elsewhere(source, now) == Heard::JustNow;
         if reflected {
             self.counters.reflected.fetch_add(1, Ordering::Relaxed);
         }
-        let is_too_much =
-            frame.destination().is_group() && !edge.towards_lan.admit(self.gateway_rate, now);
+        let is_too_much = is_group && !edge.towards_lan.admit(self.gateway_rate, now);
+        if is_too_much {
+            self.refusals.count(Refused::LanStormLimit);
+        }
         Accepted {
             reflected,
             withheld: is_too_much.then_some(Refused::LanStormLimit),
