@@ -6,6 +6,7 @@ lan0 --- eth1 [cbr7] cairn7, in a namespace of its own
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 from pathlib import Path
@@ -19,6 +20,7 @@ from cairn_agent.host.bridge import (
     ensure_bridges,
     flush_stations,
     remove_other_bridges,
+    station_changes,
     stations,
 )
 from cairn_agent.host.bridge_journal import Journal
@@ -327,6 +329,23 @@ def test_stations_are_those_heard_on_the_lan_and_at_most_as_many_as_allowed(
         await flush_stations(netlink, 7)
         assert await stations(netlink, 7) == frozenset()
         assert await stations(netlink, 8) == frozenset()
+
+    in_new_network(test)
+
+
+def test_stations_that_come_and_go_are_told(tmp_path: Path) -> None:
+    async def test(netlink: AsyncIPRoute) -> None:
+        await lan(netlink)
+        await ensure_bridges(netlink, [wanted()], Journal(tmp_path / "bridges.json"))
+        changes = station_changes(netlink)
+        async with contextlib.aclosing(changes), asyncio.timeout(5):
+            assert await anext(changes) == {7}
+            _speak("lan0", ["02:00:00:00:10:01"])
+            assert await anext(changes) == {7}
+            assert await stations(netlink, 7) == {"02:00:00:00:10:01"}
+            await flush_stations(netlink, 7)
+            assert await anext(changes) == {7}
+            assert await stations(netlink, 7) == frozenset()
 
     in_new_network(test)
 
