@@ -113,7 +113,9 @@ async def lan(netlink: AsyncIPRoute) -> None:
         Path(f"/proc/sys/net/ipv6/conf/{where}/accept_dad").write_text("0")
     run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "lan0")
     run("ip", "link", "del", "eth0")
-    Path("/proc/sys/net/ipv6/conf/lan0/disable_ipv6").write_text("1")  # it says nothing by itself
+    # The other end of the cable, in this same network, says nothing by itself.
+    Path("/proc/sys/net/ipv6/conf/lan0/disable_ipv6").write_text("1")
+    Path("/proc/sys/net/ipv4/conf/lan0/arp_ignore").write_text("8")
     run("ip", "link", "set", "lan0", "up")
     run("ip", "link", "set", "eth1", "up")
     assert not (await ensure_taps(netlink, [TAP])).failed
