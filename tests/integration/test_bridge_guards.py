@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from cairn_agent.host.bridge import ensure_bridges, stations
+from cairn_agent.host.bridge import ensure_bridges, remove_other_bridges, stations
 from cairn_agent.host.bridge_guards import Seen, read_counters, read_seen
 from cairn_agent.host.bridge_journal import Journal
 from cairn_agent.protocol.gateway import Guards
@@ -134,14 +134,16 @@ def bridged(
     directory: Path,
     guards: Guards,
     test: Callable[[Wire, AsyncIPRoute], Awaitable[None]],
-    *before: str,
+    address: str = "",
+    *,
+    is_one_nic: bool = False,
 ) -> None:
-    """Run a test with the bridge made and both ends open; `before` are `ip` commands."""
+    """Run a test with the bridge made and both ends open; the host has the address."""
 
     async def body(netlink: AsyncIPRoute) -> None:
-        await lan(netlink)
-        for command in before or ("link set eth1 addrgenmode none", "addr flush dev eth1"):
-            run("ip", *command.split())
+        await lan(netlink, has_ipv6=is_one_nic)
+        if address:
+            run("ip", "addr", "add", address, "dev", "eth1" if is_one_nic else "lo")
         for name in ("lan0", "eth1"):
             run("ip", "link", "set", name, "mtu", "9000")
             run("ethtool", "-K", name, "tx", "off", "gro", "off")
@@ -153,7 +155,7 @@ def bridged(
             assert outcome.error is None, outcome.error
             _wait_for_carrier()
             opened.send("lan", bytes(Ether(src=STATION, dst=VM, type=_SENTINEL) / Raw(bytes(46))))
-            if not outcome.is_one_nic:
+            if not is_one_nic:
                 _check_only_queries(opened)
             await test(opened, netlink)
 
@@ -454,7 +456,7 @@ def test_a_host_with_a_nic_of_its_own_takes_no_part_in_the_lan(tmp_path: Path) -
         # An address of another interface: Linux would answer for it on any.
         assert _answers(opened, "lan") == [] and _answers(opened, "overlay") == []
 
-    bridged(tmp_path, Guards(), test, f"addr add {_OWN}/32 dev lo")
+    bridged(tmp_path, Guards(), test, f"{_OWN}/32")
 
 
 def test_the_hosts_own_address_is_reached_from_both_sides_but_not_by_the_overlays_router(
@@ -479,7 +481,7 @@ def test_the_hosts_own_address_is_reached_from_both_sides_but_not_by_the_overlay
             assert time.monotonic() < deadline, "its own LAN's router is heard"
             await asyncio.sleep(0.02)
 
-    bridged(tmp_path, Guards(), test, f"addr add {_OWN}/24 dev eth1")
+    bridged(tmp_path, Guards(), test, f"{_OWN}/24", is_one_nic=True)
 
 
 def test_dhcp_and_router_advertisements_cross_where_they_are_let(tmp_path: Path) -> None:
@@ -567,6 +569,22 @@ def test_counters_and_what_was_seen_outlive_a_change_of_the_guards(tmp_path: Pat
         assert (await ensure_bridges(netlink, [wanted(**changed)], journal))[7].error is None
         assert (await read_counters(7))["dhcp_from_lan"] == counted == 1
         assert await read_seen() == (Seen("rogue_dhcp", "eth1", "02:ee:00:00:00:01"),)
+
+    bridged(tmp_path, Guards(), test)
+
+
+def test_a_bridge_is_guarded_until_it_has_been_taken_apart(tmp_path: Path) -> None:
+    async def test(opened: Wire, netlink: AsyncIPRoute) -> None:
+        rogue = bytes(Ether(src="02:ee:00:00:00:01", dst=_TO_ALL) / _dhcp("offer"))
+        journal = Journal(tmp_path / "bridges.json")
+        await ensure_bridges(netlink, [], journal)
+        assert opened.crossed("lan", [rogue]) == []
+        # One that fails now has been made before.
+        failing = wanted(guards=Guards(dhcp=True), port="eth1", tap="cairn9")
+        assert (await ensure_bridges(netlink, [failing], journal))[7].error is not None
+        assert opened.crossed("lan", [rogue]) == [rogue], "as it is wanted now"
+        await remove_other_bridges(netlink, [], journal)
+        assert run("nft", "list", "ruleset") == ""
 
     bridged(tmp_path, Guards(), test)
 

@@ -107,7 +107,7 @@ async def settled() -> dict[str, Any]:
     return state_of_the_host()
 
 
-async def lan(netlink: AsyncIPRoute) -> None:
+async def lan(netlink: AsyncIPRoute, *, has_ipv6: bool = True) -> None:
     """Make the LAN port, up, and the vSubnet's TAP."""
     for where in ("all", "default"):  # saves seconds of each test
         Path(f"/proc/sys/net/ipv6/conf/{where}/accept_dad").write_text("0")
@@ -116,6 +116,8 @@ async def lan(netlink: AsyncIPRoute) -> None:
     # The other end of the cable, in this same network, says nothing by itself.
     Path("/proc/sys/net/ipv6/conf/lan0/disable_ipv6").write_text("1")
     Path("/proc/sys/net/ipv4/conf/lan0/arp_ignore").write_text("8")
+    if not has_ipv6:
+        Path("/proc/sys/net/ipv6/conf/eth1/disable_ipv6").write_text("1")
     run("ip", "link", "set", "lan0", "up")
     run("ip", "link", "set", "eth1", "up")
     assert not (await ensure_taps(netlink, [TAP])).failed

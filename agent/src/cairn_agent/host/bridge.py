@@ -123,7 +123,7 @@ async def ensure_bridges(
                 made[one.vni] = await _prepare(netlink, one, wanted, journal)
         prepared = [one for one in wanted if one.vni not in failed]
         try:
-            await ensure_guards(_guards(prepared, journal))
+            await ensure_guards(_guards(wanted, journal))
         except AgentError as error:
             failed |= {one.vni: error for one in prepared}
             prepared = []
@@ -156,9 +156,8 @@ async def remove_other_bridges(
             except AgentError as error:
                 failed.append(error)
         _log(changes)
-        if records and not failed:
-            present = [one for one in wanted if one.vni in journal.bridges]
-            await ensure_guards(_guards(present, journal))
+        if records:
+            await ensure_guards(_guards(wanted, journal))
         if failed:
             raise failed[0]
         return tuple(changes)
@@ -174,7 +173,7 @@ async def revert_unconfirmed(netlink: AsyncIPRoute, journal: Journal) -> tuple[s
     async with journal.lock:
         changes = await _revert_unconfirmed(netlink, journal)
         if changes and not journal.bridges:
-            await ensure_guards([])
+            await ensure_guards([])  # else the next look at the others does it
         return changes
 
 
@@ -558,18 +557,26 @@ def _lan_port(links: Mapping[str, Detail], vni: int) -> tuple[Detail | None, Det
 
 
 def _guards(wanted: Iterable[BridgeWanted], journal: Journal) -> list[GuardsWanted]:
-    return [
-        GuardsWanted(
-            vni=one.vni,
-            lan=record.port.name,
-            tap=one.tap,
-            guards=one.guards,
-            overlay_macs=frozenset(mac.lower() for mac in one.overlay_macs),
-            has_host=record.is_one_nic,
+    """Return the guards of every bridge that there may be, wanted or not, made or failed.
+
+    One that isn't wanted any more is guarded until it has been taken apart, by the defaults.
+    """
+    by_vni = {one.vni: one for one in reversed(list(wanted))}
+    found = []
+    for vni, record in journal.bridges.items():
+        one = by_vni.get(vni)
+        macs = one.overlay_macs if one is not None else ()
+        found.append(
+            GuardsWanted(
+                vni=vni,
+                lan=record.port.name,
+                tap=record.tap,
+                guards=one.guards if one is not None else Guards(),
+                overlay_macs=frozenset(mac.lower() for mac in macs),
+                has_host=record.is_one_nic,
+            )
         )
-        for one in wanted
-        if (record := journal.bridges.get(one.vni)) is not None
-    ]
+    return found
 
 
 async def _outcome(
