@@ -119,7 +119,7 @@ def forget_refusals(path: Path) -> None:
     Journal(path).allow("eth1")
 
 
-@pytest.mark.parametrize("mode", ["own_port", "one_nic"])
+@pytest.mark.parametrize("mode", [pytest.param("own_port", marks=pytest.mark.slow), "one_nic"])
 def test_killed_before_any_step_the_port_goes_back(tmp_path: Path, mode: Mode) -> None:
     deaths = sweep(tmp_path, mode, each=False)
     print(mode, deaths)

@@ -5,6 +5,7 @@ station: lan0 --- eth1 [cbr7] cairn7 --- a file descriptor where the data plane 
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import select
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from cairn_agent.host.bridge import ensure_bridges, stations
+from cairn_agent.host.bridge import ensure_bridges, remove_other_bridges, stations
 from cairn_agent.host.bridge_guards import Seen, read_counters, read_seen
 from cairn_agent.host.bridge_journal import Journal
 from cairn_agent.protocol.gateway import Guards
@@ -130,12 +131,19 @@ def wire() -> Iterator[Wire]:
 
 
 def bridged(
-    directory: Path, guards: Guards, test: Callable[[Wire, AsyncIPRoute], Awaitable[None]]
+    directory: Path,
+    guards: Guards,
+    test: Callable[[Wire, AsyncIPRoute], Awaitable[None]],
+    address: str = "",
+    *,
+    is_one_nic: bool = False,
 ) -> None:
-    """Run a test with the bridge made and both ends open."""
+    """Run a test with the bridge made and both ends open; the host has the address."""
 
     async def body(netlink: AsyncIPRoute) -> None:
-        await lan(netlink)
+        await lan(netlink, has_ipv6=is_one_nic)
+        if address:
+            run("ip", "addr", "add", address, "dev", "eth1" if is_one_nic else "lo")
         for name in ("lan0", "eth1"):
             run("ip", "link", "set", name, "mtu", "9000")
             run("ethtool", "-K", name, "tx", "off", "gro", "off")
@@ -147,7 +155,8 @@ def bridged(
             assert outcome.error is None, outcome.error
             _wait_for_carrier()
             opened.send("lan", bytes(Ether(src=STATION, dst=VM, type=_SENTINEL) / Raw(bytes(46))))
-            _drain(opened)
+            if not is_one_nic:
+                _check_only_queries(opened)
             await test(opened, netlink)
 
     in_new_network(body)
@@ -160,11 +169,13 @@ def _wait_for_carrier() -> None:
         time.sleep(0.01)
 
 
-def _drain(opened: Wire) -> None:
-    """Leave behind what the kernel itself had to say when the ports came up."""
-    for side in ("lan", "overlay"):
-        for _ in opened.heard(side, within_s=0.05):
-            pass
+def _check_only_queries(opened: Wire) -> None:
+    """Nothing but the bridge's question who listens came out by itself, on either side."""
+    ends: tuple[Side, Side] = ("lan", "overlay")
+    for side in ends:
+        for _, frame in opened.heard(side, within_s=0.05):
+            packet = Ether(frame)
+            assert packet.type == _SENTINEL or (IGMP in packet and packet[IGMP].type == 0x11)
 
 
 @dataclass(frozen=True)
@@ -424,6 +435,55 @@ def test_each_kind_of_frame_crosses_or_not_and_the_counters_say_the_same(tmp_pat
     bridged(tmp_path, Guards(), test)
 
 
+_OWN = "192.0.2.1"
+
+
+def _asks_for(address: str) -> bytes:
+    question = ARP(hwsrc=STATION, psrc="192.0.2.9", pdst=address)
+    return bytes(Ether(src=STATION, dst=_TO_ALL) / question)
+
+
+def _answers(opened: Wire, side: Side) -> list[Packet]:
+    """Return the ARP answers that come out at a side."""
+    heard = [Ether(frame) for _, frame in opened.heard(side, within_s=0.2)]
+    return [packet[ARP] for packet in heard if ARP in packet and packet[ARP].op == 2]
+
+
+def test_a_host_with_a_nic_of_its_own_takes_no_part_in_the_lan(tmp_path: Path) -> None:
+    async def test(opened: Wire, netlink: AsyncIPRoute) -> None:
+        for side in ("lan", "overlay"):
+            opened.send(side, _asks_for(_OWN))
+        # An address of another interface: Linux would answer for it on any.
+        assert _answers(opened, "lan") == [] and _answers(opened, "overlay") == []
+
+    bridged(tmp_path, Guards(), test, f"{_OWN}/32")
+
+
+def test_the_hosts_own_address_is_reached_from_both_sides_but_not_by_the_overlays_router(
+    tmp_path: Path,
+) -> None:
+    async def test(opened: Wire, netlink: AsyncIPRoute) -> None:
+        opened.send("lan", _asks_for(_OWN))
+        assert [answer.psrc for answer in _answers(opened, "lan")] == [_OWN]
+        question = ARP(hwsrc=VM, psrc="192.0.2.77", pdst=_OWN)
+        opened.send("overlay", bytes(Ether(src=VM, dst=_TO_ALL) / question))
+        assert [answer.psrc for answer in _answers(opened, "overlay")] == [_OWN]
+
+        router = "02:ee:00:00:00:02"
+        rogue = bytes(Ether(src=router, dst=_ALL) / _ra())
+        opened.send("overlay", rogue)
+        opened.send("overlay", bytes(Ether(src=VM, dst=_TO_ALL) / question))
+        assert _answers(opened, "overlay"), "what came after it was read"
+        assert "fe80::66" not in run("ip", "-6", "route")
+        opened.send("lan", rogue)
+        deadline = time.monotonic() + 5
+        while "fe80::66" not in run("ip", "-6", "route"):
+            assert time.monotonic() < deadline, "its own LAN's router is heard"
+            await asyncio.sleep(0.02)
+
+    bridged(tmp_path, Guards(), test, f"{_OWN}/24", is_one_nic=True)
+
+
 def test_dhcp_and_router_advertisements_cross_where_they_are_let(tmp_path: Path) -> None:
     async def test(opened: Wire, netlink: AsyncIPRoute) -> None:
         let = [c for c in CORPUS if c.counter in ("dhcp", "router_advertisement")]
@@ -509,6 +569,22 @@ def test_counters_and_what_was_seen_outlive_a_change_of_the_guards(tmp_path: Pat
         assert (await ensure_bridges(netlink, [wanted(**changed)], journal))[7].error is None
         assert (await read_counters(7))["dhcp_from_lan"] == counted == 1
         assert await read_seen() == (Seen("rogue_dhcp", "eth1", "02:ee:00:00:00:01"),)
+
+    bridged(tmp_path, Guards(), test)
+
+
+def test_a_bridge_is_guarded_until_it_has_been_taken_apart(tmp_path: Path) -> None:
+    async def test(opened: Wire, netlink: AsyncIPRoute) -> None:
+        rogue = bytes(Ether(src="02:ee:00:00:00:01", dst=_TO_ALL) / _dhcp("offer"))
+        journal = Journal(tmp_path / "bridges.json")
+        await ensure_bridges(netlink, [], journal)
+        assert opened.crossed("lan", [rogue]) == []
+        # One that fails now has been made before.
+        failing = wanted(guards=Guards(dhcp=True), port="eth1", tap="cairn9")
+        assert (await ensure_bridges(netlink, [failing], journal))[7].error is not None
+        assert opened.crossed("lan", [rogue]) == [rogue], "as it is wanted now"
+        await remove_other_bridges(netlink, [], journal)
+        assert run("nft", "list", "ruleset") == ""
 
     bridged(tmp_path, Guards(), test)
 

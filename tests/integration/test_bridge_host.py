@@ -6,6 +6,7 @@ lan0 --- eth1 [cbr7] cairn7, in a namespace of its own
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 from pathlib import Path
@@ -19,6 +20,7 @@ from cairn_agent.host.bridge import (
     ensure_bridges,
     flush_stations,
     remove_other_bridges,
+    station_changes,
     stations,
 )
 from cairn_agent.host.bridge_journal import Journal
@@ -105,13 +107,17 @@ async def settled() -> dict[str, Any]:
     return state_of_the_host()
 
 
-async def lan(netlink: AsyncIPRoute) -> None:
+async def lan(netlink: AsyncIPRoute, *, has_ipv6: bool = True) -> None:
     """Make the LAN port, up, and the vSubnet's TAP."""
     for where in ("all", "default"):  # saves seconds of each test
         Path(f"/proc/sys/net/ipv6/conf/{where}/accept_dad").write_text("0")
     run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "lan0")
     run("ip", "link", "del", "eth0")
-    Path("/proc/sys/net/ipv6/conf/lan0/disable_ipv6").write_text("1")  # it says nothing by itself
+    # The other end of the cable, in this same network, says nothing by itself.
+    Path("/proc/sys/net/ipv6/conf/lan0/disable_ipv6").write_text("1")
+    Path("/proc/sys/net/ipv4/conf/lan0/arp_ignore").write_text("8")
+    if not has_ipv6:
+        Path("/proc/sys/net/ipv6/conf/eth1/disable_ipv6").write_text("1")
     run("ip", "link", "set", "lan0", "up")
     run("ip", "link", "set", "eth1", "up")
     assert not (await ensure_taps(netlink, [TAP])).failed
@@ -327,6 +333,23 @@ def test_stations_are_those_heard_on_the_lan_and_at_most_as_many_as_allowed(
         await flush_stations(netlink, 7)
         assert await stations(netlink, 7) == frozenset()
         assert await stations(netlink, 8) == frozenset()
+
+    in_new_network(test)
+
+
+def test_stations_that_come_and_go_are_told(tmp_path: Path) -> None:
+    async def test(netlink: AsyncIPRoute) -> None:
+        await lan(netlink)
+        await ensure_bridges(netlink, [wanted()], Journal(tmp_path / "bridges.json"))
+        changes = station_changes(netlink)
+        async with contextlib.aclosing(changes), asyncio.timeout(5):
+            assert await anext(changes) == {7}
+            _speak("lan0", ["02:00:00:00:10:01"])
+            assert await anext(changes) == {7}
+            assert await stations(netlink, 7) == {"02:00:00:00:10:01"}
+            await flush_stations(netlink, 7)
+            assert await anext(changes) == {7}
+            assert await stations(netlink, 7) == frozenset()
 
     in_new_network(test)
 

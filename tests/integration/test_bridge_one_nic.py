@@ -127,6 +127,24 @@ def test_an_address_that_a_dhcp_client_puts_on_the_port_goes_to_the_bridge(tmp_p
     in_new_network(test)
 
 
+def test_a_bridge_that_somebody_removed_comes_back_with_the_hosts_addresses(
+    tmp_path: Path,
+) -> None:
+    async def test(netlink: AsyncIPRoute) -> None:
+        await one_nic(netlink)
+        before = without_lifetimes(await settled())
+        journal = Journal(tmp_path / "bridges.json")
+        await ensure_bridges(netlink, [wanted()], journal)
+        confirm(journal)
+        run("ip", "link", "del", "cbr7")
+        assert (await ensure_bridges(netlink, [wanted()], journal))[7].error is None
+        assert await is_moved()
+        await remove_other_bridges(netlink, [], journal)
+        assert differences(before, without_lifetimes(await settled())) == []
+
+    in_new_network(test)
+
+
 def test_what_nobody_confirms_goes_back_by_itself_and_is_not_tried_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,7 +187,7 @@ def test_c1_the_forwarder_is_killed_with_its_data_plane(office: Office) -> None:
     def kill() -> None:
         for program in (node.dataplane, node.agent):
             assert program is not None
-            program.stop(number=9)
+            program.kill_for_good()
 
     with _recorded("C1-kill", "agent and data plane killed") as pairs:
         pairs.append(office.outage(kill, wait_s=6.0))
@@ -202,7 +202,7 @@ def test_c1_the_forwarder_loses_only_its_data_plane_and_says_so(office: Office) 
     node = office.gateways[first]
     assert node.dataplane is not None
     with _recorded("C1-dataplane", "its data plane alone killed") as pairs:
-        pairs.append(office.outage(node.dataplane.stop, wait_s=6.0))
+        pairs.append(office.outage(node.dataplane.kill_for_good, wait_s=6.0))
     report = office.report(first)
     assert report["state"] == "unable" and "data plane" in report["why"]
     node.start_dataplane()

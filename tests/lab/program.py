@@ -121,6 +121,10 @@ class Program:
         os.kill(pid, signal.SIGKILL)
         return pid
 
+    def kill_for_good(self) -> None:
+        """Kill the program and its supervisor with SIGKILL: nobody starts it again."""
+        self._kill_all()
+
     def wait(self, *, within_s: float) -> int:
         """Wait for the end and return the exit status."""
         try:

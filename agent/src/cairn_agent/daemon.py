@@ -76,11 +76,20 @@ _SEEK_LATER_S: Final = 1.0  # then so
 class Agent:
     """What the tasks share. Has no rule of its own: rules are functions elsewhere."""
 
-    def __init__(self, settings: Settings, netlink: AsyncIPRoute, network: Network) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        netlink: AsyncIPRoute,
+        network: Network,
+        bridge_netlink: AsyncIPRoute | None = None,
+    ) -> None:
         self.settings = settings
         self.state = StateDir(settings.state_dir)
         self.runtime = RuntimeDir(settings.runtime_dir)
         self.netlink = netlink
+        # A second dump on a socket that is being read is refused (EBUSY), and bridges are looked
+        # at by several tasks, one after the other.
+        self.bridge_netlink = bridge_netlink or netlink
         self.network = network
         self.journal = Journal(settings.bridge_journal)
         self.bridges: Mapping[int, BridgeOutcome] = {}
@@ -287,11 +296,11 @@ class Agent:
     async def keep_bridges(self) -> None:
         """Put back addresses that were moved to a bridge and that nobody confirmed."""
         with contextlib.suppress(NetlinkError, AgentError):
-            await revert_unconfirmed(self.netlink, self.journal)
+            await revert_unconfirmed(self.bridge_netlink, self.journal)
         while True:
             self._bridges_changed.clear()
             try:
-                if await revert_when_due(self.netlink, self.journal):
+                if await revert_when_due(self.bridge_netlink, self.journal):
                     self.wake.set()
             except (NetlinkError, AgentError) as error:
                 log.warning("the host's address can't be put back: %s", error)
@@ -341,9 +350,9 @@ class Agent:
         wanted = bridges(self.netmap, self.node_id, self.network.carried_mtu())
         if wanted or self.bridges:
             before = self.bridges
-            self.bridges = await ensure_bridges(self.netlink, wanted, self.journal)
+            self.bridges = await ensure_bridges(self.bridge_netlink, wanted, self.journal)
             _log_bridges(before, self.bridges)
-        await remove_other_bridges(self.netlink, wanted, self.journal)
+        await remove_other_bridges(self.bridge_netlink, wanted, self.journal)
         self._bridges_changed.set()
         self._duties_changed.set()
         return all(outcome.error is None for outcome in self.bridges.values())
@@ -526,8 +535,8 @@ async def run(
     state.prepare()
     RuntimeDir(settings.runtime_dir).prepare()
     with held_lock(state.lock, "another cairn-agent"):
-        async with AsyncIPRoute() as netlink:
-            agent = Agent(settings, netlink, await read_network(netlink))
+        async with AsyncIPRoute() as netlink, AsyncIPRoute() as bridge_netlink:
+            agent = Agent(settings, netlink, await read_network(netlink), bridge_netlink)
             agent.load()
             # --- Above this line the agent only reads; below it changes the host. ---
             await _until_stopped(agent, serve_commands, at_first_boot)

@@ -149,3 +149,11 @@ def test_nothing_malformed_breaks_it(ethertype: int, payload: bytes) -> None:
     frame = b"\xff" * 6 + b"\x02\xaa" + bytes(4) + ethertype.to_bytes(2, "big") + payload
     analysis.take(frame, len(frame))
     analysis.findings(1.0, Guards())
+
+
+def test_without_the_members_it_says_what_it_could_not_compare() -> None:
+    analysis = Analysis(Overlay.of(None), 0)
+    analysis.take(bytes(_arp("10.7.0.1")), 60)
+    analysis.take(bytes(Ether(src=LAN) / IP() / UDP() / Raw(bytes(1472))), 1514)
+    found = {each.code for each in analysis.findings(10.0, Guards())}
+    assert found == {"not_compared", "multicast"}

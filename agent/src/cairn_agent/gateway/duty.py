@@ -14,7 +14,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Final, Protocol, TypeVar
 
 from pyroute2 import AsyncIPRoute
@@ -83,9 +83,6 @@ _SEEN: Final = {
 
 class Surroundings(Protocol):
     """What a duty needs of the agent; each is as of now."""
-
-    @property
-    def netlink(self) -> AsyncIPRoute: ...
 
     @property
     def node_id(self) -> str: ...
@@ -300,6 +297,7 @@ class Duty:
                 return
 
     async def _set_gates(self) -> None:
+        asked: DataPlane | None = None
         while True:
             gate = await self._gates.get()
             dataplane = self._around.dataplane
@@ -308,6 +306,9 @@ class Duty:
                 continue
             try:
                 async with asyncio.timeout(_GATE_TIMEOUT_S):
+                    if asked is not dataplane:
+                        await self._learn_term(dataplane)
+                        asked = dataplane
                     await dataplane.gate(self.duty.vni, gate.term, gate.until_ns)
             except (AgentError, TimeoutError) as error:
                 log.info("the gate isn't set segment=%s: %s", self.duty.name, error)
@@ -315,11 +316,18 @@ class Duty:
                 continue
             self._do(self.standing.gate_set(now_ns(), gate))
 
+    async def _learn_term(self, dataplane: DataPlane) -> None:
+        """Know the term that the gate had before: with an agent, or a cluster, of before."""
+        for vsubnet in (await dataplane.stats()).vsubnets:
+            if vsubnet.vni == self.duty.vni and vsubnet.gate is not None:
+                self._do(self.standing.term_seen(now_ns(), vsubnet.gate.term))
+
     async def _set_port(self) -> None:
         while True:
             wanted = await self._blocks.get()
             try:
-                await block_port(self._around.netlink, self.duty.vni, wanted.is_blocked)
+                async with self._netlink() as netlink:
+                    await block_port(netlink, self.duty.vni, wanted.is_blocked)
             except NetlinkError as error:
                 log.warning("the port can't be blocked port=%s: %s", self.duty.port, error)
 
@@ -354,7 +362,8 @@ class Duty:
         now = time.monotonic()
         here = {mac for mac, at in self._told.items() if now - at < _TOLD_S}
         with contextlib.suppress(NetlinkError):
-            here |= await stations(self._around.netlink, self.duty.vni)
+            async with self._netlink() as netlink:
+                here |= await stations(netlink, self.duty.vni)
         here -= overlay_macs(vsubnet, [])
         await paced(lambda frame: self._send("overlay", frame), station_frames(here))
         await paced(lambda frame: self._send("lan", frame), binding_frames(vsubnet))
@@ -367,7 +376,8 @@ class Duty:
         """Note what the bridge knows; the forwarder tells the appliances."""
         while True:
             try:
-                self._stations = await stations(self._around.netlink, self.duty.vni)
+                async with self._netlink() as netlink:
+                    self._stations = await stations(netlink, self.duty.vni)
                 self.counters = await read_counters(self.duty.vni)
                 self._tell_seen(await read_seen())
                 if self.standing.is_forwarding(now_ns()):
@@ -426,6 +436,12 @@ class Duty:
                 if term and dataplane is not None:
                     await dataplane.gate(self.duty.vni, term, 0)
                     await self._post_release(term)
+
+    @contextlib.asynccontextmanager
+    async def _netlink(self) -> AsyncIterator[AsyncIPRoute]:
+        """A socket of its own: a second dump on one that is being read is refused (EBUSY)."""
+        async with AsyncIPRoute() as netlink:
+            yield netlink
 
     # What is so now
 

@@ -31,13 +31,15 @@ class Overlay:
     """The vSubnet as its members are known; values are their names."""
 
     name: str
-    mtu: int  # of the inner IP packet
+    mtu: int  # of the inner IP packet; 0: not known, nor are the members
     macs: Mapping[str, str]
     ips: Mapping[str, str]
 
     @staticmethod
-    def of(vsubnet: HeldVSubnet) -> Overlay:
-        """Return what a vSubnet's hosts are."""
+    def of(vsubnet: HeldVSubnet | None) -> Overlay:
+        """Return what a vSubnet's hosts are; of one that this node is no member of, nothing."""
+        if vsubnet is None:
+            return Overlay("the vSubnet", 0, {}, {})
         hosts = [member for member in vsubnet.readable() if member.role == "host"]
         return Overlay(
             vsubnet.header.name,
@@ -162,6 +164,11 @@ class Analysis:
         yield from self._conflicts()
         yield from self._guarded(guards)
         yield from self._load(heard_s, guards)
+        if not self.overlay.mtu:
+            what = "this node is no member of the vSubnet yet: addresses in use on both sides and "
+            what += "too long packets can't be told"
+            how = "listen again when it has been attached, and is a standby"
+            yield Finding("not_compared", "info", what, how)
         if tags := self._named("tags"):
             what = f"frames with 802.1Q tags on this port: VLAN {tags}"
             how = "attach the port with --vlan, once for each VLAN that is to be bridged"
@@ -204,7 +211,7 @@ class Analysis:
             yield Finding("cairn_gateway", "info", f"loop probes of a gateway: {others}", guard)
 
     def _load(self, heard_s: float, guards: Guards) -> Iterator[Finding]:
-        if self.longest > self.overlay.mtu:
+        if self.longest > self.overlay.mtu > 0:
             what = (
                 f"packets of up to {self.longest:,} octets ({self.longest_from}), "
                 f"{self.overlay.name} carries {self.overlay.mtu:,}"

@@ -121,11 +121,10 @@ class Standing:
         self._name_of = name_of
         self._trouble = ("bridge_failed", "the bridge isn't made yet")
         self._answered_for = -1  # when the beat of the newest answer was sent
-        self._known_term = 0  # the highest that was granted to anybody, as far as known
+        self._known_term = 0  # the highest that anybody was granted, as far as known
         self._own_term = 0  # of the last grant to this node
         self._right = (0, 0)  # term, until
         self._given_up = 0
-        self._superseded = 0
         self._release_due = False
         self._announce_due = False
         self._asked = SetGate(0, 0)
@@ -184,14 +183,14 @@ class Standing:
             return None
         is_able = not code or not is_closed
         if not is_able:
-            self._given_up = max(self._given_up, self._own_term)
+            self._given_up = max(self._given_up, self._known_term)
         return SegmentState(
             self.duty.segment,
             is_able,
             "" if is_able else why,
             "" if is_able else code,
             self.is_forwarding(now),
-            self._own_term,
+            self._known_term,
             stations,
             counters,
         )
@@ -291,6 +290,11 @@ class Standing:
             return [Announce(), Speak(), *self._decide(now)]
         return self._decide(now)
 
+    def term_seen(self, now: int, term: int) -> list[Output]:
+        """The data plane's gate had this term: it takes none below, and neither may anybody."""
+        self._known_term = max(self._known_term, term)
+        return self._decide(now)
+
     def gate_refused(self) -> None:
         """The data plane did not do it: it is asked again after the next answered beat."""
         self._asked = SetGate(self._asked.term, 0)
@@ -317,7 +321,7 @@ class Standing:
     def _wanted(self, now: int) -> SetGate:
         """Return what the gate should be by all that is known now."""
         term, until = self._right
-        if not self._can_serve() or term <= self._given_up or term < self._superseded:
+        if not self._can_serve() or term <= self._given_up or term < self._known_term:
             return SetGate(term, 0)
         if self._must_stand_by(now):
             return SetGate(term, 0)
@@ -360,7 +364,7 @@ class Standing:
 
     def _note(self, now: int, probe: Probe) -> None:
         """Take in what a gateway of the same segment says of itself."""
-        self._superseded = max(self._superseded, probe.term)
+        self._known_term = max(self._known_term, probe.term)
         boot, sequence = self._latest.get(probe.node, (probe.boot, -1))
         if boot == probe.boot and sequence > probe.sequence:
             return  # on the other side a later one was faster

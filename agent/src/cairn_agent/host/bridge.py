@@ -11,9 +11,10 @@ port was before the first change, so that it goes back after any crash.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,6 +62,10 @@ _GENERATE_NONE: Final = 1
 _MASTER, _STICKY = 0x04, 0x40  # NTF_ of an entry of the bridge
 _STATIC, _PERMANENT = 0x40, 0x80  # NUD_NOARP; NUD_PERMANENT is a port's own MAC
 _DUE_S: Final = 1.0
+_NEIGHBOURS: Final = 0x4  # RTMGRP_NEIGH, which is bridges' tables too
+_AF_BRIDGE: Final = 7
+_BURST_S: Final = 0.1
+_REOPEN_S: Final = 1.0
 _COPIED: Final = {
     "ipv4": ("rp_filter", "arp_ignore", "arp_announce", "forwarding", "accept_redirects"),
     "ipv6": ("accept_ra", "autoconf", "use_tempaddr", "accept_redirects"),
@@ -118,7 +123,7 @@ async def ensure_bridges(
                 made[one.vni] = await _prepare(netlink, one, wanted, journal)
         prepared = [one for one in wanted if one.vni not in failed]
         try:
-            await ensure_guards(_guards(prepared, journal))
+            await ensure_guards(_guards(wanted, journal))
         except AgentError as error:
             failed |= {one.vni: error for one in prepared}
             prepared = []
@@ -144,12 +149,17 @@ async def remove_other_bridges(
             if vni not in kept
         ]
         changes: list[str] = []
+        failed: list[AgentError] = []
         for record in records:
-            changes += await _detach(netlink, record, journal)
-        if records:
-            present = [one for one in wanted if one.vni in journal.bridges]
-            await ensure_guards(_guards(present, journal))
+            try:
+                changes += await _detach(netlink, record, journal)
+            except AgentError as error:
+                failed.append(error)
         _log(changes)
+        if records:
+            await ensure_guards(_guards(wanted, journal))
+        if failed:
+            raise failed[0]
         return tuple(changes)
 
 
@@ -163,7 +173,7 @@ async def revert_unconfirmed(netlink: AsyncIPRoute, journal: Journal) -> tuple[s
     async with journal.lock:
         changes = await _revert_unconfirmed(netlink, journal)
         if changes and not journal.bridges:
-            await ensure_guards([])
+            await ensure_guards([])  # else the next look at the others does it
         return changes
 
 
@@ -186,6 +196,26 @@ async def stations(netlink: AsyncIPRoute, vni: int) -> frozenset[str]:
     return frozenset(mac for mac, state in entries.items() if not state & (_STATIC | _PERMANENT))
 
 
+async def station_changes(netlink: AsyncIPRoute) -> AsyncIterator[frozenset[int]]:
+    """Yield the VNIs of which stations came or went; never ends by itself.
+
+    Bursts come as one change. After an interruption of the watch all VNIs are yielded.
+    """
+    while True:
+        with contextlib.suppress(NetlinkError, OSError):
+            async with AsyncIPRoute() as monitor:
+                await monitor.bind(groups=_NEIGHBOURS)
+                yield frozenset(_vnis(await read_details(netlink)).values())
+                while True:
+                    touched = await _touched(monitor)
+                    await asyncio.sleep(_BURST_S)
+                    vnis = _vnis(await read_details(netlink))
+                    if changed := frozenset(vnis[index] for index in touched & vnis.keys()):
+                        yield changed
+        log.warning("watch of stations was interrupted and is opened again")
+        await asyncio.sleep(_REOPEN_S)
+
+
 async def flush_stations(netlink: AsyncIPRoute, vni: int) -> None:
     """Forget what was learned on the LAN port."""
     _, port = _lan_port(await read_details(netlink), vni)
@@ -204,23 +234,15 @@ async def block_port(netlink: AsyncIPRoute, vni: int, is_blocked: bool) -> None:
         await netlink.brport("set", index=port.index, isolated=int(is_blocked))
 
 
-class _failures:  # noqa: N801 - a context manager, used like contextlib's
-    """Keeps what one bridge failed with."""
-
-    def __init__(self, one: BridgeWanted, failed: dict[int, AgentError]) -> None:
-        self._one, self._failed = one, failed
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        if isinstance(error, NetlinkError):
-            self._failed[self._one.vni] = explain(self._one.port, error)
-        elif isinstance(error, AgentError):
-            self._failed[self._one.vni] = error
-        else:
-            return False
-        return True
+@contextlib.contextmanager
+def _failures(one: BridgeWanted, failed: dict[int, AgentError]) -> Iterator[None]:
+    """Keep what one bridge fails with."""
+    try:
+        yield
+    except NetlinkError as error:
+        failed[one.vni] = explain(one.port, error)
+    except AgentError as error:
+        failed[one.vni] = error
 
 
 async def _prepare(
@@ -315,6 +337,8 @@ async def _ensure_bridge(
         mac = links[record.port.name].mac
         await netlink.link("add", ifname=one.bridge, kind="bridge", address=mac, br_stp_state=0)
         changes.append(f"made {one.bridge}")
+        if record.is_moved:  # somebody removed the bridge, and the host's addresses with it
+            journal.keep(msgspec.structs.replace(record, is_moved=False))
         bridge = (await read_details(netlink))[one.bridge]
     changes += await _set_bridge(netlink, one, bridge)
     if not bridge.is_own_bridge:
@@ -385,9 +409,10 @@ async def _join_port(
     changes: list[str] = []
     links = await read_details(netlink)
     port, bridge = links[record.port.name], links[one.bridge]
-    if not record.is_one_nic:
+    quiet = f"ipv6/conf/{port.name}/disable_ipv6"
+    if not record.is_one_nic and read_sysctl(quiet) == "0":
         journal.step(one.vni, "port quiet")
-        write_sysctl(f"ipv6/conf/{port.name}/disable_ipv6", "1")
+        write_sysctl(quiet, "1")
     if port.master != bridge.index:
         journal.step(one.vni, "port joined")
         await netlink.link("set", index=port.index, master=bridge.index)
@@ -421,6 +446,9 @@ async def _move_addresses(netlink: AsyncIPRoute, one: BridgeWanted, journal: Jou
             )
         )
     routes = await read_routes(netlink, port.index)
+    if not record.is_moved:
+        held += [a for a in record.port.addresses if a not in held]
+        routes += [route for route in record.port.routes if route not in routes]
     journal.step(one.vni, "addresses moved")
     await move(
         netlink,
@@ -504,6 +532,22 @@ async def _entries(netlink: AsyncIPRoute, bridge: int, port: int) -> dict[str, i
     }
 
 
+async def _touched(monitor: AsyncIPRoute) -> set[int]:
+    """Wait for changes of bridges' tables; return the indexes of the bridges."""
+    return {
+        int(message.get_attr("NDA_MASTER") or 0)
+        async for message in monitor.get()
+        if message.get("family") == _AF_BRIDGE
+    }
+
+
+def _vnis(links: Mapping[str, Detail]) -> dict[int, int]:
+    """Return the VNIs of own bridges by the bridge's index."""
+    own = {link.index: link.name for link in links.values() if link.is_own_bridge}
+    digits = {index: name.removeprefix(BRIDGE_PREFIX) for index, name in own.items()}
+    return {index: int(number) for index, number in digits.items() if number.isdigit()}
+
+
 def _lan_port(links: Mapping[str, Detail], vni: int) -> tuple[Detail | None, Detail | None]:
     bridge = links.get(f"{BRIDGE_PREFIX}{vni}")
     if bridge is None or not bridge.is_own_bridge:
@@ -513,18 +557,26 @@ def _lan_port(links: Mapping[str, Detail], vni: int) -> tuple[Detail | None, Det
 
 
 def _guards(wanted: Iterable[BridgeWanted], journal: Journal) -> list[GuardsWanted]:
-    return [
-        GuardsWanted(
-            vni=one.vni,
-            lan=record.port.name,
-            tap=one.tap,
-            guards=one.guards,
-            overlay_macs=frozenset(mac.lower() for mac in one.overlay_macs),
-            has_host=record.is_one_nic,
+    """Return the guards of every bridge that there may be, wanted or not, made or failed.
+
+    One that isn't wanted any more is guarded until it has been taken apart, by the defaults.
+    """
+    by_vni = {one.vni: one for one in reversed(list(wanted))}
+    found = []
+    for vni, record in journal.bridges.items():
+        one = by_vni.get(vni)
+        macs = one.overlay_macs if one is not None else ()
+        found.append(
+            GuardsWanted(
+                vni=vni,
+                lan=record.port.name,
+                tap=record.tap,
+                guards=one.guards if one is not None else Guards(),
+                overlay_macs=frozenset(mac.lower() for mac in macs),
+                has_host=record.is_one_nic,
+            )
         )
-        for one in wanted
-        if (record := journal.bridges.get(one.vni)) is not None
-    ]
+    return found
 
 
 async def _outcome(

@@ -6,6 +6,7 @@ A connection of TCP knows addresses and no interfaces, and goes on.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -76,6 +77,7 @@ async def move(
     # The last first: what a stop leaves are the first, so that their order can be had again.
     for address in reversed(_as_added(await read_addresses(netlink, source))):
         await _remove_address(netlink, address, source)
+    await _remove_routes(netlink, source)
     # An address that went may have taken a route along that names it as its source.
     await add_missing_routes(netlink, routes, source=source, target=target)
 
@@ -261,6 +263,25 @@ async def _remove_address(netlink: AsyncIPRoute, address: AddressRecord, index: 
     except NetlinkError as error:
         if error.code not in (errno.EADDRNOTAVAIL, errno.ENODEV):
             raise  # a secondary may have gone with its primary
+
+
+async def _remove_routes(netlink: AsyncIPRoute, index: int) -> None:
+    """Remove what addresses that went left behind: of two in one IPv6 prefix, its route."""
+    for message in await collect(partial(netlink.route, "dump", family=AF_INET6)):
+        is_over = message.get_attr("RTA_OIF") == index and int(message["type"]) in _KINDS
+        if not is_over or _table(message) == _LOCAL_TABLE or int(message["flags"]) & _CLONED:
+            continue
+        destination = message.get_attr("RTA_DST")
+        request = {"dst": f"{destination}/{message['dst_len']}"} if destination else {}
+        with contextlib.suppress(NetlinkError):  # gone by itself meanwhile
+            await netlink.route(
+                "del",
+                family=AF_INET6,
+                oif=index,
+                table=_table(message),
+                priority=message.get_attr("RTA_PRIORITY") or 0,
+                **request,
+            )
 
 
 async def _set_route(netlink: AsyncIPRoute, route: RouteRecord, source: int, target: int) -> None:

@@ -81,9 +81,9 @@ async def ensure_guards(wanted: Sequence[GuardsWanted]) -> bool:
     if not wanted:
         return await remove_guards()
     digest = _digest(wanted)
-    present = await _list()
-    if _has(present, "counter", digest):
+    if _has(await _list("counters"), "counter", digest):
         return False
+    present = await _list()
     # nft can't add a dynamic set that is there already: it takes it for another one.
     ruleset = [c for c in _ruleset(wanted, digest) if not _adds_present_set(c, present)]
     await _nft({"nftables": [*ruleset, *_left_over(wanted, digest, present)]})
