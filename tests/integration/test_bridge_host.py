@@ -19,6 +19,7 @@ from cairn_agent.host.bridge import (
     block_port,
     ensure_bridges,
     flush_stations,
+    learn_stations,
     remove_other_bridges,
     station_changes,
     stations,
@@ -333,6 +334,21 @@ def test_stations_are_those_heard_on_the_lan_and_at_most_as_many_as_allowed(
         await flush_stations(netlink, 7)
         assert await stations(netlink, 7) == frozenset()
         assert await stations(netlink, 8) == frozenset()
+
+    in_new_network(test)
+
+
+def test_stations_that_another_gateway_heard_are_known_until_they_age(tmp_path: Path) -> None:
+    async def test(netlink: AsyncIPRoute) -> None:
+        await lan(netlink)
+        await ensure_bridges(netlink, [wanted()], Journal(tmp_path / "bridges.json"))
+        told = "02:00:00:00:10:01"
+        await learn_stations(netlink, 7, [told, VM])
+        await learn_stations(netlink, 7, [told])
+        assert await stations(netlink, 7) == {told}, "and none of the overlay's"
+        await flush_stations(netlink, 7)
+        assert await stations(netlink, 7) == frozenset()
+        await learn_stations(netlink, 8, [told])
 
     in_new_network(test)
 

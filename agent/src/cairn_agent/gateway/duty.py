@@ -45,7 +45,7 @@ from cairn_agent.gateway.standing import (
     Tell,
 )
 from cairn_agent.gateway.wanted import bridged, overlay_macs
-from cairn_agent.host.bridge import BridgeOutcome, block_port, stations
+from cairn_agent.host.bridge import BridgeOutcome, block_port, learn_stations, stations
 from cairn_agent.host.bridge_guards import Seen, read_counters, read_seen
 from cairn_agent.host.network import IFF_LOWER_UP, Link, Network
 from cairn_agent.netmap.desired import tap_name
@@ -360,11 +360,15 @@ class Duty:
         if vsubnet is None:
             return
         now = time.monotonic()
-        here = {mac for mac, at in self._told.items() if now - at < _TOLD_S}
-        with contextlib.suppress(NetlinkError):
+        told = {mac for mac, at in self._told.items() if now - at < _TOLD_S}
+        here = told - overlay_macs(vsubnet, [])
+        try:
             async with self._netlink() as netlink:
-                here |= await stations(netlink, self.duty.vni)
-        here -= overlay_macs(vsubnet, [])
+                known = await stations(netlink, self.duty.vni)
+                await learn_stations(netlink, self.duty.vni, here - known)
+                here |= known
+        except NetlinkError as error:
+            log.warning("stations can't be told segment=%s: %s", self.duty.name, error)
         await paced(lambda frame: self._send("overlay", frame), station_frames(here))
         await paced(lambda frame: self._send("lan", frame), binding_frames(vsubnet))
 

@@ -60,6 +60,7 @@ _NO_LINK_LOCAL_LEARN: Final = 1
 _ROUTER: Final = 2  # MDB_RTR_TYPE_PERM: gets all multicast, whoever listens
 _GENERATE_NONE: Final = 1
 _MASTER, _STICKY = 0x04, 0x40  # NTF_ of an entry of the bridge
+_REACHABLE: Final = 0x02  # NUD_: ages, and moves when it is heard elsewhere
 _STATIC, _PERMANENT = 0x40, 0x80  # NUD_NOARP; NUD_PERMANENT is a port's own MAC
 _DUE_S: Final = 1.0
 _NEIGHBOURS: Final = 0x4  # RTMGRP_NEIGH, which is bridges' tables too
@@ -214,6 +215,30 @@ async def station_changes(netlink: AsyncIPRoute) -> AsyncIterator[frozenset[int]
                         yield changed
         log.warning("watch of stations was interrupted and is opened again")
         await asyncio.sleep(_REOPEN_S)
+
+
+async def learn_stations(netlink: AsyncIPRoute, vni: int, macs: Iterable[str]) -> None:
+    """Let the bridge know stations on the LAN port that another gateway heard there.
+
+    They age as those that it heard itself; what it knows already stays as it is.
+    """
+    _, port = _lan_port(await read_details(netlink), vni)
+    if port is None:
+        return
+    for mac in sorted(macs):
+        try:
+            # Not by `fdb`, which makes entries that never age of those that are added.
+            await netlink.neigh(
+                "add",
+                family=_AF_BRIDGE,
+                ifindex=port.index,
+                lladdr=mac,
+                state=_REACHABLE,
+                flags=_MASTER,
+            )
+        except NetlinkError as error:
+            if error.code != errno.EEXIST:
+                raise
 
 
 async def flush_stations(netlink: AsyncIPRoute, vni: int) -> None:
