@@ -44,6 +44,10 @@ class Lan:
         self.plug(machine, "eth0", *addresses)
         return machine
 
+    def port(self, machine: Machine, interface: str) -> str:
+        """Return the switch's end of a cable."""
+        return self._ports[machine.name, interface]
+
     def pull(self, machine: Machine, interface: str) -> None:
         """Pull the cable: the machine's interface has no carrier."""
         self.switch.ip(f"link set {self._ports[machine.name, interface]} down")
