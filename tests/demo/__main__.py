@@ -14,9 +14,9 @@ import sys
 from types import FrameType
 
 from tests.demo.door import open_door
-from tests.demo.proofs import ALONE, CONNECTED, RETURN, Proof, ProofFailed
+from tests.demo.proofs import ALONE, CONNECTED, OFFICE_LAN, RETURN, Proof, ProofFailed
 from tests.demo.show import Show
-from tests.demo.stage import PICTURE, Stage, build
+from tests.demo.stage import PICTURE, PRINTER, Stage, build
 from tests.lab import Lab, LabError
 from tests.lab.cairn import missing_programs
 from tests.lab.program import die_with_parent
@@ -61,6 +61,7 @@ def _run(show: Show, *, once: bool) -> int:
             stage = build(lab, show)
             for title, proofs in (
                 ("Proofs", CONNECTED),
+                ("A LAN without agents, behind two gateways", OFFICE_LAN),
                 ("The appliance is taken away", ALONE),
                 ("And it comes back", RETURN),
             ):
@@ -109,6 +110,8 @@ def _stay(stage: Stage, show: Show) -> None:
             show.plain(f"  operator         {inside} appliance cairn node list")
             show.plain(f"  a node           {inside} web-1 cairn-agent status")
             show.plain(f"  ping             {inside} web-1 ping {stage.address('db-1')}")
+            show.plain(f"  the printer      {inside} web-1 ping {PRINTER[4]}")
+            show.plain(f"  gateways         {inside} appliance cairn gateway list")
             signal.pause()
     except Interrupted:
         show.plain()

@@ -17,8 +17,10 @@ DOOR = ROOT / "build" / "demo"  # a link to the demo's directory; goes with the 
 def open_door(stage: Stage) -> Iterator[str]:
     """Make the script and yield its path as a person types it; both go at the end."""
     script = stage.lab.directory / "in"
-    machines = {node.name: node.host for node in stage.nodes.values()}
-    script.write_text(_script({**machines, "appliance": stage.appliance.host}))
+    nodes = [*stage.nodes.values(), *stage.gateways.values()]
+    machines: dict[str, Machine] = {node.name: node.host for node in nodes}
+    machines |= {"appliance": stage.appliance.host, "printer": stage.printer}
+    script.write_text(_script(machines))
     script.chmod(0o755)
     with contextlib.suppress(FileNotFoundError):
         DOOR.unlink()  # an earlier demo's; the newest is the one that a person looks at

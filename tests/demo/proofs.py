@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from tests.demo.stage import PLACES, Stage
+from tests.demo.stage import PLACES, PRINTER, Stage
 from tests.lab import Capture, Machine, Probes, until
 from tests.lab.cairn import ethernet, measure_rate
 from tests.lab.underlay import examine, plain_tcp
@@ -88,6 +88,46 @@ def sealed(stage: Stage) -> str:
     return str(findings)
 
 
+def printer_reached(stage: Stage) -> str:
+    """A VM of each cloud pings the printer, IPv4 and IPv6."""
+    said = []
+    for name in ("web-1", "db-1"):
+        node, answered = stage.nodes[name], 0
+        for address in PRINTER.values():
+            node.wait_for_ping(address, within_s=30)  # the gateways have begun a moment ago
+            answered += node.pings(address, count=3)
+        _require(answered == 6, f"{answered} of 6 pings of {name} came back from the printer")
+        said.append(f"{PLACES[name]} {answered} of 6")
+    return ", ".join(said)
+
+
+def printer_asks(stage: Stage) -> str:
+    """The printer, which knows Ethernet and IP alone, finds a VM of each cloud."""
+    answered = 0
+    for name in ("web-1", "db-1"):
+        command = f"ping -n -c 3 -i 0.1 -W 1 {stage.address(name)}".split()
+        done = stage.printer.run(command, check=False)
+        answered += done.stdout.count(" bytes from ")
+    _require(answered == 6, f"{answered} of 6 pings of the printer came back")
+    return f"{answered} of 6 answered"
+
+
+def gateway_killed(stage: Stage) -> str:
+    """Agent and data plane of the gateway that forwards are killed; the other takes over."""
+    first, second = _forwarder_and_standby(stage)
+    node, web = stage.gateways[first], stage.nodes["web-1"]
+    assert node.agent is not None and node.dataplane is not None
+    begun = time.monotonic()
+    node.dataplane.kill_for_good()
+    node.agent.kill_for_good()
+    web.wait_for_ping(PRINTER[4], within_s=20)
+    took = time.monotonic() - begun
+    now = _state(stage, second)
+    _require(now == "forwarding", f"{second} is {now}, though the printer answers")
+    node.start()  # for whoever looks around later
+    return f"{first} killed, {second} forwards: back after {took:.1f} s"
+
+
 def without_appliance(stage: Stage) -> str:
     """The appliance and its etcd are killed; no ping between the nodes is lost."""
     machines: dict[Machine, str] = {
@@ -140,6 +180,11 @@ CONNECTED: list[Proof] = [
     ("a frame that is not IP (EtherType 0x8137), cloud-a to office", non_ip),
     ("on the internet: only UDP and TCP 8002, nothing readable", sealed),
 ]
+OFFICE_LAN: list[Proof] = [
+    ("both clouds reach the printer, IPv4 and IPv6", printer_reached),
+    ("the printer reaches both clouds", printer_asks),
+    ("the gateway that forwards is killed", gateway_killed),
+]
 ALONE: list[Proof] = [
     ("the appliance and its etcd are killed: traffic goes on", without_appliance),
     ("still without it: an agent and a data plane are killed", restart_without_appliance),
@@ -168,6 +213,23 @@ def _frames_received(
             name: sum(packet.frame == frame for packet in capture.packets())
             for name, capture in captures.items()
         }
+
+
+def _forwarder_and_standby(stage: Stage) -> tuple[str, str]:
+    def found() -> tuple[str, str] | None:
+        states = {name: _state(stage, name) for name in stage.gateways}
+        first, second = sorted(states, key=lambda name: states[name] != "forwarding")
+        wanted = ("forwarding", "standby")
+        return (first, second) if (states[first], states[second]) == wanted else None
+
+    return until("one gateway forwards, the other stands by", found, within_s=30)
+
+
+def _state(stage: Stage, name: str) -> str:
+    """Return what a gateway says of itself; empty where it says nothing."""
+    node = stage.gateways[name]
+    reports = node.status()["gateways"] if node.answers() else []
+    return next((str(report["state"]) for report in reports), "")
 
 
 def _reconnect(stage: Stage, name: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from tests.demo.__main__ import _proved
-from tests.demo.proofs import ALONE, CONNECTED, RETURN, ProofFailed
+from tests.demo.proofs import ALONE, CONNECTED, OFFICE_LAN, RETURN, ProofFailed
 from tests.demo.show import Show
 from tests.lab import NotInTimeError, until
 from tests.lab.cairn import AS_NOBODY
@@ -89,8 +89,10 @@ def test_a_demo_that_stays_up_can_be_reached_and_ends_with_0_on_ctrl_c(
     demo.process.send_signal(signal.SIGINT)
     status = demo.process.wait(20)
 
-    assert len(shown) == 2 and all(done.returncode == 0 for done in shown), shown
-    assert all(name in done.stdout for done in shown for name in ("web-1", "db-1", "desk-1"))
+    assert len(shown) == 3 and all(done.returncode == 0 for done in shown), shown
+    nodes, status, gateways = (done.stdout for done in shown)
+    assert all(name in said for said in (nodes, status) for name in ("web-1", "db-1", "desk-1"))
+    assert "gate-1" in gateways and "gate-2" in gateways
     assert not (ROOT / "build" / "demo").is_symlink()
     assert reached.stdout.strip() == "200", reached.stderr
     assert status == 0
@@ -106,7 +108,7 @@ print(urllib.request.urlopen(sys.argv[1] + "/healthz", context=context, timeout=
 
 
 def _assert_every_proof_held(said: str) -> None:
-    for name, _ in (*CONNECTED, *ALONE, *RETURN):
+    for name, _ in (*CONNECTED, *OFFICE_LAN, *ALONE, *RETURN):
         assert re.search(rf" s  ok  {re.escape(name)}", said), (name, said)
     assert "FAILED" not in said
 

@@ -6,12 +6,13 @@ in them, which is printed first.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -19,6 +20,7 @@ from tests.integration.crossings import (
     Crossing,
     Crossings,
     Run,
+    Way,
     crossing,
     doubled,
     hand_overs,
@@ -27,13 +29,21 @@ from tests.integration.crossings import (
     violations,
 )
 from tests.integration.office import BRIDGE, now_ns
+from tests.integration.split import COMBINATIONS, GATEWAYS, KINDS, Fault, Split, built, draw
 from tests.integration.test_dataplane import BINARY, LIVING, TAP, VNI
 from tests.integration.test_dataplane import Node as Plane
+from tests.integration.world import assert_no_program_crashed
 from tests.lab import Lab, until
+from tests.lab.cairn import missing_programs
 from tests.lab.lan import Lan
+from tests.proofs import record
 
 pytestmark = [pytest.mark.root, pytest.mark.tun]
 
+SCHEDULES = int(os.environ.get("CAIRN_GATEWAY_SCHEDULES", "20"))
+SEED = int(os.environ.get("CAIRN_GATEWAY_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
+_SAME_PREFERENCE = 10  # schedules with one, then as many with the other
+_LEAST_FRAMES = 50  # of a schedule, each way
 _MS = 1_000_000
 
 
@@ -134,3 +144,93 @@ def test_the_check_finds_a_gateway_that_forwards_without_the_right() -> None:
         said = violations(pair.seen.take())
         for sign in ("twice on the LAN", "at one time, out", "at one time, in"):
             assert any(each.startswith(sign) for each in said), (sign, said)
+
+
+def test_schedules_are_drawn_from_their_seed_alone_and_hold_every_fault() -> None:
+    drawn = [draw(random.Random(f"7-{number}")) for number in range(200)]
+    assert drawn == [draw(random.Random(f"7-{number}")) for number in range(200)]
+    faults = [fault for schedule in drawn for fault in schedule]
+    assert {fault.what for fault in faults if fault.kind == "cut"} == set(COMBINATIONS)
+    assert {fault.kind for fault in faults} == set(KINDS)
+    for schedule in drawn:
+        assert len({fault.slot for fault in schedule}) == len(schedule)
+
+
+@dataclass
+class Played:
+    """What there was in all schedules."""
+
+    count: int = 0
+    faults: int = 0
+    hand_overs: int = 0
+    frames: int = 0
+    longest_s: float = 0.0  # that nobody forwarded
+    violations: list[str] = field(default_factory=list)
+    begun: float = field(default_factory=time.monotonic)
+
+    def add(self, name: str, faults: list[Fault], taken: dict[Way, list[Crossing]]) -> None:
+        """Note what was seen in one schedule."""
+        found = violations(taken)
+        moves = hand_overs(taken["out"])
+        gaps = itertools.pairwise(each.at_ns for each in taken["out"])
+        longest_s = max((b - a for a, b in gaps), default=0) / 1e9
+        self.count += 1
+        self.faults += len(faults)
+        self.hand_overs += moves
+        self.frames += sum(map(len, taken.values()))
+        self.longest_s = max(self.longest_s, longest_s)
+        self.violations += [f"{name}: {each}" for each in found]
+        at_s = time.monotonic() - self.begun
+        said = f"{name}: {'; '.join(map(str, faults))}: {moves} moves, away {longest_s:.1f} s"
+        said += f" (at {at_s:.0f} s)"
+        print(
+            f"split: {said}{''.join(f'{chr(10)}  VIOLATION {each}' for each in found)}", flush=True
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.etcd
+@pytest.mark.timeout(SCHEDULES * 60 + 600)
+def test_c3_no_schedule_of_faults_has_two_forwarders() -> None:
+    if missing := missing_programs():
+        pytest.fail(f"not built: {', '.join(missing)}; run make setup")
+    print(f"\nsplit: {SCHEDULES} schedules, seed {SEED}", flush=True)
+    with built() as split:
+        played = _played(split)
+        forwarder = split.wait_until_calm()
+        split.seen.take()
+        split.steal(next(name for name in GATEWAYS if name != forwarder), 0.3)
+        time.sleep(0.8)
+        found = violations(split.seen.take())
+        assert_no_program_crashed(split.trio.lab)
+    took_s = time.monotonic() - played.begun
+    print(f"split: {played.count} in {took_s:.0f} s, longest away {played.longest_s:.1f} s")
+    assert any(each.startswith("twice on the LAN") for each in found), "it would have been seen"
+    assert record(
+        "C3",
+        what=f"{played.count} random schedules ({played.faults} cuts, pauses, kills; seed {SEED}): "
+        f"{played.hand_overs} hand-overs, {played.frames} frames; more than one forwarder",
+        bar="0",
+        value=len(played.violations),
+        unit="times",
+        holds=not played.violations and played.count >= SCHEDULES,
+    ), played.violations[:20]
+
+
+def _played(split: Split) -> Played:
+    played = Played()
+    for number in range(SCHEDULES):
+        if number % _SAME_PREFERENCE == 0:
+            split.wait_until_calm()
+            preference = ("safety", "availability")[number // _SAME_PREFERENCE % 2]
+            split.prefer(preference)
+        dice = random.Random(f"{SEED}-{number}")
+        # An operator's wish also begins the count of automatic moves anew (C5).
+        split.switch_over(dice.choice(GATEWAYS))
+        faults = draw(dice)
+        split.play(faults, split.wait_until_calm())
+        split.wait_until_calm()
+        taken = split.seen.take()
+        assert all(len(crossings) > _LEAST_FRAMES for crossings in taken.values()), "it is blind"
+        played.add(f"{number} {preference}", faults, taken)
+    return played
