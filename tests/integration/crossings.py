@@ -155,3 +155,10 @@ def hand_overs(crossings: Iterable[Crossing]) -> int:
     """Return how often another gateway than before was the one that forwarded."""
     names = [run.gateway for run in runs(crossings)]
     return sum(one != other for one, other in itertools.pairwise(names))
+
+
+def longest_gap_s(crossings: Iterable[Crossing], until_ns: int) -> float:
+    """Return for how long nothing crossed, at the longest; the time up to `until_ns` counts."""
+    times = [each.at_ns for each in crossings]
+    gaps = (after - before for before, after in itertools.pairwise([*times, until_ns]))
+    return max(gaps, default=until_ns) / 1e9

@@ -124,13 +124,21 @@ class Split:
                 _begin(appliance)  # it may have ended by itself
             if not all(each.is_ready() for each in self.trio.appliances.values()):
                 return ""
-            shown, forwarder = self._ask("GET", self._path()), self.seen.forwarder()
+            shown, forwarder = self.shown(), self.seen.forwarder()
             able = [each["node"]["name"] for each in shown.get("gateways", []) if each["able"]]
             if shown.get("held_down") and able:
                 self.switch_over(able[0])
             return forwarder if sorted(able) == sorted(GATEWAYS) else ""
 
         return until("one forwards, the other could", calm, within_s=_BACK_S)
+
+    def shown(self) -> dict[str, Any]:
+        """Return the segment as an appliance has it; {} where none answers."""
+        return self._ask("GET", self._path())
+
+    def other(self, name: str) -> str:
+        """Return the other gateway."""
+        return next(each for each in GATEWAYS if each != name)
 
     def switch_over(self, name: str) -> None:
         """Ask for it; a cluster or a gateway that can't is no matter."""
@@ -143,9 +151,9 @@ class Split:
 
     def play(self, faults: list[Fault], forwarder: str) -> None:
         """Let the faults happen and end, each at its time."""
-        other = next(name for name in GATEWAYS if name != forwarder)
-        names = {"forwarder": forwarder, "standby": other, "each other": "each other"}
-        names["leader"] = leader = self._leader()
+        names = {"forwarder": forwarder, "standby": self.other(forwarder)}
+        names["each other"] = "each other"
+        names["leader"] = leader = self.leader()
         names["follower"] = next(name for name in self.trio.appliances if name != leader)
         due: list[tuple[float, int, Callable[[], None]]] = []
         begun = time.monotonic()
@@ -242,7 +250,8 @@ class Split:
         for node in self.gateways.values():
             node.host.nft(gone.format("inet"))
 
-    def _leader(self) -> str:
+    def leader(self) -> str:
+        """Return the appliance whose etcd leads."""
         shown = self._ask("GET", "cluster").get("appliances", [])
         return next((str(each["name"]) for each in shown if each["leads"]), "m1")
 
@@ -264,7 +273,7 @@ class Split:
 
     def steal(self, standby: str, seconds: float) -> None:
         """Open a standby's gate by hand, which nobody granted."""
-        forwarder = next(name for name in GATEWAYS if name != standby)
+        forwarder = self.other(standby)
         vni = self.trio.network.vni
         with _control(self.gateways[forwarder].host) as control:
             (vsubnet,) = control.ask("stats")["vsubnets"]
