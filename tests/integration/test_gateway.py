@@ -352,13 +352,12 @@ def test_a_pre_flight_transmits_nothing_and_says_no_go_where_nothing_helps(
     quiet.plug(g1, "eth2")
     g1.sysctl(net__ipv6__conf__eth2__disable_ipv6=1)  # the kernel solicits routers by itself
     stranger = quiet.machine("stranger", f"{office.vm.address(office.prod)}/24")
-    time.sleep(1.0)
+    asking = stranger.start(["ping", "-i", "0.5", "10.7.0.99"], name="ping")
     capture = quiet.switch.capture("lan")
     command = ["cairn-agent", "preflight", "--port", "eth2", "--vsubnet", "prod", "--json"]
     listening = g1.start([*command, "--seconds", "4"], name="preflight")
-    time.sleep(1.0)
-    stranger.run(["ping", "-c", "1", "-W", "1", "10.7.0.99"], check=False)
-    assert listening.wait(within_s=15) == 4, listening.text()
+    assert listening.wait(within_s=30) == 4, listening.text()
+    asking.stop()
     mac = json.loads(g1.run(["ip", "-j", "link", "show", "eth2"]).stdout)[0]["address"]
     sent = [p for p in capture.packets() if p.frame[6:12] == bytes.fromhex(mac.replace(":", ""))]
     assert not sent, "it transmits nothing"
