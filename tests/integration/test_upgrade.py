@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cairn_appliance import __version__
 
 from tests.integration.trio import Trio, Write, longest_stall, lost, writing
 from tests.lab import Host, Lab, LabError, Machine, Pair, Probes, until
@@ -54,6 +55,7 @@ class Rolling:
     nodes: dict[str, Node]
     network: Network
     builds: dict[str, Path]
+    recovery_key: str
     steps: int = 0
     pairs: list[Pair] = field(default_factory=list)  # over the steps of appliances
     writes: list[Write] = field(default_factory=list)
@@ -136,7 +138,7 @@ def rolling() -> Iterator[Rolling]:
             return made
 
         first = Appliance(host("m1"))
-        first.init()
+        made = first.init()
         first.start()
         first.login()
         network = first.network("prod", "10.7.0.0/24")
@@ -155,7 +157,7 @@ def rolling() -> Iterator[Rolling]:
         trio = Trio(lab, appliances, site.host("client"), nodes["a"], network, [])
         trio.wait_until_whole()
         nodes["a"].wait_for_ping(nodes["b"].address(network), within_s=20)
-        yield Rolling(trio, nodes, network, builds)
+        yield Rolling(trio, nodes, network, builds, made["recovery_key"])
 
 
 def roll(rolling: Rolling, build: str) -> None:
@@ -268,6 +270,21 @@ def test_appliances_of_n_minus_1_become_n_under_agents_of_n_minus_1(rolling: Rol
     roll(rolling, "N")
     meet(rolling, "N-1", "N")
     join_late(rolling, "N-1")
+
+
+def test_the_first_of_n_has_made_a_backup_before_and_it_restores(rolling: Rolling) -> None:
+    trio = rolling.trio
+    backups = trio.appliances["m1"].cairn("backup", "list")
+    (made,) = [each for each in backups if each["reason"]]
+    assert made["reason"].startswith(f"before version {__version__} in place of ")
+    file = Path(made["path"])
+    assert file.stat().st_size == made["octets"]
+    install(trio.client, rolling.builds["N"])
+    data_dir = trio.client.directory / "restored"
+    command = ["cairn-appliance", "restore", str(file), "--data-dir", str(data_dir)]
+    command += ["--others-are-lost", "--address", trio.client.v4, "--json"]
+    restored = trio.client.run(command, stdin=rolling.recovery_key + "\n", within_s=90)
+    assert json.loads(restored.stdout)["backup_revision"] == made["revision"]
 
 
 def test_agents_of_n_minus_1_become_n(rolling: Rolling) -> None:

@@ -120,11 +120,19 @@ def join_command(
 
 
 @app.command("run")
-def run_command(data_dir: DataDir) -> None:
+def run_command(
+    data_dir: DataDir,
+    without_backup: Annotated[
+        bool,
+        typer.Option(
+            "--without-backup", help="Begin a new version also where no backup can be made first."
+        ),
+    ] = False,
+) -> None:
     """Run the appliance until it is told to stop (SIGTERM)."""
     _log_to_stderr(logging.INFO)
     use_all_files()
-    _in_loop(run(data_dir))
+    _in_loop(run(data_dir, without_backup=without_backup))
 
 
 @app.command("status")

@@ -118,6 +118,7 @@ class Upgrade(msgspec.Struct, frozen=True):
     ready: bool = False
     order: list[str] = []
     findings: list[ClusterProblem] = []
+    last_backup_at: datetime | None = None
 
 
 class UpgradeFinished(msgspec.Struct, frozen=True):

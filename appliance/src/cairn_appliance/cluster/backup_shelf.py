@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -48,7 +49,8 @@ class BackupShelf:
         except OSError as error:
             raise cannot("write", path, error) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # where nothing can be written, nothing is left
+                temporary.unlink()
         return octets
 
     def remove(self, name: str) -> None:

@@ -45,6 +45,7 @@ class Backup:
     octets: int
     key_id: str
     made_by: str
+    reason: str = ""  # what it was made for, where it was not asked for or due
 
 
 @dataclass(frozen=True, slots=True)

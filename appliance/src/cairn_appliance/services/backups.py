@@ -39,7 +39,7 @@ from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.events import Journal
 from cairn_appliance.services.stored import read, read_all
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Compare, Delete, Put, Store, StoreError
+from cairn_appliance.store.port import Compare, Delete, Full, Put, Store, StoreError
 from cairn_appliance.store.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class Backups:
         await self._store.commit([], [put, entry])
         return key
 
-    async def create(self, by: Actor) -> Backup:
+    async def create(self, by: Actor, reason: str = "") -> Backup:
         """Make a backup on this appliance's disk; raise Clash, BackupFailed.
 
         A failure is an event, and a problem of the cluster until one succeeds.
@@ -144,7 +144,7 @@ class Backups:
                     code="no_recovery_key",
                 )
             try:
-                backup = await self._make(key.value, by)
+                backup = await self._make(key.value, by, reason)
             except (StoreError, CairnError) as error:
                 failure = await self._tell_failed(error, by)
                 raise BackupFailed(failure.cause, failure.remedy) from error
@@ -172,7 +172,7 @@ class Backups:
             return False
         return await leads() or age_s >= _LATE_AFTER * every_s
 
-    async def _make(self, key: BackupKey, by: Actor) -> Backup:
+    async def _make(self, key: BackupKey, by: Actor, reason: str) -> Backup:
         cluster, now = self._cluster(), self._clock()
         contents = await self._contents()
         async with self._snapshots.take() as snapshot:
@@ -197,13 +197,19 @@ class Backups:
             octets=octets,
             key_id=key.id,
             made_by=by.name,
+            reason=reason,
         )
-        text = f"a backup was made on {backup.appliance}: {octets} octets"
+        why = f", {reason}" if reason else ""
+        text = f"a backup was made on {backup.appliance}{why}: {octets} octets"
         entry = self._journal.entry(
             "backup_made", text, by, appliance=backup.appliance, file=backup.place, key=key.id
         )
         put = Put(keys.backup(name), records.backups.encode(backup))
-        await self._store.commit([], [put, Delete(keys.BACKUP_FAILURE), entry])
+        try:
+            await self._store.commit([], [put, Delete(keys.BACKUP_FAILURE), entry])
+        except Full:
+            await asyncio.to_thread(self._shelf.remove, name)  # nobody would know of it
+            raise
         log.info("backup made file=%s octets=%d revision=%d", name, octets, head.revision)
         return backup
 

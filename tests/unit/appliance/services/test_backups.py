@@ -12,6 +12,7 @@ import pytest
 from cairn_appliance.domain.backup import Contents, problems_of_backups
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.errors import BackupFailed, Clash, Invalid
+from cairn_appliance.domain.event import Event
 from cairn_appliance.domain.identity import Actor, ActorKind
 from cairn_appliance.pki.backup_file import BackupReader
 from cairn_appliance.pki.recovery_key import RecoveryKey
@@ -19,7 +20,7 @@ from cairn_appliance.services.backups import Backups, Source, health_of
 from cairn_appliance.services.events import Events
 from cairn_appliance.store import keys
 from cairn_appliance.store.memory import MemoryStore
-from cairn_appliance.store.port import Put
+from cairn_appliance.store.port import Full, Put
 
 from tests.unit.appliance.backups import SNAPSHOT, FakeShelf, FakeSnapshots
 from tests.unit.appliance.replica import FakeClock
@@ -56,8 +57,11 @@ class Made:
         health = await health_of(self.store, every_s, self.clock())
         return [problem.cause for problem in problems_of_backups(health)]
 
+    async def events(self) -> tuple[Event, ...]:
+        return await Events(self.store).list()
+
     async def kinds(self) -> list[str]:
-        return [event.kind for event in await Events(self.store).list()]
+        return [event.kind for event in await self.events()]
 
 
 async def test_a_backup_opens_with_the_recovery_key() -> None:
@@ -109,6 +113,20 @@ async def test_a_failure_is_told_until_one_succeeds(what: str) -> None:
     made.shelf.is_full = made.snapshots.is_broken = False
     await made.backups.create(ADMIN)
     assert (await made.problems()) == []
+
+
+async def test_a_file_that_nobody_would_know_of_is_not_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = await Made().with_key()
+
+    async def refuse(*_: object) -> int:
+        raise Full("etcdserver: mvcc: database space exceeded")
+
+    monkeypatch.setattr(made.store, "commit", refuse)
+    with pytest.raises(BackupFailed):
+        await made.backups.create(ADMIN)
+    assert made.shelf.files == {}
 
 
 async def test_only_so_many_are_kept() -> None:

@@ -41,4 +41,5 @@ def _out(backup: Backup) -> BackupOut:
         revision=backup.revision,
         octets=backup.octets,
         key_id=backup.key_id,
+        reason=backup.reason,
     )
