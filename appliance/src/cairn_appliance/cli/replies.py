@@ -156,6 +156,7 @@ class BackupShown(msgspec.Struct, frozen=True):
     revision: int = 0
     octets: int = 0
     key_id: str = ""
+    reason: str = ""
 
 
 class JoinString(msgspec.Struct, frozen=True):

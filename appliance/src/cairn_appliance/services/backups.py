@@ -26,6 +26,7 @@ from cairn_appliance.domain.backup import (
     BackupFailure,
     BackupHealth,
     BackupKey,
+    BackupWish,
     Contents,
     Head,
 )
@@ -36,16 +37,28 @@ from cairn_appliance.domain.identity import SYSTEM, Actor
 from cairn_appliance.pki.errors import PkiError
 from cairn_appliance.pki.recovery_key import key_id, share_with
 from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.services.commit import unchanged
 from cairn_appliance.services.events import Journal
 from cairn_appliance.services.stored import read, read_all
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Compare, Delete, Full, Put, Store, StoreError
+from cairn_appliance.store.port import (
+    Compare,
+    Conflict,
+    Delete,
+    Full,
+    Item,
+    Put,
+    Store,
+    StoreError,
+)
 from cairn_appliance.store.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
 
 _LOOKED_AT_EVERY_S = 20.0
 _LATE_AFTER = 1.5  # times the interval: then others than the leader step in
+_WISH_SETTLES_S = 10.0  # several keys are often replaced one after the other: one backup
+_WISH_LATE_S = 120.0  # then others than the leader step in
 _LENGTH_OCTETS = 4
 
 
@@ -165,6 +178,8 @@ class Backups:
         health = await health_of(self._store, every_s, self._clock())
         if health.key is None:
             return False
+        if await self._is_wished(health, leads):
+            return True
         age_s = health.now - (health.last.made_at if health.last else 0.0)
         if health.failure is not None:  # tried again sooner than a backup is due, but not always
             age_s = min(age_s, every_s + health.now - health.failure.at - every_s / 6)
@@ -172,8 +187,18 @@ class Backups:
             return False
         return await leads() or age_s >= _LATE_AFTER * every_s
 
+    async def _is_wished(self, health: BackupHealth, leads: Callable[[], Awaitable[bool]]) -> bool:
+        wish, failure = health.wish, health.failure
+        if wish is None or (failure is not None and health.now - failure.at < _WISH_LATE_S):
+            return False
+        age_s = health.now - wish.at
+        return age_s >= _WISH_LATE_S or (age_s >= _WISH_SETTLES_S and await leads())
+
     async def _make(self, key: BackupKey, by: Actor, reason: str) -> Backup:
         cluster, now = self._cluster(), self._clock()
+        wish = await self._store.get(keys.BACKUP_WISH)  # before the snapshot: it has that change
+        if wish is not None and not reason:
+            reason = f"after {records.backup_wishes.decode(wish).reason}"
         contents = await self._contents()
         async with self._snapshots.take() as snapshot:
             head = Head(
@@ -205,13 +230,22 @@ class Backups:
             "backup_made", text, by, appliance=backup.appliance, file=backup.place, key=key.id
         )
         put = Put(keys.backup(name), records.backups.encode(backup))
+        writes: builtins.list[Put | Delete] = [put, Delete(keys.BACKUP_FAILURE), entry]
         try:
-            await self._store.commit([], [put, Delete(keys.BACKUP_FAILURE), entry])
+            await self._note(writes, wish)
         except Full:
             await asyncio.to_thread(self._shelf.remove, name)  # nobody would know of it
             raise
         log.info("backup made file=%s octets=%d revision=%d", name, octets, head.revision)
         return backup
+
+    async def _note(self, writes: builtins.list[Put | Delete], wish: Item | None) -> None:
+        """Write down what was made; a wish that came meanwhile stays."""
+        try:
+            fulfilled = [Delete(keys.BACKUP_WISH)]
+            await self._store.commit([unchanged(keys.BACKUP_WISH, wish)], [*writes, *fulfilled])
+        except Conflict:
+            await self._store.commit([], writes)
 
     async def _contents(self) -> Contents:
         number = await self._store.get(keys.LAST_NAME)
@@ -259,6 +293,7 @@ async def health_of(store: Store, every_s: float, now: float) -> BackupHealth:
     """Return how it stands with backups."""
     key = await read(store, records.backup_keys, keys.BACKUP_KEY)
     failure = await read(store, records.backup_failures, keys.BACKUP_FAILURE)
+    wish = await read(store, records.backup_wishes, keys.BACKUP_WISH)
     made: builtins.list[Backup] = [
         each.value for each in await read_all(store, records.backups, keys.BACKUPS)
     ]
@@ -268,7 +303,16 @@ async def health_of(store: Store, every_s: float, now: float) -> BackupHealth:
         key=key.value if key else None,
         last=max(made, key=lambda each: each.made_at, default=None),
         failure=failure.value if failure else None,
+        wish=wish.value if wish else None,
     )
+
+
+def wish_for_one(reason: str, now: float) -> Put:
+    """Return what has a backup made soon: what made those of before worth less is in it, too.
+
+    It belongs into the transaction of that change; changes soon after each other get one.
+    """
+    return Put(keys.BACKUP_WISH, records.backup_wishes.encode(BackupWish(now, reason)))
 
 
 def first_key(public: bytes, now: float, by: Actor) -> tuple[Compare, Put]:

@@ -38,9 +38,9 @@ def list_backups(as_json: AsJson = False) -> None:
         output.print_json(reply.whole)
         return
     output.table(
-        ("MADE", "BY", "ON", "SIZE", "REVISION", "KEY", "FILE"),
+        ("MADE", "BY", "ON", "SIZE", "REVISION", "KEY", "FILE", "WHY"),
         (_row(each) for each in reply.value),
-        fold=("FILE",),
+        fold=("FILE", "WHY"),
         empty="No backup was made yet: cairn backup create",
     )
 
@@ -74,7 +74,7 @@ _WAIT_S = 600.0  # a large store on a slow disk
 
 def _row(each: BackupShown) -> tuple[output.Value, ...]:
     made = ago(each.made_at), each.made_by, each.appliance
-    return (*made, _size(each), str(each.revision), each.key_id, each.path)
+    return (*made, _size(each), str(each.revision), each.key_id, each.path, each.reason)
 
 
 def _size(backup: BackupShown) -> str:
