@@ -277,8 +277,10 @@ def test_the_first_of_n_has_made_a_backup_before_and_it_restores(rolling: Rollin
     backups = trio.appliances["m1"].cairn("backup", "list")
     (made,) = [each for each in backups if each["reason"]]
     assert made["reason"].startswith(f"before version {__version__} in place of ")
-    file = Path(made["path"])
-    assert file.stat().st_size == made["octets"]
+    assert Path(made["path"]).stat().st_size == made["octets"]
+    file = trio.client.directory / "kept.backup"  # it may lie on another appliance than m1
+    trio.appliances["m1"].cairn("backup", "fetch", made["name"], "--output", str(file))
+    assert file.read_bytes() == Path(made["path"]).read_bytes()
     install(trio.client, rolling.builds["N"])
     data_dir = trio.client.directory / "restored"
     command = ["cairn-appliance", "restore", str(file), "--data-dir", str(data_dir)]

@@ -132,9 +132,12 @@ async def test_a_cluster_is_restored_and_its_nodes_tell_it_the_rest(
         backup = client.post("backups").raise_for_status().json()
         assert [each["name"] for each in client.get("backups").json()] == [backup["name"]]
         assert client.get("cluster").json()["problems"] == []
+        fetched = client.get(f"backups/{backup['name']}/file").raise_for_status()
     file = tmp_path / "kept.backup"
     path = Path(backup["path"])
-    file.write_bytes(path.read_bytes())
+    file.write_bytes(fetched.content)
+    assert fetched.content == path.read_bytes()
+    assert fetched.headers["content-type"] == "application/octet-stream"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 

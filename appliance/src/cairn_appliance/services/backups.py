@@ -31,7 +31,7 @@ from cairn_appliance.domain.backup import (
     Head,
 )
 from cairn_appliance.domain.cluster import Cluster
-from cairn_appliance.domain.errors import BackupFailed, CairnError, Clash, Invalid
+from cairn_appliance.domain.errors import BackupFailed, CairnError, Clash, Invalid, NotFound
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import SYSTEM, Actor
 from cairn_appliance.pki.errors import PkiError
@@ -69,6 +69,18 @@ class Snapshots(Protocol):
         """Yield one."""
 
 
+class Kept(Protocol):
+    """A backup that is being read."""
+
+    octets: int
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield what is in it."""
+
+    def close(self) -> None:
+        """Close it; whoever was given it does."""
+
+
 class Shelf(Protocol):
     """Where this appliance keeps its backups (cluster/backup_shelf.py)."""
 
@@ -79,6 +91,9 @@ class Shelf(Protocol):
         self, name: str, recipient: bytes, head: Head, content: AsyncIterator[bytes]
     ) -> int:
         """Write a backup and return its octets; raise CairnError."""
+
+    def open(self, name: str) -> Kept:
+        """Return a backup to be read; raise CairnError."""
 
     def remove(self, name: str) -> None:
         """Remove a backup; raise CairnError."""
@@ -163,6 +178,27 @@ class Backups:
                 raise BackupFailed(failure.cause, failure.remedy) from error
             await self._drop_oldest()
         return backup
+
+    async def fetch(self, name: str, by: Actor) -> Kept:
+        """Return one that lies here, as it is, and note who took it; raise NotFound, Clash."""
+        backup = next((each for each in await self.list() if each.name == name), None)
+        if backup is None:
+            raise NotFound(f"there is no backup {name}", "`cairn backup list` shows them")
+        if backup.appliance != self._source.appliance:
+            raise Clash(
+                f"the backup lies on {backup.appliance}, not on {self._source.appliance}",
+                f"ask {backup.appliance} for it, or copy {backup.place} there",
+                code="backup_elsewhere",
+            )
+        kept = await asyncio.to_thread(self._shelf.open, name)
+        try:
+            text = f"the backup {name} was fetched: {kept.octets} octets"
+            entry = self._journal.entry("backup_fetched", text, by, appliance=backup.appliance)
+            await self._store.commit([], [entry])
+        except BaseException:
+            kept.close()
+            raise
+        return kept
 
     async def keep_making(self, every_s: float, leads: Callable[[], Awaitable[bool]]) -> None:
         """Make backups by the clock until cancelled; `leads`: it is this appliance's turn."""
