@@ -339,8 +339,11 @@ class Appliance:
             services.nodes,
             services.tokens,
             services.events,
-            more=(self._membership.tidy,),
+            more=(self._membership.tidy, self._catch_up),
         )
+
+    async def _catch_up(self) -> None:
+        await self._services.journal.catch_up(self._services.store)
 
     async def _renew_certificates(self) -> None:
         """Renew what this appliance shows; new connections get the new certificate."""
