@@ -55,7 +55,7 @@ class Rolling:
     nodes: dict[str, Node]
     network: Network
     builds: dict[str, Path]
-    recovery_key: str
+    recovery_key: str = ""
     steps: int = 0
     pairs: list[Pair] = field(default_factory=list)  # over the steps of appliances
     writes: list[Write] = field(default_factory=list)
@@ -138,7 +138,7 @@ def rolling() -> Iterator[Rolling]:
             return made
 
         first = Appliance(host("m1"))
-        made = first.init()
+        first.init()
         first.start()
         first.login()
         network = first.network("prod", "10.7.0.0/24")
@@ -157,7 +157,7 @@ def rolling() -> Iterator[Rolling]:
         trio = Trio(lab, appliances, site.host("client"), nodes["a"], network, [])
         trio.wait_until_whole()
         nodes["a"].wait_for_ping(nodes["b"].address(network), within_s=20)
-        yield Rolling(trio, nodes, network, builds, made["recovery_key"])
+        yield Rolling(trio, nodes, network, builds)
 
 
 def roll(rolling: Rolling, build: str) -> None:
@@ -272,23 +272,6 @@ def test_appliances_of_n_minus_1_become_n_under_agents_of_n_minus_1(rolling: Rol
     join_late(rolling, "N-1")
 
 
-def test_the_first_of_n_has_made_a_backup_before_and_it_restores(rolling: Rolling) -> None:
-    trio = rolling.trio
-    backups = trio.appliances["m1"].cairn("backup", "list")
-    (made,) = [each for each in backups if each["reason"]]
-    assert made["reason"].startswith(f"before version {__version__} in place of ")
-    assert Path(made["path"]).stat().st_size == made["octets"]
-    file = trio.client.directory / "kept.backup"  # it may lie on another appliance than m1
-    trio.appliances["m1"].cairn("backup", "fetch", made["name"], "--output", str(file))
-    assert file.read_bytes() == Path(made["path"]).read_bytes()
-    install(trio.client, rolling.builds["N"])
-    data_dir = trio.client.directory / "restored"
-    command = ["cairn-appliance", "restore", str(file), "--data-dir", str(data_dir)]
-    command += ["--others-are-lost", "--address", trio.client.v4, "--json"]
-    restored = trio.client.run(command, stdin=rolling.recovery_key + "\n", within_s=90)
-    assert json.loads(restored.stdout)["backup_revision"] == made["revision"]
-
-
 def test_agents_of_n_minus_1_become_n(rolling: Rolling) -> None:
     for name in rolling.nodes:
         renew_agent(rolling, name, "N")
@@ -296,6 +279,8 @@ def test_agents_of_n_minus_1_become_n(rolling: Rolling) -> None:
 
 
 def test_appliances_go_back_to_n_minus_1_under_agents_of_n(rolling: Rolling) -> None:
+    made = rolling.trio.appliances["m1"].cairn("backup", "key", "--yes")
+    rolling.recovery_key = made["recovery_key"]  # N-1 may be older than backups
     roll(rolling, "N-1")
     meet(rolling, "N", "N-1")
     join_late(rolling, "N")
@@ -305,6 +290,34 @@ def test_agents_go_back_to_n_minus_1(rolling: Rolling) -> None:
     for name in rolling.nodes:
         renew_agent(rolling, name, "N-1")
     meet(rolling, "N-1", "N-1")
+
+
+def test_the_first_of_n_makes_a_backup_before_and_it_restores(rolling: Rolling) -> None:
+    trio = rolling.trio
+    first = next(name for name in trio.appliances if name != trio.leader())
+    rolling.swap(first, "N")
+    appliance = trio.appliances[first]
+    kind = f"before version {__version__} in place of "
+    backups = appliance.cairn("backup", "list")
+    (made,) = [each for each in backups if each["reason"].startswith(kind)]
+    assert made["appliance"] == first
+    assert Path(made["path"]).stat().st_size == made["octets"]
+
+    install(trio.client, rolling.builds["N"])
+    file, data_dir = trio.client.directory / "kept.backup", trio.client.directory / "restored"
+    appliance.cairn("backup", "fetch", made["name"], "--output", str(file))
+    assert file.read_bytes() == Path(made["path"]).read_bytes()
+    command = ["cairn-appliance", "restore", str(file), "--data-dir", str(data_dir)]
+    command += ["--others-are-lost", "--address", trio.client.v4, "--json"]
+    restored = trio.client.run(command, stdin=rolling.recovery_key + "\n", within_s=90)
+    assert json.loads(restored.stdout)["backup_revision"] == made["revision"]
+
+    # One that lies on another appliance is fetched from there.
+    other = trio.appliances[next(name for name in trio.appliances if name != first)]
+    rolling.swap(other.host.name, "N")
+    fetched = trio.client.directory / "fetched.backup"
+    other.cairn("backup", "fetch", made["name"], "--output", str(fetched))
+    assert fetched.read_bytes() == file.read_bytes()
 
 
 def test_what_it_came_to(rolling: Rolling) -> None:
