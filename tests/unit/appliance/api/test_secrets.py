@@ -55,7 +55,9 @@ async def test_no_answer_holds_a_secret(ops: Operations) -> None:
         for method, path in MATRIX:
             if path.endswith(("/stream", "/logout")):
                 continue
-            url = path.format(vsubnet="office", node="web-1", token=token_id, appliance="m1")
+            url = path.format(
+                vsubnet="office", node="web-1", token=token_id, appliance="m1", backup="b1"
+            )
             for content in (None, b"{", b'{"name": "\xff', PASSWORD.encode()):
                 answers.append(await client.request(method, url, content=content))
         wrong = {"name": "admin", "password": PASSWORD + "x"}
