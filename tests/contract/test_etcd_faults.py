@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import signal
 import socket
 import time
@@ -38,6 +39,16 @@ pytestmark = [pytest.mark.etcd, pytest.mark.timeout(120)]
 P = "/test/"
 PROMISED_S = 10.0  # every call of the port ends within this
 RECOVERED_S = 8.0  # from an endpoint's return to the next event
+
+
+def connections(address: str) -> int:
+    """Return how many connections of this process to the address's port are open (proc(5))."""
+    port = f":{int(address.rpartition(':')[2]):04X}"
+    ours = {str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if os.path.lexists(fd)}
+    tables = (Path(f"/proc/self/net/{name}").read_text() for name in ("tcp", "tcp6"))
+    lines = [line.split() for table in tables for line in table.splitlines()[1:]]
+    opened = [line for line in lines if line[2].endswith(port) and line[3] == "01"]
+    return sum(f"socket:[{line[9]}]" in ours for line in opened)
 
 
 @pytest.fixture
@@ -374,6 +385,45 @@ async def test_when_the_endpoint_in_use_dies_the_next_takes_over(tmp_path: Path)
     assert len(told_deletes) == len(deletes)
     assert len(follower.reset_revisions) == 1
     assert longest < PROMISED_S
+
+
+async def test_back_at_home_no_event_is_missed_and_a_lease_lives_on(tmp_path: Path) -> None:
+    """The first member dies and comes back; once that is told, all connections go to it."""
+    servers = EtcdServer.cluster(tmp_path, 3)
+    home = servers[0]
+    try:
+        async with (
+            client(*(server.address for server in servers)) as store,
+            Follower(store, P) as follower,
+        ):
+            lease = await store.lease(5)
+            await store.commit([], [Put(P + "l", b"", lease.id)])
+            home.kill()
+            with contextlib.suppress(Unavailable):  # the first to find it dead
+                await store.commit([], [Put(P + "a", b"")])
+            puts, _ = await write_from_many(store, P, writers=3, writes=20)
+            home.start()
+            await asyncio.sleep(1)
+            assert connections(home.address) == 0 and store.endpoints.is_away
+
+            store.endpoints.go_home()
+            more, _ = await write_from_many(store, P, writers=3, writes=20)
+            await follower.has_revision(max(puts + more), RECOVERED_S)
+            async with asyncio.timeout(10):  # calls, watch, lease
+                while connections(home.address) < 3:
+                    await store.commit([], [Put(P + "a", b"")])
+                    await asyncio.sleep(0.2)
+            away = [connections(server.address) for server in servers[1:]]
+            await asyncio.sleep(6)
+            assert not lease.is_lost and await store.get(P + "l")
+    finally:
+        for server in servers:
+            server.kill()
+    told = [change.revision for _, change in follower.changes if isinstance(change, Item)]
+    assert told == sorted(set(told))
+    assert set(puts + more) <= set(told)
+    assert len(follower.reset_revisions) == 1
+    assert away == [0, 0]
 
 
 async def test_without_a_leader_a_watch_does_not_stay_silent(tmp_path: Path) -> None:

@@ -19,10 +19,12 @@ log = logging.getLogger(__name__)
 
 _LOOKED_AT_EVERY_S = 2.0
 _PROMOTED_EVERY_S = 0.5  # while it has no vote
+_WELL_LOOKS = 3  # in a row, before the store goes back to the own etcd after a failure
 
 
 class OwnMember:
-    """Gets the vote, keeps the address right, and follows who the others are."""
+    """Gets the vote, keeps the address right, follows who the others are, and brings the
+    store back to the own etcd, which had to be left when it failed."""
 
     def __init__(
         self,
@@ -37,6 +39,7 @@ class OwnMember:
         self._joined = joined
         self._others = local.others()
         self._was_learner = False
+        self._well_looks = 0
 
     async def run(self) -> None:
         """Do so until cancelled; what can't be done now is done later."""
@@ -66,11 +69,24 @@ class OwnMember:
         if self._was_learner:
             await self._joined(self._local.member)
             self._was_learner = False
+        await self._bring_home(own)
         url = self._local.settings.peer_url
         if own.peer_urls != (url,):
             log.info("the etcd of this appliance is reached at url=%s from now on", url)
             await self._etcd.move(own.id, url)
         return _LOOKED_AT_EVERY_S
+
+    async def _bring_home(self, own: EtcdMember) -> None:
+        """Let the own etcd be used again once it has been well for a few looks."""
+        if not self._endpoints.is_away:
+            return
+        state = await self._etcd.state(own)
+        is_well = state is not None and state.leader != 0 and not state.errors
+        self._well_looks = self._well_looks + 1 if is_well else 0
+        if self._well_looks >= _WELL_LOOKS:
+            self._well_looks = 0
+            log.info("back to the etcd of this appliance endpoint=%s", self._local.etcd_endpoint)
+            self._endpoints.go_home()
 
     async def _promote(self, own: EtcdMember) -> float:
         """Ask for the vote; etcd refuses it until this member has caught up."""

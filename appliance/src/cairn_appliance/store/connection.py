@@ -1,6 +1,7 @@
 """Which member of etcd is spoken to, and how a failed call is told apart.
 
-One endpoint is used for as long as it works; one that failed is left alone for a while.
+One endpoint is used for as long as it works; one that failed is left alone for a while. The
+first is home, the member on this machine: whoever had to leave it goes back once it is well.
 Every watch and lease has a connection of its own, so that big lists can't starve it.
 """
 
@@ -78,7 +79,7 @@ class Backoff:
 
 
 class Endpoints:
-    """The members' addresses (host:port), and which of them failed of late."""
+    """The members' addresses (host:port), home first, and which of them failed of late."""
 
     def __init__(self, addresses: Sequence[str], tls: Tls | None) -> None:
         if not addresses:
@@ -87,6 +88,12 @@ class Endpoints:
         self._tls = tls
         self._current = 0
         self._bad_until: dict[str, float] = {}
+        self._is_home_well = False
+
+    @property
+    def is_away(self) -> bool:
+        """Whether another member than home is the current one."""
+        return self._current != 0
 
     @property
     def tls(self) -> Tls | None:
@@ -113,8 +120,20 @@ class Endpoints:
                 return self._addresses[index]
         return min(self._addresses, key=lambda address: self._bad_until.get(address, 0.0))
 
+    def go_home(self) -> None:
+        """Have home used from now on: somebody saw that it is well and follows a leader."""
+        self._current = 0
+        self._bad_until.pop(self._addresses[0], None)
+        self._is_home_well = True
+
+    def is_to_leave(self, address: str) -> bool:
+        """Whether a connection to this address is to be given up for one to home."""
+        return self._is_home_well and address != self._addresses[0]
+
     def mark_bad(self, address: str) -> None:
         """Leave it alone for a while."""
+        if address == self._addresses[0]:
+            self._is_home_well = False
         self._bad_until[address] = asyncio.get_running_loop().time() + BAD_S
 
     def open(self, address: str) -> grpc.aio.Channel:
@@ -210,7 +229,7 @@ class Caller:
         end = loop.time() + TOTAL_S
         backoff = Backoff()
         while True:
-            link = self._current()
+            link = await self._current()
             try:
                 async with link.used():
                     await link.ready(min(READ_S, max(end - loop.time(), 0.01)))
@@ -256,7 +275,11 @@ class Caller:
             if when is not None and when > latest:
                 deadline.reschedule(latest)
 
-    def _current(self) -> Link:
+    async def _current(self) -> Link:
+        away = self._link
+        if away is not None and self._endpoints.is_to_leave(away.address):
+            self._link = None  # before anything is awaited: others come here meanwhile
+            await away.drop()
         if self._link is None:
             address = self._endpoints.pick()
             self._link = Link(address, self._endpoints.open(address))

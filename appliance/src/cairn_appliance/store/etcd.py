@@ -92,7 +92,7 @@ class EtcdLease:
             address = endpoints.pick()
             try:
                 async with _connected(endpoints, address) as link:
-                    await self._renew_on(link, backoff)
+                    await self._renew_on(link, endpoints, backoff)
             except StoreError as error:
                 endpoints.mark_bad(address)
                 self._store.counters["lease_retry"] += 1
@@ -104,10 +104,10 @@ class EtcdLease:
             self._store.counters["lease_lost"] += 1
             log.error("lease lost lease=%x ttl_s=%d", self._id, self._ttl_s)
 
-    async def _renew_on(self, link: Link, backoff: Backoff) -> None:
+    async def _renew_on(self, link: Link, endpoints: Endpoints, backoff: Backoff) -> None:
         call = rpc_pb2_grpc.LeaseStub(link.channel).LeaseKeepAlive(metadata=REQUIRE_LEADER)
         try:
-            while not self._is_over:
+            while not self._is_over and not endpoints.is_to_leave(link.address):
                 sent = _boot_time()
                 if not await self._renew_once(call):
                     self._deadline = 0.0
@@ -201,6 +201,8 @@ class EtcdStore:
                         is_broken = False
                         backoff.reset()
                         yield message
+                        if self._endpoints.is_to_leave(address):
+                            break
             except Compacted as error:
                 log.warning("watch lost its place prefix=%s reason=%s", prefix, error)
                 after = None

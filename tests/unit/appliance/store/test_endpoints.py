@@ -33,6 +33,20 @@ async def test_one_that_failed_of_late_is_still_known_to_have_failed() -> None:
     assert endpoints.pick() == "a:1", "all are bad: the one that failed first has had its rest"
 
 
+async def test_home_is_used_again_once_it_is_well_and_left_again_when_it_fails() -> None:
+    endpoints = Endpoints(["home:1", "b:1"], None)
+    endpoints.mark_bad("home:1")
+    assert endpoints.pick() == "b:1"
+    assert endpoints.is_away and not endpoints.is_to_leave("b:1"), "nobody said that home is well"
+
+    endpoints.go_home()
+    assert endpoints.is_to_leave("b:1") and not endpoints.is_to_leave("home:1")
+    assert endpoints.pick() == "home:1" and not endpoints.is_away
+
+    endpoints.mark_bad("home:1")
+    assert endpoints.pick() == "b:1" and not endpoints.is_to_leave("b:1")
+
+
 def test_there_is_always_one() -> None:
     endpoints = Endpoints(["a:1"], None)
     with pytest.raises(ValueError, match="at least one"):
