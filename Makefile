@@ -9,7 +9,7 @@ ARGS ?=
 CHAOS := $(filter-out %_soak.py,$(wildcard tests/integration/test_cluster*.py)) tests/integration/test_rotation.py tests/integration/test_restore.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lab chaos chaos-soak upgrade races clones scale bench bench-micro soak fuzz proofs clean
+.PHONY: help setup demo check test lab chaos chaos-soak upgrade races clones scale bench bench-gateway bench-micro soak fuzz proofs clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ upgrade: setup  ## from the version before (tests/previous-build.txt) to this on
 
 bench: setup  ## Cairn beside veth, VXLAN and other overlays (ARGS=--quick under 5 minutes)
 	@tools/bench $(ARGS)
+
+bench-gateway: setup  ## what crosses a gateway beside two VMs of a vSubnet; on a machine that does nothing else
+	@$(RUN) python -m tests.bench.gateway $(ARGS)
 
 scale: setup  ## simulated agents against one replica (ARGS="--agents 5000", 1000 unless given)
 	@$(RUN) python -m tests.sim $(ARGS)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.integration.test_dataplane import BINARY, LIVING, TAP, Node
+from tests.integration.test_dataplane import BINARY, LIVING, TAP, VNI, Node
 from tests.lab import ROOT, Lab, Machine
 from tests.lab.checksums import TCP, UDP, Segment, Verdict, segment_of, verify
 
@@ -108,6 +108,7 @@ def build_bridged(lab: Lab, off: str) -> Path3:
     leaf.ip(f"addr add {ON_THE_LAN[4]}/24 dev eth0", f"addr add {ON_THE_LAN[6]}/64 dev eth0 nodad")
     assert a.apply(peers=[b.as_peer() | {"role": "gateway"}])["ok"]
     assert b.apply(a, role="gateway")["ok"]
+    assert b.connect().ask("gate", vni=VNI, term=1, forward_until_ns=2**63)["ok"]
     assert a.pings(ON_THE_LAN[4]) and a.pings(ON_THE_LAN[6])
     return path
 

@@ -110,6 +110,11 @@ class Program:
         """Send a signal to the program itself (not to its supervisor)."""
         os.kill(self.pid, number)
 
+    def resume(self) -> None:
+        """Let a program go on after a SIGSTOP, and what started it: it stops with it."""
+        for pid in (self.pid, self._outer.pid):
+            os.kill(pid, signal.SIGCONT)
+
     def kill(self) -> int:
         """Kill the program with SIGKILL; return the PID it had. A supervisor restarts it."""
         pid = self.pid

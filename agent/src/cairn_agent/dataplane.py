@@ -78,8 +78,24 @@ class PeerStats(msgspec.Struct, frozen=True):
     mtu: int | None = None
 
 
+class GateStats(msgspec.Struct, frozen=True):
+    """Whether this gateway may forward; `until_ns` is of CLOCK_BOOTTIME, 0 where it was closed."""
+
+    term: int
+    is_open: bool = False
+    until_ns: int = 0
+
+
+class LearnedStats(msgspec.Struct, frozen=True):
+    """A station learned behind a gateway."""
+
+    mac: str
+    peer: str
+    age_s: float = 0.0
+
+
 class VSubnetStats(msgspec.Struct, frozen=True):
-    """One vSubnet."""
+    """One vSubnet; `gate` where this node is a gateway of it."""
 
     vni: int
     tx_frames: int = 0
@@ -88,6 +104,9 @@ class VSubnetStats(msgspec.Struct, frozen=True):
     rx_octets: int = 0
     drops: dict[str, int] = {}
     peers: list[PeerStats] = []
+    counters: dict[str, int] = {}
+    learned: list[LearnedStats] = []
+    gate: GateStats | None = None
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -112,6 +131,11 @@ class Event(msgspec.Struct, frozen=True):
     mac: str = ""
     count: int = 0
     endpoint: str | None = None
+    term: int = 0
+
+
+class _Forgotten(msgspec.Struct, frozen=True):
+    forgotten: int = 0
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -170,6 +194,19 @@ class DataPlane:
             peer=peer,
             timeout_ms=timeout_ms,
         )
+
+    async def gate(self, vni: int, term: int, forward_until_ns: int) -> None:
+        """Let this gateway forward until then, on CLOCK_BOOTTIME; 0 closes its gate at once.
+
+        When this returns after closing, no frame passes any more. Raise DataPlaneRefused with
+        the code `older_term` where a later holder's term was seen, `no_gateway` where the node's
+        role in what was applied last is another.
+        """
+        await self._ask("gate", Any, vni=vni, term=term, forward_until_ns=forward_until_ns)
+
+    async def forget(self, vni: int, peer: str) -> int:
+        """Forget the stations learned behind a peer, and return how many those were."""
+        return (await self._ask("forget", _Forgotten, vni=vni, peer=peer)).forgotten
 
     async def subscribe(self) -> None:
         """Begin to receive events."""

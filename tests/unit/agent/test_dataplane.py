@@ -116,3 +116,18 @@ async def test_a_data_plane_left_alone_is_cleared(fake: FakeDataPlane) -> None:
     async with connected(fake.path) as dataplane:
         await dataplane.clear(STATE)
     assert fake.generation == 8
+
+
+async def test_a_gate_is_opened_and_an_older_term_refused(
+    client: DataPlane, fake: FakeDataPlane
+) -> None:
+    await client.gate(7, 4, 1_500_000_000)
+    assert fake.gates == {7: (4, 1_500_000_000)}
+    with pytest.raises(DataPlaneRefused) as refused:
+        await client.gate(7, 3, 9_000_000_000)
+    assert refused.value.code == "older_term"
+
+
+async def test_what_was_behind_a_peer_is_forgotten(client: DataPlane, fake: FakeDataPlane) -> None:
+    assert await client.forget(7, node_id(2)) == 3
+    assert fake.forgotten == [(7, node_id(2))]

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from cairn_agent.netmap.desired import Desired, Own, desired, forgetting, link_local, nothing
 from cairn_agent.netmap.trust import OfflineTime
+from cairn_agent.protocol import gateway
 from cairn_agent.protocol import netmap as wire
 from hypothesis import given
 from hypothesis import strategies as st
@@ -195,3 +196,30 @@ def test_new_members_and_members_that_stay_have_nothing_to_forget() -> None:
     after = wanted(member(1), member(2), generation(3, 9))
     assert forgetting(after.state, before.generations, after.generations) is None
     assert forgetting(after.state, {}, after.generations) is None, "a data plane that is new"
+
+
+def test_a_gateway_takes_part_with_a_mac_and_no_addresses() -> None:
+    made = wanted(member(1, role="gateway", ips=[]), member(2, role="gateway", ips=[]))
+    [vsubnet] = made.state.vsubnets
+    assert (vsubnet.role, vsubnet.macs, vsubnet.ips) == ("gateway", ["02:00:00:00:00:01"], [])
+    assert (vsubnet.peers[0].role, vsubnet.peers[0].ips) == ("gateway", [])
+    assert made.taps[0].addresses == ()
+
+
+def test_a_gateways_limits_are_its_segments_and_others_have_the_usual_ones() -> None:
+    guards = gateway.Guards(bum_pps=500, source_bum_pps=50)
+    duty = gateway.GatewayDuty("s", "office", 7, "eth1", 0, "", [], "safety", guards)
+    cluster = Cluster()
+    copy = copy_of(cluster)
+    lines = [
+        cluster.reset(),
+        cluster.node(1, [7, 8], 5, gateways=[duty]),
+        cluster.vsubnet([member(1, role="gateway", ips=[])], 5),
+        cluster.vsubnet([member(1)], 5, header_=header(vni=8)),
+        cluster.in_sync(5),
+    ]
+    apply_all(copy, lines)
+    assert copy.current is not None
+    bridged, plain = desired(copy.current, OWN, warm=frozenset(), offline_s=0.0).state.vsubnets
+    limits = [(p.gateway_bum_pps, p.gateway_source_bum_pps) for p in (bridged.policy, plain.policy)]
+    assert limits == [(500, 50), (1000, 200)]

@@ -92,6 +92,8 @@ struct PskText {
 struct PolicyText {
     bum_pps: u32,
     bum_burst: u32,
+    gateway_bum_pps: u32,
+    gateway_source_bum_pps: u32,
     ageing_s: u64,
 }
 
@@ -153,6 +155,8 @@ impl Default for PolicyText {
         Self {
             bum_pps: policy.bum_pps,
             bum_burst: policy.bum_burst,
+            gateway_bum_pps: policy.gateway_bum_pps,
+            gateway_source_bum_pps: policy.gateway_source_bum_pps,
             ageing_s: policy.ageing.as_secs(),
         }
     }
@@ -225,6 +229,8 @@ impl VSubnetText {
             policy: Policy {
                 bum_pps: policy.bum_pps,
                 bum_burst: policy.bum_burst,
+                gateway_bum_pps: policy.gateway_bum_pps,
+                gateway_source_bum_pps: policy.gateway_source_bum_pps,
                 ageing: Duration::from_secs(policy.ageing_s),
             },
             peers: peers?,

@@ -156,6 +156,14 @@ impl Lanes {
         self.inward.0.publish(Arc::clone(plumbing));
     }
 
+    /// Waits until what both threads had in hand is sent, at most for a moment: a thread that
+    /// the kernel doesn't run asks again before it sends.
+    pub fn wait_for_batches(&self) {
+        for (feed, _) in [&self.outward, &self.inward] {
+            feed.wait_for_batch();
+        }
+    }
+
     /// Ends both threads; what they didn't read stays with the kernel.
     pub fn stop(self) {
         for (feed, thread) in [self.outward, self.inward] {
@@ -224,6 +232,26 @@ impl Lane {
     }
 }
 
+/// Packets in a thread's hands: whoever closes a gate waits for their end. Only where there is a
+/// gate, so that others pay nothing.
+struct Batch(Option<Arc<Feed>>);
+
+impl Batch {
+    fn begin(lane: &Lane) -> Self {
+        let feed = (!lane.plumbing.gates.is_empty()).then(|| Arc::clone(&lane.feed));
+        if let Some(feed) = &feed {
+            feed.begin_batch();
+        }
+        Self(feed)
+    }
+
+    fn end(self) {
+        if let Some(feed) = self.0 {
+            feed.end_batch();
+        }
+    }
+}
+
 /// TAPs to underlay.
 struct Outward {
     lane: Lane,
@@ -271,7 +299,13 @@ impl Outward {
     }
 
     fn carry(&mut self, vni: Vni, port: &Port) {
+        let gate = self.lane.plumbing.gate(vni).cloned();
+        let batch = Batch::begin(&self.lane);
         let now = clock::now();
+        // What is let through a closed gate goes out whatever becomes of it.
+        self.lane
+            .outbox
+            .fence(gate.filter(|gate| gate.is_open(now)));
         self.frames.clear_for(self.appetite.most(now));
         let read = port.queue.read(&mut self.frames);
         // A superframe mostly comes alone; setting up room for 64 would cost as much as a segment.
@@ -281,6 +315,7 @@ impl Outward {
             self.hand_over::<BATCH>(vni, now);
         }
         self.lane.flush();
+        batch.end();
         self.appetite.done = clock::now();
         if let Err(error) = read {
             self.give_up(port, &error);
@@ -362,6 +397,7 @@ impl Inward {
     }
 
     fn carry(&mut self, socket: &dyn DatagramSocket) {
+        let batch = Batch::begin(&self.lane);
         let now = clock::now();
         self.datagrams.clear_for(self.appetite.most(now));
         let counters = &self.lane.counters;
@@ -402,6 +438,7 @@ impl Inward {
         if delivery.fell_back {
             lane.submit.ring();
         }
+        batch.end();
         self.lane.flush();
         self.appetite.done = clock::now();
     }
@@ -548,7 +585,11 @@ mod tests {
             outbox.connect(sockets.clone());
             core.apply(desired::read(&state(number)).unwrap(), clock::now())
                 .unwrap();
-            lanes.publish(&Arc::new(Plumbing { ports, sockets }));
+            lanes.publish(&Arc::new(Plumbing {
+                ports,
+                sockets,
+                gates: Vec::new(),
+            }));
             Self {
                 core,
                 collect,

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use cairn_device::clock;
 use cairn_device::udp::{Departure, MOST_SEGMENTS, most_octets};
-use cairn_engine::Underlay;
+use cairn_engine::{Gate, Underlay};
 
 use crate::plumbing::{Counters, Sockets};
 
@@ -26,6 +27,8 @@ pub struct Outbox {
     used: usize,
     /// Where each datagram goes, and where it ends in `octets`.
     waiting: Vec<(SocketAddr, usize)>,
+    /// What is collected may be sent while this is open.
+    fence: Option<Arc<Gate>>,
     /// A socket went without an offload since this was last cleared.
     pub fell_back: bool,
 }
@@ -39,6 +42,7 @@ impl Outbox {
             octets: vec![0; ROOM].into_boxed_slice(),
             used: 0,
             waiting: Vec::with_capacity(MOST),
+            fence: None,
             fell_back: false,
         }
     }
@@ -53,10 +57,23 @@ impl Outbox {
         self.datagram(to, datagram.len()).copy_from_slice(datagram);
     }
 
+    /// Lets what is collected from now on be sent only while a gate is open. For frames that
+    /// were let through it: what passes a closed gate has no fence.
+    pub fn fence(&mut self, gate: Option<Arc<Gate>>) {
+        self.fence = gate;
+    }
+
     /// Sends what was collected.
     pub fn flush(&mut self) {
         if self.waiting.is_empty() {
             return;
+        }
+        if let Some(gate) = &self.fence
+            && !gate.is_open(clock::now())
+        {
+            let late = self.waiting.len() as u64;
+            self.counters.fenced.fetch_add(late, Ordering::Relaxed);
+            return self.clear();
         }
         let [first, .., last] = &self.waiting[..] else {
             self.send_trains::<1>(0);

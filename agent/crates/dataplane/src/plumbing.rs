@@ -1,14 +1,17 @@
 //! Which TAPs and sockets the packet threads work on: a value, replaced as a whole.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use cairn_device::clock;
 use cairn_device::readiness::EventFd;
 use cairn_device::tap::{MOST_PARTS, OutgoingFrame, TapOffloads, TapQueue, Written};
 use cairn_device::udp::{DatagramSocket, Sent};
-use cairn_engine::Vni;
 use cairn_engine::offload::{Host, MOST_HEADERS, Run, VnetHeader};
+use cairn_engine::switch::is_loop_probe;
+use cairn_engine::{Gate, Vni};
 
 /// A TAP and what is known of it.
 pub struct Port<T: ?Sized = dyn TapQueue> {
@@ -140,6 +143,8 @@ pub struct Plumbing {
     pub ports: Vec<(Vni, Arc<Port>)>,
     /// The underlay.
     pub sockets: Sockets,
+    /// Of the vSubnets whose gateway this node is, sorted by VNI.
+    pub gates: Vec<(Vni, Arc<Gate>)>,
 }
 
 impl Plumbing {
@@ -152,8 +157,26 @@ impl Plumbing {
         Some(&self.ports[at].1)
     }
 
+    /// The gate of a vSubnet whose gateway this node is.
+    pub fn gate(&self, vni: Vni) -> Option<&Arc<Gate>> {
+        let at = self
+            .gates
+            .binary_search_by_key(&vni, |(vni, _)| *vni)
+            .ok()?;
+        Some(&self.gates[at].1)
+    }
+
+    /// Whether the LAN of a vSubnet may be sent to at this very moment. The engine has asked
+    /// before the batch, and this thread may have been held up since.
+    fn may_deliver(&self, vni: Vni) -> bool {
+        self.gate(vni).is_none_or(|gate| gate.is_open(clock::now()))
+    }
+
     /// Writes a frame of our own to a TAP; one that is gone has nobody to tell.
     pub fn deliver(&self, vni: Vni, frame: &[u8]) {
+        if !self.may_deliver(vni) {
+            return;
+        }
         if let Some(port) = self.port(vni) {
             let header = VnetHeader::default();
             let parts = &[frame][..];
@@ -184,6 +207,11 @@ impl<'p> Delivery<'p> {
 
 impl Host for Delivery<'_> {
     fn take(&mut self, run: &Run<'_, '_>) {
+        if !self.plumbing.may_deliver(run.vni()) && !is_probe(run) {
+            let frames = run.len() as u64;
+            self.counters.fenced.fetch_add(frames, Ordering::Relaxed);
+            return;
+        }
         match self.plumbing.port(run.vni()) {
             Some(port) => self.fell_back |= port.deliver(run),
             None => {
@@ -194,10 +222,20 @@ impl Host for Delivery<'_> {
     }
 }
 
+fn is_probe(run: &Run<'_, '_>) -> bool {
+    run.frames().all(|(_, frame)| is_loop_probe(frame))
+}
+
+/// A batch takes less than a millisecond of a core; the rest is for cores that are busy.
+const LONGEST_BATCH: Duration = Duration::from_millis(50);
+const BETWEEN_LOOKS: Duration = Duration::from_micros(50);
+
 /// How a packet thread learns of a new [`Plumbing`], or that it must end.
 pub struct Feed {
     newest: Mutex<Arc<Plumbing>>,
     stop: AtomicBool,
+    /// Odd while the thread has packets in its hands.
+    batches: AtomicU64,
     /// Readable when something is new.
     pub wake: EventFd,
 }
@@ -208,6 +246,7 @@ impl Feed {
         Ok(Self {
             newest: Mutex::default(),
             stop: AtomicBool::new(false),
+            batches: AtomicU64::new(0),
             wake: EventFd::new()?,
         })
     }
@@ -216,6 +255,31 @@ impl Feed {
     pub fn publish(&self, plumbing: Arc<Plumbing>) {
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = plumbing;
         self.wake.signal();
+    }
+
+    /// The thread takes packets; it looks at the gates after this.
+    pub fn begin_batch(&self) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        // Either the thread sees a gate closed, or whoever closed it sees the batch.
+        fence(Ordering::SeqCst);
+    }
+
+    /// The thread has sent them.
+    pub fn end_batch(&self) {
+        self.batches.fetch_add(1, Ordering::Release);
+    }
+
+    /// Waits for the end of the batch under way, at most [`LONGEST_BATCH`].
+    pub fn wait_for_batch(&self) {
+        fence(Ordering::SeqCst);
+        let begun = self.batches.load(Ordering::Acquire);
+        let start = Instant::now();
+        while begun % 2 == 1
+            && self.batches.load(Ordering::Acquire) == begun
+            && start.elapsed() < LONGEST_BATCH
+        {
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
     }
 
     /// Asks the thread to end.
@@ -293,6 +357,8 @@ pub struct Counters {
     pub receive_errors: AtomicU64,
     /// Frames for a vSubnet whose TAP is gone.
     pub no_tap: AtomicU64,
+    /// Frames and datagrams of a gateway that were ready when its gate closed.
+    pub fenced: AtomicU64,
 }
 
 impl Counters {
@@ -305,6 +371,7 @@ impl Counters {
                 ("udp_received", &self.received),
                 ("udp_receive_errors", &self.receive_errors),
                 ("tap_missing", &self.no_tap),
+                ("gate_closed", &self.fenced),
             ]
             .map(|(name, counter)| (name, counter.load(Ordering::Relaxed))),
         );

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use cairn_device::tap::Tap;
 use cairn_device::udp::{DatagramSocket, Family, Off, UdpSocket};
-use cairn_engine::{State, Vni};
+use cairn_engine::{Gate, State, Vni};
 
 use crate::offloads::{self, Offloads};
 use crate::plumbing::{Plumbing, Port, Sockets};
@@ -80,9 +80,32 @@ impl Wiring {
         ports.sort_unstable_by_key(|(vni, _)| *vni);
         for planned in &mut plan.plumbings {
             let (ports, sockets) = (ports.clone(), planned.sockets.clone());
-            *planned = Arc::new(Plumbing { ports, sockets });
+            let gates = planned.gates.clone();
+            *planned = Arc::new(Plumbing {
+                ports,
+                sockets,
+                gates,
+            });
         }
         Ok(plan)
+    }
+
+    /// The same with these gates, by VNI.
+    pub fn with_gates(mut self, gates: Vec<(Vni, Arc<Gate>)>) -> Self {
+        for planned in &mut self.plumbings {
+            let mut plumbing = Plumbing::clone(planned);
+            plumbing.gates.clone_from(&gates);
+            *planned = Arc::new(plumbing);
+        }
+        self
+    }
+
+    /// Whether both have the same gates.
+    pub fn has_same_gates(&self, other: &Self) -> bool {
+        let id = |(vni, gate): &(Vni, Arc<Gate>)| (*vni, Arc::as_ptr(gate));
+        let gates =
+            |wiring: &Self| -> Vec<_> { wiring.plumbings[0].gates.iter().map(id).collect() };
+        gates(self) == gates(other)
     }
 
     /// Whether the same TAPs and sockets are open in both.
@@ -167,8 +190,12 @@ impl Wiring {
             .iter()
             .zip(sockets)
             .map(|(before, sockets)| {
-                let ports = before.ports.clone();
-                Arc::new(Plumbing { ports, sockets })
+                let (ports, gates) = (before.ports.clone(), before.gates.clone());
+                Arc::new(Plumbing {
+                    ports,
+                    sockets,
+                    gates,
+                })
             })
             .collect();
         self.udp_port = port;

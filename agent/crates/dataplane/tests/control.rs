@@ -109,6 +109,19 @@ fn of_a_state_that_is_refused_nothing_is_applied() {
 }
 
 #[test]
+fn a_gate_that_is_not_there_and_a_peer_that_is_not_known_are_refused() {
+    let place = Place::new();
+    let dataplane = DataPlane::start(&place);
+    let mut agent = dataplane.agent();
+    agent.apply(1, &state(free_port()));
+
+    let gate = json!({"op": "gate", "vni": 7, "term": 1, "forward_until_ns": 1});
+    assert_eq!(agent.ask(gate)["error"]["code"], "no_gateway");
+    let forget = json!({"op": "forget", "vni": 7, "peer": NODE});
+    assert_eq!(agent.ask(forget)["error"]["code"], "unknown_peer");
+}
+
+#[test]
 fn a_port_in_use_is_named_with_its_remedy() {
     let place = Place::new();
     let dataplane = DataPlane::start(&place);

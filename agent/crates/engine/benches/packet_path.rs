@@ -199,6 +199,10 @@ mod switch {
 
     /// Member 0 here, hosts as peers, and a gateway as the last, with many stations behind it.
     fn switch() -> Switch {
+        switch_of(Role::Host)
+    }
+
+    fn switch_of(local: Role) -> Switch {
         let role = |number| {
             if number == PEERS {
                 Role::Gateway
@@ -208,7 +212,7 @@ mod switch {
         };
         let peers = (1..=PEERS).map(|number| (peer(number), member(number, role(number))));
         let switch = Switch::new(Config {
-            local: member(0, Role::Host),
+            local: member(0, local),
             peers: peers.collect(),
             policy: cairn_engine::switch::Policy {
                 learned_cap: 8_192,
@@ -218,6 +222,10 @@ mod switch {
         });
         for number in 0..LEARNED {
             switch.learn(station(number), peer(PEERS), NOW);
+        }
+        if let Some(gate) = switch.gate() {
+            let opened = gate.set(1, NOW + Duration::from_secs(1));
+            opened.expect("the first term");
         }
         switch
     }
@@ -246,6 +254,37 @@ mod switch {
             .collect();
         let mut next = frames.iter().cycle();
         bencher.bench_local(|| switch.egress(next.next().expect("endless"), NOW).is_ok());
+    }
+
+    /// Of a gateway: the gate, and the stations of its LAN.
+    #[divan::bench]
+    fn egress_of_a_lan_to_a_bound_address(bencher: Bencher<'_, '_>) {
+        let switch = switch_of(Role::Gateway);
+        let frames: Vec<_> = (1..PEERS)
+            .map(|to| {
+                frame(
+                    mac_of(to),
+                    station(LEARNED + u32::try_from(to).expect("few")),
+                )
+            })
+            .collect();
+        // They begin to talk before it is measured.
+        assert!(frames.iter().all(|frame| switch.egress(frame, NOW).is_ok()));
+        let mut next = frames.iter().cycle();
+        bencher.bench_local(|| switch.egress(next.next().expect("endless"), NOW).is_ok());
+    }
+
+    #[divan::bench]
+    fn ingress_to_a_lan(bencher: Bencher<'_, '_>) {
+        let switch = switch_of(Role::Gateway);
+        let frames: Vec<_> = (1..PEERS)
+            .map(|from| (peer(from), frame(station(LEARNED + 1), mac_of(from))))
+            .collect();
+        let mut next = frames.iter().cycle();
+        bencher.bench_local(|| {
+            let (from, frame) = next.next().expect("endless");
+            switch.ingress(frame, *from, NOW).is_ok()
+        });
     }
 
     #[divan::bench]

@@ -86,6 +86,8 @@ reasons! {
     PathTooNarrow => "path_too_narrow",
     /// The switch refused the frame; `Switch::refusals` counts why.
     RefusedBySwitch => "refused_by_switch",
+    /// A frame waited for a session, and this gateway's gate closed meanwhile.
+    GateClosed => "gate_closed",
     /// The peer is no longer a member.
     PeerRemoved => "peer_removed",
 }

@@ -74,6 +74,25 @@ pub enum Fact {
         /// The peer behind which it is.
         peer: NodeId,
     },
+    /// A frame came from the vSubnet whose source talks on this gateway's own LAN: two Ethernets
+    /// are joined, or an address is in use twice.
+    Reflected {
+        /// The vSubnet.
+        vni: Vni,
+        /// The peer that sent it.
+        peer: NodeId,
+        /// The source of the last such frame.
+        mac: Mac,
+        /// How many such frames since the last such event.
+        count: u64,
+    },
+    /// A gate closed because nobody opened it for longer.
+    GateClosed {
+        /// The vSubnet.
+        vni: Vni,
+        /// The term under which it was open.
+        term: u64,
+    },
     /// A peer proved that it runs twice from one memory image; its session was ended.
     CloneSeen {
         /// The vSubnet.

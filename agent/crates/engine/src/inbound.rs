@@ -232,8 +232,10 @@ impl Receiving<'_> {
     ) -> Result<Verdict, Dropped> {
         let session = &recent.session;
         let link = &session.link;
-        if let Some(narrow) = link.narrow() {
-            clamp_each(opened.plaintext, narrow.frame);
+        let (narrow, lan_mtu) = (link.narrow(), link.lan_mtu());
+        if narrow.is_some() || lan_mtu.is_some() {
+            let limit = narrow.map_or(usize::MAX, |narrow| narrow.frame);
+            clamp_each(opened.plaintext, limit, lan_mtu.unwrap_or(usize::MAX));
         }
         let (content, rest) = Content::split(opened.plaintext).ok_or(Dropped::MalformedData)?;
         let incoming = |(content, frame)| Incoming {
@@ -293,6 +295,12 @@ impl Receiving<'_> {
         if let Some(mac) = accepted.learn {
             self.note_learned(link, mac, slow);
         }
+        if accepted.reflected {
+            self.note_reflected(link, incoming.frame, slow);
+        }
+        if accepted.withheld.is_some() {
+            return Err(Dropped::RefusedBySwitch);
+        }
         // A LAN's stations are not asked what they listen to.
         if let Some(group) = multicast::group_of(incoming.frame)
             && switch.role() == Role::Host
@@ -318,6 +326,19 @@ impl Receiving<'_> {
             mac,
         };
         self.note_in_turn(link, note, slow);
+    }
+
+    fn note_reflected(&self, link: &Arc<Link>, frame: &[u8], slow: &mut impl SlowPath) {
+        let source = frame.get(6..12).and_then(|source| source.try_into().ok());
+        if let Some(source) = source {
+            let link = Arc::clone(link);
+            let mac = Mac(source);
+            let note = Note::Reflected {
+                link: Arc::clone(&link),
+                mac,
+            };
+            self.note_in_turn(&link, note, slow);
+        }
     }
 
     fn note_in_turn(&self, link: &Link, note: Note, slow: &mut impl SlowPath) {
@@ -429,19 +450,19 @@ impl Receiving<'_> {
     }
 }
 
-/// Lowers the MSS of what answers these frames to what the path carries.
-#[cold]
-fn clamp_each(plaintext: &mut [u8], limit: usize) {
+/// Lowers the MSS of what answers these frames to what the path carries, and the vSubnet.
+#[inline(never)]
+fn clamp_each(plaintext: &mut [u8], limit: usize, mtu: usize) {
     let Some((prefix, mut rest)) = plaintext.split_first_chunk_mut() else {
         return;
     };
     match Content::parse(*prefix) {
         Some(Content::Bundle) => {
             while let Some((content, frame)) = Bundled::take_mut(&mut rest) {
-                clamp_mss(frame, content, limit);
+                clamp_mss(frame, content, limit, mtu);
             }
         }
-        Some(content) => clamp_mss(rest, content, limit),
+        Some(content) => clamp_mss(rest, content, limit, mtu),
         None => {}
     }
 }

@@ -38,7 +38,7 @@ mod time;
 mod timers;
 mod too_large;
 
-pub use crate::core::{Core, Transmit, UnknownPeer};
+pub use crate::core::{Core, GateRefused, Transmit, UnknownPeer};
 pub use drops::{Dropped, Drops};
 pub use entropy::Entropy;
 pub use event::{DownReason, Event, Fact, ProbeOutcome};
@@ -54,6 +54,6 @@ pub use session::{Opened, Session};
 pub use state::{
     Identity, PeerState, Policy, Psk, Secret, State, StateError, Suite, Timers, VSubnetState,
 };
-pub use stats::{LearnedStats, PeerStats, SessionState, Stats, VSubnetStats};
-pub use switch::Role;
+pub use stats::{GateStats, LearnedStats, PeerStats, SessionState, Stats, VSubnetStats};
+pub use switch::{Gate, Role};
 pub use time::Time;

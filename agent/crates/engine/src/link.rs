@@ -41,6 +41,9 @@ pub struct Link {
     carries: AtomicU32,
     /// Whether `carries` is the outcome of a search, not what is safe until there is one.
     settled: AtomicBool,
+    /// The vSubnet's MTU where this node is a gateway, whose LAN may have a larger one;
+    /// [`WIDE`] elsewhere.
+    lan_mtu: AtomicU32,
     /// When somebody was last told that a frame is too large.
     too_large_told: AtomicU64,
     /// What the peer's host doesn't listen to.
@@ -155,6 +158,7 @@ impl Link {
             sizing: AtomicBool::new(false),
             carries: AtomicU32::new(WIDE),
             settled: AtomicBool::new(false),
+            lan_mtu: AtomicU32::new(WIDE),
             too_large_told: AtomicU64::new(0),
             pruned: Pruned::default(),
             looked: Looked::default(),
@@ -202,6 +206,19 @@ impl Link {
         self.settled.store(settled, Ordering::Relaxed);
         self.carries
             .store(carries.unwrap_or(WIDE), Ordering::Relaxed);
+    }
+
+    /// The longest packet that may pass, where the TAP's isn't the limit: behind a gateway's is
+    /// a LAN.
+    pub(crate) fn lan_mtu(&self) -> Option<usize> {
+        let mtu = self.lan_mtu.load(Ordering::Relaxed);
+        (mtu != WIDE).then_some(mtu as usize)
+    }
+
+    /// Of this node's own vSubnet, where it is a gateway.
+    pub(crate) fn set_lan_mtu(&self, mtu: Option<u16>) {
+        self.lan_mtu
+            .store(mtu.map_or(WIDE, u32::from), Ordering::Relaxed);
     }
 
     /// Notes that a large datagram was sent, or would have been; true if `Core` must be told to

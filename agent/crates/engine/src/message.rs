@@ -94,6 +94,8 @@ pub(crate) enum Kind {
     Multicast { link: Arc<Link>, group: Mac },
     /// The host said that it listens to other groups than before.
     Reported { vni: Vni },
+    /// A frame came from a MAC that talks on this gateway's own LAN.
+    Reflected { link: Arc<Link>, mac: Mac },
     /// A frame came from a MAC that isn't the peer's.
     Spoofed { link: Arc<Link>, mac: Mac },
 }

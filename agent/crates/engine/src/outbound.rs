@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use cairn_wire::ethernet;
+use cairn_wire::ethernet::{self, Frame};
 use cairn_wire::header::{HEADER_LEN, TAG_LEN};
 
 use crate::drops::Dropped;
@@ -105,12 +105,28 @@ impl<'a> TapFrame<'a> {
         }
     }
 
-    /// Makes it fit a path; whether that took anything, and if nothing could, `Unusable`.
-    fn fit(&mut self, narrow: Narrow) -> bool {
+    /// Within what a path makes it fit, and which length its sender is told where nothing does. What
+    /// is longer than the vSubnet's MTU allows, behind a gateway, needs no search of the path.
+    fn bounds(&self, narrow: Narrow, lan_mtu: Option<usize>) -> (Narrow, usize) {
+        let most = lan_mtu.map_or(usize::MAX, |mtu| mtu + link_len(self.octets));
+        if self.longest() <= most {
+            return (narrow, narrow.frame);
+        }
+        let within = Narrow {
+            frame: narrow.frame.min(most),
+            settled: true,
+        };
+        let told = if narrow.settled { within.frame } else { most };
+        (within, told)
+    }
+
+    /// Makes it fit a path and packets of `mtu`; whether that took anything, and if nothing
+    /// could, `Unusable`.
+    fn fit(&mut self, narrow: Narrow, mtu: usize) -> bool {
         let Narrow { frame, settled } = narrow;
         match self.shape {
             Shape::One(content) if self.octets.len() <= frame => {
-                clamp_mss(self.octets, content, frame);
+                clamp_mss(self.octets, content, frame, mtu);
                 return false;
             }
             Shape::Many(split) if split.longest() <= frame => return false,
@@ -316,14 +332,17 @@ impl Outbound {
         let (mut limit, mut fitted) = (view.mtu + ETHERNET_LEN, Ok(()));
         // A path that isn't known to be narrow carries the MTU with one VLAN tag, and no more.
         let most = view.mtu + ETHERNET_LEN + ethernet::TAG_LEN;
-        let longer = frames.iter().any(|frame| frame.longest() > most);
-        let tagged_twice = longer.then_some(Narrow {
+        let widest = Narrow {
             frame: most,
             settled: true,
-        });
-        if let Some(narrow) = link.narrow().or(tagged_twice) {
+        };
+        let narrow = link.narrow();
+        let longer = frames.iter().any(|frame| frame.longest() > most);
+        let lan_mtu = link.lan_mtu();
+        let is_bounded = longer || lan_mtu.is_some();
+        if let Some(narrow) = narrow.or(is_bounded.then_some(widest)) {
             limit = limit.min(narrow.frame);
-            fitted = self.fit(link, narrow, frames, ways);
+            fitted = self.fit(link, (narrow, lan_mtu), frames, ways);
         }
         // While earlier frames still wait in Core, later ones queue up behind them.
         let waiting = link.queued.load(Ordering::Acquire) > 0;
@@ -343,38 +362,51 @@ impl Outbound {
         }
     }
 
-    /// Makes frames fit a path that carries less than the vSubnet needs. A salt that was drawn
-    /// before is still good: what is altered is altered for each copy alike.
-    #[cold]
+    /// Makes frames fit a path that carries less than the vSubnet needs, and those of a LAN with a
+    /// larger MTU the vSubnet. A salt that was drawn before is still good: what is altered is
+    /// altered for each copy alike.
+    #[inline(never)]
     fn fit<U: Underlay, S: SlowPath>(
         &self,
         link: &Arc<Link>,
-        narrow: Narrow,
+        (narrow, lan_mtu): (Narrow, Option<usize>),
         frames: &mut [TapFrame<'_>],
         ways: &mut Ways<'_, U, S>,
     ) -> Result<(), Dropped> {
         let (mut large, mut outcome) = (false, Ok(()));
         for frame in frames {
-            large |= frame.fit(narrow);
-            if !matches!(frame.shape, Shape::Unusable(Dropped::PathTooNarrow)) {
-                continue;
-            }
-            self.shared.drops.count(Dropped::PathTooNarrow);
-            outcome = Err(Dropped::PathTooNarrow);
-            if link.may_tell_too_large(ways.now) {
-                let note = Note::TooLarge {
-                    link: Arc::clone(link),
-                    frame: frame.octets[..frame.octets.len().min(QUOTED)].into(),
-                    longest: narrow.frame,
-                };
-                self.tell(note, ways.slow);
-            }
+            let (within, told) = frame.bounds(narrow, lan_mtu);
+            large |= frame.fit(within, lan_mtu.unwrap_or(usize::MAX));
+            outcome = outcome.and(self.answer_unfit(link, frame, told, ways));
         }
         if large && link.note_sent_large(ways.now) {
             let link = Arc::clone(link);
             self.tell(Note::SentLarge { link }, ways.slow);
         }
         outcome
+    }
+
+    /// Counts a frame that can't be made to fit, and has its sender told what would.
+    fn answer_unfit<U: Underlay, S: SlowPath>(
+        &self,
+        link: &Arc<Link>,
+        frame: &TapFrame<'_>,
+        longest: usize,
+        ways: &mut Ways<'_, U, S>,
+    ) -> Result<(), Dropped> {
+        if !matches!(frame.shape, Shape::Unusable(Dropped::PathTooNarrow)) {
+            return Ok(());
+        }
+        self.shared.drops.count(Dropped::PathTooNarrow);
+        if link.may_tell_too_large(ways.now) {
+            let note = Note::TooLarge {
+                link: Arc::clone(link),
+                frame: frame.octets[..frame.octets.len().min(QUOTED)].into(),
+                longest,
+            };
+            self.tell(note, ways.slow);
+        }
+        Err(Dropped::PathTooNarrow)
     }
 
     fn drop_all(&self, frames: usize, reason: Dropped) -> Result<(), Dropped> {
@@ -516,6 +548,12 @@ impl Outbound {
     fn tell(&self, note: Note, slow: &mut impl SlowPath) {
         tell(&self.shared, note, slow);
     }
+}
+
+/// Octets in front of the packet: Ethernet's, with the one tag for which each path has room.
+fn link_len(frame: &[u8]) -> usize {
+    let is_tagged = Frame::parse(frame).is_ok_and(|frame| frame.tags().next().is_some());
+    ETHERNET_LEN + if is_tagged { ethernet::TAG_LEN } else { 0 }
 }
 
 enum Way<'v> {

@@ -108,6 +108,10 @@ pub struct Policy {
     pub bum_pps: u32,
     /// How many may come at once.
     pub bum_burst: u32,
+    /// The most of them to or from the LAN of a gateway in any second.
+    pub gateway_bum_pps: u32,
+    /// The same of one station there.
+    pub gateway_source_bum_pps: u32,
     /// How long a learned entry lives.
     pub ageing: Duration,
 }
@@ -117,6 +121,8 @@ impl Default for Policy {
         Self {
             bum_pps: 200,
             bum_burst: 400,
+            gateway_bum_pps: 1_000,
+            gateway_source_bum_pps: 200,
             ageing: Duration::from_secs(300),
         }
     }

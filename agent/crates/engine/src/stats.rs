@@ -8,6 +8,7 @@ use cairn_wire::Mac;
 use crate::drops::Dropped;
 use crate::ids::{NodeId, Vni};
 use crate::switch::Refused;
+use crate::time::Time;
 
 /// Counters and states at one moment.
 #[derive(Clone, Debug, Default)]
@@ -39,10 +40,23 @@ pub struct VSubnetStats {
     pub counters: Vec<(&'static str, u64)>,
     /// Frames that the switch refused, by reason; only reasons that occurred.
     pub refused: Vec<(Refused, u64)>,
+    /// The gate, where this node is a gateway.
+    pub gate: Option<GateStats>,
     /// Learned entries.
     pub learned: Vec<LearnedStats>,
     /// The peers.
     pub peers: Vec<PeerStats>,
+}
+
+/// Whether a gateway may forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GateStats {
+    /// The highest term so far.
+    pub term: u64,
+    /// Whether frames pass now.
+    pub is_open: bool,
+    /// Until when they do, or did; zero where it was closed.
+    pub until: Time,
 }
 
 /// A learned MAC.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use cairn_engine::testing::{World, mac_of};
-use cairn_engine::{Role, Suite};
+use cairn_engine::testing::{World, mac_of, node_id};
+use cairn_engine::{Role, Suite, Time};
 use cairn_wire::Mac;
 use proptest::prelude::*;
 
@@ -155,10 +155,68 @@ fn what_was_said_ends_with_a_restart_of_either() {
     }
 }
 
+/// Makes a gateway of a node, and lets it forward.
+fn bridge(world: &mut World, gateway: usize) {
+    for node in 0..world.nodes.len() {
+        let id = node_id(gateway);
+        world.change(node, |state| {
+            let vsubnet = &mut state.vsubnets[0];
+            let peers = vsubnet.peers.iter_mut().filter(|peer| peer.id == id);
+            peers.for_each(|peer| peer.role = Role::Gateway);
+            if node == gateway {
+                vsubnet.role = Role::Gateway;
+            }
+        });
+    }
+    let core = &mut world.nodes[gateway].core;
+    core.set_gate(VNI, 1, Time::from_nanos(u64::MAX))
+        .expect("a gateway");
+}
+
+/// A station behind node 2's gateway joins a group that only it wants, and one in the vSubnet
+/// asks who listens.
+#[test]
+fn what_a_lan_listens_to_comes_to_its_gateway_and_its_reports_and_queries_cross() {
+    let mut world = network(4, 4);
+    bridge(&mut world, 2);
+    for node in [1, 3] {
+        world.nodes[node].listens_to = Some(vec![]);
+    }
+    world.nodes[2].listens_to = Some(vec![]);
+    for node in &mut world.nodes {
+        node.kept = Some(Vec::new());
+    }
+    reached(&mut world, 0, GROUP, 1);
+    assert_eq!(
+        reached(&mut world, 0, GROUP, 2),
+        [2],
+        "the kernel's bridge decides there"
+    );
+
+    let station = [0, 0x11, 0x22, 0x33, 0x44, 0x55];
+    for mut report in [report(2), report6(2)] {
+        report[6..12].copy_from_slice(&station);
+        world.send(2, VNI, &report).expect("sent");
+        world.run(Duration::from_millis(100));
+        for node in [0, 1, 3] {
+            let kept = world.nodes[node].kept.as_ref().expect("kept");
+            assert!(kept.contains(&report), "at {node}");
+        }
+    }
+
+    let query = [0x11, 100, 0, 0, 0, 0, 0, 0];
+    let to = Ipv4Addr::new(224, 0, 0, 1);
+    let packet = ipv4(Ipv4Addr::new(10, 7, 0, 1), to, 2, &query);
+    let query = frame(Mac([0x01, 0, 0x5e, 0, 0, 1]), mac_of(0), IPV4, &packet);
+    world.send(0, VNI, &query).expect("sent");
+    world.run(Duration::from_millis(100));
+    assert!(world.nodes[2].kept.as_ref().expect("kept").contains(&query));
+}
+
 #[test]
 fn gateways_and_newcomers_get_everything() {
     let mut world = four();
-    world.change(2, |state| state.vsubnets[0].role = Role::Gateway);
+    bridge(&mut world, 2);
     world.run(seconds(11));
     for id in 2..6 {
         assert_eq!(reached(&mut world, 0, GROUP, id), [1, 2, 3]);

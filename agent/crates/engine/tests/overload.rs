@@ -377,6 +377,9 @@ fn a_gateway_that_shows_a_new_mac_in_each_frame_takes_a_small_share_of_the_slow_
     world.change(1, |state| {
         state.vsubnets[0].peers[0].role = Role::Gateway;
     });
+    let core = &mut world.nodes[0].core;
+    core.set_gate(VNI, 1, Time::from_nanos(u64::MAX))
+        .expect("a gateway");
     world.send(0, VNI, &frame(0, 1, 0)).expect("queued");
     world.run(millis(100));
     world.recorded = Some(Vec::new());

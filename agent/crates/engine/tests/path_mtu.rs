@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cairn_engine::offload::VnetHeader;
 use cairn_engine::testing::{Impairment, World, frame, mac_of, node_id};
-use cairn_engine::{Dropped, Suite};
+use cairn_engine::{Dropped, Role, Suite, Time};
 use proptest::prelude::*;
 
 const VNI: u32 = 7;
@@ -454,6 +454,157 @@ fn a_bundle_fits_the_path_too() {
     let longest = sent.iter().map(|(_, _, datagram)| datagram.len()).max();
     assert!(longest > Some(900) && longest <= Some(BASE), "{longest:?}");
     assert_eq!(world.delivered.len(), 1 + 8);
+}
+
+/// Makes a gateway of node 0, whose LAN may have a larger MTU, and lets it forward.
+fn bridge(world: &mut World) {
+    world.change(0, |state| state.vsubnets[0].role = Role::Gateway);
+    world.change(1, |state| state.vsubnets[0].peers[0].role = Role::Gateway);
+    let core = &mut world.nodes[0].core;
+    core.set_gate(VNI, 1, Time::from_nanos(u64::MAX)).unwrap();
+}
+
+fn gateway(seed: u64, carries: usize) -> World {
+    let mut world = connected(seed, carries);
+    bridge(&mut world);
+    world.nodes[1].kept = Some(Vec::new());
+    world
+}
+
+/// The MTU that a too-big message tells, of IPv4 or IPv6, tagged or not.
+fn told_mtu(answer: &[u8]) -> u16 {
+    let packet = if answer[12] == 0x81 { 18 } else { 14 };
+    let at = if answer[packet] >> 4 == 4 {
+        20 + 6
+    } else {
+        40 + 6
+    };
+    u16::from_be_bytes([answer[packet + at], answer[packet + at + 1]])
+}
+
+#[test]
+fn a_station_of_a_jumbo_lan_is_told_the_mtu_of_the_vsubnet() {
+    for (carries, mtu) in [(usize::MAX, 1400), (1300, 1300 - AROUND as u16)] {
+        let mut world = gateway(20, carries);
+        let frames = [
+            v4(0, false, 17, true, 9000),
+            v4(0, true, 17, true, 9000),
+            v6(0, 17, 9000),
+            v4(0, false, 17, true, 1500),
+            v4(0, false, 17, true, 1404),
+        ];
+        for (at, jumbo) in frames.into_iter().enumerate() {
+            let refused = world.send(0, VNI, &jumbo);
+            assert_eq!(refused, Err(Dropped::PathTooNarrow));
+            world.run(Duration::from_millis(20));
+            assert_eq!(world.nodes[0].told.len(), at + 1);
+            let tagged = jumbo[12] == 0x81;
+            // The path has room for one tag, which an untagged frame doesn't need.
+            let spare = if carries == usize::MAX || tagged {
+                0
+            } else {
+                4
+            };
+            let told = told_mtu(world.nodes[0].told.last().unwrap());
+            let least = if jumbo[12] == 0x86 { 1280 } else { 0 };
+            assert_eq!(told, (mtu + spare).max(least));
+        }
+        assert!(world.nodes[1].kept.as_ref().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_jumbo_packet_that_may_be_divided_arrives_whole() {
+    for carries in [usize::MAX, 1300] {
+        let mut world = gateway(21, carries);
+        world.send(0, VNI, &v4(0, false, 17, false, 9000)).unwrap();
+        world.run(seconds(1));
+        let kept = world.nodes[1].kept.take().unwrap();
+        assert!(kept.iter().all(|frame| frame.len() <= 1414));
+        let octets: usize = kept.iter().map(|frame| frame.len() - 34).sum();
+        assert_eq!(octets, 9000 - 20);
+        assert!(world.nodes[0].told.is_empty());
+    }
+}
+
+#[test]
+fn a_jumbo_packet_is_not_lost_while_nothing_is_known_of_the_path() {
+    let mut world = World::new(22, 2);
+    world.join(VNI, Suite::X25519, &[0, 1]);
+    world.nodes[1].kept = Some(Vec::new());
+    bridge(&mut world);
+    let refused = world.send(0, VNI, &v4(0, false, 17, true, 9000));
+    assert_eq!(refused, Err(Dropped::PathTooNarrow));
+    world.send(0, VNI, &v4(0, false, 17, false, 9000)).unwrap();
+    world.run(seconds(1));
+    assert_eq!(told_mtu(&world.nodes[0].told[0]), 1400);
+    let kept = world.nodes[1].kept.take().unwrap();
+    let octets: usize = kept.iter().map(|frame| frame.len() - 34).sum();
+    assert_eq!(octets, 9000 - 20);
+}
+
+#[test]
+fn what_is_no_ip_and_too_long_is_counted() {
+    let mut world = gateway(23, usize::MAX);
+    let mut ipx = ethernet(0, false, 0x8137);
+    ipx.resize(9014, 0);
+    assert_eq!(world.send(0, VNI, &ipx), Err(Dropped::PathTooNarrow));
+    assert_eq!(world.drops(Dropped::PathTooNarrow), 1);
+}
+
+#[test]
+fn a_syn_of_a_jumbo_lan_and_one_to_it_offer_what_the_vsubnet_carries() {
+    for tagged in [false, true] {
+        let mut world = gateway(24, usize::MAX);
+        world.nodes[0].kept = Some(Vec::new());
+        for from in [0, 1] {
+            let mut syn = v4(from, tagged, 6, true, 44);
+            let tcp = if tagged { 38 } else { 34 };
+            syn[tcp + 12] = 0x60;
+            syn[tcp + 13] = 2;
+            syn[tcp + 20..].copy_from_slice(&[2, 4, 0x23, 0]);
+            world.send(from, VNI, &syn).unwrap();
+            world.run(Duration::from_millis(100));
+            let kept = world.nodes[1 - from].kept.as_ref().unwrap();
+            let mss = &kept.last().unwrap()[tcp + 22..];
+            assert_eq!(u16::from_be_bytes([mss[0], mss[1]]), 1360);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_packet_of_a_jumbo_lan_arrives_or_its_sender_is_told(
+        seed in any::<u64>(),
+        carries in prop_oneof![Just(usize::MAX), BASE..1500_usize],
+        packets in proptest::collection::vec(
+            (64..9_000_usize, any::<bool>(), any::<bool>(), any::<bool>()),
+            1..12,
+        ),
+    ) {
+        let mut world = gateway(seed, carries);
+        for (length, tagged, is_v6, dont_fragment) in packets {
+            let packet = if is_v6 {
+                v6(0, 17, length)
+            } else {
+                v4(0, tagged, 17, dont_fragment, length)
+            };
+            let told = world.nodes[0].told.len();
+            let came = world.nodes[1].kept.as_ref().unwrap().len();
+            let sent = world.send(0, VNI, &packet);
+            world.run(Duration::from_millis(50));
+            let arrived = &world.nodes[1].kept.as_ref().unwrap()[came..];
+            prop_assert_eq!(sent.is_ok(), !arrived.is_empty());
+            prop_assert_eq!(sent.is_err(), world.nodes[0].told.len() > told);
+            if let [whole] = arrived {
+                prop_assert_eq!(whole, &packet);
+            }
+            let most = 1400 + if tagged && !is_v6 { 18 } else { 14 };
+            prop_assert!(arrived.iter().all(|frame| frame.len() <= most));
+        }
+    }
 }
 
 proptest! {

@@ -509,7 +509,7 @@ proptest! {
             index: 0,
         };
         for content in [Content::Whole, content] {
-            clamp_mss(&mut frame, content, limit);
+            clamp_mss(&mut frame, content, limit, usize::MAX);
             if let Some(fragments) = Fragments::new(&frame, content, limit) {
                 for index in 0..fragments.count() {
                     let mut part = vec![0; fragments.len_of(index)];
@@ -555,7 +555,7 @@ proptest! {
         }
         let before = frame.clone();
 
-        clamp_mss(&mut frame, content, limit);
+        clamp_mss(&mut frame, content, limit, usize::MAX);
 
         let largest = (limit - start - 20) as u16;
         let now = u16::from_be_bytes([frame[at], frame[at + 1]]);

@@ -58,6 +58,7 @@ enum Body {
         v6: bool,
     },
     DhcpClient,
+    LoopProbe,
 }
 
 impl Meant {
@@ -72,6 +73,9 @@ impl Meant {
                 octets[..6].copy_from_slice(&mac(number).0);
             }
         }
+        if self.is_probe() && self.destination.is_none() {
+            octets = loop_probe(mac(self.source));
+        }
         if self.snap {
             octets = snap(&octets);
         }
@@ -83,6 +87,25 @@ impl Meant {
 
     fn is_concealed(&self) -> bool {
         self.tags > 2
+    }
+
+    fn is_probe(&self) -> bool {
+        matches!(self.body, Body::LoopProbe)
+    }
+
+    /// For whom it asks, if it plainly asks everybody.
+    fn asks_for(&self) -> Option<IpAddr> {
+        let is_plain = self.destination.is_none() && !self.snap;
+        let ip = match self.body {
+            Body::Arp {
+                mac,
+                ip: Some(ip),
+                target,
+            } if mac == self.source && ip != target => IpAddr::V4(ip4(target)),
+            Body::Question { target, .. } => IpAddr::V6(ip6(target)),
+            _ => return None,
+        };
+        is_plain.then_some(ip)
     }
 }
 
@@ -117,6 +140,7 @@ impl Body {
             Self::DhcpServer { v6: false } => (IPV4, ipv4(ip4(1), ip4(2), 17, &udp(67, 68))),
             Self::DhcpServer { v6: true } => (IPV6, ipv6(ip6(1), all, 17, &udp(547, 546))),
             Self::DhcpClient => (IPV4, ipv4(ip4(1), ip4(2), 17, &udp(68, 67))),
+            Self::LoopProbe => (EXPERIMENT, b"CRNp and more".to_vec()),
         }
     }
 
@@ -143,19 +167,35 @@ impl Body {
     }
 }
 
-/// Tokens in nanoseconds' worth: full at `burst`, one frame costs one interval.
+/// What was spent and has not grown again yet, in nanoseconds' worth of frames.
 #[derive(Clone, Debug)]
 struct Bucket {
-    tokens: u64,
-    filled: u64,
+    spent: u64,
+    at: u64,
 }
+
+/// Whose budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Budget {
+    Of(Option<PeerId>),
+    ProbesOf(Option<PeerId>),
+    /// Of a station behind this gateway.
+    Source(u8),
+    TowardsLan,
+}
+
+/// Frames a second, and at once.
+type Allowed = (u32, u32);
 
 /// The switch as one would explain it.
 #[derive(Debug)]
 struct Model {
     config: Config,
     learned: BTreeMap<Mac, (PeerId, Time)>,
-    buckets: BTreeMap<Option<PeerId>, Bucket>,
+    buckets: BTreeMap<Budget, Bucket>,
+    /// On this gateway's LAN.
+    stations: BTreeMap<Mac, Time>,
+    gate_is_open: bool,
 }
 
 impl Model {
@@ -164,14 +204,23 @@ impl Model {
             config,
             learned: BTreeMap::new(),
             buckets: BTreeMap::new(),
+            stations: BTreeMap::new(),
+            gate_is_open: false,
         }
     }
 
     fn rebuild(&mut self, config: Config) {
         self.config = config;
         let members: BTreeSet<_> = self.config.peers.iter().map(|(id, _)| *id).collect();
-        self.buckets
-            .retain(|who, _| who.is_none_or(|id| members.contains(&id)));
+        let is_gateway = self.is_gateway();
+        self.buckets.retain(|budget, _| match budget {
+            Budget::Of(who) | Budget::ProbesOf(who) => who.is_none_or(|id| members.contains(&id)),
+            Budget::Source(_) | Budget::TowardsLan => is_gateway,
+        });
+        if !is_gateway {
+            self.stations.clear();
+            self.gate_is_open = false;
+        }
         let gateways = self.gateways();
         let bound: BTreeSet<_> = (0..NUMBERS)
             .map(mac)
@@ -189,6 +238,10 @@ impl Model {
                 &peers.find(|(known, _)| *known == id).expect("a member").1
             }
         }
+    }
+
+    fn is_gateway(&self) -> bool {
+        self.config.local.role == Role::Gateway
     }
 
     fn everybody(&self) -> Vec<PeerId> {
@@ -266,21 +319,50 @@ impl Model {
         }
     }
 
-    fn admit(&mut self, who: Option<PeerId>, now: Time) -> bool {
-        let policy = &self.config.policy;
-        let interval = 1_000_000_000 / u64::from(policy.bum_pps);
-        let full = interval * u64::from(policy.bum_burst);
-        let bucket = self.buckets.entry(who).or_insert(Bucket {
-            tokens: full,
-            filled: now.as_nanos(),
+    fn admit(&mut self, budget: Budget, (pps, burst): Allowed, now: Time) -> bool {
+        let interval = 1_000_000_000 / u64::from(pps);
+        let bucket = self.buckets.entry(budget).or_insert(Bucket {
+            spent: 0,
+            at: now.as_nanos(),
         });
-        bucket.tokens = full.min(bucket.tokens + now.as_nanos() - bucket.filled);
-        bucket.filled = now.as_nanos();
-        if bucket.tokens < interval {
+        bucket.spent = bucket.spent.saturating_sub(now.as_nanos() - bucket.at);
+        bucket.at = now.as_nanos();
+        if bucket.spent > interval * u64::from(burst - 1) {
             return false;
         }
-        bucket.tokens -= interval;
+        bucket.spent += interval;
         true
+    }
+
+    fn gateways_may(&self) -> Allowed {
+        let most = self.config.policy.gateway_bum_pps;
+        (most - most / 10, most.div_ceil(10))
+    }
+
+    fn allowed(&self, who: Option<PeerId>) -> Allowed {
+        let policy = &self.config.policy;
+        match self.member(who).role {
+            Role::Host => (policy.bum_pps, policy.bum_burst),
+            Role::Gateway => self.gateways_may(),
+        }
+    }
+
+    fn is_on_lan(&self, mac: Mac, now: Time, within: Duration) -> bool {
+        let seen = self.stations.get(&mac);
+        seen.is_some_and(|seen| now.since(*seen) < within)
+    }
+
+    /// Whether a LAN's question concerns other LANs only.
+    fn is_for_lans(&self, meant: &Meant) -> bool {
+        let Some(ip) = meant.asks_for() else {
+            return false;
+        };
+        let hosts = self.config.peers.iter().map(|(_, peer)| peer);
+        let mut hosts = hosts.filter(|peer| peer.role == Role::Host);
+        self.is_gateway()
+            && !self.config.policy.dhcp_server_from_hosts
+            && self.ip_owner(ip).is_none()
+            && hosts.all(|host| host.ips.iter().any(|own| own.is_ipv4() == ip.is_ipv4()))
     }
 
     fn alive(&self, mac: Mac, now: Time) -> Option<PeerId> {
@@ -290,62 +372,99 @@ impl Model {
 
     /// For whom this node answers.
     fn answers(&self, meant: &Meant) -> Option<PeerId> {
-        let (ip, may_be_router) = match meant.body {
-            Body::Arp {
-                mac,
-                ip: Some(ip),
-                target,
-            } if mac == meant.source && ip != target => (IpAddr::V4(ip4(target)), false),
-            Body::Question { target, .. } => {
-                (IpAddr::V6(ip6(target)), self.config.policy.ra_from_hosts)
-            }
-            _ => return None,
-        };
+        let ip = meant.asks_for()?;
+        let may_be_router = self.config.policy.ra_from_hosts;
         let peer = self.ip_owner(ip).flatten()?;
         let is_gateway = self.member(Some(peer)).role == Role::Gateway;
         let is_nd = ip.is_ipv6();
-        let asks_everybody = meant.destination.is_some()
-            || meant.snap
-            || self.config.local.role == Role::Gateway
-            || self.config.policy.dhcp_server_from_hosts
+        let asks_everybody = self.config.policy.dhcp_server_from_hosts
             || self.member(Some(peer)).macs.len() != 1
             || (is_nd && (may_be_router || is_gateway));
         (!asks_everybody).then_some(peer)
     }
 
     fn egress(&mut self, meant: &Meant, now: Time) -> Result<Way, Refused> {
+        if meant.is_concealed() {
+            return Err(Refused::Concealed);
+        }
+        if meant.is_probe() {
+            return self.egress_of_probe(meant, now);
+        }
+        if self.is_gateway() && !self.gate_is_open {
+            return Err(Refused::GateClosed);
+        }
         self.check(None, meant)?;
-        if self.config.local.role == Role::Gateway {
-            self.learned.remove(&mac(meant.source));
+        let source = mac(meant.source);
+        if self.is_gateway() && !self.config.local.macs.contains(&source) {
+            self.learned.remove(&source);
+            self.stations.insert(source, now);
         }
         if let Some(peer) = self.answers(meant) {
             return Ok(Way::Answered(peer));
         }
         let (to, nobody) = match meant.destination {
+            None if self.is_for_lans(meant) => (self.gateways(), Refused::UnknownDestination),
             None => (self.everybody(), Refused::NoPeer),
             Some(number) => match (self.owner(mac(number)), self.alive(mac(number), now)) {
                 (Some(Some(peer)), _) | (None, Some(peer)) => return Ok(Way::To(vec![peer])),
                 (Some(None), _) => return Err(Refused::SameSide),
+                (None, None) if self.is_on_lan(mac(number), now, Duration::from_secs(30)) => {
+                    return Err(Refused::SameSide);
+                }
                 (None, None) => (self.gateways(), Refused::UnknownDestination),
             },
         };
         if to.is_empty() {
             return Err(nobody);
         }
-        if !self.admit(None, now) {
+        let pps = self.config.policy.gateway_source_bum_pps;
+        if self.is_gateway()
+            && !self.admit(Budget::Source(meant.source), (pps, pps.div_ceil(4)), now)
+        {
+            return Err(Refused::SourceStormLimit);
+        }
+        if !self.admit(Budget::Of(None), self.allowed(None), now) {
             return Err(Refused::StormLimit);
         }
         Ok(Way::To(to))
     }
 
-    fn ingress(&mut self, meant: &Meant, from: PeerId, now: Time) -> Result<Option<Mac>, Refused> {
+    fn egress_of_probe(&mut self, meant: &Meant, now: Time) -> Result<Way, Refused> {
+        if !self.is_gateway() || meant.destination.is_some() {
+            return Err(Refused::LoopProbe);
+        }
+        self.check(None, meant)?;
+        if self.everybody().is_empty() {
+            return Err(Refused::NoPeer);
+        }
+        if !self.admit(Budget::ProbesOf(None), (20, 20), now) {
+            return Err(Refused::LoopProbeLimit);
+        }
+        Ok(Way::To(self.everybody()))
+    }
+
+    fn ingress(&mut self, meant: &Meant, from: PeerId, now: Time) -> Result<Accepted, Refused> {
         if !self.everybody().contains(&from) {
             return Err(Refused::UnknownPeer);
+        }
+        if meant.is_concealed() {
+            return Err(Refused::Concealed);
+        }
+        if meant.is_probe() {
+            let is_gateway = self.member(Some(from)).role == Role::Gateway;
+            if !is_gateway || meant.destination.is_some() {
+                return Err(Refused::LoopProbe);
+            }
+            self.check(Some(from), meant)?;
+            let admitted = self.admit(Budget::ProbesOf(Some(from)), (20, 20), now);
+            return admitted
+                .then(Accepted::default)
+                .ok_or(Refused::LoopProbeLimit);
         }
         self.check(Some(from), meant)?;
         let here = match (meant.destination, self.config.local.role) {
             (None, _) => {
-                if !self.admit(Some(from), now) {
+                if !self.admit(Budget::Of(Some(from)), self.allowed(Some(from)), now) {
                     return Err(Refused::StormLimit);
                 }
                 true
@@ -357,12 +476,23 @@ impl Model {
             return Err(Refused::NotHere);
         }
         let source = mac(meant.source);
-        if self.owner(source).is_some() {
-            return Ok(None);
+        let mut accepted = Accepted::default();
+        if self.owner(source).is_none() {
+            let before = self.alive(source, now);
+            self.learned.insert(source, (from, now));
+            accepted.learn = (before != Some(from)).then_some(source);
         }
-        let before = self.alive(source, now);
-        self.learned.insert(source, (from, now));
-        Ok((before != Some(from)).then_some(source))
+        if self.is_gateway() && !self.gate_is_open {
+            accepted.withheld = Some(Refused::GateClosed);
+        } else if self.is_gateway() {
+            accepted.reflected = self.is_on_lan(source, now, Duration::from_secs(2));
+            self.stations.remove(&source);
+            let is_group = meant.destination.is_none();
+            if is_group && !self.admit(Budget::TowardsLan, self.gateways_may(), now) {
+                accepted.withheld = Some(Refused::LanStormLimit);
+            }
+        }
+        Ok(accepted)
     }
 }
 
@@ -371,6 +501,7 @@ enum Step {
     Egress(Meant),
     Ingress(u8, Meant),
     Wait(u64),
+    Gate(bool),
     Rebuild(Shape),
 }
 
@@ -402,6 +533,8 @@ impl Shape {
         }
         config.policy.bum_pps = 2;
         config.policy.bum_burst = 3;
+        config.policy.gateway_bum_pps = 40;
+        config.policy.gateway_source_bum_pps = 9;
         config.policy.ageing = Duration::from_secs(20);
         config.policy.dhcp_server_from_hosts = self.dhcp;
         config.policy.ra_from_hosts = self.routers;
@@ -446,6 +579,7 @@ fn body() -> impl Strategy<Value = Body> {
         1 => number().prop_map(|from| Body::Router { from }),
         1 => any::<bool>().prop_map(|v6| Body::DhcpServer { v6 }),
         1 => Just(Body::DhcpClient),
+        1 => Just(Body::LoopProbe),
     ]
 }
 
@@ -477,6 +611,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => local.prop_map(Step::Egress),
         8 => remote.prop_map(|(peer, meant)| Step::Ingress(peer, meant)),
         2 => (0_u64..25).prop_map(Step::Wait),
+        2 => any::<bool>().prop_map(Step::Gate),
         1 => shape().prop_map(Step::Rebuild),
     ]
 }
@@ -525,9 +660,16 @@ proptest! {
                     let peer = PeerId(u32::from(peer));
                     let verdict = switch.ingress(&meant.octets(), peer, now);
                     let expected = model.ingress(&meant, peer, now);
-                    prop_assert_eq!(verdict, expected.map(|learn| Accepted { learn }));
-                    if let Ok(Accepted { learn: Some(mac) }) = verdict {
+                    prop_assert_eq!(verdict, expected);
+                    if let Ok(Accepted { learn: Some(mac), .. }) = verdict {
                         prop_assert_ne!(switch.learn(mac, peer, now), Learning::Refused);
+                    }
+                }
+                Step::Gate(is_open) => {
+                    if let Some(gate) = switch.gate() {
+                        let until = if is_open { u64::MAX } else { 0 };
+                        gate.set(1, Time::from_nanos(until)).expect("the same term");
+                        model.gate_is_open = is_open;
                     }
                 }
                 Step::Wait(seconds) => now = now + Duration::from_secs(seconds),
@@ -556,7 +698,7 @@ proptest! {
         lessons in proptest::collection::vec((number(), 0..=PEERS + 1), 0..60),
     ) {
         let config = shape.config();
-        let switch = Switch::new(config.clone());
+        let switch = forwarding(config.clone());
         let now = Time::from_millis(5_000);
         for (number, peer) in lessons {
             switch.learn(mac(number), PeerId(u32::from(peer)), now);
@@ -600,7 +742,7 @@ proptest! {
 /// member that may use the source, and is for us.
 fn judge(shape: &Shape, octets: &[u8], peer: u8) -> Result<(), TestCaseError> {
     let config = shape.config();
-    let switch = Switch::new(config.clone());
+    let switch = forwarding(config.clone());
     let model = Model::new(config);
     let now = Time::from_millis(5_000);
     let address = |at: usize| {
@@ -647,7 +789,7 @@ impl Network {
                 .filter(|(number, _)| *number != own)
                 .map(|(number, role)| (PeerId(u32::from(number)), member(number, *role)))
                 .collect();
-            Switch::new(config)
+            forwarding(config)
         });
         Self {
             switches: switches.collect(),
@@ -664,6 +806,7 @@ impl Network {
         for peer in recipients(egress) {
             let to = usize::try_from(peer.0).expect("small");
             if let Ok(accepted) = self.switches[to].ingress(octets, sender, now) {
+                assert_eq!(accepted.withheld, None);
                 if let Some(mac) = accepted.learn {
                     self.switches[to].learn(mac, sender, now);
                 }

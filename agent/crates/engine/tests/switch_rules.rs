@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use cairn_engine::switch::{Config, Egress, Learning, Refused, Role, Switch};
+use cairn_engine::switch::{Accepted, Config, Egress, Learning, Refused, Role, Switch};
 use cairn_engine::{PeerId, Time};
 use cairn_wire::Mac;
 
@@ -98,7 +98,7 @@ fn alone_in_a_vsubnet_there_is_nobody_to_tell() {
 
 #[test]
 fn a_frame_to_ourselves_is_not_sent() {
-    let switch = Switch::new(config(GATEWAY, &[HOST]));
+    let switch = forwarding(config(GATEWAY, &[HOST]));
     assert_eq!(
         switch.egress(&data(mac(0), station(1)), NOW),
         Err(Refused::SameSide)
@@ -107,7 +107,7 @@ fn a_frame_to_ourselves_is_not_sent() {
 
 #[test]
 fn what_is_local_to_a_bridge_crosses_in_neither_direction() {
-    let switch = Switch::new(config(GATEWAY, &[GATEWAY]));
+    let switch = forwarding(config(GATEWAY, &[GATEWAY]));
     let lldp = Mac([0x01, 0x80, 0xc2, 0, 0, 0x0e]);
     assert_eq!(
         switch.egress(&data(lldp, station(1)), NOW),
@@ -275,15 +275,6 @@ fn for_whom_the_bindings_are_not_certain_everybody_is_asked() {
 }
 
 #[test]
-fn stations_of_a_gateway_go_on_asking_everybody() {
-    let mut config = managed_config(&[HOST]);
-    config.local.role = GATEWAY;
-    let switch = Switch::new(config);
-    assert!(is_flooded(&switch, &who_has(ip4(1))));
-    assert!(is_flooded(&switch, &neighbour(ip6(1))));
-}
-
-#[test]
 fn a_link_local_address_is_answered_for_only_where_it_is_bound() {
     // Of 02:00:00:00:00:01, as Linux derives it; the owner may have another.
     let derived = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xff, 0xfe00, 1);
@@ -362,7 +353,7 @@ fn a_gateway_sends_from_any_address_that_is_not_bound_to_another_member() {
         );
     }
 
-    let here = Switch::new(config(GATEWAY, &[HOST]));
+    let here = forwarding(config(GATEWAY, &[HOST]));
     assert!(here.egress(&data(mac(1), station(1)), NOW).is_ok());
     assert_eq!(
         here.egress(&data(Mac::BROADCAST, mac(1)), NOW),
@@ -372,7 +363,7 @@ fn a_gateway_sends_from_any_address_that_is_not_bound_to_another_member() {
 
 #[test]
 fn groups_and_zero_send_nothing() {
-    let switch = Switch::new(config(GATEWAY, &[GATEWAY]));
+    let switch = forwarding(config(GATEWAY, &[GATEWAY]));
     for source in [Mac::BROADCAST, Mac([3, 0, 0, 0, 0, 1]), Mac::ZERO] {
         assert_eq!(
             switch.egress(&data(Mac::BROADCAST, source), NOW),
@@ -441,7 +432,7 @@ fn a_host_takes_what_is_for_it_and_for_groups() {
 
 #[test]
 fn a_gateway_takes_what_may_be_for_its_lan() {
-    let switch = Switch::new(config(GATEWAY, &[HOST, HOST]));
+    let switch = forwarding(config(GATEWAY, &[HOST, HOST]));
     for here in [mac(0), station(1), Mac::BROADCAST] {
         assert!(switch.ingress(&data(here, mac(1)), A, NOW).is_ok());
     }
@@ -838,7 +829,7 @@ fn a_station_that_moves_to_another_gateway_is_followed() {
 
 #[test]
 fn a_station_that_comes_to_our_lan_is_no_longer_looked_for_elsewhere() {
-    let switch = Switch::new(config(GATEWAY, &[GATEWAY]));
+    let switch = forwarding(config(GATEWAY, &[GATEWAY]));
     switch.learn(station(1), A, NOW);
 
     assert!(
@@ -995,4 +986,422 @@ fn a_changed_cap_keeps_what_was_learned() {
     let newer = switch.rebuild(larger);
 
     assert_eq!(newer.learned(NOW).len(), 100);
+}
+
+// Gateways: the gate.
+
+/// Member 0, a gateway, and peers of these roles; members give out no addresses.
+fn at_the_edge(peers: &[Role]) -> Config {
+    let mut config = config(GATEWAY, peers);
+    managed(&mut config);
+    config
+}
+
+#[test]
+fn a_gateway_carries_nothing_until_its_gate_is_opened_and_nothing_after() {
+    let switch = Switch::new(at_the_edge(&[HOST, GATEWAY]));
+    let out = data(mac(1), station(1));
+    let question = arp(1, (station(1), NOBODYS), (Mac::ZERO, ip4(1)));
+    let question = frame(Mac::BROADCAST, station(1), ARP, &question);
+    let into = data(station(1), mac(1));
+    let passes = |now| {
+        let to_vsubnet = switch.egress(&out, now);
+        let asked = switch.egress(&question, now);
+        let to_lan = switch
+            .ingress(&into, A, now)
+            .expect("nothing is wrong with it");
+        assert_eq!(to_vsubnet.is_ok(), asked.is_ok());
+        assert_eq!(to_vsubnet.is_ok(), to_lan.withheld.is_none());
+        if to_vsubnet.is_err() {
+            assert_eq!(to_vsubnet, Err(Refused::GateClosed));
+            assert_eq!(to_lan.withheld, Some(Refused::GateClosed));
+        }
+        to_vsubnet.is_ok()
+    };
+    assert!(!passes(NOW));
+    let gate = switch.gate().expect("a gateway has one");
+    gate.set(4, after(2)).expect("the first term");
+    assert!(passes(NOW) && passes(after(1)));
+    assert!(!passes(after(2)) && !passes(after(3)));
+    gate.set(4, after(9)).expect("the same term");
+    assert!(passes(after(3)));
+    gate.set(5, Time::ZERO).expect("a newer term");
+    assert!(!passes(after(3)));
+    assert_eq!(count_of(&switch, Refused::GateClosed), 12);
+}
+
+fn count_of(switch: &Switch, reason: Refused) -> u64 {
+    let mut counts = switch.refusals();
+    counts
+        .find(|(other, _)| *other == reason)
+        .expect("has a counter")
+        .1
+}
+
+#[test]
+fn a_host_has_no_gate() {
+    assert!(Switch::new(config(HOST, &[GATEWAY])).gate().is_none());
+}
+
+#[test]
+fn a_newer_netmap_leaves_the_gate_as_it_is_and_a_change_of_role_closes_it() {
+    let switch = Switch::new(config(GATEWAY, &[HOST]));
+    switch
+        .gate()
+        .expect("has one")
+        .set(3, after(10))
+        .expect("opened");
+    let newer = switch.rebuild(config(GATEWAY, &[HOST, HOST]));
+    assert!(newer.egress(&data(mac(1), station(1)), NOW).is_ok());
+    newer
+        .gate()
+        .expect("has one")
+        .set(3, Time::ZERO)
+        .expect("closed");
+    assert!(
+        switch.egress(&data(mac(1), station(1)), NOW).is_err(),
+        "it is the same gate"
+    );
+
+    newer
+        .gate()
+        .expect("has one")
+        .set(3, after(10))
+        .expect("opened");
+    let again = newer
+        .rebuild(config(HOST, &[HOST]))
+        .rebuild(config(GATEWAY, &[HOST]));
+    assert_eq!(
+        again.egress(&data(mac(1), station(1)), NOW),
+        Err(Refused::GateClosed)
+    );
+}
+
+#[test]
+fn a_gateway_that_stands_by_learns_what_is_behind_others() {
+    let switch = Switch::new(config(GATEWAY, &[GATEWAY]));
+    let heard = switch
+        .ingress(&data(Mac::BROADCAST, station(1)), A, NOW)
+        .expect("checked");
+    assert_eq!(heard.learn, Some(station(1)));
+}
+
+// Gateways: loop probes.
+
+#[test]
+fn loop_probes_of_gateways_pass_a_closed_gate_and_go_to_everybody() {
+    let probe = loop_probe(mac(0));
+    let switch = Switch::new(config(GATEWAY, &[HOST, GATEWAY]));
+    assert_eq!(switch.egress(&probe, NOW), Ok(Egress::Flood(&[A, B])));
+
+    for local in [HOST, GATEWAY] {
+        let there = Switch::new(config(local, &[HOST, GATEWAY]));
+        let accepted = there.ingress(&loop_probe(mac(2)), B, NOW);
+        assert_eq!(accepted, Ok(Accepted::default()));
+    }
+}
+
+#[test]
+fn a_host_neither_sends_nor_passes_for_a_sender_of_loop_probes() {
+    let switch = Switch::new(config(HOST, &[HOST, GATEWAY]));
+    let mut broadcast = loop_probe(mac(0));
+    broadcast[..6].copy_from_slice(&Mac::BROADCAST.0);
+    for probe in [
+        loop_probe(mac(0)),
+        tagged(&loop_probe(mac(0)), VLAN, 5),
+        broadcast,
+    ] {
+        assert_eq!(switch.egress(&probe, NOW), Err(Refused::LoopProbe));
+    }
+    assert_eq!(
+        switch.ingress(&loop_probe(mac(1)), A, NOW),
+        Err(Refused::LoopProbe)
+    );
+    // The EtherType without our mark is anybody's.
+    let other = frame(mac(1), mac(0), EXPERIMENT, b"an experiment");
+    assert!(switch.egress(&other, NOW).is_ok());
+}
+
+#[test]
+fn a_loop_probe_to_one_station_is_none_and_one_from_another_address_is_foreign() {
+    let switch = forwarding(config(GATEWAY, &[HOST, GATEWAY]));
+    let mut to_one = loop_probe(mac(0));
+    to_one[..6].copy_from_slice(&mac(1).0);
+    assert_eq!(switch.egress(&to_one, NOW), Err(Refused::LoopProbe));
+    assert_eq!(
+        switch.egress(&loop_probe(mac(1)), NOW),
+        Err(Refused::ForeignSource)
+    );
+    assert_eq!(
+        switch.ingress(&loop_probe(mac(1)), B, NOW),
+        Err(Refused::ForeignSource)
+    );
+}
+
+#[test]
+fn loop_probes_have_a_budget_of_their_own_in_each_direction() {
+    let switch = forwarding(config(GATEWAY, &[HOST, GATEWAY]));
+    let sent = (0..100).filter(|_| switch.egress(&loop_probe(mac(0)), NOW).is_ok());
+    assert_eq!(sent.count(), 20);
+    assert_eq!(
+        switch.egress(&loop_probe(mac(0)), NOW),
+        Err(Refused::LoopProbeLimit)
+    );
+    let heard = (0..100).filter(|_| switch.ingress(&loop_probe(mac(2)), B, NOW).is_ok());
+    assert_eq!(heard.count(), 20);
+    assert!(
+        switch
+            .egress(&data(Mac::BROADCAST, station(1)), NOW)
+            .is_ok()
+    );
+    assert!(
+        switch
+            .ingress(&data(Mac::BROADCAST, mac(2)), B, NOW)
+            .is_ok()
+    );
+}
+
+// Gateways: what a LAN asks.
+
+fn lan_asks(target: Ipv4Addr) -> Vec<u8> {
+    let question = arp(
+        1,
+        (station(1), Ipv4Addr::new(10, 7, 0, 99)),
+        (Mac::ZERO, target),
+    );
+    frame(Mac::BROADCAST, station(1), ARP, &question)
+}
+
+#[test]
+fn a_lan_that_asks_for_a_member_is_answered_at_its_gateway() {
+    let switch = forwarding(at_the_edge(&[HOST, GATEWAY]));
+    let (peer, reply) = answer(&switch, &lan_asks(ip4(1))).expect("answered");
+    assert_eq!(peer, A);
+    assert_eq!(reply[..12], [station(1).0, mac(1).0].concat()[..]);
+
+    let by = (station(1), ip6(99));
+    let question = neighbour_question(by, ip6(1), Some(station(1)));
+    assert!(answer(&switch, &question).is_some());
+
+    let mut unmanaged = at_the_edge(&[HOST]);
+    unmanaged.policy.dhcp_server_from_hosts = true;
+    assert!(is_flooded(&forwarding(unmanaged), &lan_asks(ip4(1))));
+}
+
+#[test]
+fn what_nobody_is_bound_to_is_looked_for_on_other_lans_only() {
+    let unknown = Ipv4Addr::new(10, 7, 0, 77);
+    let switch = forwarding(at_the_edge(&[HOST, GATEWAY]));
+    assert_eq!(
+        switch.egress(&lan_asks(unknown), NOW),
+        Ok(Egress::Flood(&[B]))
+    );
+    let link_local = Ipv4Addr::new(169, 254, 1, 1);
+    assert_eq!(
+        switch.egress(&lan_asks(link_local), NOW),
+        Ok(Egress::Flood(&[A, B]))
+    );
+    let alone = forwarding(at_the_edge(&[HOST]));
+    assert_eq!(
+        alone.egress(&lan_asks(unknown), NOW),
+        Err(Refused::UnknownDestination)
+    );
+    let mut unlisted = at_the_edge(&[HOST, GATEWAY]);
+    unlisted.peers[0].1.ips.retain(IpAddr::is_ipv6);
+    assert_eq!(
+        forwarding(unlisted).egress(&lan_asks(unknown), NOW),
+        Ok(Egress::Flood(&[A, B])),
+        "a host may have it"
+    );
+}
+
+#[test]
+fn a_gateway_needs_no_ip_addresses() {
+    let mut config = at_the_edge(&[HOST, GATEWAY]);
+    config.local.ips.clear();
+    config.peers[1].1.ips.clear();
+    let switch = forwarding(config);
+    assert!(answer(&switch, &lan_asks(ip4(1))).is_some());
+    let reply = arp(2, (station(2), NOBODYS), (mac(1), ip4(1)));
+    let reply = frame(mac(1), station(2), ARP, &reply);
+    assert_eq!(switch.egress(&reply, NOW), Ok(Egress::Unicast(A)));
+    let heard = frame(station(3), station(2), ARP, &reply[14..]);
+    assert!(switch.ingress(&heard, B, NOW).is_ok());
+}
+
+// Gateways: who is where.
+
+#[test]
+fn an_announcement_teaches_at_once_where_a_station_is_now() {
+    let switch = Switch::new(config(HOST, &[GATEWAY, GATEWAY]));
+    switch.learn(station(1), A, NOW);
+    let rarp = arp(
+        3,
+        (station(1), Ipv4Addr::UNSPECIFIED),
+        (station(1), Ipv4Addr::UNSPECIFIED),
+    );
+    let rarp = frame(Mac::BROADCAST, station(1), RARP, &rarp);
+
+    let here = forwarding(config(GATEWAY, &[HOST]));
+    assert_eq!(here.egress(&rarp, NOW), Ok(Egress::Flood(&[A])));
+    let heard = switch
+        .ingress(&rarp, B, after(1))
+        .expect("any EtherType passes");
+    assert_eq!(heard.learn, Some(station(1)));
+    assert_eq!(switch.learn(station(1), B, after(1)), Learning::Moved(A));
+    assert_eq!(
+        switch.egress(&data(station(1), mac(0)), after(1)),
+        Ok(Egress::Unicast(B))
+    );
+}
+
+#[test]
+fn what_was_behind_a_peer_is_forgotten_on_request_and_nothing_else() {
+    let switch = Switch::new(config(HOST, &[GATEWAY, GATEWAY]));
+    for number in 0..10 {
+        switch.learn(station(number), if number < 7 { A } else { B }, NOW);
+    }
+    assert_eq!(switch.forget_behind(A), 7);
+    assert_eq!(switch.forget_behind(A), 0);
+    assert_eq!(switch.forget_behind(PeerId(9)), 0);
+    assert_eq!(switch.learned(NOW).len(), 3);
+    assert_eq!(
+        switch.egress(&data(station(1), mac(0)), NOW),
+        Ok(Egress::Flood(&[A, B]))
+    );
+}
+
+#[test]
+fn a_station_of_the_own_lan_is_not_looked_for_elsewhere() {
+    let switch = forwarding(config(GATEWAY, &[GATEWAY]));
+    let to_station = data(station(2), station(1));
+    assert_eq!(switch.egress(&to_station, NOW), Ok(Egress::Flood(&[A])));
+    assert!(
+        switch
+            .egress(&data(Mac::BROADCAST, station(2)), NOW)
+            .is_ok()
+    );
+    assert_eq!(switch.egress(&to_station, NOW), Err(Refused::SameSide));
+
+    let moved = switch
+        .ingress(&data(Mac::BROADCAST, station(2)), A, after(9))
+        .expect("moved");
+    assert_eq!((moved.learn, moved.reflected), (Some(station(2)), false));
+    switch.learn(station(2), A, after(9));
+    assert_eq!(switch.egress(&to_station, after(9)), Ok(Egress::Unicast(A)));
+
+    assert!(
+        switch
+            .egress(&data(Mac::BROADCAST, station(2)), after(10))
+            .is_ok()
+    );
+    assert_eq!(switch.counters()[3], ("moved_to_lan", 1));
+    assert_eq!(
+        switch.egress(&to_station, after(10)),
+        Err(Refused::SameSide)
+    );
+    let long_silent = switch.egress(&to_station, after(40));
+    assert_eq!(long_silent, Ok(Egress::Flood(&[A])));
+}
+
+#[test]
+fn a_frame_from_the_vsubnet_with_the_source_of_a_talking_station_is_reported() {
+    let switch = forwarding(config(GATEWAY, &[GATEWAY]));
+    assert!(
+        switch
+            .egress(&data(Mac::BROADCAST, station(1)), NOW)
+            .is_ok()
+    );
+    let back = data(Mac::BROADCAST, station(1));
+    let accepted = switch
+        .ingress(&back, A, after(1))
+        .expect("nothing is wrong with it");
+    assert!(accepted.reflected);
+    assert_eq!(switch.counters()[4], ("reflected", 1));
+    assert!(
+        !switch
+            .ingress(&back, A, after(1))
+            .expect("it has moved")
+            .reflected
+    );
+}
+
+// Gateways: how much crosses.
+
+#[test]
+fn no_second_sees_more_copies_of_a_lan_than_allowed_in_either_direction() {
+    let switch = forwarding(config(GATEWAY, &[GATEWAY, GATEWAY]));
+    let mut crossed = [Vec::new(), Vec::new()];
+    for millis in 0..5_000_u64 {
+        let now = NOW + Duration::from_millis(millis);
+        for source in 0..10 {
+            let storm = data(Mac::BROADCAST, station(source));
+            if switch.egress(&storm, now).is_ok() {
+                crossed[0].push(millis);
+            }
+            let storm = data(Mac::BROADCAST, station(100 + source));
+            let from = if source % 2 == 0 { A } else { B };
+            if switch
+                .ingress(&storm, from, now)
+                .is_ok_and(|it| it.withheld.is_none())
+            {
+                crossed[1].push(millis);
+            }
+        }
+    }
+    for crossed in crossed {
+        assert!(crossed.len() >= 4_400, "{}", crossed.len());
+        for start in 0..4_000 {
+            let second = crossed
+                .iter()
+                .filter(|at| (start..start + 1_000).contains(*at));
+            assert!(second.count() <= 1_000);
+        }
+    }
+}
+
+#[test]
+fn one_station_can_not_use_up_what_its_lan_may_send() {
+    let switch = forwarding(config(GATEWAY, &[HOST]));
+    let mut passed = 0;
+    for millis in 0..2_000_u64 {
+        let now = NOW + Duration::from_millis(millis);
+        for _ in 0..10 {
+            passed += u32::from(
+                switch
+                    .egress(&data(Mac::BROADCAST, station(1)), now)
+                    .is_ok(),
+            );
+        }
+        if millis % 10 == 0 {
+            let other = data(Mac::BROADCAST, station(2));
+            assert!(switch.egress(&other, now).is_ok(), "at {millis} ms");
+        }
+    }
+    assert!((440..=450).contains(&passed), "{passed}");
+    assert!(count_of(&switch, Refused::SourceStormLimit) > 19_000);
+    assert_eq!(count_of(&switch, Refused::StormLimit), 0);
+}
+
+#[test]
+fn a_flood_of_sources_is_cut_where_it_comes_in_and_known_stations_go_on() {
+    let switch = forwarding(config(GATEWAY, &[HOST]));
+    for number in 0..200 {
+        assert!(switch.egress(&data(mac(1), station(number)), NOW).is_ok());
+    }
+    let mut passed = 0;
+    for number in 0..100_000_u64 {
+        let now = after(5) + Duration::from_micros(number * 10);
+        let made_up = Mac::from_bits(0x0210_0000_0000 + number);
+        passed += u32::from(switch.egress(&data(mac(1), made_up), now).is_ok());
+        if number % 100 == 0 {
+            let known = station((number / 100 % 200) as u8);
+            assert!(switch.egress(&data(mac(1), known), now).is_ok());
+        }
+    }
+    assert!(passed <= 2_100, "{passed}");
+    assert_eq!(
+        u64::from(100_000 - passed),
+        count_of(&switch, Refused::NewStationLimit)
+    );
 }

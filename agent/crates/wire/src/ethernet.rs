@@ -34,6 +34,8 @@ impl EtherType {
     pub const ARP: Self = Self(0x0806);
     /// IPv6 (RFC 2464).
     pub const IPV6: Self = Self(0x86dd);
+    /// Anybody's, for experiments (IEEE 802, 9.2.4): Cairn's loop probes are among them.
+    pub const LOCAL_EXPERIMENT_1: Self = Self(0x88b5);
     /// A customer VLAN tag (802.1Q).
     pub const VLAN: Self = Self(0x8100);
     /// A service VLAN tag (802.1ad).

@@ -13,7 +13,8 @@ import msgspec
 
 from cairn_agent.netmap.held import HeldVSubnet, Netmap
 from cairn_agent.netmap.trust import is_trusted
-from cairn_agent.protocol.netmap import Member, Psk
+from cairn_agent.protocol.gateway import Guards
+from cairn_agent.protocol.netmap import Member, Policy, Psk
 
 # VNI and node ID -> since which generation the sessions with the member count
 Generations = Mapping[tuple[int, str], int]
@@ -41,6 +42,8 @@ class SwitchPolicy(msgspec.Struct, frozen=True):
     bum_pps: int
     bum_burst: int
     ageing_s: int
+    gateway_bum_pps: int = Guards().bum_pps
+    gateway_source_bum_pps: int = Guards().source_bum_pps
 
 
 class VSubnetState(msgspec.Struct, frozen=True):
@@ -139,7 +142,7 @@ def desired(netmap: Netmap, own: Own, *, warm: frozenset[str], offline_s: float)
         mtu = tap_mtu(vsubnet.header.mtu, own.carried_mtu)
         taps.append(_tap(vsubnet, me, mtu, is_up=trusted))
         if trusted:
-            states.append(_vsubnet_state(vsubnet, me, mtu, warm))
+            states.append(_vsubnet_state(vsubnet, me, mtu, warm, _guards(netmap, vni)))
         else:
             problems[vni] = "no appliance has answered for longer than this vSubnet allows"
     generations = {
@@ -205,15 +208,32 @@ def _state(own: Own, revision: int, vsubnets: list[VSubnetState]) -> DataPlaneSt
 
 def _tap(vsubnet: HeldVSubnet, me: Member, mtu: int, *, is_up: bool) -> Tap:
     header = vsubnet.header
-    addresses = (*me.ips, f"{link_local(me.macs[0])}/64")
+    addresses: tuple[str, ...] = (*me.ips, f"{link_local(me.macs[0])}/64")
+    if me.role == "gateway":
+        addresses = ()  # a port of the bridge; the machine itself takes no part
     return Tap(tap_name(header.vni), header.vni, me.macs[0], mtu, addresses, is_up)
 
 
+def _guards(netmap: Netmap, vni: int) -> Guards:
+    """Return the guards of the LAN that this node bridges into a vSubnet, or the usual ones."""
+    duties = netmap.node.document.gateways if netmap.node else []
+    return next((duty.guards for duty in duties if duty.vni == vni), Guards())
+
+
+def _policy(policy: Policy, guards: Guards) -> SwitchPolicy:
+    return SwitchPolicy(
+        policy.bum_pps,
+        policy.bum_burst,
+        policy.ageing_s,
+        guards.bum_pps,
+        guards.source_bum_pps,
+    )
+
+
 def _vsubnet_state(
-    vsubnet: HeldVSubnet, me: Member, mtu: int, warm: frozenset[str]
+    vsubnet: HeldVSubnet, me: Member, mtu: int, warm: frozenset[str], guards: Guards
 ) -> VSubnetState:
     header = vsubnet.header
-    policy = header.policy
     return VSubnetState(
         vni=header.vni,
         suite=header.suite,
@@ -223,7 +243,7 @@ def _vsubnet_state(
         role=me.role,
         macs=me.macs,
         ips=_plain_addresses(me),
-        policy=SwitchPolicy(policy.bum_pps, policy.bum_burst, policy.ageing_s),
+        policy=_policy(header.policy, guards),
         peers=[
             _peer_state(member, is_warm=member.node_id in warm)
             for member in _usable(vsubnet, me.node_id)
@@ -248,9 +268,11 @@ def _plain_addresses(member: Member) -> list[str]:
     """Return the member's addresses without prefix length, the link-local ones included.
 
     Every host speaks from its link-local address in neighbour discovery, so it belongs to
-    what the receivers' source check allows.
+    what the receivers' source check allows. A gateway's machine doesn't speak.
     """
     own = [address.partition("/")[0] for address in member.ips]
+    if member.role == "gateway":
+        return own
     return own + [local for local in map(link_local, member.macs) if local not in own]
 
 

@@ -18,6 +18,8 @@ class FakeDataPlane:
         self.state: dict[str, Any] | None = None
         self.applied: list[dict[str, Any]] = []
         self.underlay_changes = 0
+        self.gates: dict[int, tuple[int, int]] = {}  # VNI -> term, until
+        self.forgotten: list[tuple[int, str]] = []
         self.refuse_apply: str | None = None
         self.is_silent = False
         self.peers: list[dict[str, Any]] = []
@@ -89,6 +91,11 @@ class FakeDataPlane:
                 }
             case "probe":
                 return {"rtt_us": 420, "endpoint": "192.0.2.2:8002"}
+            case "gate":
+                return self._gate(request)
+            case "forget":
+                self.forgotten.append((request["vni"], request["peer"]))
+                return {"forgotten": 3}
             case "underlay_changed":
                 self.underlay_changes += 1
                 return {}
@@ -96,6 +103,13 @@ class FakeDataPlane:
                 return {}
             case other:
                 return {"ok": False, "error": {"code": "unknown_op", "message": other}}
+
+    def _gate(self, request: dict[str, Any]) -> dict[str, Any]:
+        seen, _ = self.gates.get(request["vni"], (0, 0))
+        if request["term"] < seen:
+            return {"ok": False, "error": {"code": "older_term", "message": "seen; ask"}}
+        self.gates[request["vni"]] = (request["term"], request["forward_until_ns"])
+        return {}
 
     def _apply(self, request: dict[str, Any]) -> dict[str, Any]:
         if self.refuse_apply:

@@ -6,6 +6,7 @@ import base64
 import uuid
 from collections.abc import Iterable
 
+from cairn_agent.protocol import gateway
 from cairn_agent.protocol import netmap as wire
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -66,10 +67,15 @@ class Cluster:
         return wire.encode(wire.Reset(self.id, self.incarnation))
 
     def node(
-        self, number: int, vnis: list[int], revision: int, appliances: Iterable[str] = ()
+        self,
+        number: int,
+        vnis: list[int],
+        revision: int,
+        appliances: Iterable[str] = (),
+        gateways: Iterable[gateway.GatewayDuty] = (),
     ) -> bytes:
         """Return the document of the n-th node."""
-        return self.node_of(node_id(number), vnis, revision, appliances)
+        return self.node_of(node_id(number), vnis, revision, appliances, gateways=gateways)
 
     def node_of(
         self,
@@ -79,10 +85,13 @@ class Cluster:
         appliances: Iterable[str] = (),
         *,
         heartbeat_s: float = 15.0,
+        gateways: Iterable[gateway.GatewayDuty] = (),
     ) -> bytes:
         """Return the document of a node that made its own ID."""
         settings = wire.Settings(heartbeat_s)
-        document = wire.NodeDocument(node, "vm-1", "cloud", vnis, list(appliances), settings)
+        document = wire.NodeDocument(
+            node, "vm-1", "cloud", vnis, list(appliances), settings, list(gateways)
+        )
         signature = self.sign("node", node, revision, wire.node_digest(document))
         return wire.encode(wire.NodeUpdate(document, revision, signature))
 

@@ -60,9 +60,17 @@ fn vsubnet(stats: &VSubnetStats) -> Value {
             })
         })
         .collect();
+    let gate = stats.gate.map(|gate| {
+        json!({
+            "term": gate.term,
+            "is_open": gate.is_open,
+            "until_ns": gate.until.as_nanos(),
+        })
+    });
     json!({
         "vni": stats.vni,
         "tap": stats.tap,
+        "gate": gate,
         "tx_frames": stats.tx_frames,
         "tx_octets": stats.tx_octets,
         "rx_frames": stats.rx_frames,
@@ -138,6 +146,18 @@ pub fn event(event: &Event) -> Option<Value> {
         }),
         Fact::Learned { vni, mac, peer } => json!({
             "event": "learned", "vni": vni, "mac": mac.to_string(), "peer": peer.to_string(),
+        }),
+        Fact::Reflected {
+            vni,
+            peer,
+            mac,
+            count,
+        } => json!({
+            "event": "reflected", "vni": vni, "peer": peer.to_string(), "mac": mac.to_string(),
+            "count": count,
+        }),
+        Fact::GateClosed { vni, term } => json!({
+            "event": "gate_closed", "vni": vni, "term": term,
         }),
         Fact::CloneSeen { vni, peer } => json!({
             "event": "clone_seen", "vni": vni, "peer": peer.to_string(),

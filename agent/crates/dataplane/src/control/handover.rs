@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::request::{Apply, Endpoints};
+use super::request::{Apply, Endpoints, Gate};
 use super::{ClientId, Control, Listener};
 use crate::failure::Failure;
 use crate::lanes::{self, Lanes};
@@ -95,6 +95,7 @@ impl Control {
             .collect();
         let head = json!({
             "id": id, "ok": true, "generation": self.generation(), "fds": fds, "recent": recent,
+            "gates": self.open_gates(),
         })
         .to_string();
         let state = self
@@ -108,6 +109,17 @@ impl Control {
             .iter()
             .for_each(|piece| line.extend_from_slice(piece.as_bytes()));
         line
+    }
+
+    /// How each gate stands, as the successor's own would be asked to.
+    fn open_gates(&self) -> Vec<Value> {
+        let gates = self.core.gates().into_iter();
+        let all = gates.map(|(vni, gate)| {
+            let standing = gate.standing();
+            json!({ "vni": vni, "term": standing.term,
+                    "forward_until_ns": standing.until.as_nanos() })
+        });
+        all.collect()
     }
 
     /// The peers in session, and where they are.
@@ -198,6 +210,11 @@ impl Control {
             .map_err(|refusal| {
                 Failure::internal(format!("the state of the old process: {}", refusal.message))
             })?;
+        for gate in &handed_over.gates {
+            if let Err(refusal) = self.gate(gate) {
+                log::warn("a gate stays closed", &[("cause", &refusal.message)]);
+            }
+        }
         for peer in &handed_over.recent {
             self.greet(peer);
         }
@@ -225,6 +242,9 @@ struct HandedOver<'a> {
     state: Option<&'a RawValue>,
     fds: Vec<Described>,
     recent: Vec<Endpoints>,
+    /// None from a data plane that knew no gates.
+    #[serde(default)]
+    gates: Vec<Gate>,
 }
 
 #[derive(Deserialize)]

@@ -4,13 +4,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cairn_device::clock;
-use cairn_engine::{Entropy, NodeId};
+use cairn_engine::{Entropy, GateRefused, NodeId, Time};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::client::{Client, Gone};
-use super::request::{self, Apply, Endpoints, Probe, Request};
+use super::request::{self, Apply, Endpoints, Forget, Gate, Probe, Request};
 use super::{Applied, ClientId, Control, answer};
+use crate::lanes::Lanes;
 use crate::refusal::Refusal;
 use crate::wiring::Inherited;
 use crate::{desired, log};
@@ -39,6 +40,8 @@ impl Control {
                 Err(refusal) => Err(refusal),
             },
             Ok(Request::Endpoints(endpoints)) => self.endpoints(&endpoints),
+            Ok(Request::Gate(gate)) => self.gate(&gate),
+            Ok(Request::Forget(forget)) => self.forget(&forget),
             Ok(Request::UnderlayChanged) => {
                 self.core.underlay_changed(clock::now());
                 Ok(json!({}))
@@ -109,7 +112,8 @@ impl Control {
         let plan = self.wiring.plan(&state, inherited)?;
         let rewired = !plan.is_same(&self.wiring);
         let changed = self.core.apply(state, clock::now())? || rewired;
-        if rewired {
+        let plan = plan.with_gates(self.core.gates());
+        if rewired || !plan.has_same_gates(&self.wiring) {
             self.outbox.connect(plan.sockets());
             self.wiring = plan;
             self.publish();
@@ -177,6 +181,41 @@ impl Control {
             .add_endpoints(endpoints.vni, peer, &endpoints.endpoints, clock::now())
             .map_err(|_| unknown_peer(endpoints.vni, peer))?;
         Ok(json!({}))
+    }
+
+    /// When this is answered with a time that is over, no frame passes any more: those that were
+    /// under way have gone.
+    pub(super) fn gate(&mut self, gate: &Gate) -> Result<Value, Refusal> {
+        let until = Time::from_nanos(gate.forward_until_ns);
+        match self.core.set_gate(gate.vni, gate.term, until) {
+            Ok(()) => {
+                if until <= clock::now() {
+                    self.lanes.iter().for_each(Lanes::wait_for_batches);
+                }
+                Ok(json!({}))
+            }
+            Err(GateRefused::NoGateway) => Err(Refusal::new(
+                "no_gateway",
+                format!(
+                    "this node is no gateway of vSubnet {} in the state that was applied last; \
+                     apply one in which its role is gateway",
+                    gate.vni
+                ),
+            )),
+            Err(GateRefused::OlderTerm(older)) => Err(Refusal::new(
+                "older_term",
+                format!("{older}; ask the appliance who forwards now"),
+            )),
+        }
+    }
+
+    fn forget(&mut self, forget: &Forget) -> Result<Value, Refusal> {
+        let peer = NodeId(forget.peer.0);
+        let forgotten = self
+            .core
+            .forget_behind(forget.vni, peer)
+            .map_err(|_| unknown_peer(forget.vni, peer))?;
+        Ok(json!({ "forgotten": forgotten }))
     }
 }
 

@@ -21,6 +21,10 @@ pub enum Request<'a> {
     Probe(Probe),
     /// Try these endpoints too.
     Endpoints(Endpoints),
+    /// Let this gateway forward until then.
+    Gate(Gate),
+    /// Forget the stations behind a peer.
+    Forget(Forget),
     /// The host's addresses or routes changed.
     UnderlayChanged,
     /// Send events from now on.
@@ -68,6 +72,26 @@ pub struct Endpoints {
     pub endpoints: Vec<SocketAddr>,
 }
 
+/// Arguments of `gate`.
+#[derive(Debug, Deserialize)]
+pub struct Gate {
+    /// The vSubnet.
+    pub vni: u32,
+    /// Rises with each holder of the right to forward.
+    pub term: u64,
+    /// Nanoseconds of CLOCK_BOOTTIME; 0 closes.
+    pub forward_until_ns: u64,
+}
+
+/// Arguments of `forget`.
+#[derive(Debug, Deserialize)]
+pub struct Forget {
+    /// The vSubnet.
+    pub vni: u32,
+    /// The peer's node ID.
+    pub peer: Uuid,
+}
+
 #[derive(Deserialize)]
 struct Envelope<'a> {
     id: Option<u64>,
@@ -88,6 +112,8 @@ pub fn read(line: &[u8]) -> (Option<u64>, Result<Request<'_>, Refusal>) {
         "stats" => Ok(Request::Stats),
         "probe" => arguments(line).map(Request::Probe),
         "endpoints" => arguments(line).map(Request::Endpoints),
+        "gate" => arguments(line).map(Request::Gate),
+        "forget" => arguments(line).map(Request::Forget),
         "underlay_changed" => Ok(Request::UnderlayChanged),
         "subscribe" => Ok(Request::Subscribe),
         "takeover" => Ok(Request::TakeOver),
@@ -132,6 +158,11 @@ mod tests {
         for (line, number, code) in [
             (&br#"{"id":3,"op":"fly"}"#[..], Some(3), "unknown_op"),
             (br#"{"id":3,"op":"probe"}"#, Some(3), "bad_request"),
+            (
+                br#"{"id":3,"op":"gate","vni":7,"term":1}"#,
+                Some(3),
+                "bad_request",
+            ),
             (
                 br#"{"id":3,"op":"apply","generation":-1,"state":{}}"#,
                 Some(3),

@@ -69,6 +69,13 @@ impl Core {
             self.apply_vsubnet(vsubnet, &state, key);
         }
         self.publish(&keys);
+        let vsubnets = &self.vsubnets;
+        let is_gateway = |vni: &Vni| {
+            vsubnets
+                .get(vni)
+                .is_some_and(|one| one.switch.gate().is_some())
+        };
+        self.open_gates.retain(|vni, _| is_gateway(vni));
         if self.warm_at.is_none() && !self.warm.is_empty() {
             self.warm_at = Some(now);
         }
@@ -172,6 +179,12 @@ impl Core {
             Some(old) => old.rebuild(config),
             None => Switch::new(config),
         };
+        for id in by_node.values() {
+            if let Some(peer) = self.peers.get_mut(id) {
+                peer.gate = switch.gate().cloned();
+                peer.link.set_lan_mtu(switch.gate().map(|_| wanted.mtu));
+            }
+        }
         let vsubnet = VSubnet {
             config: wanted.clone(),
             cluster_id: state.cluster_id,
@@ -245,6 +258,8 @@ fn switch_config(
         policy: Policy {
             bum_pps: wanted.policy.bum_pps,
             bum_burst: wanted.policy.bum_burst,
+            gateway_bum_pps: wanted.policy.gateway_bum_pps,
+            gateway_source_bum_pps: wanted.policy.gateway_source_bum_pps,
             ageing: wanted.policy.ageing,
             dhcp_server_from_hosts: is_unmanaged(wanted),
             ..Policy::default()

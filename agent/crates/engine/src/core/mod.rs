@@ -3,6 +3,7 @@
 mod apply;
 mod contact;
 mod effects;
+mod gates;
 mod handshakes;
 mod path_mtu;
 mod peer;
@@ -15,6 +16,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use cairn_wire::Mac;
+
+pub use crate::core::gates::GateRefused;
 
 use crate::core::apply::VSubnet;
 use crate::core::effects::Effects;
@@ -64,6 +67,8 @@ pub struct Core {
     next_token: u64,
     warm: VecDeque<PeerId>,
     warm_at: Option<Time>,
+    /// Until when; those that were closed or told of are not in it.
+    open_gates: BTreeMap<Vni, Time>,
 }
 
 impl Core {
@@ -79,6 +84,7 @@ impl Core {
             next_token: 0,
             warm: VecDeque::new(),
             warm_at: None,
+            open_gates: BTreeMap::new(),
         }
     }
 
@@ -144,6 +150,12 @@ impl Core {
                 link.controls.fetch_sub(1, Ordering::AcqRel);
                 self.learn(link.vni, mac, link.peer, now);
             }
+            Kind::Reflected { link, mac } => {
+                link.controls.fetch_sub(1, Ordering::AcqRel);
+                self.with_peer(link.peer, now, |peer, fx, _| {
+                    peer.report_reflection(mac, fx, now);
+                });
+            }
             Kind::Multicast { link, group } => {
                 link.controls.fetch_sub(1, Ordering::AcqRel);
                 self.with_peer(link.peer, now, |peer, fx, vsubnet| {
@@ -175,11 +187,13 @@ impl Core {
             self.with_peer(peer, now, |_, _, _| {});
         }
         self.warm_peers(now);
+        self.close_gates(now);
     }
 
     /// When `handle_timeout` wants to be called; `None`: not before something else happens.
     pub fn next_timeout(&self) -> Option<Time> {
-        earlier(self.deadlines.next(), self.warm_at)
+        let timers = earlier(self.deadlines.next(), self.warm_at);
+        earlier(timers, self.next_gate())
     }
 
     /// The next datagram to send.

@@ -24,6 +24,7 @@ use crate::seal::Kind;
 use crate::session::Session;
 use crate::slots::Slots;
 use crate::state::PeerState;
+use crate::switch::{Gate, is_loop_probe};
 use crate::time::Time;
 use crate::timers::earlier;
 
@@ -58,6 +59,9 @@ pub(crate) struct Peer {
     /// Whether `session_up` was the last to be told.
     told_up: bool,
     spoofing: Spoofing,
+    reflections: Reflections,
+    /// This node's own, where it is a gateway.
+    pub(super) gate: Option<Arc<Gate>>,
     /// Until then the peer may hold back multicast that we said we don't need.
     pub(crate) pruned_until: Time,
 }
@@ -81,6 +85,13 @@ struct Spoofing {
     told: u64,
     /// When the fast path may tell again.
     listen_at: Option<Time>,
+}
+
+#[derive(Default)]
+struct Reflections {
+    /// Since they were last told of.
+    count: u64,
+    told_at: Option<Time>,
 }
 
 impl Peer {
@@ -112,6 +123,8 @@ impl Peer {
             path_mtu: None,
             told_up: false,
             spoofing: Spoofing::default(),
+            reflections: Reflections::default(),
+            gate: None,
             pruned_until: Time::ZERO,
         }
     }
@@ -185,8 +198,11 @@ impl Peer {
             return;
         };
         while let Some(Waiting { since, frame }) = self.queue.pop_front() {
+            let is_closed = self.gate.as_ref().is_some_and(|gate| !gate.is_open(now));
             let sent = if now.since(since) > QUEUE_FOR {
                 Err(Dropped::QueueExpired)
+            } else if is_closed && !is_loop_probe(&frame[PREFIX_LEN..]) {
+                Err(Dropped::GateClosed)
             } else {
                 self.send_frame(&session, &frame, fx, now)
             };
@@ -323,6 +339,23 @@ impl Peer {
         };
         self.spoofing.told = count;
         self.spoofing.listen_at = Some(now + SPOOFING_EVERY);
+        fx.event(fact, now);
+    }
+
+    /// A frame of the peer has the source of a station on our own LAN.
+    pub(crate) fn report_reflection(&mut self, mac: Mac, fx: &mut Effects, now: Time) {
+        self.reflections.count += 1;
+        let told_at = self.reflections.told_at;
+        if told_at.is_some_and(|at| now.since(at) < SPOOFING_EVERY) {
+            return;
+        }
+        let fact = Fact::Reflected {
+            vni: self.link.vni,
+            peer: self.link.node,
+            mac,
+            count: std::mem::take(&mut self.reflections.count),
+        };
+        self.reflections.told_at = Some(now);
         fx.event(fact, now);
     }
 

@@ -6,7 +6,8 @@ use crate::core::Core;
 use crate::core::apply::VSubnet;
 use crate::core::peer::Peer;
 use crate::link::read;
-use crate::stats::{LearnedStats, PeerStats, SessionState, Stats, VSubnetStats};
+use crate::stats::{GateStats, LearnedStats, PeerStats, SessionState, Stats, VSubnetStats};
+use crate::switch::{Gate, Standing};
 use crate::time::Time;
 
 impl Core {
@@ -51,6 +52,7 @@ impl Core {
             rx_octets: total(|peer| peer.rx_octets),
             counters: occurred(vsubnet.switch.counters()),
             refused: vsubnet.switch.refusals().filter(|(_, n)| *n > 0).collect(),
+            gate: vsubnet.switch.gate().map(|gate| gate_stats(gate, now)),
             learned: self.learned_stats(vsubnet, now),
             peers,
         }
@@ -67,6 +69,15 @@ impl Core {
             })
         });
         known.collect()
+    }
+}
+
+fn gate_stats(gate: &Gate, now: Time) -> GateStats {
+    let Standing { term, until } = gate.standing();
+    GateStats {
+        term,
+        is_open: gate.is_open(now),
+        until,
     }
 }
 

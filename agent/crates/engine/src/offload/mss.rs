@@ -13,15 +13,16 @@ const OPTION_NOTHING: u8 = 1;
 const OPTION_MSS: u8 = 2;
 const MSS_LEN: u8 = 4;
 
-/// Lowers the MSS of a SYN so that what answers it fits frames of `limit` octets. The checksum
-/// follows, unless it is partial and doesn't cover the options.
-pub fn clamp_mss(frame: &mut [u8], content: Content, limit: usize) {
+/// Lowers the MSS of a SYN so that what answers it fits frames of `limit` octets and packets of
+/// `mtu`. The checksum follows, unless it is partial and doesn't cover the options.
+pub fn clamp_mss(frame: &mut [u8], content: Content, limit: usize, mtu: usize) {
     let Some(layout) = Layout::of_tcp(frame) else {
         return;
     };
     if frame[layout.start + FLAGS] & SYN == 0 {
         return;
     }
+    let limit = limit.min(layout.network.saturating_add(mtu));
     // Of options nothing is counted (RFC 6691).
     let Some(largest) = limit.checked_sub(layout.start + OPTIONS) else {
         return;

@@ -249,6 +249,8 @@ pub(super) struct Counters {
     arp: AtomicU64,
     nd: AtomicU64,
     pub(super) spared: AtomicU64,
+    pub(super) moved_here: AtomicU64,
+    pub(super) reflected: AtomicU64,
 }
 
 impl Counters {
@@ -260,11 +262,13 @@ impl Counters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn named(&self) -> [(&'static str, u64); 3] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 5] {
         [
             ("arp_answered", &self.arp),
             ("nd_answered", &self.nd),
             ("multicast_spared", &self.spared),
+            ("moved_to_lan", &self.moved_here),
+            ("reflected", &self.reflected),
         ]
         .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
     }

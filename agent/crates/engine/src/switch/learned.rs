@@ -202,6 +202,16 @@ impl LearnedTable {
         })
     }
 
+    /// Forgets all behind `gateway`; returns how many that were.
+    pub(super) fn forget_behind(&self, gateway: GatewayNumber) -> u64 {
+        let words = self
+            .slots
+            .iter()
+            .map(|slot| slot.word.load(Ordering::Acquire));
+        let behind = words.filter(|word| *word != EMPTY && unpack(*word).1 == gateway);
+        behind.filter(|word| self.forget(unpack(*word).0)).count() as u64
+    }
+
     /// Copies what is there, with its times, as far as it finds room.
     pub(super) fn copy_to(&self, other: &Self) {
         for slot in &self.slots {

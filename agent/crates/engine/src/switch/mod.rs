@@ -11,7 +11,10 @@
 //! - A frame to an address nobody knows goes to the gateways: all stations of hosts are bound,
 //!   so that only a LAN can hold an unknown one. Without gateways it is refused, and counted.
 //! - The three kinds of copies share one budget per sending member, kept by the sender and,
-//!   because that might be hostile, again by each receiver.
+//!   because that might be hostile, again by each receiver. A gateway has a larger one, of which
+//!   no station behind it can use up more than a part, and one for what goes to its LAN.
+//! - A gateway carries nothing but loop probes while its gate is closed, which it is until
+//!   somebody opens it for a short time.
 //! - A frame is never sent back to where it came from, nor passed on between peers.
 //! - Any EtherType, tagged or not, passes; checks look through two VLAN tags and SNAP.
 
@@ -28,17 +31,23 @@ use crate::{PeerId, Time};
 
 mod answer;
 mod bindings;
+mod edge;
+mod gate;
 mod keyed;
 mod learned;
 mod policer;
+mod probe;
 mod refused;
 mod sender;
 
 pub use answer::{Answer, Asked};
+pub use gate::{Gate, OlderTerm, Standing};
+pub use probe::{GROUP as PROBE_GROUP, is_loop_probe};
 pub use refused::Refused;
 
 use answer::{Counters, Question};
 use bindings::{Bindings, Owner};
+use edge::{Edge, Heard};
 use keyed::Keyed;
 use learned::{GatewayNumber, Inserted, LearnedTable};
 use policer::{Policer, Rate};
@@ -68,10 +77,14 @@ pub struct Member {
 /// What the members of a vSubnet enforce.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Broadcast, unknown unicast and multicast frames per second and sending member; 0: none.
+    /// Broadcast, unknown unicast and multicast frames per second and sending host; 0: none.
     pub bum_pps: u32,
     /// How many of them may come at once; 0: none.
     pub bum_burst: u32,
+    /// The most of them that a gateway lets pass in any second, in each direction; 0: none.
+    pub gateway_bum_pps: u32,
+    /// The same of one station behind this gateway, a second in the long run; a quarter at once.
+    pub gateway_source_bum_pps: u32,
     /// How long a learned address lives without a frame from it.
     pub ageing: Duration,
     /// How many addresses are learned at most; rounded up to a multiple of 16.
@@ -88,6 +101,8 @@ impl Default for Policy {
         Self {
             bum_pps: 200,
             bum_burst: 400,
+            gateway_bum_pps: 1_000,
+            gateway_source_bum_pps: 200,
             ageing: Duration::from_secs(300),
             learned_cap: 4096,
             dhcp_server_from_hosts: true,
@@ -120,12 +135,16 @@ pub enum Egress<'a> {
     Answer(Answer),
 }
 
-/// A frame from a peer that may go to the TAP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A frame from a peer that says nothing it may not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accepted {
     /// Hand this to [`Switch::learn`] (by the slow path's owner): the address is new behind the
     /// peer. `None` for nearly all frames.
     pub learn: Option<Mac>,
+    /// Its source was heard on this gateway's own LAN a moment ago.
+    pub reflected: bool,
+    /// Why it doesn't go to the TAP all the same; counted already.
+    pub withheld: Option<Refused>,
 }
 
 /// What became of an address that was to be learned.
@@ -171,14 +190,21 @@ pub struct Switch {
     local: Member,
     peers: HashMap<PeerId, Peer, Keyed>,
     policy: Policy,
-    bum_rate: Rate,
+    host_rate: Rate,
+    gateway_rate: Rate,
+    source_rate: Rate,
     bindings: Bindings,
+    /// Where this node is a gateway.
+    edge: Option<Arc<Edge>>,
+    /// Whether a host may have an IPv4 or an IPv6 address of which the netmap doesn't know.
+    unlisted: Unlisted,
     everybody: Box<[PeerId]>,
     gateways: Box<[PeerId]>,
     /// Whom a gateway's number in `learned` means.
     numbers: Vec<Option<PeerId>>,
     learned: Arc<LearnedTable>,
     local_bum: Arc<Policer>,
+    local_probes: Arc<Policer>,
     refusals: Arc<Refusals>,
     counters: Arc<Counters>,
 }
@@ -195,6 +221,7 @@ struct Peer {
 #[derive(Debug, Default)]
 struct Record {
     bum: Policer,
+    probes: Policer,
     spoofed: AtomicU64,
     spoofed_mac: AtomicU64,
 }
@@ -226,6 +253,18 @@ impl Switch {
     pub fn ingress(&self, octets: &[u8], from: PeerId, now: Time) -> Result<Accepted, Refused> {
         self.accept(octets, from, now)
             .inspect_err(|reason| self.refusals.count(*reason))
+    }
+
+    /// The gate of a gateway; a host has none.
+    #[must_use]
+    pub fn gate(&self) -> Option<&Arc<Gate>> {
+        self.edge.as_ref().map(|edge| &edge.gate)
+    }
+
+    /// Forgets what was learned behind a peer; returns how many addresses that were.
+    pub fn forget_behind(&self, peer: PeerId) -> u64 {
+        let number = self.peers.get(&peer).and_then(|known| known.number);
+        number.map_or(0, |number| self.learned.forget_behind(number))
     }
 
     /// Learns an address that [`Switch::ingress`] asked for. One caller at a time.
@@ -284,7 +323,7 @@ impl Switch {
 
     /// What else was done so far, by its names in `stats`.
     #[must_use]
-    pub fn counters(&self) -> [(&'static str, u64); 3] {
+    pub fn counters(&self) -> [(&'static str, u64); 5] {
         self.counters.named()
     }
 
@@ -309,13 +348,20 @@ impl Switch {
         let hash = Keyed(config.hash_seed);
         let bindings = Bindings::new(&config);
         let numbers = number_gateways(&config.peers, before);
+        let source_pps = config.policy.gateway_source_bum_pps;
         let mut switch = Self {
-            bum_rate: Rate::new(config.policy.bum_pps, config.policy.bum_burst),
+            host_rate: Rate::new(config.policy.bum_pps, config.policy.bum_burst),
+            gateway_rate: Rate::capped(config.policy.gateway_bum_pps),
+            // Less at once than the LAN as a whole may: one station leaves room for others.
+            source_rate: Rate::new(source_pps, source_pps.div_ceil(4)),
             bindings,
+            edge: edge_of(&config, hash, before),
+            unlisted: Unlisted::of(&config.peers),
             everybody: config.peers.iter().map(|(peer, _)| *peer).collect(),
             gateways: gateways_of(&config.peers).collect(),
             learned: Arc::new(LearnedTable::new(0, hash)),
             local_bum: before.map_or_else(Arc::default, |old| Arc::clone(&old.local_bum)),
+            local_probes: before.map_or_else(Arc::default, |old| Arc::clone(&old.local_probes)),
             refusals: before.map_or_else(Arc::default, |old| Arc::clone(&old.refusals)),
             counters: before.map_or_else(Arc::default, |old| Arc::clone(&old.counters)),
             peers: HashMap::with_hasher(hash),
@@ -361,17 +407,30 @@ impl Switch {
 
     fn forward(&self, octets: &[u8], now: Time) -> Result<Egress<'_>, Refused> {
         let frame = parse(octets)?;
-        self.sender(Owner::Local, &self.local).check(&frame)?;
-        if self.local.role == Role::Gateway {
-            // It talks on this side now; its old place would get what is meant for it.
-            self.learned.forget(frame.source());
+        if probe::is_one(&frame) {
+            return self.forward_probe(&frame, now);
         }
-        let destination = frame.destination();
+        if let Some(edge) = &self.edge
+            && !edge.gate.is_open(now)
+        {
+            return Err(Refused::GateClosed);
+        }
+        self.sender(Owner::Local, &self.local).check(&frame)?;
+        if let Some(edge) = &self.edge {
+            self.note_station(edge, frame.source(), now)?;
+        }
+        let (source, destination) = (frame.source(), frame.destination());
         if destination.is_group() {
-            if let Some(answer) = self.answer(octets, &frame) {
+            // Where members give out addresses the netmap doesn't know whose they are.
+            let is_managed = !self.policy.dhcp_server_from_hosts;
+            let question = is_managed.then(|| Question::of(octets, &frame)).flatten();
+            if let Some(answer) = question.and_then(|question| self.answer(&question)) {
                 return Ok(Egress::Answer(answer));
             }
-            return self.flood(&self.everybody, Refused::NoPeer, now);
+            if question.is_some_and(|question| self.is_for_lans(question.ip())) {
+                return self.flood(&self.gateways, source, Refused::UnknownDestination, now);
+            }
+            return self.flood(&self.everybody, source, Refused::NoPeer, now);
         }
         match self.bindings.mac(destination) {
             Some(Owner::Peer(peer)) => return Ok(Egress::Unicast(peer)),
@@ -379,20 +438,51 @@ impl Switch {
             None => {}
         }
         let number = self.learned.lookup(destination, now, self.policy.ageing);
-        match number.and_then(|number| self.gateway(number)) {
-            Some(peer) => Ok(Egress::Unicast(peer)),
-            None => self.flood(&self.gateways, Refused::UnknownDestination, now),
+        if let Some(peer) = number.and_then(|number| self.gateway(number)) {
+            return Ok(Egress::Unicast(peer));
         }
+        if let Some(edge) = &self.edge
+            && edge.has_station(destination, now)
+        {
+            return Err(Refused::SameSide);
+        }
+        self.flood(&self.gateways, source, Refused::UnknownDestination, now)
+    }
+
+    /// A station of this gateway's LAN talks on this side: its old place would get what is meant
+    /// for it.
+    #[inline(never)]
+    fn note_station(&self, edge: &Edge, source: Mac, now: Time) -> Result<(), Refused> {
+        if self.local.macs.contains(&source) {
+            return Ok(());
+        }
+        if !edge.note_station(source, now, self.policy.ageing) {
+            return Err(Refused::NewStationLimit);
+        }
+        if self.learned.forget(source) {
+            self.counters.moved_here.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// To everybody, for hosts that bridge their TAP to a LAN must show it, too.
+    #[cold]
+    fn forward_probe(&self, frame: &Frame<'_>, now: Time) -> Result<Egress<'_>, Refused> {
+        if self.local.role == Role::Host || frame.destination() != probe::GROUP {
+            return Err(Refused::LoopProbe);
+        }
+        self.sender(Owner::Local, &self.local).check_source(frame)?;
+        if self.everybody.is_empty() {
+            return Err(Refused::NoPeer);
+        }
+        if !self.local_probes.admit(probe::PER_SECOND, now) {
+            return Err(Refused::LoopProbeLimit);
+        }
+        Ok(Egress::Flood(&self.everybody))
     }
 
     /// What the only member to which the asked address is bound would answer.
-    fn answer(&self, octets: &[u8], frame: &Frame<'_>) -> Option<Answer> {
-        // Stations behind a gateway are found by what they say to everybody, and where members
-        // give out addresses the netmap doesn't know whose they are.
-        if self.local.role == Role::Gateway || self.policy.dhcp_server_from_hosts {
-            return None;
-        }
-        let question = Question::of(octets, frame)?;
+    fn answer(&self, question: &Question<'_>) -> Option<Answer> {
         let Owner::Peer(peer) = self.bindings.sole_owner_of_ip(question.ip())? else {
             return None;
         };
@@ -406,37 +496,124 @@ impl Switch {
         may_answer.then(|| question.answer(peer, mac))
     }
 
+    /// Whether only a station on another LAN can have the address for which this gateway's LAN
+    /// asks. Hosts have but those that are bound to them, and link-local ones.
+    fn is_for_lans(&self, ip: IpAddr) -> bool {
+        self.edge.is_some()
+            && self.bindings.ip(ip).is_none()
+            && !sender::is_link_local(ip)
+            && !self.unlisted.may_have(ip)
+    }
+
     fn flood<'a>(
         &self,
         to: &'a [PeerId],
+        source: Mac,
         nobody: Refused,
         now: Time,
     ) -> Result<Egress<'a>, Refused> {
         if to.is_empty() {
             return Err(nobody);
         }
-        if !self.local_bum.admit(self.bum_rate, now) {
+        if let Some(edge) = &self.edge
+            && !edge.admit_source(source, self.source_rate, now)
+        {
+            return Err(Refused::SourceStormLimit);
+        }
+        if !self.local_bum.admit(self.rate_of(self.local.role), now) {
             return Err(Refused::StormLimit);
         }
         Ok(Egress::Flood(to))
     }
 
+    #[inline(always)]
     fn accept(&self, octets: &[u8], from: PeerId, now: Time) -> Result<Accepted, Refused> {
         let peer = self.peers.get(&from).ok_or(Refused::UnknownPeer)?;
         let frame = parse(octets)?;
+        if probe::is_one(&frame) {
+            return self.accept_probe(octets, from, peer, now);
+        }
         self.sender(Owner::Peer(from), &peer.member)
             .check(&frame)
             .inspect_err(|reason| peer.record.note(*reason, frame.source()))?;
         if frame.destination().is_group() {
-            if !peer.record.bum.admit(self.bum_rate, now) {
+            if !peer.record.bum.admit(self.rate_of(peer.member.role), now) {
                 return Err(Refused::StormLimit);
             }
         } else if !self.is_here(frame.destination()) {
             return Err(Refused::NotHere);
         }
-        Ok(Accepted {
+        let accepted = Accepted {
             learn: self.to_learn(frame.source(), peer, now),
-        })
+            ..Accepted::default()
+        };
+        let Some(edge) = &self.edge else {
+            return Ok(accepted);
+        };
+        let is_group = frame.destination().is_group();
+        Ok(self.to_lan(edge, frame.source(), is_group, accepted, now))
+    }
+
+    /// Reads the frame again: a reference to one would keep that of all others in memory.
+    #[cold]
+    fn accept_probe(
+        &self,
+        octets: &[u8],
+        from: PeerId,
+        peer: &Peer,
+        now: Time,
+    ) -> Result<Accepted, Refused> {
+        let frame = parse(octets)?;
+        if peer.member.role == Role::Host || frame.destination() != probe::GROUP {
+            return Err(Refused::LoopProbe);
+        }
+        self.sender(Owner::Peer(from), &peer.member)
+            .check_source(&frame)
+            .inspect_err(|reason| peer.record.note(*reason, frame.source()))?;
+        let admitted = peer.record.probes.admit(probe::PER_SECOND, now);
+        admitted
+            .then(Accepted::default)
+            .ok_or(Refused::LoopProbeLimit)
+    }
+
+    /// What a gateway does with a frame for its LAN. One that stands by learns where everything
+    /// is, so that it knows when it takes over.
+    #[inline(never)]
+    fn to_lan(
+        &self,
+        edge: &Edge,
+        source: Mac,
+        is_group: bool,
+        accepted: Accepted,
+        now: Time,
+    ) -> Accepted {
+        if !edge.gate.is_open(now) {
+            self.refusals.count(Refused::GateClosed);
+            return Accepted {
+                withheld: Some(Refused::GateClosed),
+                ..accepted
+            };
+        }
+        let reflected = edge.note_elsewhere(source, now) == Heard::JustNow;
+        if reflected {
+            self.counters.reflected.fetch_add(1, Ordering::Relaxed);
+        }
+        let is_too_much = is_group && !edge.towards_lan.admit(self.gateway_rate, now);
+        if is_too_much {
+            self.refusals.count(Refused::LanStormLimit);
+        }
+        Accepted {
+            reflected,
+            withheld: is_too_much.then_some(Refused::LanStormLimit),
+            ..accepted
+        }
+    }
+
+    fn rate_of(&self, role: Role) -> Rate {
+        match role {
+            Role::Host => self.host_rate,
+            Role::Gateway => self.gateway_rate,
+        }
     }
 
     /// Whether a unicast frame to `mac` may go to the TAP: to this node itself or, behind a
@@ -489,6 +666,45 @@ fn parse(octets: &[u8]) -> Result<Frame<'_>, Refused> {
         return Err(Refused::BridgeLocal);
     }
     Ok(frame)
+}
+
+/// What is kept of the LAN for as long as this node is its gateway.
+fn edge_of(config: &Config, hash: Keyed, before: Option<&Switch>) -> Option<Arc<Edge>> {
+    if config.local.role == Role::Host {
+        return None;
+    }
+    let known = before.and_then(|old| old.edge.as_ref());
+    Some(known.map_or_else(
+        || Arc::new(Edge::new(config.policy.learned_cap, hash)),
+        Arc::clone,
+    ))
+}
+
+/// Whether there are hosts that may claim addresses that are bound to nobody.
+#[derive(Clone, Copy, Debug)]
+struct Unlisted {
+    v4: bool,
+    v6: bool,
+}
+
+impl Unlisted {
+    fn of(peers: &[(PeerId, Member)]) -> Self {
+        let lacks = |is_kind: fn(&IpAddr) -> bool| {
+            let mut hosts = peers.iter().filter(|(_, peer)| peer.role == Role::Host);
+            hosts.any(|(_, host)| !host.ips.iter().any(is_kind))
+        };
+        Self {
+            v4: lacks(IpAddr::is_ipv4),
+            v6: lacks(IpAddr::is_ipv6),
+        }
+    }
+
+    fn may_have(self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(_) => self.v4,
+            IpAddr::V6(_) => self.v6,
+        }
+    }
 }
 
 fn gateways_of(peers: &[(PeerId, Member)]) -> impl Iterator<Item = PeerId> {

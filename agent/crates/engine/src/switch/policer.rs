@@ -14,6 +14,20 @@ pub(super) enum Rate {
 }
 
 impl Rate {
+    /// As [`Rate::new`], of numbers above zero.
+    pub(super) const fn steady(per_second: u64, burst: u64) -> Self {
+        let interval_ns = 1_000_000_000 / per_second;
+        Self::Some {
+            interval_ns,
+            tolerance_ns: interval_ns * (burst - 1),
+        }
+    }
+
+    /// So that no second sees more than `most`: a tenth of them may come at once.
+    pub(super) fn capped(most: u32) -> Self {
+        Self::new(most - most / 10, most.div_ceil(10))
+    }
+
     /// `per_second` in the long run, `burst` at once; neither being zero lets anything through.
     pub(super) fn new(per_second: u32, burst: u32) -> Self {
         if per_second == 0 || burst == 0 {

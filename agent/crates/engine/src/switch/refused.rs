@@ -49,11 +49,29 @@ pub enum Refused {
     /// More broadcast, unknown unicast and multicast than the policy allows a member.
     #[error("more broadcast, unknown unicast and multicast than allowed")]
     StormLimit,
+    /// More of the same than the policy allows one station behind this gateway.
+    #[error("more broadcast, unknown unicast and multicast than allowed to one station")]
+    SourceStormLimit,
+    /// More broadcast and multicast than the policy allows towards the LAN, from all members.
+    #[error("more broadcast and multicast than allowed towards the LAN")]
+    LanStormLimit,
+    /// More stations behind this gateway begin to talk than is plausible.
+    #[error("more stations begin to talk than is plausible")]
+    NewStationLimit,
+    /// This gateway may not carry frames between LAN and vSubnet now.
+    #[error("this gateway stands by")]
+    GateClosed,
+    /// A loop probe of a member that is no gateway, or to one station.
+    #[error("a loop probe of a member that may not send it")]
+    LoopProbe,
+    /// More loop probes than a gateway sends.
+    #[error("more loop probes than a gateway sends")]
+    LoopProbeLimit,
 }
 
 impl Refused {
     /// All of them, in the order of their counters.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 20] = [
         Self::Malformed,
         Self::BadSource,
         Self::BridgeLocal,
@@ -68,6 +86,12 @@ impl Refused {
         Self::UnknownDestination,
         Self::NoPeer,
         Self::StormLimit,
+        Self::SourceStormLimit,
+        Self::LanStormLimit,
+        Self::NewStationLimit,
+        Self::GateClosed,
+        Self::LoopProbe,
+        Self::LoopProbeLimit,
     ];
 
     /// The counter's name in `stats`.
@@ -88,6 +112,12 @@ impl Refused {
             Self::UnknownDestination => "unknown_destination",
             Self::NoPeer => "no_peer",
             Self::StormLimit => "storm_limit",
+            Self::SourceStormLimit => "source_storm_limit",
+            Self::LanStormLimit => "lan_storm_limit",
+            Self::NewStationLimit => "new_station_limit",
+            Self::GateClosed => "gate_closed",
+            Self::LoopProbe => "loop_probe",
+            Self::LoopProbeLimit => "loop_probe_limit",
         }
     }
 

@@ -22,19 +22,27 @@ pub(super) struct Sender<'a> {
 
 impl Sender<'_> {
     /// Checks all that a frame says of its sender.
+    #[inline(always)]
     pub(super) fn check(&self, frame: &Frame<'_>) -> Result<(), Refused> {
-        if !frame.source().is_station() {
-            return Err(Refused::BadSource);
-        }
-        if !self.may_use(frame.source()) {
-            return Err(Refused::ForeignSource);
-        }
+        self.check_source(frame)?;
         match frame.ethertype() {
             Some(EtherType::ARP) => self.check_arp(frame.payload()),
             Some(EtherType::IPV4) => self.check_ipv4(frame.payload()),
             Some(EtherType::IPV6) => self.check_ipv6(frame.payload()),
             _ => Ok(()),
         }
+    }
+
+    /// Checks a frame that says nothing of its sender but its source address.
+    #[inline(always)]
+    pub(super) fn check_source(&self, frame: &Frame<'_>) -> Result<(), Refused> {
+        if !frame.source().is_station() {
+            return Err(Refused::BadSource);
+        }
+        if !self.may_use(frame.source()) {
+            return Err(Refused::ForeignSource);
+        }
+        Ok(())
     }
 
     fn check_arp(&self, octets: &[u8]) -> Result<(), Refused> {
@@ -161,7 +169,7 @@ impl Sender<'_> {
     }
 }
 
-fn is_link_local(ip: IpAddr) -> bool {
+pub(super) fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),

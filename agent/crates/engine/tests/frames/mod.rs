@@ -6,8 +6,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cairn_engine::PeerId;
-use cairn_engine::switch::{Config, Member, Policy, Role};
+use cairn_engine::switch::{Config, Member, PROBE_GROUP, Policy, Role, Switch};
+use cairn_engine::{PeerId, Time};
 use cairn_wire::Mac;
 
 pub const ARP: u16 = 0x0806;
@@ -15,6 +15,8 @@ pub const IPV4: u16 = 0x0800;
 pub const IPV6: u16 = 0x86dd;
 pub const IPX: u16 = 0x8137;
 pub const VLAN: u16 = 0x8100;
+pub const RARP: u16 = 0x8035;
+pub const EXPERIMENT: u16 = 0x88b5;
 
 /// What member `number` has: 02:00:00:00:00:NN, 10.7.0.NN, fd00::NN.
 pub fn mac(number: u8) -> Mac {
@@ -48,6 +50,25 @@ pub fn config(local: Role, peers: &[Role]) -> Config {
         policy: Policy::default(),
         hash_seed: 0x5eed,
     }
+}
+
+/// The switch of a gateway that forwards for ever.
+pub fn forwarding(config: Config) -> Switch {
+    let switch = Switch::new(config);
+    open(&switch);
+    switch
+}
+
+pub fn open(switch: &Switch) {
+    if let Some(gate) = switch.gate() {
+        gate.set(1, Time::from_nanos(u64::MAX)).expect("term 1");
+    }
+}
+
+/// A loop probe, as a gateway's agent sends it.
+pub fn loop_probe(source: Mac) -> Vec<u8> {
+    let payload = [&b"CRNp\x01\x02"[..], &[7; 90]].concat();
+    frame(PROBE_GROUP, source, EXPERIMENT, &payload)
 }
 
 pub fn frame(destination: Mac, source: Mac, ethertype: u16, payload: &[u8]) -> Vec<u8> {
