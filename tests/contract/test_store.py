@@ -54,6 +54,42 @@ def prefix() -> str:
     return f"/test/{next(_numbers)}/"
 
 
+async def test_what_is_written_and_read_is_of_one_moment(store: Store, prefix: str) -> None:
+    await store.commit([], [Put(prefix + "r", b"1")])
+    puts = [Put(prefix + "b", b"x"), Put(prefix + "c", b"y")]
+    listing = await store.write_and_read(puts, [prefix + "r", prefix + "missing", prefix + "b"])
+    assert [(item.key, item.value) for item in listing.items] == [
+        (prefix + "r", b"1"),
+        (prefix + "b", b"x"),
+    ]
+    record, own = listing.items
+    assert own.revision == listing.revision > record.revision
+    assert (await store.get(prefix + "c")) == Item(
+        prefix + "c", b"y", listing.revision, listing.revision
+    )
+
+
+async def test_writing_and_reading_races_with_writers(store: Store, prefix: str) -> None:
+    """Each sees the record as it was when its own write took place."""
+    key = prefix + "record"
+
+    async def writer() -> None:
+        for number in range(20):
+            await store.commit([], [Put(key, b"%d" % number)])
+
+    async def reader(name: str) -> list[tuple[int, int]]:
+        seen = []
+        for number in range(20):
+            listing = await store.write_and_read([Put(prefix + name, b"%d" % number)], [key])
+            seen += [(item.revision, listing.revision) for item in listing.items]
+        return seen
+
+    _, *seen = await asyncio.gather(writer(), reader("a"), reader("b"))
+    for pairs in seen:
+        assert pairs == sorted(pairs)
+        assert all(record < own for record, own in pairs)
+
+
 async def test_a_missing_key_is_none(store: Store, prefix: str) -> None:
     assert await store.get(prefix + "a") is None
 

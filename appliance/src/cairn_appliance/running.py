@@ -284,6 +284,7 @@ class Appliance:
                 background.create_task(self._renew_certificates(), name="renew certificates"),
                 background.create_task(self._follow_keys(), name="follow the keys"),
                 background.create_task(services.rotation.run(), name="replace keys"),
+                background.create_task(services.board.run(), name="listen to gateways"),
             ]
             if every_s := self._local.settings.backup_every_s:
                 making = self._backups.keep_making(every_s, self._own_member.leads)
@@ -339,7 +340,14 @@ class Appliance:
             services.nodes,
             services.tokens,
             services.events,
-            more=(self._membership.tidy, self._catch_up),
+            more=(
+                self._membership.tidy,
+                self._catch_up,
+                services.segments.tidy,
+                services.election.tidy,
+                services.lan_reports.tidy,
+                services.preflights.tidy,
+            ),
         )
 
     async def _catch_up(self) -> None:

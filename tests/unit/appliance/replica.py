@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import UTC, datetime
 
 from cairn_appliance.domain.cluster import Cluster
@@ -73,6 +74,10 @@ class YieldingStore:
         await self._let_others_in()
         return await self.inner.commit(compares, writes)
 
+    async def write_and_read(self, writes: Sequence[Put], read: Sequence[str]) -> Listing:
+        await self._let_others_in()
+        return await self.inner.write_and_read(writes, read)
+
     def follow(self, prefix: str) -> AsyncGenerator[Reset | Events | Progress, None]:
         return self.inner.follow(prefix)
 
@@ -92,6 +97,7 @@ class Replica:
         name: str = "r1",
         clock: FakeClock | None = None,
         cluster: Cluster = CLUSTER,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.memory = store or MemoryStore()
         self.store = YieldingStore(self.memory)
@@ -103,6 +109,7 @@ class Replica:
             sealer=SEALER,
             replica=name,
             clock=self.clock,
+            monotonic=monotonic,
         )
 
     async def vsubnet(self, name: str = "red", *prefixes: str) -> str:

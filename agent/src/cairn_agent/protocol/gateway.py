@@ -43,6 +43,11 @@ class GatewayDuty(msgspec.Struct, frozen=True):
     guards: Guards
     is_bridging: bool = True  # False: an operator stopped it; the bridge stays, nothing crosses
 
+    def __repr__(self) -> str:
+        """Return what may be logged: without the key."""
+        place = f"port={self.port!r}, vlan={self.vlan}, vni={self.vni}"
+        return f"GatewayDuty(segment={self.segment!r}, name={self.name!r}, {place})"
+
 
 class PreflightTask(msgspec.Struct, frozen=True):
     """An operator wants to know what would happen if this port were bridged."""
@@ -71,6 +76,7 @@ class GatewayBeat(msgspec.Struct, frozen=True):
     """`POST /agent/v1/gateway/beat`; also asks for what isn't granted to anybody."""
 
     segments: list[SegmentState]
+    boot: str = ""  # drawn by each run of the agent: a new run gets a new term
 
 
 class Grant(msgspec.Struct, frozen=True):

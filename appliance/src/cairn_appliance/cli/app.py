@@ -18,6 +18,7 @@ from cairn_appliance.cli.commands import (
     ca,
     cluster,
     event,
+    gateway,
     member,
     node,
     session,
@@ -34,7 +35,7 @@ _INTERRUPTED = 130
 # What the parser says of itself helps nobody who mistyped a number.
 _ABOUT_THE_PARSER = re.compile(r"Value error, |, unable to parse string as an? \w+")
 
-HELP = "Operate a Cairn cluster: vSubnets, enrolment tokens, nodes, members, events."
+HELP = "Operate a Cairn cluster: vSubnets, enrolment tokens, nodes, members, gateways, events."
 app = group(HELP)
 
 
@@ -67,6 +68,7 @@ app.add_typer(vsubnet.app, name="vsubnet")
 app.add_typer(token.app, name="token")
 app.add_typer(node.app, name="node")
 app.add_typer(member.app, name="member")
+app.add_typer(gateway.app, name="gateway")
 app.add_typer(event.app, name="event")
 app.add_typer(site.app, name="site")
 

@@ -265,6 +265,85 @@ class Member(msgspec.Struct, frozen=True):
     created_at: datetime | None = None
 
 
+class SegmentGuards(msgspec.Struct, frozen=True):
+    """What the gateways of a segment let across."""
+
+    dhcp: bool = False
+    router_advertisements: bool = False
+    silent_hosts: list[str] = []
+    mac_limit: int = 0
+    bum_pps: int = 0
+    source_bum_pps: int = 0
+
+
+class Gateway(msgspec.Struct, frozen=True):
+    """A gateway of a segment."""
+
+    node: NodeRef
+    port: str = ""
+    vlan: int = 0
+    forwards: bool = False
+    able: bool = False
+    why_not: str = ""
+    heard_ago_s: float | None = None
+    stations: int = 0
+    counters: dict[str, int] = {}
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A LAN segment."""
+
+    id: str
+    name: str
+    vsubnet: VSubnetRef
+    preference: str = ""
+    bridging: bool = True
+    guards: SegmentGuards = SegmentGuards()
+    created_at: datetime | None = None
+    forwarder: NodeRef | None = None
+    next: NodeRef | None = None
+    term: int = 0
+    since: datetime | None = None
+    held_down: bool = False
+    gateways: list[Gateway] = []
+
+
+class Station(msgspec.Struct, frozen=True):
+    """A machine on a LAN."""
+
+    mac: str
+    ips: list[str] = []
+    since: datetime | None = None
+    moves: int = 0
+    frozen: bool = False
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that a pre-flight has heard."""
+
+    code: str
+    level: str = ""
+    what: str = ""
+    guard: str = ""
+
+
+class Preflight(msgspec.Struct, frozen=True):
+    """A pre-flight."""
+
+    task: str
+    node: NodeRef
+    vsubnet: VSubnetRef
+    port: str = ""
+    vlan: int = 0
+    listen_s: float = 0.0
+    done: bool = False
+    go: bool = False
+    heard_s: float = 0.0
+    frames: int = 0
+    findings: list[Finding] = []
+    error: str = ""
+
+
 class Token(msgspec.Struct, frozen=True):
     """An enrolment token; `token` is its string, in the answer to its creation only."""
 

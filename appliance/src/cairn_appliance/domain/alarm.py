@@ -39,6 +39,13 @@ class Alarm(StrEnum):
     NO_RECOVERY_KEY = "no_recovery_key"
     RESTORING = "restoring"
     NODES_UNSEEN = "nodes_unseen"
+    NO_FORWARDER = "no_forwarder"
+    FORWARDER_UNSTEADY = "forwarder_unsteady"
+    LAN_LOOP = "lan_loop"
+    ROGUE_SERVER = "rogue_server"
+    LAN_SPOOF = "lan_spoof"
+    LAN_STORM = "lan_storm"
+    STATION_FROZEN = "station_frozen"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from cairn_appliance.domain.alarm import Sign
 
 # What this version can read and may write in the store, docs/adr/0009. Raise it with a change that
 # the version before could not read, or would lose when it writes the same object.
-FORMAT = 2
+FORMAT = 3
 KEYS_REPLACED_FORMAT = 2  # from which on the CA and the map key may be others than at first
+SEGMENTS_FORMAT = 3  # from which on there are gateways: an older appliance tells them nothing
 # Between two words on a stream, where a node could go elsewhere. It gives up after 2.5 of them
 # and is at another appliance within 5 s of the last word of one that is paused or cut off.
 FAILOVER_HEARTBEAT_S = 1.3

@@ -26,10 +26,17 @@ log = logging.getLogger(__name__)
 class Netmaps:
     """The snapshot and a topic for each vSubnet of it."""
 
-    def __init__(self, cluster: Cluster, open_psk: render.OpenPsk, keyring: Keyring) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        open_psk: render.OpenPsk,
+        keyring: Keyring,
+        open_probe_key: render.OpenProbeKey = lambda _vsubnet, _sealed: "",
+    ) -> None:
         self._without_appliances = cluster
         self.cluster = cluster  # with the addresses of its appliances as of `revision`
         self._open_psk = open_psk
+        self._open_probe_key = open_probe_key
         self._keyring = keyring
         self._trust_line: tuple[str, bytes] | None = None  # digest, and the line
         self.snapshot = Snapshot()
@@ -105,7 +112,8 @@ class Netmaps:
 
     def node_document(self, node_id: str) -> wire.NodeDocument:
         """Return the newest document of a node that is there."""
-        return render.node_document(self.snapshot, self.snapshot.nodes[node_id], self.cluster)
+        node = self.snapshot.nodes[node_id]
+        return render.node_document(self.snapshot, node, self.cluster, self._probe_key)
 
     @property
     def signer(self) -> str:
@@ -204,6 +212,14 @@ class Netmaps:
         except (PkiError, ValueError) as error:
             log.error("netmap can't be made vsubnet=%s reason=%s", vsubnet.id, error)  # noqa: TRY400
             return None
+
+    def _probe_key(self, vsubnet_id: str, sealed: str) -> str:
+        """Return the key; nothing where it can't be opened: a gateway without one stays closed."""
+        try:
+            return self._open_probe_key(vsubnet_id, sealed)
+        except (PkiError, ValueError) as error:
+            log.error("probe key can't be opened vsubnet=%s reason=%s", vsubnet_id, error)  # noqa: TRY400
+            return ""
 
     def _sign_vsubnet(self, vni: int, revision: int, digest: str) -> str:
         return self.sign("vsubnet", str(vni), revision, digest)

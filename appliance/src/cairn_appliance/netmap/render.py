@@ -6,15 +6,19 @@ import ipaddress
 from collections.abc import Callable
 from typing import TypeGuard
 
+from cairn_agent.protocol import gateway
 from cairn_agent.protocol import netmap as wire
 
 from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.member import MemberRole
 from cairn_appliance.domain.node import Node, NodeState
+from cairn_appliance.domain.segment import Segment
 from cairn_appliance.domain.trust import Trust
 from cairn_appliance.domain.vsubnet import VSubnet
 from cairn_appliance.netmap.snapshot import Snapshot
 from cairn_appliance.pki.authority import key_id_of
 
+OpenProbeKey = Callable[[str, str], str]  # vSubnet ID, sealed -> base64; "" where it can't be
 OpenPsk = Callable[[str, int, str], str]  # vSubnet ID, epoch, sealed -> base64 of 32 octets
 
 
@@ -56,7 +60,9 @@ def member(snapshot: Snapshot, vsubnet: VSubnet, node_id: str) -> wire.Member | 
     )
 
 
-def node_document(snapshot: Snapshot, node: Node, cluster: Cluster) -> wire.NodeDocument:
+def node_document(
+    snapshot: Snapshot, node: Node, cluster: Cluster, open_probe_key: OpenProbeKey
+) -> wire.NodeDocument:
     """Return what concerns the node alone; one that is not approved is in no vSubnet."""
     places = snapshot.vsubnets_of(node.id) if is_approved(node) else ()
     vnis = (snapshot.vsubnets[each].vni for each in places if each in snapshot.vsubnets)
@@ -67,7 +73,73 @@ def node_document(snapshot: Snapshot, node: Node, cluster: Cluster) -> wire.Node
         vnis=sorted(vnis),
         appliances=list(cluster.appliances),
         settings=wire.Settings(heartbeat_s=cluster.word_every_s(len(snapshot.appliances))),
+        gateways=_duties(snapshot, node.id, open_probe_key),
+        preflights=_preflights(snapshot, node.id) if is_approved(node) else [],
     )
+
+
+def serving(snapshot: Snapshot, segment: Segment) -> tuple[str, ...]:
+    """Return the gateways that may take part in a segment: approved nodes, still members."""
+    members = snapshot.members_of(segment.vsubnet)
+    return tuple(
+        node
+        for node in segment.nodes
+        if is_approved(snapshot.nodes.get(node))
+        and node in members
+        and members[node].role is MemberRole.GATEWAY
+    )
+
+
+def _duties(
+    snapshot: Snapshot, node_id: str, open_probe_key: OpenProbeKey
+) -> list[gateway.GatewayDuty]:
+    duties = (
+        _duty(snapshot, each, node_id, open_probe_key) for each in snapshot.segments_of(node_id)
+    )
+    return [duty for duty in duties if duty]
+
+
+def _duty(
+    snapshot: Snapshot, segment: Segment, node_id: str, open_probe_key: OpenProbeKey
+) -> gateway.GatewayDuty | None:
+    """Return a node's part in a segment; None where it has none: it must not bridge then."""
+    place, vsubnet = segment.gateway(node_id), snapshot.vsubnets.get(segment.vsubnet)
+    sealed, gateways = snapshot.probe_keys.get(segment.vsubnet), serving(snapshot, segment)
+    if place is None or vsubnet is None or sealed is None or node_id not in gateways:
+        return None
+    key = open_probe_key(segment.vsubnet, sealed.sealed)
+    if not key:
+        return None
+    guards = segment.guards
+    return gateway.GatewayDuty(
+        segment=segment.id,
+        name=segment.name,
+        vni=vsubnet.vni,
+        port=place.port,
+        vlan=place.vlan,
+        key=key,
+        gateways=list(gateways),
+        preference=segment.preference.value,
+        guards=gateway.Guards(
+            dhcp=guards.dhcp,
+            router_advertisements=guards.router_advertisements,
+            silent_hosts=list(guards.silent_hosts),
+            mac_limit=guards.mac_limit,
+            bum_pps=guards.bum_pps,
+            source_bum_pps=guards.source_bum_pps,
+        ),
+        is_bridging=segment.is_bridging,
+    )
+
+
+def _preflights(snapshot: Snapshot, node_id: str) -> list[gateway.PreflightTask]:
+    return [
+        gateway.PreflightTask(
+            each.task, each.port, each.vlan, snapshot.vsubnets[each.vsubnet].vni, each.listen_s
+        )
+        for each in snapshot.preflights_of(node_id)
+        if each.vsubnet in snapshot.vsubnets
+    ]
 
 
 def trust_document(trust: Trust) -> wire.TrustDocument:

@@ -9,6 +9,7 @@ from typing import Any
 from cairn_appliance.domain.cluster import Appliance
 from cairn_appliance.domain.member import Member
 from cairn_appliance.domain.node import Node, NodeState, Registration
+from cairn_appliance.domain.segment import Preflight, ProbeKey, Segment
 from cairn_appliance.domain.trust import Trust
 from cairn_appliance.domain.vsubnet import Psks, VSubnet
 from cairn_appliance.store import keys, records
@@ -23,6 +24,9 @@ _CODECS: dict[str, Codec[Any]] = {
     keys.PSKS: records.psks,
     keys.MEMBERS: records.members,
     keys.TRUST: records.trust,
+    keys.SEGMENTS: records.segments,
+    keys.PROBE_KEYS: records.probe_keys,
+    keys.PREFLIGHTS: records.preflights,
 }
 
 
@@ -37,7 +41,7 @@ class Touched:
 
 
 class Snapshot:
-    """All appliances, nodes, registrations, vSubnets, epochs, members and keys at `revision`."""
+    """All appliances, nodes, vSubnets, members, segments and keys at `revision`."""
 
     def __init__(self) -> None:
         self.revision = 0
@@ -47,6 +51,10 @@ class Snapshot:
         self.vsubnets: dict[str, VSubnet] = {}
         self.psks: dict[str, Psks] = {}
         self.trust: Trust | None = None
+        self.segments: dict[str, Segment] = {}
+        self.probe_keys: dict[str, ProbeKey] = {}  # by vSubnet
+        self._duties: dict[str, set[str]] = {}  # node -> segments
+        self._preflights: dict[str, dict[str, Preflight]] = {}  # by node, by task
         self._members: dict[str, dict[str, Member]] = {}  # by vSubnet, by node
         self._places: dict[str, set[str]] = {}  # node -> vSubnets
         self._versions: dict[str, tuple[int, int]] = {}  # key -> created, last written
@@ -75,6 +83,15 @@ class Snapshot:
     def vsubnets_of(self, node: str) -> set[str]:
         """Return the IDs of the vSubnets that the node is a member of."""
         return self._places.get(node, set())
+
+    def segments_of(self, node: str) -> list[Segment]:
+        """Return the segments that the node is a gateway of, in the same order everywhere."""
+        return [self.segments[each] for each in sorted(self._duties.get(node, ()))]
+
+    def preflights_of(self, node: str) -> list[Preflight]:
+        """Return the pre-flights that wait for the node."""
+        tasks = self._preflights.get(node, {})
+        return [tasks[each] for each in sorted(tasks)]
 
     def joined_at(self, vsubnet: str, node: str) -> int:
         """Return the revision at which the node became a member."""
@@ -137,6 +154,7 @@ class Snapshot:
             case Node():
                 self.nodes[value.id] = value
                 self._touch_node(value.id, touched)
+                self._touch_fellows(value.id, touched)
             case Registration():
                 self.registrations[value.node] = value
                 self._touch_node(value.node, touched)
@@ -156,6 +174,50 @@ class Snapshot:
                 self._places.setdefault(value.node, set()).add(value.vsubnet)
                 touched.members.add((value.vsubnet, value.node))
                 touched.nodes.add(value.node)
+                self._touch_fellows(value.node, touched)
+            case Segment() | ProbeKey() | Preflight():
+                self._set_for_gateways(value, touched)
+
+    def _set_for_gateways(self, value: Segment | ProbeKey | Preflight, touched: Touched) -> None:
+        match value:
+            case Segment():
+                self._set_segment(value, touched)
+            case ProbeKey():
+                self.probe_keys[value.vsubnet] = value
+                for segment in self.segments.values():
+                    if segment.vsubnet == value.vsubnet:
+                        touched.nodes.update(segment.nodes)
+            case Preflight():
+                self._preflights.setdefault(value.node, {})[value.task] = value
+                touched.nodes.add(value.node)
+
+    def _set_segment(self, segment: Segment, touched: Touched) -> None:
+        self._forget_segment(segment.id, touched)
+        self.segments[segment.id] = segment
+        for node in segment.nodes:
+            self._duties.setdefault(node, set()).add(segment.id)
+        touched.nodes.update(segment.nodes)
+
+    def _forget_segment(self, segment_id: str, touched: Touched) -> None:
+        old = self.segments.pop(segment_id, None)
+        for node in old.nodes if old else ():
+            duties = self._duties[node]
+            duties.discard(segment_id)
+            if not duties:
+                del self._duties[node]
+            touched.nodes.add(node)
+
+    def _forget_preflight(self, node: str, task: str, touched: Touched) -> None:
+        tasks = self._preflights.get(node, {})
+        if tasks.pop(task, None) is not None:
+            touched.nodes.add(node)
+        if not tasks:
+            self._preflights.pop(node, None)
+
+    def _touch_fellows(self, node: str, touched: Touched) -> None:
+        """Touch the gateways that share a segment with the node: they are told of each other."""
+        for segment in self.segments_of(node):
+            touched.nodes.update(segment.nodes)
 
     def _delete(self, key: str, touched: Touched) -> None:
         self._versions.pop(key, None)
@@ -169,12 +231,19 @@ class Snapshot:
             vsubnet = keys.last_part(key.removesuffix("/" + name))
             self._forget_member(vsubnet, name, touched)
             return
+        if prefix == keys.SEGMENTS:
+            self._forget_segment(name, touched)
+            return
+        if prefix == keys.PREFLIGHTS:
+            self._forget_preflight(keys.last_part(key.removesuffix("/" + name)), name, touched)
+            return
         holders: dict[str, dict[str, Any]] = {
             keys.APPLIANCES: self.appliances,
             keys.NODES: self.nodes,
             keys.REGISTRATIONS: self.registrations,
             keys.VSUBNETS: self.vsubnets,
             keys.PSKS: self.psks,
+            keys.PROBE_KEYS: self.probe_keys,
         }
         if holders.get(prefix, {}).pop(name, None) is None:
             return
@@ -196,6 +265,7 @@ class Snapshot:
             del self._places[node]
         touched.members.add((vsubnet, node))
         touched.nodes.add(node)
+        self._touch_fellows(node, touched)
 
     def _touch_node(self, node: str, touched: Touched) -> None:
         touched.nodes.add(node)

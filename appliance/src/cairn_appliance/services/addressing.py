@@ -89,6 +89,11 @@ class Addressing:
             )
         return _claiming(vsubnet.id, mac, ips, node, claims)
 
+    async def plan_mac(self, vsubnet: VSubnet, node: str) -> Claiming:
+        """Return what a member takes that has no addresses: a gateway; raise Clash."""
+        claims = await self.claims(vsubnet.id)
+        return _claiming(vsubnet.id, self._mac(vsubnet, node, claims), (), node, claims)
+
     async def replan(
         self, vsubnet: VSubnet, node: str, mac: str, old: Collection[str], static: Collection[str]
     ) -> Claiming:

@@ -13,6 +13,7 @@ from cairn_appliance.domain.member import Member, MemberRole
 from cairn_appliance.domain.node import Node, NodeState
 from cairn_appliance.domain.vsubnet import VSubnet
 from cairn_appliance.services.addressing import Addressing
+from cairn_appliance.services.attachments import segments_of
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.directory import find_node
@@ -110,7 +111,7 @@ class Members:
         if existing and vsubnet_id not in node.value.wanted:
             return existing
         vsubnet = await self._vsubnets.get(vsubnet_id)
-        _check_joinable(node.value, vsubnet.value)
+        check_joinable(node.value, vsubnet.value)
         node_key = keys.node(node_id)
         waiting = tuple(wanted for wanted in node.value.wanted if wanted != vsubnet_id)
         struck_off = []
@@ -185,6 +186,7 @@ class Members:
     ) -> Stored[Member]:
         old = await self.get(vsubnet, node)
         _check_expected(old, expected)
+        await self._check_serves_nothing(old.value)
         place = await self._vsubnets.get(vsubnet)
         member = replace(old.value, role=change.role or old.value.role)
         key = keys.member(member.vsubnet, member.node)
@@ -223,6 +225,7 @@ class Members:
         """Detach a node and start a new epoch of the vSubnet's secret; raise NotFound, Changed."""
         member = await self.get(vsubnet, node)
         _check_expected(member, expected)
+        await self._check_serves_nothing(member.value)
         await self.detach(member.value.vsubnet, member.value.node, by, revoke_now=revoke_now)
 
     async def detach(
@@ -245,11 +248,25 @@ class Members:
         writes: builtins.list[Put | Delete] = [Delete(key), rotation.put, *released, entry]
         await self._store.commit([Compare(key, old.revision), rotation.compare], writes)
 
+    async def _check_serves_nothing(self, member: Member) -> None:
+        """Raise Clash for a gateway of a segment: its membership belongs to that."""
+        if member.role is not MemberRole.GATEWAY:
+            return
+        for segment in await segments_of(self._store, member.node):
+            if segment.vsubnet == member.vsubnet:
+                raise Clash(
+                    f"the member is a gateway of segment {segment.name}",
+                    f"detach it there (`cairn gateway detach {segment.name} NODE`): that takes "
+                    "it out of the vSubnet too",
+                    code="is_gateway",
+                )
+
     async def _read(self, vsubnet_id: str, node_id: str) -> Stored[Member] | None:
         return await read(self._store, records.members, keys.member(vsubnet_id, node_id))
 
 
-def _check_joinable(node: Node, vsubnet: VSubnet) -> None:
+def check_joinable(node: Node, vsubnet: VSubnet) -> None:
+    """Raise Clash where the node may not become a member of the vSubnet now."""
     if node.state is not NodeState.APPROVED:
         raise Clash(
             f"node {node.name} is {node.state}, not approved",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from cairn_appliance.domain.cluster import Cluster
@@ -14,15 +15,21 @@ from cairn_appliance.services.absorption import Absorption
 from cairn_appliance.services.addressing import Addressing
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.duplicates import Duplicates
+from cairn_appliance.services.election import Election
 from cairn_appliance.services.enrolment import Enrolment
 from cairn_appliance.services.events import Events, Journal
+from cairn_appliance.services.gateway_board import GatewayBoard
+from cairn_appliance.services.gateway_health import GatewayHealths
+from cairn_appliance.services.lan_reports import LanReports
 from cairn_appliance.services.members import Members
 from cairn_appliance.services.nodes import Nodes
+from cairn_appliance.services.preflights import Preflights
 from cairn_appliance.services.presence import PresenceBoard
 from cairn_appliance.services.reassertion import Reassertions
 from cairn_appliance.services.registry import Registry
 from cairn_appliance.services.restoration import Restoration
 from cairn_appliance.services.rotation import Rotation
+from cairn_appliance.services.segments import ProbeKeys, Segments
 from cairn_appliance.services.streams import Streams
 from cairn_appliance.services.tokens import Issuer, Tokens
 from cairn_appliance.services.vsubnets import Epochs, VSubnets
@@ -50,6 +57,12 @@ class Services:
     reassertions: Reassertions
     keyring: Keyring
     rotation: Rotation
+    segments: Segments
+    board: GatewayBoard
+    election: Election
+    lan_reports: LanReports
+    preflights: Preflights
+    gateway_health: GatewayHealths
 
     @property
     def cluster(self) -> Cluster:
@@ -66,16 +79,22 @@ def build(
     replica: str,
     clock: Clock = wall_clock,
     certificate_days: float = AGENT_LIFE_DAYS,
+    monotonic: Clock = time.monotonic,
 ) -> Services:
     """Return the services of one replica; nothing runs yet."""
     journal = Journal(clock)
     epochs = Epochs(sealer, clock)
     vsubnets = VSubnets(store, epochs, journal, clock)
     restoration = Restoration(store, clock)
-    members = Members(store, vsubnets, Addressing(store, clock), journal, clock, restoration)
+    addressing = Addressing(store, clock)
+    members = Members(store, vsubnets, addressing, journal, clock, restoration)
     presence = PresenceBoard(store, replica, clock)
     nodes = Nodes(store, members, presence, journal, clock)
-    netmaps = Netmaps(cluster, epochs.open, keyring)
+    probe_keys = ProbeKeys(sealer)
+    netmaps = Netmaps(cluster, epochs.open, keyring, probe_keys.open)
+    segments = Segments(store, vsubnets, addressing, probe_keys, journal, clock, restoration)
+    board = GatewayBoard(store, monotonic)
+    election = Election(store, netmaps, segments, board, journal, clock, monotonic)
     issuer = Issuer(lambda: netmaps.cluster.appliances, lambda: keyring.authority.pin)
     enrolment = Enrolment(store, keyring, nodes, journal, clock, certificate_days)
     streams = Streams(store, netmaps, presence)
@@ -106,4 +125,10 @@ def build(
         reassertions=reassertions,
         keyring=keyring,
         rotation=Rotation(store, keyring, sealer, netmaps, presence, journal, clock),
+        segments=segments,
+        board=board,
+        election=election,
+        lan_reports=LanReports(store, netmaps, election, board, journal, clock),
+        preflights=Preflights(store, vsubnets, netmaps, presence, journal, clock),
+        gateway_health=GatewayHealths(netmaps, election, board, clock),
     )

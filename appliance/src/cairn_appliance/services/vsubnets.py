@@ -24,6 +24,7 @@ from cairn_appliance.domain.vsubnet import (
     checked_prefixes,
 )
 from cairn_appliance.pki.sealing import Sealer
+from cairn_appliance.services.attachments import segments_on
 from cairn_appliance.services.backups import wish_for_one
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
@@ -219,6 +220,7 @@ class VSubnets:
         """Delete a vSubnet without members; raise NotFound, Clash (has members), Changed."""
         closed = await self._close(reference, expected)
         await self._check_empty(closed)
+        await self._check_without_segments(closed)
         await until_committed(lambda: self._delete(closed, by))
 
     async def _delete(self, closed: Stored[VSubnet], by: Actor) -> None:
@@ -229,6 +231,7 @@ class VSubnets:
         writes: builtins.list[Put | Delete] = [
             Delete(key),
             Delete(keys.psks(vsubnet.id)),
+            Delete(keys.probe_key(vsubnet.id)),
             Delete(keys.name("vsubnet", vsubnet.name)),
             Delete(keys.vni(vsubnet.vni)),
             entry,
@@ -284,6 +287,18 @@ class VSubnets:
             f"vSubnet {vsubnet.name} has {len(listing.items)} members",
             "delete its members first (`cairn member delete`)",
             code="has_members",
+        )
+
+    async def _check_without_segments(self, closed: Stored[VSubnet]) -> None:
+        """Open it again and raise Clash if it has LAN segments; none can be made meanwhile."""
+        segments = await segments_on(self._store, closed.value.id)
+        if not segments:
+            return
+        await self._reopen(closed)
+        raise Clash(
+            f"vSubnet {closed.value.name} has {len(segments)} LAN segments",
+            "delete them first (`cairn gateway segment delete`)",
+            code="has_segments",
         )
 
     async def _reopen(self, closed: Stored[VSubnet]) -> None:

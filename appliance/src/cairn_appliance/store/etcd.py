@@ -172,6 +172,21 @@ class EtcdStore:
             raise Conflict(", ".join(compare.key for compare in compares))
         return int(answer.header.revision)
 
+    async def write_and_read(self, writes: Sequence[Put], read: Sequence[str]) -> Listing:
+        """Do all writes and return these keys as they are with them; see the port."""
+        check_transaction((), writes)
+        asked = [rpc_pb2.RangeRequest(key=key.encode()) for key in read]
+        request = rpc_pb2.TxnRequest(
+            success=[
+                *map(_operation, writes),
+                *(rpc_pb2.RequestOp(request_range=each) for each in asked),
+            ]
+        )
+        answer = await self._caller.write(lambda c: rpc_pb2_grpc.KVStub(c).Txn, request)
+        ranges = [each.response_range for each in answer.responses[len(writes) :]]
+        items = tuple(_item(kv) for each in ranges for kv in each.kvs)
+        return Listing(int(answer.header.revision), items)
+
     async def follow(self, prefix: str) -> AsyncGenerator[Reset | Events | Progress, None]:
         """Yield a Reset, then what changes; see the port."""
         after: int | None = None  # revision of the last event (or list) delivered

@@ -24,9 +24,13 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/map/nodes/<node>                     Node: identity, approval, public keys
     /cairn/1/map/registrations/<node>             endpoints, facts, generation: changes often
     /cairn/1/map/members/<vsubnet>/<node>         Member
+    /cairn/1/map/segments/<segment>               Segment: LAN, gateways, guards
+    /cairn/1/map/probe-keys/<vsubnet>             sealed key of the loop probes of its segments
+    /cairn/1/map/preflights/<node>/<task>         what a node is to listen to
     /cairn/1/reassertion-conflicts/<vsubnet>/<node>  what a node had before a restore
     /cairn/1/copies/<node>                        machines that came with a node's identity
     /cairn/1/names/<kind>/<folded name>           ID of the object that has the name
+    /cairn/1/segment-ports/<node>/<vlan>/<port>   ID of the segment that has the port
     /cairn/1/vnis/<6 hex digits>                  ID of the vSubnet
     /cairn/1/addresses/<vsubnet>/ip/<address>     holder, or quarantined until
     /cairn/1/addresses/<vsubnet>/mac/<address>    holder
@@ -36,6 +40,12 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/login-failures/<user>                wrong passwords of late
     /cairn/1/idempotency/<hash>                   answer to a POST, sealed under its Idempotency-Key
     /cairn/1/events/<event>                       IDs sort by time
+    /cairn/1/gateways/beats/<node>                last beat: twice a second, so not in the map
+    /cairn/1/gateways/states/<node>               what it said of its segments, for people
+    /cairn/1/gateways/forwardings/<segment>       who forwards, in which term
+    /cairn/1/gateways/stations/<segment>/<batch>  machines on the LAN
+    /cairn/1/gateways/troubles/<segment>/<code>   what gateways reported last
+    /cairn/1/preflight-results/<task>             what a pre-flight has heard
     /cairn/1/presence/<replica>/<batch>           under the replica's lease
     /cairn/1/replicas/<replica>                   under the replica's lease
 """
@@ -48,7 +58,7 @@ import unicodedata
 from typing import Literal
 from urllib.parse import quote
 
-NameKind = Literal["site", "vsubnet", "node", "user", "token"]
+NameKind = Literal["site", "vsubnet", "node", "user", "token", "segment"]
 
 ROOT = "/cairn/1/"
 CLUSTER_INFO = ROOT + "cluster/info"
@@ -71,6 +81,17 @@ PSKS = MAP + "psks/"
 NODES = MAP + "nodes/"
 REGISTRATIONS = MAP + "registrations/"
 MEMBERS = MAP + "members/"
+SEGMENTS = MAP + "segments/"
+PROBE_KEYS = MAP + "probe-keys/"
+PREFLIGHTS = MAP + "preflights/"
+SEGMENT_PORTS = ROOT + "segment-ports/"
+GATEWAYS = ROOT + "gateways/"
+BEATS = GATEWAYS + "beats/"
+GATEWAY_STATES = GATEWAYS + "states/"
+FORWARDINGS = GATEWAYS + "forwardings/"
+STATIONS = GATEWAYS + "stations/"
+TROUBLES = GATEWAYS + "troubles/"
+PREFLIGHT_RESULTS = ROOT + "preflight-results/"
 COPIES = ROOT + "copies/"
 REASSERTION_CONFLICTS = ROOT + "reassertion-conflicts/"
 NAMES = ROOT + "names/"
@@ -157,6 +178,66 @@ def member(vsubnet_id: str, node_id: str) -> str:
 def members_of(vsubnet_id: str) -> str:
     """Return the prefix of all members of a vSubnet."""
     return f"{MEMBERS}{_id(vsubnet_id)}/"
+
+
+def segment(segment_id: str) -> str:
+    """Return the key of a LAN segment."""
+    return SEGMENTS + _id(segment_id)
+
+
+def segment_port(node_id: str, port: str, vlan: int) -> str:
+    """Return the key that gives a port of a node, or a VLAN of it, to one segment."""
+    return f"{SEGMENT_PORTS}{_id(node_id)}/{vlan:d}/{quote(port, safe='')}"
+
+
+def probe_key(vsubnet_id: str) -> str:
+    """Return the key of what authenticates a vSubnet's loop probes."""
+    return PROBE_KEYS + _id(vsubnet_id)
+
+
+def preflight(node_id: str, task: str) -> str:
+    """Return the key of a pre-flight that waits for its node."""
+    return f"{PREFLIGHTS}{_id(node_id)}/{_id(task)}"
+
+
+def preflight_result(task: str) -> str:
+    """Return the key of what a pre-flight has heard."""
+    return PREFLIGHT_RESULTS + _id(task)
+
+
+def beat(node_id: str) -> str:
+    """Return the key of a gateway's last beat."""
+    return BEATS + _id(node_id)
+
+
+def gateway_state(node_id: str) -> str:
+    """Return the key of what a gateway said of its segments."""
+    return GATEWAY_STATES + _id(node_id)
+
+
+def forwarding(segment_id: str) -> str:
+    """Return the key of who forwards for a segment."""
+    return FORWARDINGS + _id(segment_id)
+
+
+def stations_of(segment_id: str) -> str:
+    """Return the prefix of the machines on a segment's LAN."""
+    return f"{STATIONS}{_id(segment_id)}/"
+
+
+def stations(segment_id: str, batch: str) -> str:
+    """Return the key of one batch of them."""
+    return stations_of(segment_id) + _id(batch)
+
+
+def troubles_of(segment_id: str) -> str:
+    """Return the prefix of what a segment's gateways reported."""
+    return f"{TROUBLES}{_id(segment_id)}/"
+
+
+def trouble(segment_id: str, code: str) -> str:
+    """Return the key of what a segment's gateways reported last under this code."""
+    return troubles_of(segment_id) + _id(code)
 
 
 def name(kind: NameKind, text: str) -> str:

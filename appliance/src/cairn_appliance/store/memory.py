@@ -95,6 +95,11 @@ class MemoryStore:
                 raise LeaseLost(f"lease {write.lease} is gone")
         return self._write(writes)
 
+    async def write_and_read(self, writes: Sequence[Put], read: Sequence[str]) -> Listing:
+        """Do all writes and return these keys as they are with them."""
+        revision = await self.commit((), writes)
+        return Listing(revision, tuple(self._items[key] for key in read if key in self._items))
+
     async def follow(self, prefix: str) -> AsyncGenerator[Reset | Events | Progress, None]:
         """Yield a Reset, then what changes; a Reset again after an overflow of the queue."""
         follower = _Follower(prefix)

@@ -137,6 +137,13 @@ class Store(Protocol):
         nothing but missing keys changes nothing and returns the revision of now.
         """
 
+    async def write_and_read(self, writes: Sequence[Put], read: Sequence[str]) -> Listing:
+        """Do all writes, and return these keys as they are with them, in one transaction.
+
+        The items come in the order asked for, without the keys that there are none of. So
+        whoever sees its own write knows that what it reads held at that moment.
+        """
+
     def follow(self, prefix: str) -> AsyncGenerator[Reset | Events | Progress, None]:
         """Yield a Reset, then what changes, none left out; a Reset again after any doubt.
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from cairn_appliance.domain.backup import Backup, BackupFailure, BackupKey, BackupWish
 from cairn_appliance.domain.cluster import Appliance, Cluster, Joining, Replica
 from cairn_appliance.domain.event import Event
+from cairn_appliance.domain.forwarding import Forwarding
+from cairn_appliance.domain.gateway import Beat, GatewayState, StationBatch, Trouble
 from cairn_appliance.domain.member import Claim, Member
 from cairn_appliance.domain.node import Copies, Node, Presence, Registration
 from cairn_appliance.domain.restored import Restored
+from cairn_appliance.domain.segment import Preflight, PreflightResult, ProbeKey, Segment
 from cairn_appliance.domain.site import Site
 from cairn_appliance.domain.token import Token
 from cairn_appliance.domain.trust import Trust
@@ -19,19 +22,28 @@ backup_failures = Codec(BackupFailure)
 backup_keys = Codec(BackupKey)
 backup_wishes = Codec(BackupWish)
 backups = Codec(Backup)
+beats = Codec(Beat)
 clusters = Codec(Cluster)
 events = Codec(Event)
 claims = Codec(Claim)
 copies = Codec(Copies)
+forwardings = Codec(Forwarding)
+gateway_states = Codec(GatewayState)
 joinings = Codec(Joining)
 members = Codec(Member)
 nodes = Codec(Node)
+preflight_results = Codec(PreflightResult)
+preflights = Codec(Preflight)
 presences = Codec(Presence)
+probe_keys = Codec(ProbeKey)
 registrations = Codec(Registration)
 replicas = Codec(Replica)
 restored = Codec(Restored)
+segments = Codec(Segment)
 sites = Codec(Site)
+station_batches = Codec(StationBatch)
 tokens = Codec(Token)
+troubles = Codec(Trouble)
 trust = Codec(Trust)
 psks = Codec(Psks)
 vsubnets = Codec(VSubnet)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 from cairn_agent.protocol import enrolment as wire
-from cairn_agent.protocol import reassertion
+from cairn_agent.protocol import gateway, reassertion
 
 ROOT = "/agent/v1"
 REFUSALS = (400, 401, 403, 404, 408, 409, 413, 422, 429, 503)
@@ -20,6 +20,11 @@ CALLS: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] | None]] = {
     f"{ROOT}/become": (wire.RenewRequest, wire.EnrolAnswer),
     f"{ROOT}/leave": (wire.LeaveRequest, None),
     f"{ROOT}/reassert": (reassertion.ReassertRequest, reassertion.ReassertAnswer),
+    f"{ROOT}/gateway/beat": (gateway.GatewayBeat, gateway.BeatAnswer),
+    f"{ROOT}/gateway/release": (gateway.ReleaseRequest, None),
+    f"{ROOT}/gateway/event": (gateway.GatewayEvent, None),
+    f"{ROOT}/gateway/stations": (gateway.StationReport, None),
+    f"{ROOT}/gateway/preflight": (gateway.PreflightReport, None),
     f"{ROOT}/reassert/vsubnet": (reassertion.ReassertedVSubnet, None),
 }
 NETMAP = f"{ROOT}/netmap"

@@ -12,6 +12,8 @@ import schemathesis
 from cairn_appliance.api.agent_v1.app import create_app
 from cairn_appliance.api.client_certificate import EXTENSION, Connection
 from cairn_appliance.pki.authority import utc_now
+from cairn_appliance.store.keys import MAP
+from cairn_appliance.store.port import Reset
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import HealthCheck, settings
@@ -23,6 +25,8 @@ from tests.unit.appliance.replica import AUTHORITY, Replica
 
 REPLICA = Replica()
 NODE = asyncio.run(REPLICA.joined("n"))
+LISTING = asyncio.run(REPLICA.memory.list(MAP))
+REPLICA.services.netmaps.take([Reset(LISTING.revision, LISTING.items)])
 APP = create_app(REPLICA.services, lambda: utc_now().timestamp())
 QUIET = settings(
     max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), database=None

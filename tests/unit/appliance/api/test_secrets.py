@@ -7,6 +7,7 @@ import base64
 import httpx
 from cairn_agent.protocol.token import decode_token
 from cairn_appliance.api.ops_v1.matrix import MATRIX
+from cairn_appliance.services.segments import ProbeKeys
 from cairn_appliance.services.vsubnets import Epochs
 from cairn_appliance.store import keys, records
 
@@ -36,6 +37,10 @@ async def secrets_of(ops: Operations, token_text: str, session: str) -> dict[str
             secret = Epochs(ops.sealer).open(stored.vsubnet, epoch.epoch, epoch.sealed)
             found[f"PSK {epoch.epoch}"] = secret
             found[f"PSK {epoch.epoch} in hex"] = base64.b64decode(secret).hex()
+    for item in (await ops.store.list(keys.PROBE_KEYS)).items:
+        sealed = records.probe_keys.decode(item)
+        found["sealed probe key"] = sealed.sealed
+        found["probe key"] = ProbeKeys(ops.sealer).open(sealed.vsubnet, sealed.sealed)
     return found
 
 
@@ -52,11 +57,22 @@ async def test_no_answer_holds_a_secret(ops: Operations) -> None:
         made = await client.post("/api/v1/tokens", json={"vsubnets": ["office"], "max_uses": 5})
         token_text, token_id = made.json()["token"], made.json()["id"]
         await ops.enrol("web-1", token_text)
+        lan = {"name": "lan", "vsubnet": "office"}
+        answers.append(await client.post("/api/v1/segments", json=lan))
+        joined = {"node": "web-1", "port": "eth1"}
+        await client.delete("/api/v1/vsubnets/office/members/web-1")
+        answers.append(await client.post("/api/v1/segments/lan/gateways", json=joined))
         for method, path in MATRIX:
             if path.endswith(("/stream", "/logout")):
                 continue
             url = path.format(
-                vsubnet="office", node="web-1", token=token_id, appliance="m1", backup="b1"
+                vsubnet="office",
+                node="web-1",
+                token=token_id,
+                appliance="m1",
+                backup="b1",
+                segment="lan",
+                task="t9",
             )
             for content in (None, b"{", b'{"name": "\xff', PASSWORD.encode()):
                 answers.append(await client.request(method, url, content=content))
@@ -66,7 +82,8 @@ async def test_no_answer_holds_a_secret(ops: Operations) -> None:
         answers.append(await client.post("/api/v1/login", json=missing))
         secrets = await secrets_of(ops, token_text, session)
 
-    assert len(secrets) >= 11
+    assert len(secrets) >= 13
+    assert [each.status_code for each in answers[1:3]] == [201, 201]
     assert len({answer.status_code for answer in answers}) > 4
     leaks = {(str(a.request.url), what) for a in answers for what in seen(secrets, a)}
     assert leaks == set()

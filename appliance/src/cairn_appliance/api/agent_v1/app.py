@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 from cairn_agent.protocol import enrolment as wire
-from cairn_agent.protocol import reassertion
+from cairn_agent.protocol import gateway, reassertion
 from fastapi import FastAPI, Query
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 BODY_MAX_OCTETS = 65_536
 BODY_WITHIN_S = 10.0
 DOCUMENT_MAX_OCTETS = 16 << 20  # of a vSubnet that a node shows after a restore: 40,000 members
+STATIONS_MAX_OCTETS = 1 << 20  # 1,024 machines with their addresses, several times over
 _SHOWN_AT_ONCE = 2  # they are in memory meanwhile
 RENEWED_UNTIL_S = 30 * 86_400.0  # after the certificate's end (trust.md 2.2)
 _REASON_MAX = 500  # characters
@@ -84,6 +85,11 @@ class _AgentApi:
         yield f"{root}/copy", "POST", self.copy
         yield f"{root}/become", "POST", self.become
         yield f"{root}/leave", "POST", self.leave
+        yield f"{root}/gateway/beat", "POST", self.gateway_beat
+        yield f"{root}/gateway/release", "POST", self.gateway_release
+        yield f"{root}/gateway/event", "POST", self.gateway_event
+        yield f"{root}/gateway/stations", "POST", self.gateway_stations
+        yield f"{root}/gateway/preflight", "POST", self.gateway_preflight
         yield "/healthz", "GET", self.healthz
         yield "/readyz", "GET", self.readyz
 
@@ -248,6 +254,40 @@ class _AgentApi:
         )
         return Response(status_code=204)
 
+    async def gateway_beat(self, request: Request) -> Response:
+        """A gateway lives: it is told who forwards for its segments, and for how long."""
+        node_id = await self._gateway(request)
+        body = await _decoded(request, gateway.GatewayBeat)
+        return _answer(await self._services.election.beat(node_id, body))
+
+    async def gateway_release(self, request: Request) -> Response:
+        """A gateway has closed its gate for good, in this term."""
+        node_id = await self._gateway(request)
+        body = await _decoded(request, gateway.ReleaseRequest)
+        await self._services.election.release(node_id, body.segment, body.term)
+        return Response(status_code=204)
+
+    async def gateway_event(self, request: Request) -> Response:
+        """A gateway has something for the operators' log."""
+        node_id = await self._gateway(request)
+        body = await _decoded(request, gateway.GatewayEvent)
+        await self._services.lan_reports.event(node_id, body, _address(request))
+        return Response(status_code=204)
+
+    async def gateway_stations(self, request: Request) -> Response:
+        """The forwarder says which machines have come to its LAN or gone."""
+        node_id = await self._gateway(request)
+        body = await _decoded(request, gateway.StationReport, STATIONS_MAX_OCTETS)
+        await self._services.lan_reports.stations(node_id, body, _address(request))
+        return Response(status_code=204)
+
+    async def gateway_preflight(self, request: Request) -> Response:
+        """A node says what it heard on a port that it was asked to listen to."""
+        node_id = await self._gateway(request)
+        body = await _decoded(request, gateway.PreflightReport, STATIONS_MAX_OCTETS)
+        await self._services.preflights.take(node_id, body)
+        return Response(status_code=204)
+
     async def healthz(self, request: Request) -> Response:
         """The process is alive."""
         return _answer({"alive": True})
@@ -276,6 +316,15 @@ class _AgentApi:
                 generation=credentials.generation,
             )
         )
+
+    async def _gateway(self, request: Request) -> str:
+        """Return the node that asks; what it may speak of is what the map gives it."""
+        node_id = self._node(request)
+        await self._check_restored(request, node_id)
+        self._services.streams.check_open()
+        if not self._services.streams.is_loaded:
+            raise Unavailable("the netmaps are not loaded yet")
+        return node_id
 
     async def _check_restored(self, request: Request, node_id: str) -> None:
         """Raise Restoring where a restored cluster has to hear the node before it answers."""

@@ -321,6 +321,146 @@ class TokenCreated(TokenOut):
     token: str
 
 
+Port = Annotated[str, StringConstraints(min_length=1, max_length=15)]
+Vlan = Annotated[int, Field(ge=0, le=4094)]
+Pps = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class GuardsModel(Asked):
+    """What the gateways of a segment let across."""
+
+    dhcp: bool = Field(False, description="answers of DHCP servers cross, both ways")
+    router_advertisements: bool = Field(False, description="RA and redirects cross, both ways")
+    silent_hosts: list[Text] = Field(
+        [], max_length=64, description="MACs that get frames though they never spoke"
+    )
+    mac_limit: int = Field(1024, ge=1, le=4096, description="machines on the LAN")
+    bum_pps: Pps = Field(1000, description="BUM frames a second, per direction")
+    source_bum_pps: Pps = Field(200, description="the same, per machine")
+
+
+class GuardsPatch(Asked):
+    """What is to change of the guards."""
+
+    dhcp: bool | None = None
+    router_advertisements: bool | None = None
+    silent_hosts: list[Text] | None = Field(None, max_length=64)
+    mac_limit: int | None = Field(None, ge=1, le=4096)
+    bum_pps: Pps | None = None
+    source_bum_pps: Pps | None = None
+
+
+class SegmentAsked(Asked):
+    """A LAN segment to be; its gateways are attached one by one."""
+
+    name: Name
+    vsubnet: Reference = Field(description="name, ID or VNI")
+    preference: Literal["safety", "availability"] = "safety"
+    guards: GuardsModel = Field(default_factory=lambda: GuardsModel.model_validate({}))
+
+
+class SegmentPatch(Asked):
+    """What is to change; what is left out stays."""
+
+    name: Name | None = None
+    preference: Literal["safety", "availability"] | None = None
+    guards: GuardsPatch | None = None
+
+
+class AttachAsked(Asked):
+    """A gateway to be."""
+
+    node: Reference = Field(description="name or ID")
+    port: Port = Field(description="interface of the node, for example eth1")
+    vlan: Vlan = Field(0, description="0: frames without a tag")
+
+
+class SwitchOverAsked(Asked):
+    """Who is to forward."""
+
+    to: Reference = Field(description="name or ID of a gateway of the segment")
+
+
+class GatewayOut(BaseModel):
+    """A gateway of a segment, as the appliance sees it now."""
+
+    node: NodeRef
+    port: str
+    vlan: int
+    forwards: bool = Field(description="it has the right to, and says that it does")
+    able: bool = Field(description="it could forward")
+    why_not: str = Field(description="why it could not; empty: it could")
+    code: str
+    heard_ago_s: float | None = Field(description="since its last beat; null: not heard here")
+    stations: int
+    counters: dict[str, int] = Field(description="of the guards, since the bridge was made")
+
+
+class SegmentOut(BaseModel):
+    """A LAN segment, who forwards for it, and how its gateways are."""
+
+    id: str
+    name: str
+    vsubnet: VSubnetRef
+    preference: str
+    bridging: bool = Field(description="false: an operator stopped it")
+    guards: GuardsModel
+    created_at: datetime
+    forwarder: NodeRef | None = Field(description="who has the right; null: nobody")
+    next: NodeRef | None = Field(description="whom a switch-over under way goes to")
+    term: int
+    since: datetime | None = Field(description="when the forwarder was chosen")
+    held_down: bool = Field(description="it has moved too often and stays as it is")
+    gateways: list[GatewayOut]
+
+
+class StationOut(BaseModel):
+    """A machine on the LAN of a segment."""
+
+    mac: str
+    ips: list[str]
+    since: datetime
+    moves: int = Field(description="between segments, of late")
+    frozen: bool = Field(description="it moved too often and stays here")
+
+
+class PreflightAsked(Asked):
+    """What a node is to listen to."""
+
+    node: Reference = Field(description="name or ID")
+    port: Port
+    vlan: Vlan = 0
+    vsubnet: Reference = Field(description="name, ID or VNI")
+    listen_s: float = Field(20.0, ge=1, le=300, allow_inf_nan=False)
+
+
+class FindingOut(BaseModel):
+    """One thing that was heard."""
+
+    code: str
+    level: str = Field(description="info, handled or no_go")
+    what: str
+    guard: str = Field(description="the guard that handles it, or what to do first")
+
+
+class PreflightOut(BaseModel):
+    """A pre-flight; `done` once the node has answered or is given up."""
+
+    task: str
+    node: NodeRef
+    vsubnet: VSubnetRef
+    port: str
+    vlan: int
+    listen_s: float
+    asked_at: datetime
+    done: bool
+    go: bool = Field(description="nothing was heard that no guard handles")
+    heard_s: float
+    frames: int
+    findings: list[FindingOut]
+    error: str = Field(description="why it could not be done; empty: it was")
+
+
 class JoinStringAsked(Asked):
     """How long a new appliance may join with the string."""
 

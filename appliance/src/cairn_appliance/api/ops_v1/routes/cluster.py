@@ -90,7 +90,7 @@ def cluster_out(
         upgrade=UpgradeOut(
             ready=check.is_ready,
             order=list(check.order),
-            findings=[_problem_out(each) for each in check.findings],
+            findings=[problem_out(each) for each in check.findings],
             last_backup_at=moment_or_none(last.made_at if last else 0.0),
         ),
     )
@@ -98,10 +98,11 @@ def cluster_out(
 
 def problems_out(view: ClusterView) -> list[ProblemOut]:
     """Return what is wrong, as it is shown."""
-    return [_problem_out(each) for each in problems_of(view)]
+    return [problem_out(each) for each in problems_of(view)]
 
 
-def _problem_out(problem: Problem) -> ProblemOut:
+def problem_out(problem: Problem) -> ProblemOut:
+    """Return one thing that is wrong, as it is shown."""
     return ProblemOut(
         name=problem.name, cause=problem.cause, remedy=problem.remedy, urgent=problem.is_urgent
     )

@@ -17,7 +17,7 @@ from cairn_appliance.api.ops_v1.models import (
     StoreOut,
     moment,
 )
-from cairn_appliance.api.ops_v1.routes.cluster import problems_out
+from cairn_appliance.api.ops_v1.routes.cluster import problem_out, problems_out
 from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.domain.node import NodeState
 from cairn_appliance.services.services import Services
@@ -91,12 +91,14 @@ async def _store_health(ops: Ops) -> StoreOut:
 
 
 async def _problems(ops: Ops) -> list[ProblemOut]:
-    """Return what is wrong with the cluster; nothing where that can't be known soon."""
+    """Return what is wrong with cluster and gateways, as far as that can be known soon."""
+    gateways = [problem_out(each) for each in ops.services.gateway_health.problems()]
     try:
         async with asyncio.timeout(PROBLEMS_WITHIN_S):
-            return problems_out(await ops.membership.view())
+            found = [*problems_out(await ops.membership.view()), *gateways]
     except (StoreError, TimeoutError):
-        return []
+        found = gateways
+    return sorted(found, key=lambda problem: not problem.urgent)
 
 
 async def _counts(services: Services) -> Counts:

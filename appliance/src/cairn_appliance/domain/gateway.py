@@ -1,0 +1,141 @@
+"""What gateways say: beats, states, troubles, and the machines on their LANs."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from cairn_appliance.domain.alarm import Alarm
+
+MOVES_FREEZE = 5  # of one MAC between segments, within (RFC 7432 section 15.1)
+MOVES_WINDOW_S = 180.0
+FROZEN_S = 600.0  # since its last move; then it may be where it is
+TROUBLE_S = 600.0  # since it was last reported; then it is over
+_IPS_MAX, _LOOKED_AT = 8, 64  # of one station
+_CODE = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a beat says of one segment, as far as others have to know it at once."""
+
+    segment: str
+    is_able: bool
+    term: int
+    is_hurrying: bool = False  # it knows that it is next
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A gateway's last beat: short, since it is written twice a second."""
+
+    node: str
+    boot: str
+    asked: tuple[Asked, ...]
+
+    def of(self, segment: str) -> Asked | None:
+        """Return what it says of a segment."""
+        return next((each for each in self.asked if each.segment == segment), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a gateway says of one segment, for people."""
+
+    segment: str
+    is_able: bool
+    why_not: str = ""
+    code: str = ""
+    is_forwarding: bool = False
+    term: int = 0
+    stations: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayState:
+    """What a gateway says of all its segments; written when it matters, not with each beat."""
+
+    node: str
+    at: float  # seconds since 1970
+    said: tuple[Said, ...]
+
+    def of(self, segment: str) -> Said | None:
+        """Return what it says of a segment."""
+        return next((each for each in self.said if each.segment == segment), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What the gateways of a segment reported last under one code."""
+
+    segment: str
+    code: str
+    node: str  # who reported it last
+    detail: str
+    at: float  # seconds since 1970, of the last report
+    told_at: float  # of the last event about it
+    count: int = 1  # since the last event
+
+    def is_over(self, now: float) -> bool:
+        """Return whether nothing of it was heard for a while."""
+        return now - self.at >= TROUBLE_S
+
+
+# What is reported by gateways, and an alarm while it lasts. Other codes are events only.
+ALARMS: Mapping[str, Alarm] = {
+    "loop_blocked": Alarm.LAN_LOOP,
+    "rogue_dhcp": Alarm.ROGUE_SERVER,
+    "rogue_ra": Alarm.ROGUE_SERVER,
+    "spoofed_mac": Alarm.LAN_SPOOF,
+    "spoofed_ip": Alarm.LAN_SPOOF,
+    "storm": Alarm.LAN_STORM,
+    "station_frozen": Alarm.STATION_FROZEN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Station:
+    """A machine on a LAN."""
+
+    mac: str
+    ips: tuple[str, ...] = ()
+    since: float = 0.0  # seconds since 1970: here
+    moves: tuple[float, ...] = ()  # between segments, of late
+    frozen_at: float = 0.0  # 0: it isn't
+
+    def is_frozen(self, now: float) -> bool:
+        """Return whether it moved too often of late."""
+        return bool(self.frozen_at) and now - self.frozen_at < FROZEN_S
+
+    def moved(self, now: float) -> Station:
+        """Return the station at its new segment; frozen where that is one move too many."""
+        moves = (*(at for at in self.moves if 0 <= now - at < MOVES_WINDOW_S), now)
+        frozen_at = now if len(moves) >= MOVES_FREEZE else 0.0
+        return replace(self, moves=moves, since=now, frozen_at=frozen_at)
+
+
+@dataclass(frozen=True, slots=True)
+class StationBatch:
+    """Some of the stations of a segment."""
+
+    stations: tuple[Station, ...]
+
+
+def is_code(text: str) -> bool:
+    """Return whether an event of a gateway can have this code."""
+    return _CODE.fullmatch(text) is not None
+
+
+def few(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return so many addresses of a station as are kept, in order; what is none is left out."""
+    return tuple(sorted(set(filter(None, map(_address, texts[:_LOOKED_AT])))))[:_IPS_MAX]
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return ""
