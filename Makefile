@@ -6,7 +6,7 @@ CARGO := CARGO_TARGET_DIR=$(CURDIR)/build/cargo cargo
 MANIFEST := --manifest-path agent/Cargo.toml
 FUZZ_SECONDS ?= 600
 ARGS ?=
-CHAOS := $(filter-out %_soak.py,$(wildcard tests/integration/test_cluster*.py)) tests/integration/test_rotation.py tests/integration/test_restore.py
+CHAOS := $(filter-out %_soak.py,$(wildcard tests/integration/test_cluster*.py)) tests/integration/test_rotation.py tests/integration/test_restore.py tests/integration/test_bridge_crashes.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test lab chaos chaos-soak upgrade races clones scale bench bench-gateway bench-micro soak fuzz proofs clean

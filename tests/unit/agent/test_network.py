@@ -90,6 +90,14 @@ def test_what_is_stacked_on_a_tap_is_overlay_too() -> None:
     assert network.endpoints(8002) == ()
 
 
+def test_a_gateways_bridge_may_have_the_hosts_own_address() -> None:
+    bridge = link(20, "cbr8", kind="bridge", alias="cairn-agent: gateway of vSubnet 8")
+    tap = link(21, "cairn8", kind="tun", alias="cairn-agent: vSubnet 8", master=20)
+    network = Network((LO, ETH, bridge, tap), (address(20, "192.0.2.8/24"),))
+    assert network.overlay_indexes() == {21}
+    assert network.endpoints(8002) == ("192.0.2.8:8002",)
+
+
 @pytest.mark.parametrize(
     ("other", "is_own"),
     [

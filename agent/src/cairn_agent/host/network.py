@@ -14,6 +14,7 @@ from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 from cairn_agent.netmap.desired import TAP_PREFIX
 
 OWN_MARK: Final = "cairn-agent:"  # begins the alias of each interface that the agent made
+BRIDGE_PREFIX: Final = "cbr"  # of gateway mode's bridges
 _MAX_ENDPOINTS = 16
 _UDP_OVER_IPV4, _UDP_OVER_IPV6 = 28, 48
 _SEALED = 52  # header, prefix, Ethernet, VLAN tag, tag: docs/protocol.md 1.7
@@ -57,6 +58,12 @@ class Link:
         named = self.name.startswith(TAP_PREFIX)
         return self.kind == "tun" and named and self.alias.startswith(OWN_MARK)
 
+    @property
+    def is_gateway(self) -> bool:
+        """Whether it is a bridge of gateway mode (host/bridge.py)."""
+        named = self.name.startswith(BRIDGE_PREFIX)
+        return self.kind == "bridge" and named and self.alias.startswith(OWN_MARK)
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -80,10 +87,15 @@ class Network:
         return {link.name: link for link in self.links if link.is_own}
 
     def overlay_indexes(self) -> frozenset[int]:
-        """Return the indexes of own TAPs and of what is stacked on them."""
+        """Return the indexes of own TAPs and of what is stacked on them.
+
+        A gateway's bridge isn't among them: an address on it is the host's own, of its LAN.
+        """
         found = {link.index for link in self.links if link.is_own}
+        gateways = {link.index for link in self.links if link.is_gateway}
         while True:
             below = {link.master for link in self.links if link.index in found and link.master}
+            below -= gateways
             above = {link.index for link in self.links if link.over in found}
             if below | above <= found:
                 return frozenset(found)

@@ -129,10 +129,11 @@ async def _set_link(netlink: AsyncIPRoute, link: Link, tap: Tap) -> list[str]:
     if link.mac.lower() != tap.mac.lower():
         await netlink.link("set", index=link.index, address=tap.mac)
         changes.append(f"set MAC {tap.mac} on {tap.name}")
-    if link.mtu != tap.mtu:
+    is_fit = link.mtu == tap.mtu or (link.master != 0 and link.mtu > tap.mtu)  # bridge.py's
+    if not is_fit:
         await netlink.link("set", index=link.index, mtu=tap.mtu)
         changes.append(f"set MTU {tap.mtu} on {tap.name}")
-    if link.mtu != tap.mtu or not link.is_own:
+    if not is_fit or not link.is_own:
         await _fit_superframes(netlink, link, tap)
     if link.is_up != tap.is_up:
         state = "up" if tap.is_up else "down"
