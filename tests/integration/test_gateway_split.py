@@ -289,6 +289,7 @@ def test_c3_no_schedule_of_faults_has_two_forwarders(split: Split) -> None:
 
 def _played(split: Split) -> Played:
     played = Played()
+    split.seen.take()
     for number in range(SCHEDULES):
         if number % _SAME_PREFERENCE == 0:
             split.wait_until_calm()
