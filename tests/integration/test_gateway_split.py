@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -30,10 +32,10 @@ from tests.integration.crossings import (
 )
 from tests.integration.office import BRIDGE, now_ns
 from tests.integration.split import COMBINATIONS, GATEWAYS, KINDS, Fault, Split, built, draw
-from tests.integration.test_dataplane import BINARY, LIVING, TAP, VNI
+from tests.integration.test_dataplane import BINARY, LIVING, TAP, VNI, JsonObject
 from tests.integration.test_dataplane import Node as Plane
 from tests.integration.world import assert_no_program_crashed
-from tests.lab import Lab, until
+from tests.lab import Lab, Program, until
 from tests.lab.cairn import missing_programs
 from tests.lab.lan import Lan
 from tests.proofs import record
@@ -68,13 +70,22 @@ class Pair:
     """Two gateways' data planes on one LAN, and a member; the test stands for their agents."""
 
     gateways: dict[str, Plane]
+    running: dict[str, Program]  # their data planes
     seen: Crossings
+    asking: ThreadPoolExecutor
 
     def gate(self, name: str, seconds: float) -> None:
         """Set a gateway's gate, whatever the other's is."""
-        control = self.gateways[name].control or self.gateways[name].connect()
+        assert self.ask(name, seconds).result(10)["ok"]
+
+    def ask(self, name: str, seconds: float) -> Future[JsonObject]:
+        """Ask for it, and don't wait for the answer."""
+        control = self.gateways[name].control
+        assert control is not None
         until_ns = now_ns() + int(seconds * 1e9) if seconds else 0
-        assert control.ask("gate", vni=VNI, term=1, forward_until_ns=until_ns)["ok"]
+        return self.asking.submit(
+            lambda: control.ask("gate", vni=VNI, term=1, forward_until_ns=until_ns)
+        )
 
 
 @contextmanager
@@ -85,10 +96,11 @@ def _pair() -> Iterator[Pair]:
         site = lab.site("dc", families="4", closed=False)
         vm, g1, g2 = (Plane(site.host(name), at) for at, name in enumerate(("vm", "g1", "g2"), 1))
         lan = Lan(lab, "floor")
+        running = {}
         for node in (vm, g1, g2):
             node.endpoints = node.endpoints[:1]
             node.make_tap()
-            node.start()
+            running[node.host.name] = node.start()
             node.connect()
         for node in (g1, g2):
             node.ips = []
@@ -111,8 +123,8 @@ def _pair() -> Iterator[Pair]:
                 peer["role"] = "host" if peer["id"] == vm.id else "gateway"
             assert node.control and node.control.ask("apply", generation=1, state=state)["ok"]
         machines = {"g1": g1.host, "g2": g2.host}
-        with crossing(lan, vm.host, TAP, machines, "eth1") as seen:
-            yield Pair({"g1": g1, "g2": g2}, seen)
+        with crossing(lan, vm.host, TAP, machines, "eth1") as seen, ThreadPoolExecutor(1) as asking:
+            yield Pair({"g1": g1, "g2": g2}, running, seen, asking)
 
 
 @contextmanager
@@ -144,6 +156,24 @@ def test_the_check_finds_a_gateway_that_forwards_without_the_right() -> None:
         said = violations(pair.seen.take())
         for sign in ("twice on the LAN", "at one time, out", "at one time, in"):
             assert any(each.startswith(sign) for each in said), (sign, said)
+
+
+def test_a_gateway_that_was_paused_forwards_nothing_from_before_its_gate_opened() -> None:
+    """What waited in its queues may have crossed by the other gateway long ago."""
+    with _pair() as pair:
+        pair.gate("g1", 100)
+        until("g1 forwards", lambda: pair.seen.forwarder() == "g1", within_s=5)
+        paused = pair.running["g2"]
+        paused.send_signal(signal.SIGSTOP)
+        time.sleep(0.5)
+        pair.gate("g1", 0)
+        time.sleep(0.1)
+        pair.ask("g2", 100)  # it is read when the data plane goes on
+        time.sleep(0.1)
+        paused.resume()
+        until("g2 forwards", lambda: pair.seen.forwarder() == "g2", within_s=5)
+        time.sleep(0.3)
+        assert violations(pair.seen.take()) == []
 
 
 def test_schedules_are_drawn_from_their_seed_alone_and_hold_every_fault() -> None:

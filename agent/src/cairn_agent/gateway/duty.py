@@ -70,6 +70,7 @@ _LOOK_S: Final = 2.0  # at stations and counters
 _REOPEN_S: Final = 0.5
 _GATE_TIMEOUT_S: Final = 1.0
 _MAX_QUEUED: Final = 32
+_SETTLED_S: Final = 0.03  # a gate opens 20 ms after it was asked to
 _AGAIN_S: Final = 1.0  # announcements are said twice
 _LEAVE_S: Final = 2.0
 _TOLD_S: Final = 300.0  # as long as the bridge keeps what it learned itself
@@ -351,7 +352,7 @@ class Duty:
             while True:
                 await self._announce_due.wait()
                 self._announce_due.clear()
-                for pause_s in (0.0, _AGAIN_S):
+                for pause_s in (_SETTLED_S, _AGAIN_S):
                     await asyncio.sleep(pause_s)
                     if self.standing.is_forwarding(now_ns()):
                         await self._announce_once(netlink)

@@ -25,12 +25,31 @@ impl Core {
     pub fn set_gate(&mut self, vni: Vni, term: u64, until: Time) -> Result<(), GateRefused> {
         let gate = self.gate(vni).ok_or(GateRefused::NoGateway)?;
         gate.set(term, until)?;
+        self.note_gate(vni, until);
+        Ok(())
+    }
+
+    /// As [`Core::set_gate`], but a gate that is closed opens a moment from now: what waited
+    /// meanwhile is let go first.
+    pub fn open_gate(
+        &mut self,
+        vni: Vni,
+        term: u64,
+        until: Time,
+        now: Time,
+    ) -> Result<(), GateRefused> {
+        let gate = self.gate(vni).ok_or(GateRefused::NoGateway)?;
+        gate.open(term, until, now)?;
+        self.note_gate(vni, until);
+        Ok(())
+    }
+
+    fn note_gate(&mut self, vni: Vni, until: Time) {
         if until == Time::ZERO {
             self.open_gates.remove(&vni);
         } else {
             self.open_gates.insert(vni, until);
         }
-        Ok(())
     }
 
     /// How each gate stands, by VNI.

@@ -2,11 +2,16 @@
 //!
 //! Who may is decided elsewhere, for a short time each; here is where it takes effect. The packet
 //! threads compare the clock, so that neither an agent that was paused nor a data plane that was
-//! can carry anything after the time is over.
+//! can carry anything after the time is over. Nor from before it began: what waited in the queues of
+//! a data plane that was paused has crossed by another gateway, and is let go before the gate opens.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::Time;
+
+/// How long a gate that was closed stays so when it is opened: time to empty the queues.
+pub const SETTLE: Duration = Duration::from_millis(20);
 
 /// A right with a lower term than one that was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +36,7 @@ pub struct Standing {
 #[derive(Debug, Default)]
 pub struct Gate {
     until_ns: AtomicU64,
+    from_ns: AtomicU64,
     term: AtomicU64,
 }
 
@@ -38,7 +44,18 @@ impl Gate {
     /// Whether frames may pass.
     #[must_use]
     pub fn is_open(&self, now: Time) -> bool {
-        now.as_nanos() < self.until_ns.load(Ordering::Relaxed)
+        let now_ns = now.as_nanos();
+        now_ns < self.until_ns.load(Ordering::Acquire)
+            && now_ns >= self.from_ns.load(Ordering::Relaxed)
+    }
+
+    /// As [`Gate::set`], but a gate that is closed opens [`SETTLE`] from now.
+    pub fn open(&self, term: u64, until: Time, now: Time) -> Result<(), OlderTerm> {
+        if now.as_nanos() >= self.until_ns.load(Ordering::Relaxed) {
+            let from = now + SETTLE;
+            self.from_ns.store(from.as_nanos(), Ordering::Relaxed);
+        }
+        self.set(term, until)
     }
 
     /// Lets frames pass until `until`, under a term that is none of an earlier holder's;
@@ -79,6 +96,21 @@ mod tests {
         assert!(gate.is_open(at(1_499)) && !gate.is_open(at(1_500)));
         gate.set(1, Time::ZERO).expect("the same term");
         assert!(!gate.is_open(at(1)));
+    }
+
+    #[test]
+    fn what_waited_while_it_was_closed_has_time_to_go() {
+        let gate = Gate::default();
+        gate.open(1, at(1_500), at(100)).expect("the first term");
+        assert!(!gate.is_open(at(100)) && !gate.is_open(at(119)) && gate.is_open(at(120)));
+        gate.open(1, at(1_510), at(110)).expect("the same term");
+        assert!(gate.is_open(at(120)), "asked for again it doesn't wait again");
+        gate.open(2, at(2_000), at(1_000)).expect("a newer term");
+        assert!(gate.is_open(at(1_000)), "it was open");
+        gate.open(2, Time::ZERO, at(1_100)).expect("the same term");
+        assert!(!gate.is_open(at(1_100)));
+        gate.open(2, at(3_000), at(1_200)).expect("the same term");
+        assert!(!gate.is_open(at(1_219)) && gate.is_open(at(1_220)));
     }
 
     #[test]
