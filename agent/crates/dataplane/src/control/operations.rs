@@ -187,7 +187,10 @@ impl Control {
     /// under way have gone.
     pub(super) fn gate(&mut self, gate: &Gate) -> Result<Value, Refusal> {
         let until = Time::from_nanos(gate.forward_until_ns);
-        match self.core.open_gate(gate.vni, gate.term, until, clock::now()) {
+        match self
+            .core
+            .open_gate(gate.vni, gate.term, until, clock::now())
+        {
             Ok(()) => {
                 if until <= clock::now() {
                     self.lanes.iter().for_each(Lanes::wait_for_batches);

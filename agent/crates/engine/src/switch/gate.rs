@@ -104,7 +104,10 @@ mod tests {
         gate.open(1, at(1_500), at(100)).expect("the first term");
         assert!(!gate.is_open(at(100)) && !gate.is_open(at(119)) && gate.is_open(at(120)));
         gate.open(1, at(1_510), at(110)).expect("the same term");
-        assert!(gate.is_open(at(120)), "asked for again it doesn't wait again");
+        assert!(
+            gate.is_open(at(120)),
+            "asked for again it doesn't wait again"
+        );
         gate.open(2, at(2_000), at(1_000)).expect("a newer term");
         assert!(gate.is_open(at(1_000)), "it was open");
         gate.open(2, Time::ZERO, at(1_100)).expect("the same term");
