@@ -9,7 +9,7 @@ import secrets
 import uuid
 from dataclasses import dataclass, field, replace
 
-from cairn_appliance.domain.addressing import checked_reserved
+from cairn_appliance.domain.addressing import checked_reserved, checked_shared
 from cairn_appliance.domain.errors import Changed, Clash, NotFound
 from cairn_appliance.domain.identity import Actor, checked_name
 from cairn_appliance.domain.vsubnet import (
@@ -96,7 +96,7 @@ def drafted(order: VSubnetOrder, now: float) -> VSubnet:
         prefixes=prefixes,
         reserved=checked_reserved(order.reserved, prefixes),
         mtu=checked_mtu(order.mtu),
-        policy=checked_policy(order.policy),
+        policy=_checked(order.policy, prefixes),
     )
 
 
@@ -337,6 +337,12 @@ def _check_expected(stored: Stored[VSubnet], expected: int | None) -> None:
         raise Changed(f"vSubnet {stored.value.name} was changed meanwhile")
 
 
+def _checked(policy: Policy, prefixes: tuple[str, ...]) -> Policy:
+    """Return the policy in canonical form; raise Invalid."""
+    shared = checked_shared(policy.shared_ips, prefixes)
+    return replace(checked_policy(policy), shared_ips=shared)
+
+
 def _changed(old: VSubnet, change: VSubnetChange) -> VSubnet:
     prefixes = old.prefixes if change.prefixes is None else checked_prefixes(change.prefixes)
     reserved = old.reserved if change.reserved is None else change.reserved
@@ -346,7 +352,7 @@ def _changed(old: VSubnet, change: VSubnetChange) -> VSubnet:
         prefixes=prefixes,
         reserved=checked_reserved(reserved, prefixes),
         mtu=old.mtu if change.mtu is None else checked_mtu(change.mtu),
-        policy=old.policy if change.policy is None else checked_policy(change.policy),
+        policy=_checked(change.policy or old.policy, prefixes),
         closed=False,
     )
 
