@@ -22,7 +22,6 @@ _KINDS = {
     "root": "network namespaces",
     "tun": "real TAP devices",
     "etcd": "a real etcd",
-    "faketime": "programs with a wrong clock",
 }
 _missing = pytest.StashKey[dict[str, str]]()
 _skipped = pytest.StashKey[dict[str, int]]()
@@ -78,9 +77,7 @@ def _what_is_missing(kind: str) -> str | None:
         return _no_namespaces()
     if kind == "tun":
         return _no_namespaces() or _no_tun()
-    if kind == "etcd":
-        return _no_etcd()
-    return None if shutil.which("faketime") else "the Debian package faketime is missing"
+    return _no_etcd()
 
 
 def _no_namespaces() -> str | None:

@@ -9,10 +9,12 @@ import pytest
 from cairn_appliance.cluster import metrics
 from cairn_appliance.cluster.members import EtcdMembers
 from cairn_appliance.domain.cluster import EtcdMember
+from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.store_space import is_crowded, is_wasteful
+from cairn_appliance.services.events import Journal
 from cairn_appliance.services.upkeep import Upkeep
 from cairn_appliance.store import keys
-from cairn_appliance.store.port import Full, Put
+from cairn_appliance.store.port import Compare, Delete, Full, Put
 
 from tests.contract.etcd_server import EtcdServer, client
 from tests.ports import free_port
@@ -33,7 +35,7 @@ async def test_a_store_full_of_history_is_emptied_and_open_again(tmp_path: Path)
         async with client(server.address) as store:
             etcd = EtcdMembers(store.endpoints)
             upkeep = Upkeep(store, etcd, "m1", _nobody)
-            await store.commit([], [Put(keys.CLUSTER_INFO, b"kept")])
+            await store.commit([], [Put(keys.CLUSTER_INFO, b"kept"), Put(keys.token("t1"), b"t")])
             with pytest.raises(Full):
                 for _ in range(40):
                     await store.commit([], [Put(keys.LAST_NAME, b"x" * 800_000)])
@@ -43,8 +45,19 @@ async def test_a_store_full_of_history_is_emptied_and_open_again(tmp_path: Path)
             assert full.is_full
             assert full.db_quota_octets in (QUOTA, 2 << 30), "told since 3.6"
             assert (await store.get(keys.CLUSTER_INFO)) is not None
+            journal = Journal()
+            (token,) = (await store.list(keys.TOKENS)).items
+            gone = journal.entry("token_deleted", "a token was deleted", SYSTEM)
+            compare = Compare(token.key, token.revision)
+            await journal.delete(store, [compare], [Delete(token.key)], gone)
+            assert await store.get(token.key) is None
+            assert await store.get(gone.key) is None
+            with pytest.raises(Full):
+                await journal.catch_up(store)
 
             await upkeep.look()
+            await journal.catch_up(store)
+            assert await store.get(gone.key) is not None
 
             await store.commit([], [Put(keys.LAST_NAME, b"small")])
             room = await etcd.state(member)

@@ -27,7 +27,7 @@ from tests.integration.trio import Trio, longest_stall, lost
 from tests.lab import until
 from tests.lab.cairn import Appliance
 from tests.lab.program import children_of
-from tests.lab.wall_clock import faketime, set_clock
+from tests.lab.wall_clock import set_clock, wrong_clock
 from tests.proofs import record
 
 pytestmark = [
@@ -185,7 +185,6 @@ def test_with_all_disks_slow_there_is_an_alarm_and_no_election_storm(trio: Trio)
     )
 
 
-@pytest.mark.faketime
 def test_a_wrong_clock_is_told_and_heals_when_it_is_set(trio: Trio) -> None:
     """One hour ahead, one behind, 1970: each from the start, then right again at run time."""
     trio.wait_until_whole()
@@ -196,7 +195,7 @@ def test_a_wrong_clock_is_told_and_heals_when_it_is_set(trio: Trio) -> None:
         victim.stop()
         set_clock(clock, offset)
         begun = time.monotonic()
-        victim.begin(prefix=faketime(clock))
+        victim.begin(prefix=wrong_clock(clock))
         with trio.writing(first=trio.leader()) as writer:
             writer.wait_for(20)
             if abs(offset) == 3600:

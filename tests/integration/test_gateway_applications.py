@@ -161,7 +161,7 @@ def _file(machine: Machine, name: str, text: str) -> str:
 
 
 _VRRP = """global_defs {{
-  vrrp_garp_master_refresh 0
+  vrrp_version 3
 }}
 vrrp_instance floor {{
   state BACKUP
@@ -222,6 +222,7 @@ def test_keepalived_moves_an_address_between_a_vm_and_a_lan_host(office: Office)
             for asker in askers:
                 _answered(asker, VIP)
     worst = max(outages.values())
+    print(outages)
     _proved(
         "GW-vrrp",
         "keepalived (adverts each 0.2 s) moves its address between a LAN host and a VM, by "

@@ -151,3 +151,9 @@ def test_the_appliance_is_killed_in_between_and_a_node_is_away_for_all_of_it(
     late_comer.join(appliance.token(world.prod))
     late_comer.wait_for_ping(world.address("a1"), within_s=20)
     late_comer.stop()
+
+    def backed_up() -> bool:
+        reasons = [each["reason"] for each in appliance.cairn("backup", "list")]
+        return reasons[:1] == ["after the CA was replaced"]
+
+    until("a backup was made after it", backed_up, within_s=60)

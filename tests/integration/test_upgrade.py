@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cairn_appliance import __version__
 
 from tests.integration.trio import Trio, Write, longest_stall, lost, writing
 from tests.lab import Host, Lab, LabError, Machine, Pair, Probes, until
@@ -54,6 +55,7 @@ class Rolling:
     nodes: dict[str, Node]
     network: Network
     builds: dict[str, Path]
+    recovery_key: str = ""
     steps: int = 0
     pairs: list[Pair] = field(default_factory=list)  # over the steps of appliances
     writes: list[Write] = field(default_factory=list)
@@ -277,6 +279,8 @@ def test_agents_of_n_minus_1_become_n(rolling: Rolling) -> None:
 
 
 def test_appliances_go_back_to_n_minus_1_under_agents_of_n(rolling: Rolling) -> None:
+    made = rolling.trio.appliances["m1"].cairn("backup", "key", "--yes")
+    rolling.recovery_key = made["recovery_key"]  # N-1 may be older than backups
     roll(rolling, "N-1")
     meet(rolling, "N", "N-1")
     join_late(rolling, "N")
@@ -286,6 +290,34 @@ def test_agents_go_back_to_n_minus_1(rolling: Rolling) -> None:
     for name in rolling.nodes:
         renew_agent(rolling, name, "N-1")
     meet(rolling, "N-1", "N-1")
+
+
+def test_the_first_of_n_makes_a_backup_before_and_it_restores(rolling: Rolling) -> None:
+    trio = rolling.trio
+    first = next(name for name in trio.appliances if name != trio.leader())
+    rolling.swap(first, "N")
+    appliance = trio.appliances[first]
+    kind = f"before version {__version__} in place of "
+    backups = appliance.cairn("backup", "list")
+    (made,) = [each for each in backups if each["reason"].startswith(kind)]
+    assert made["appliance"] == first
+    assert Path(made["path"]).stat().st_size == made["octets"]
+
+    install(trio.client, rolling.builds["N"])
+    file, data_dir = trio.client.directory / "kept.backup", trio.client.directory / "restored"
+    appliance.cairn("backup", "fetch", made["name"], "--output", str(file))
+    assert file.read_bytes() == Path(made["path"]).read_bytes()
+    command = ["cairn-appliance", "restore", str(file), "--data-dir", str(data_dir)]
+    command += ["--others-are-lost", "--address", trio.client.v4, "--json"]
+    restored = trio.client.run(command, stdin=rolling.recovery_key + "\n", within_s=90)
+    assert json.loads(restored.stdout)["backup_revision"] == made["revision"]
+
+    # One that lies on another appliance is fetched from there.
+    other = trio.appliances[next(name for name in trio.appliances if name != first)]
+    rolling.swap(other.host.name, "N")
+    fetched = trio.client.directory / "fetched.backup"
+    other.cairn("backup", "fetch", made["name"], "--output", str(fetched))
+    assert fetched.read_bytes() == file.read_bytes()
 
 
 def test_what_it_came_to(rolling: Rolling) -> None:

@@ -162,7 +162,7 @@ class Appliance:
         """Kill the appliance and its etcd outright, as a power failure does."""
         assert self._program is not None
         kill_tree(self._program.pid)
-        self._program.wait(within_s=5)
+        self._program.wait(within_s=30)
         assert "etcd" not in self.host.run(["ps", "ax", "-o", "comm"]).stdout
 
     def cairn(self, *arguments: str) -> Any:

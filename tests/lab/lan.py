@@ -52,16 +52,20 @@ class Lan:
         """Put the cable back."""
         self.switch.ip(f"link set {self._ports[machine.name, interface]} up")
 
-    def patch(self) -> str:
-        """Join two ports of the switch with a cable: a loop; return what `unpatch` wants."""
+    def cable(self) -> str:
+        """Make a patch cable, one end plugged in; return what `patch` and `unpatch` want."""
         self._patches += 1
         one, two = f"x{self._patches}a", f"x{self._patches}b"
         self.switch.ip(f"link add {one} type veth peer name {two}")
         for end in (one, two):
             limit = f"tbf rate {_PATCH_KBIT}kbit burst 4kb latency 20ms"
             self.switch.run(["tc", "qdisc", "add", "dev", end, "root", *limit.split()])
-        self.switch.ip(f"link set {one} master lan up", f"link set {two} master lan up")
+        self.switch.ip(f"link set {one} master lan up", f"link set {two} up")
         return one
+
+    def patch(self, cable: str) -> None:
+        """Plug the other end in, too: a loop."""
+        self.switch.ip(f"link set {cable[:-1]}b master lan")
 
     def unpatch(self, cable: str) -> None:
         """Take the cable away again."""

@@ -26,6 +26,8 @@ from cairn_agent.errors import (
     Unreachable,
 )
 from cairn_agent.files import held_lock, probe_space
+from cairn_agent.host.bridge import remove_other_bridges
+from cairn_agent.host.bridge_journal import Journal
 from cairn_agent.host.machine import host_name, machine_facts, same_machine
 from cairn_agent.host.network import read_network
 from cairn_agent.host.taps import remove_other_taps
@@ -162,11 +164,12 @@ async def _leave_alone(settings: Settings, state: StateDir, *, force: bool) -> N
 
 
 async def _clear(settings: Settings) -> None:
-    """End sessions and remove TAPs while no agent runs."""
+    """End sessions, take bridges apart and remove TAPs while no agent runs."""
     with contextlib.suppress(Unreachable):
         async with connected(settings.dataplane_socket) as dataplane:
             await dataplane.clear(nothing(nobody()).state)
     async with AsyncIPRoute() as netlink:
+        await remove_other_bridges(netlink, (), Journal(settings.bridge_journal))
         await remove_other_taps(netlink, ())
 
 

@@ -39,7 +39,7 @@ from cairn_appliance.recovering import look, recover
 from cairn_appliance.restoring import Asked, restore
 from cairn_appliance.running import run
 from cairn_appliance.services.vsubnets import VSubnetOrder
-from cairn_appliance.serving import use_all_files
+from cairn_appliance.serving import map_large_buffers, use_all_files
 from cairn_appliance.settings import Settings, SettingsError
 from cairn_appliance.settings import check as check_settings
 from cairn_appliance.store.port import StoreError, Unavailable
@@ -120,11 +120,20 @@ def join_command(
 
 
 @app.command("run")
-def run_command(data_dir: DataDir) -> None:
+def run_command(
+    data_dir: DataDir,
+    without_backup: Annotated[
+        bool,
+        typer.Option(
+            "--without-backup", help="Begin a new version also where no backup can be made first."
+        ),
+    ] = False,
+) -> None:
     """Run the appliance until it is told to stop (SIGTERM)."""
     _log_to_stderr(logging.INFO)
     use_all_files()
-    _in_loop(run(data_dir))
+    map_large_buffers()
+    _in_loop(run(data_dir, without_backup=without_backup))
 
 
 @app.command("status")

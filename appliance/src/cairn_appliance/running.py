@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from socket import socket
@@ -40,12 +40,14 @@ from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.services.announcement import Announcement
 from cairn_appliance.services.backups import Backups, Source
+from cairn_appliance.services.clock import wall_clock
 from cairn_appliance.services.formats import check_readable
 from cairn_appliance.services.housekeeping import keep_house
 from cairn_appliance.services.membership import Membership, OwnSigns
 from cairn_appliance.services.quorum import Quorum
 from cairn_appliance.services.services import Services, build
-from cairn_appliance.services.stored import read_all
+from cairn_appliance.services.stored import Stored, read, read_all
+from cairn_appliance.services.upgrading import back_up_first
 from cairn_appliance.services.upkeep import Upkeep
 from cairn_appliance.serving import Server, listening, server, shared
 from cairn_appliance.settings import Settings
@@ -76,16 +78,17 @@ _OPEN_PATHS = frozenset(
 )
 
 
-async def run(data_dir: Path) -> None:
+async def run(data_dir: Path, *, without_backup: bool = False) -> None:
     """Run the appliance until SIGTERM or SIGINT; raise CairnError where it can't.
 
     It ends within ten seconds of the signal, whatever hangs: the store, a client, etcd.
+    `without_backup`: a new version may begin also where none can be made.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    local = bootstrap.load(data_dir)
+    local = replace(bootstrap.load(data_dir), without_backup=without_backup)
     binary = find_etcd()
     agent_sockets = listening(local.settings.agent_port, "agent API")
     ops_sockets = listening(local.settings.ops_port, "operations API")
@@ -220,14 +223,7 @@ class Appliance:
             signs=lambda: OwnSigns(local.member, self._announcement.signs),
             backup_every_s=local.settings.backup_every_s,
         )
-        self._backups = Backups(
-            store,
-            Snapshots(store.endpoints),
-            shelf_of(local),
-            lambda: services.cluster,
-            _backup_source(local),
-            kept=local.settings.backups_kept,
-        )
+        self._backups = _backups(local, store, lambda: services.cluster)
         self._own_member = OwnMember(local, self._etcd, store.endpoints, self._membership.joined)
         self._announcement = Announcement(
             store,
@@ -252,6 +248,7 @@ class Appliance:
             await etcd.close()
         keyring = await bootstrap.load_secrets(store, local)
         await check_readable(store)  # before anything is written
+        await _back_up_first(local, store)
         await Announcement(store, described(local)).announce_once()
         cluster = await current_cluster(store, local.settings)
         if bootstrap.renew_api_certificate(local, keyring, utc_now()):
@@ -345,12 +342,16 @@ class Appliance:
             services.events,
             more=(
                 self._membership.tidy,
+                self._catch_up,
                 services.segments.tidy,
                 services.election.tidy,
                 services.lan_reports.tidy,
                 services.preflights.tidy,
             ),
         )
+
+    async def _catch_up(self) -> None:
+        await self._services.journal.catch_up(self._services.store)
 
     async def _renew_certificates(self) -> None:
         """Renew what this appliance shows; new connections get the new certificate."""
@@ -387,12 +388,21 @@ class Appliance:
             log.info("the cluster's keys have changed issuer=%s", self._shown_issuer)
 
 
-def _backup_source(local: Local) -> Source:
-    return Source(
+async def _back_up_first(local: Local, store: EtcdStore) -> None:
+    cluster = await _known_cluster(store)
+    backups = _backups(local, store, lambda: cluster.value)
+    await back_up_first(store, backups, __version__, wall_clock(), may_lack=local.without_backup)
+
+
+def _backups(local: Local, store: EtcdStore, cluster: Callable[[], Cluster]) -> Backups:
+    source = Source(
         appliance=local.member,
         kek=lambda: bootstrap.shared_keys(local).kek,
         settings=lambda: settings_file.to_toml(local.settings),
     )
+    kept = local.settings.backups_kept
+    snapshots = Snapshots(store.endpoints)
+    return Backups(store, snapshots, shelf_of(local), cluster, source, kept=kept)
 
 
 def described(local: Local) -> domain.Appliance:
@@ -414,18 +424,22 @@ async def current_cluster(store: Store, settings: Settings) -> Cluster:
     Ends because each conflict means that another replica has written its own.
     """
     while True:
-        item = await store.get(keys.CLUSTER_INFO)
-        if item is None:
-            raise LocalStateUnusable(
-                "the store has no cluster", remedy="restore the data directory from a backup"
-            )
-        cluster = records.clusters.decode(item)
-        wanted = replace(cluster, heartbeat_s=settings.heartbeat_s)
-        if wanted != cluster:
+        cluster = await _known_cluster(store)
+        wanted = replace(cluster.value, heartbeat_s=settings.heartbeat_s)
+        if wanted != cluster.value:
             try:
-                put = Put(item.key, records.clusters.encode(wanted))
-                await store.commit([Compare(item.key, item.revision)], [put])
+                put = Put(keys.CLUSTER_INFO, records.clusters.encode(wanted))
+                await store.commit([Compare(keys.CLUSTER_INFO, cluster.revision)], [put])
             except Conflict:
                 continue
         appliances = await read_all(store, records.appliances, keys.APPLIANCES)
         return wanted.served_by(each.value for each in appliances)
+
+
+async def _known_cluster(store: Store) -> Stored[Cluster]:
+    cluster = await read(store, records.clusters, keys.CLUSTER_INFO)
+    if cluster is None:
+        raise LocalStateUnusable(
+            "the store has no cluster", remedy="restore the data directory from a backup"
+        )
+    return cluster

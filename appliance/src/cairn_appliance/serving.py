@@ -34,6 +34,7 @@ HANDSHAKE_S = 10.0
 SHUTDOWN_S = 5.0  # of TLS; a peer that is gone says nothing
 NOT_ACCEPTED_S = 0.5
 GIVE_BACK_EVERY_S = 30.0
+MAPPED_OCTETS = 128 * 1024  # glibc's own limit before it raises it
 UNSENT_OCTETS = 64 * 1024  # in the kernel for one connection; beyond it the reader is slow
 KEEP_ALIVE_S = 10  # longer than any client of ours keeps an idle connection (agents: 3 s)
 GRACE_S = 3
@@ -212,6 +213,17 @@ async def _give_back_memory() -> None:
         trim(0)
 
 
+def map_large_buffers() -> None:
+    """Let each large buffer be a mapping of its own: what is never used of it takes no memory.
+
+    TLS has 256 KiB for each connection and uses some of it. glibc maps such a buffer until one
+    was freed; from then on it cuts them out of what others have used, all of which stays in memory.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, MAPPED_OCTETS)
+
+
 def use_all_files() -> None:
     """Allow this process as many open files as it may have: each agent takes one or two."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -286,4 +298,5 @@ def _bound(family: socket.AddressFamily, host: str, port: int, what: str) -> soc
 
 
 _ESTABLISHED = 1  # linux/tcp_states.h
+_M_MMAP_THRESHOLD = -3  # malloc.h
 _NO_ADDRESS = (97, 99)  # EAFNOSUPPORT, EADDRNOTAVAIL: IPv6 is compiled in but switched off

@@ -68,9 +68,9 @@ class RunningAppliance:
         """The cluster's CA, PEM."""
         return (self.data_dir / "pki" / "ca.pem").read_text()
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Start it and wait until it is ready."""
-        command = [sys.executable, "-m", "cairn_appliance.main", "run"]
+        command = [sys.executable, "-m", "cairn_appliance.main", "run", *options]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--data-dir", str(self.data_dir)], stdout=log, stderr=log

@@ -6,8 +6,12 @@ The whole of it, with data planes and probes, is tests/integration/test_restore.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import shutil
 import signal
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +25,13 @@ from cairn_agent.control.reasserting import reassert
 from cairn_agent.control.replica import Busy
 from cairn_agent.control.tls import server_context
 from cairn_agent.errors import Refused
+from cairn_appliance import __version__
 from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.domain.errors import Invalid
 from cairn_appliance.pki.recovery_key import RecoveryKey
 from cairn_appliance.restoring import Asked, restore
+from cairn_appliance.store import keys, records
+from cairn_appliance.store.port import Put
 
 from tests.integration.appliance.running import Member, RunningAppliance, register_request
 from tests.proofs import record
@@ -125,9 +132,12 @@ async def test_a_cluster_is_restored_and_its_nodes_tell_it_the_rest(
         backup = client.post("backups").raise_for_status().json()
         assert [each["name"] for each in client.get("backups").json()] == [backup["name"]]
         assert client.get("cluster").json()["problems"] == []
+        fetched = client.get(f"backups/{backup['name']}/file").raise_for_status()
     file = tmp_path / "kept.backup"
     path = Path(backup["path"])
-    file.write_bytes(path.read_bytes())
+    file.write_bytes(fetched.content)
+    assert fetched.content == path.read_bytes()
+    assert fetched.headers["content-type"] == "application/octet-stream"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
@@ -162,6 +172,55 @@ async def test_a_cluster_is_restored_and_its_nodes_tell_it_the_rest(
         unit="",
         holds=same == were and len(addresses) == len({*addresses}) == 6,
     )
+
+
+async def test_a_version_that_is_new_to_the_cluster_makes_a_backup_first(
+    appliance: RunningAppliance,
+) -> None:
+    """Without room it does not begin, and changes nothing, unless an operator says so."""
+    await announced_as(appliance, "0.0.9")
+    in_the_way = appliance.data_dir / "backups"
+    shutil.rmtree(in_the_way, ignore_errors=True)  # a first one is due at once
+    in_the_way.write_text("no directory")
+    ended = subprocess.run(
+        [sys.executable, "-m", "cairn_appliance.main", "run", "--data-dir", appliance.data_dir],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 4, ended.stderr
+    assert "does not begin without a backup of before: " in ended.stderr
+    assert "--without-backup" in ended.stderr
+    in_the_way.unlink()
+
+    appliance.start()
+    with operations(appliance) as client:
+        (made,) = (each for each in client.get("backups").json() if each["reason"])
+        versions = [each["version"] for each in client.get("cluster").json()["appliances"]]
+        check = client.get("cluster").json()["upgrade"]
+        kinds = [each["kind"] for each in client.get("events").json()["items"]]
+    assert versions == [__version__]
+    assert made["reason"] == f"before version {__version__} in place of 0.0.9"
+    assert check["last_backup_at"] >= made["made_at"]
+    assert "backup_failed" in kinds
+    assert Path(made["path"]).stat().st_size == made["octets"]
+
+    await announced_as(appliance, "0.0.8")
+    shutil.rmtree(in_the_way, ignore_errors=True)
+    in_the_way.write_text("no directory")
+    appliance.start("--without-backup")
+
+
+async def announced_as(appliance: RunningAppliance, version: str) -> None:
+    """Leave the cluster as an appliance of another version does that was stopped."""
+    if appliance.process is None or appliance.process.poll() is not None:
+        appliance.start()
+    async with appliance.operator() as services:
+        (found,) = (await services.store.list(keys.APPLIANCES)).items
+        old = dataclasses.replace(records.appliances.decode(found), version=version)
+        await services.store.commit([], [Put(found.key, records.appliances.encode(old))])
+    assert appliance.end(signal.SIGTERM) == 0
 
 
 async def check_bad_files(appliance: RunningAppliance, file: Path, directory: Path) -> None:

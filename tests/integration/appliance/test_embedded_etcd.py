@@ -6,12 +6,13 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from cairn_appliance.settings import Settings
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.connection import Tls
 from cairn_appliance.store.port import Compare, Put, Unavailable
+from cryptography import x509
 
 from tests.contract.etcd_server import client
 from tests.ports import free_port
@@ -218,10 +220,45 @@ async def test_certificates_past_half_their_life_are_renewed_and_work(
         await process.stop()
 
 
-def _create(data_dir: Path) -> bootstrap.Created:
+async def test_renewed_certificates_are_shown_at_the_next_handshake(tmp_path: Path) -> None:
+    """Made 200 days ago, of 365: etcd and the store go on without a restart."""
+    local = _create(tmp_path / "data", NOW - timedelta(days=200)).local
+    process = EtcdProcess(local, find_etcd())
+    await process.start()
+    try:
+        async with client(local.etcd_endpoint, tls=client_tls(local)) as store:
+            assert await store.get("/a") is None
+            before = await asyncio.to_thread(_shown, local)
+            assert before.not_valid_after_utc < NOW + timedelta(days=170)
+            assert bootstrap.renew_etcd_certificates(local, NOW)
+            after = await asyncio.to_thread(_shown, local)
+            assert after.not_valid_after_utc > NOW + timedelta(days=360)
+            assert await store.get("/a") is None
+        async with client(local.etcd_endpoint, tls=client_tls(local)) as store:
+            assert await store.get("/a") is None
+    finally:
+        await process.stop()
+
+
+def _shown(local: bootstrap.Local) -> x509.Certificate:
+    """Return the certificate that etcd shows to who connects now, with the client's of now."""
+    tls = client_tls(local)
+    context = ssl.create_default_context(cafile=tls.ca)
+    context.load_cert_chain(tls.certificate, tls.key)
+    place = ("127.0.0.1", local.settings.etcd_client_port)
+    with (
+        socket.create_connection(place, timeout=5) as raw,
+        context.wrap_socket(raw, server_hostname="127.0.0.1") as shown,
+    ):
+        octets = shown.getpeercert(binary_form=True)
+    assert octets is not None
+    return x509.load_der_x509_certificate(octets)
+
+
+def _create(data_dir: Path, now: datetime = NOW) -> bootstrap.Created:
     ports = {f"etcd_{name}_port": free_port() for name in ("client", "peer", "metrics")}
     settings = Settings(addresses=["192.0.2.1"], **ports)
     with bootstrap.drafting(data_dir) as draft:
-        created = bootstrap.create(draft.path, settings, NOW)
+        created = bootstrap.create(draft.path, settings, now)
         draft.publish()
     return replace(created, local=bootstrap.load(data_dir))

@@ -8,12 +8,29 @@ from contextlib import asynccontextmanager
 
 from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.domain.backup import Head
+from cairn_appliance.domain.errors import NotFound
 from cairn_appliance.pki.backup_file import BackupWriter
 from cairn_appliance.store.memory import MemoryStore
 from cairn_appliance.store.port import Unavailable
 from cairn_appliance.store.snapshots import Snapshot
 
 SNAPSHOT = b"all that etcd has, " * 100
+
+
+class FakeKept:
+    """A backup that is read in two pieces."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.octets = len(content)
+        self.is_closed = False
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        yield self._content[:100]
+        yield self._content[100:]
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 class FakeShelf:
@@ -38,6 +55,11 @@ class FakeShelf:
         writer.finish()
         self.files[name] = out.getvalue()
         return len(self.files[name])
+
+    def open(self, name: str) -> FakeKept:
+        if name not in self.files:
+            raise NotFound("it is not there any more")
+        return FakeKept(self.files[name])
 
     def remove(self, name: str) -> None:
         self.files.pop(name, None)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import ssl
+import weakref
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 from cairn_appliance import serving
-from cairn_appliance.serving import Door
+from cairn_appliance.api.agent_v1 import app as agent_api
+from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
+from cairn_appliance.serving import Door, server
+
+from tests.unit.appliance.replica import AUTHORITY, Replica
 
 
 class Newcomer(asyncio.Protocol):
@@ -105,3 +116,75 @@ async def test_who_gave_up_while_waiting_costs_nothing(
     assert len(Newcomer.let_in) == len(many) + 1  # the late one, not the impatient one
     for each in (*many, late):
         each.close()
+
+
+class Counted(CertificateProtocol):
+    """Says which connections are still in memory."""
+
+    alive: weakref.WeakSet[Counted]
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        Counted.alive.add(self)
+
+
+def test_a_connection_that_has_ended_leaves_nothing_that_waits_for_the_collector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent's acknowledgements come on connections of their own, seldom and for ever.
+
+    What they leave in cycles lies there until the collector looks at all there is, which it does
+    when much is new: with idle agents never.
+    """
+    pair = AUTHORITY.issue_pair("api", "server", ["127.0.0.1"], datetime.now(UTC))
+    certificate, key, ca = (tmp_path / name for name in ("api.pem", "api-key.pem", "ca.pem"))
+    certificate.write_bytes(pair.certificate)
+    key.write_bytes(pair.private_key)
+    ca.write_bytes(AUTHORITY.certificate)
+    context = server_context(certificate, key, ca)
+    client = ssl.create_default_context(cafile=ca)
+    Counted.alive = weakref.WeakSet()
+    monkeypatch.setattr(serving, "CertificateProtocol", Counted)
+    seen = []
+
+    def ask(port: int, how: str) -> None:
+        """End it after an answer, within a request that is not finished, or without a word."""
+        head = {
+            "answered": b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n",
+            "refused": b"POST /agent/v1/ack HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}",
+            "broken": b"POST /agent/v1/enrol HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{",
+            "silent": b"",
+        }[how]
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+            client.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
+        ):
+            secure.sendall(head)
+            if how in ("answered", "refused"):
+                assert secure.recv(4096).startswith(b"HTTP/1.1 ")
+
+    async def serve() -> dict[str, int]:
+        app = agent_api.create_app(Replica().services)
+        listening = socket.create_server(("127.0.0.1", 0))
+        stop, left = asyncio.Event(), {}
+        running = server(app, context, Counted, lifespan=False)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(running.run_until(stop, [listening]))
+            for how in ("answered", "refused", "broken", "silent"):
+                for _ in range(3):
+                    await asyncio.to_thread(ask, listening.getsockname()[1], how)
+                    seen.append(len(Counted.alive))
+                await asyncio.sleep(0.3)
+                left[how] = len(Counted.alive)
+            stop.set()
+        return left
+
+    gc.collect()
+    gc.disable()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            left = runner.run(serve())
+    finally:
+        gc.enable()
+    assert max(seen) > 0
+    assert left == dict.fromkeys(left, 0)

@@ -2,7 +2,8 @@
 
 `Duty.run` does several things side by side: probes out, probes in on both sides, what the
 rules say to the data plane in its order, the port, announcements, a look at the bridge now
-and then. Each is a loop that ends with the duty.
+and then. Each is a loop that ends with the duty, and has a netlink socket of its own where it
+needs one: a second dump on a socket that is being read is refused (EBUSY).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Protocol, TypeVar
 
 from pyroute2 import AsyncIPRoute
@@ -323,13 +324,13 @@ class Duty:
                 self._do(self.standing.term_seen(now_ns(), vsubnet.gate.term))
 
     async def _set_port(self) -> None:
-        while True:
-            wanted = await self._blocks.get()
-            try:
-                async with self._netlink() as netlink:
+        async with AsyncIPRoute() as netlink:  # open already when there is a loop
+            while True:
+                wanted = await self._blocks.get()
+                try:
                     await block_port(netlink, self.duty.vni, wanted.is_blocked)
-            except NetlinkError as error:
-                log.warning("the port can't be blocked port=%s: %s", self.duty.port, error)
+                except NetlinkError as error:
+                    log.warning("the port can't be blocked port=%s: %s", self.duty.port, error)
 
     async def _release(self) -> None:
         while True:
@@ -346,15 +347,16 @@ class Duty:
             log.info("the release is not taken segment=%s: %s", self.duty.name, error.cause)
 
     async def _announce(self) -> None:
-        while True:
-            await self._announce_due.wait()
-            self._announce_due.clear()
-            for pause_s in (0.0, _AGAIN_S):
-                await asyncio.sleep(pause_s)
-                if self.standing.is_forwarding(now_ns()):
-                    await self._announce_once()
+        async with AsyncIPRoute() as netlink:
+            while True:
+                await self._announce_due.wait()
+                self._announce_due.clear()
+                for pause_s in (0.0, _AGAIN_S):
+                    await asyncio.sleep(pause_s)
+                    if self.standing.is_forwarding(now_ns()):
+                        await self._announce_once(netlink)
 
-    async def _announce_once(self) -> None:
+    async def _announce_once(self, netlink: AsyncIPRoute) -> None:
         netmap = self._around.netmap
         vsubnet = netmap.vsubnets.get(self.duty.vni) if netmap else None
         if vsubnet is None:
@@ -363,10 +365,9 @@ class Duty:
         told = {mac for mac, at in self._told.items() if now - at < _TOLD_S}
         here = told - overlay_macs(vsubnet, [])
         try:
-            async with self._netlink() as netlink:
-                known = await stations(netlink, self.duty.vni)
-                await learn_stations(netlink, self.duty.vni, here - known)
-                here |= known
+            known = await stations(netlink, self.duty.vni)
+            await learn_stations(netlink, self.duty.vni, here - known)
+            here |= known
         except NetlinkError as error:
             log.warning("stations can't be told segment=%s: %s", self.duty.name, error)
         await paced(lambda frame: self._send("overlay", frame), station_frames(here))
@@ -378,18 +379,21 @@ class Duty:
 
     async def _look(self) -> None:
         """Note what the bridge knows; the forwarder tells the appliances."""
-        while True:
-            try:
-                async with self._netlink() as netlink:
-                    self._stations = await stations(netlink, self.duty.vni)
-                self.counters = await read_counters(self.duty.vni)
-                self._tell_seen(await read_seen())
-                if self.standing.is_forwarding(now_ns()):
-                    self._tell_stations()
-                    await self._report_stations()
-            except (NetlinkError, AgentError) as error:
-                log.info("segment=%s can't be looked at: %s", self.duty.name, error)
-            await asyncio.sleep(_LOOK_S)
+        async with AsyncIPRoute() as netlink:
+            while True:
+                try:
+                    await self._look_once(netlink)
+                except (NetlinkError, AgentError) as error:
+                    log.info("segment=%s can't be looked at: %s", self.duty.name, error)
+                await asyncio.sleep(_LOOK_S)
+
+    async def _look_once(self, netlink: AsyncIPRoute) -> None:
+        self._stations = await stations(netlink, self.duty.vni)
+        self.counters = await read_counters(self.duty.vni)
+        self._tell_seen(await read_seen())
+        if self.standing.is_forwarding(now_ns()):
+            self._tell_stations()
+            await self._report_stations()
 
     def _tell_seen(self, seen: Iterable[Seen]) -> None:
         """Tell of who is new among those whose frames the guards refused.
@@ -440,12 +444,6 @@ class Duty:
                 if term and dataplane is not None:
                     await dataplane.gate(self.duty.vni, term, 0)
                     await self._post_release(term)
-
-    @contextlib.asynccontextmanager
-    async def _netlink(self) -> AsyncIterator[AsyncIPRoute]:
-        """A socket of its own: a second dump on one that is being read is refused (EBUSY)."""
-        async with AsyncIPRoute() as netlink:
-            yield netlink
 
     # What is so now
 

@@ -73,10 +73,18 @@ class CertificateProtocol(HttpToolsProtocol):
         self._is_settled = False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
+        """Forget the timers, and what refers to this in a circle.
+
+        A circle keeps all that TLS has of the connection until Python's collector looks at every
+        object there is, which beside idle agents it does hardly ever. A request that is still
+        being answered has its own references.
+        """
         self._stranger.cancel()
         self._settle()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        del self._connection
+        self.cycle = self.scope = None  # type: ignore[assignment]
 
     async def settled(self) -> None:
         """Return once the first request is answered, or the connection has ended."""

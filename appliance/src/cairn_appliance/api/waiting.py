@@ -15,6 +15,7 @@ async def wait_for_quorum(scope: Scope, receive: Receive, send: Send) -> None:
         return
     problem = Unavailable(
         "this appliance waits for a quorum: too few of the others run or can be reached",
-        "start the other appliances; `cairn-appliance status` on this one says which are missing",
+        "start the other appliances; `cairn-appliance status` on this one says which are missing. "
+        "Where its log says that it makes a backup before an upgrade, wait for that",
     )
     await errors.answer_error(problem)(scope, receive, send)

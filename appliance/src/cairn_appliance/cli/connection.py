@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -184,6 +184,15 @@ class Connection:
                 raise _problem(answer)
             for event_id, data in _server_sent(answer.iter_lines()):
                 yield event_id, _reply_of(data.encode(), kind)
+
+    def download(self, path: str, file: BinaryIO) -> None:
+        """Write what an answer has into a file; raise CommandError, also where it breaks off."""
+        with _reported(self._url), self._client.stream("GET", path) as answer:
+            if answer.status_code != 200:
+                answer.read()
+                raise _problem(answer)
+            for octets in answer.iter_raw():
+                file.write(octets)
 
     def _send(
         self,

@@ -6,9 +6,10 @@ import re
 from datetime import timedelta
 from typing import Annotated
 
+import msgspec
 import typer
 
-from cairn_appliance.cli.connection import Connection, path_of
+from cairn_appliance.cli.connection import Connection, base_url, path_of
 from cairn_appliance.cli.errors import CommandError, Exit
 from cairn_appliance.cli.replies import NodeRef
 from cairn_appliance.cli.session import Session, load
@@ -60,14 +61,17 @@ def group(help_text: str) -> typer.Typer:
     )
 
 
-def connect() -> Connection:
-    """Return a connection with the remembered session; raise CommandError where there is none."""
+def connect(*, at: str = "") -> Connection:
+    """Return a connection with the remembered session; raise CommandError where there is none.
+
+    `at` is another appliance of the cluster: a session is good at each.
+    """
     session = load()
     if session is None:
         raise CommandError(
             Exit.REFUSED, "you are not logged in", "cairn login https://APPLIANCE:8443"
         )
-    return connection_of(session)
+    return connection_of(msgspec.structs.replace(session, url=base_url(at)) if at else session)
 
 
 def connection_of(session: Session) -> Connection:

@@ -118,6 +118,7 @@ class Upgrade(msgspec.Struct, frozen=True):
     ready: bool = False
     order: list[str] = []
     findings: list[ClusterProblem] = []
+    last_backup_at: datetime | None = None
 
 
 class UpgradeFinished(msgspec.Struct, frozen=True):
@@ -155,6 +156,7 @@ class BackupShown(msgspec.Struct, frozen=True):
     revision: int = 0
     octets: int = 0
     key_id: str = ""
+    reason: str = ""
 
 
 class JoinString(msgspec.Struct, frozen=True):

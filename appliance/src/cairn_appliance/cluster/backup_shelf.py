@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import BinaryIO
 
 from cairn_appliance.cluster.bootstrap import Local
 from cairn_appliance.cluster.files import SECRET, cannot, sync_directory
 from cairn_appliance.domain.backup import Head
+from cairn_appliance.domain.errors import NotFound
 from cairn_appliance.pki.backup_file import BackupWriter
 
 _SUFFIX = ".backup"
 _UNFINISHED = ".new"
 _AT_ONCE_OCTETS = 1 << 20  # given to a thread: sealing and the disk would hold up the loop
+
+
+class Kept:
+    """A backup that is being read; it stays whole though it is removed meanwhile. Close it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.octets = os.fstat(file.fileno()).st_size
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield what is in it; raise OSError."""
+        while octets := await asyncio.to_thread(self._file.read, _AT_ONCE_OCTETS):
+            yield octets
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 class BackupShelf:
@@ -48,8 +67,21 @@ class BackupShelf:
         except OSError as error:
             raise cannot("write", path, error) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # where nothing can be written, nothing is left
+                temporary.unlink()
         return octets
+
+    def open(self, name: str) -> Kept:
+        """Return a backup to be read; raise NotFound, LocalStateUnusable."""
+        path = self._directory / name
+        try:
+            return Kept(path.open("rb"))
+        except FileNotFoundError as error:
+            raise NotFound(
+                f"{path} is not there any more", "choose another one: `cairn backup list`"
+            ) from error
+        except OSError as error:
+            raise cannot("read", path, error) from error
 
     def remove(self, name: str) -> None:
         """Remove a backup; nothing happens where it is gone. Raise LocalStateUnusable."""

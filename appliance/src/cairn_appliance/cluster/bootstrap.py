@@ -82,6 +82,7 @@ class Local:
     settings: Settings
     sealer: Sealer
     initial_cluster: str = ""  # name=URL,... of the cluster that it joined; empty: its own
+    without_backup: bool = False  # this once a new version may begin where none can be made
 
     @property
     def etcd_dir(self) -> Path:

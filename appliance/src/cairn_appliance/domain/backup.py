@@ -9,6 +9,7 @@ from cairn_appliance.domain.alarm import Alarm
 from cairn_appliance.domain.problem import Problem
 
 _LATE_AFTER = 2.5  # times the interval
+_WANTED_S = 600.0  # by then one that is wanted should be there
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Backup:
     octets: int
     key_id: str
     made_by: str
+    reason: str = ""  # what it was made for, where it was not asked for or due
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,14 @@ class BackupFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupWish:
+    """What made the backups of before worth less; a backup since then ends it."""
+
+    at: float  # seconds since 1970
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class BackupHealth:
     """How it stands with backups now."""
 
@@ -76,6 +86,7 @@ class BackupHealth:
     key: BackupKey | None
     last: Backup | None
     failure: BackupFailure | None
+    wish: BackupWish | None = None
 
 
 def problems_of_backups(health: BackupHealth) -> Iterator[Problem]:
@@ -94,6 +105,7 @@ def problems_of_backups(health: BackupHealth) -> Iterator[Problem]:
     age_s = health.now - since
     is_late = bool(health.every_s) and age_s > _LATE_AFTER * health.every_s
     if not is_late and failure is None:
+        yield from _wanted(health)
         return
     made = f"the last backup is {_hours(age_s)} old" if health.last else "there is no backup"
     if failure is None:
@@ -105,6 +117,18 @@ def problems_of_backups(health: BackupHealth) -> Iterator[Problem]:
         return
     cause = f"{made}: {failure.appliance}: {failure.cause}"
     yield Problem(Alarm.BACKUP_LATE, cause, failure.remedy)
+
+
+def _wanted(health: BackupHealth) -> Iterator[Problem]:
+    """Where none are made by themselves it is said at once."""
+    wish = health.wish
+    if wish is None or (health.every_s and health.now - wish.at < _WANTED_S):
+        return
+    yield Problem(
+        Alarm.BACKUP_LATE,
+        f"no backup was made since {wish.reason}",
+        "make one with `cairn backup create`; nodes may not believe one of before",
+    )
 
 
 def _hours(seconds: float) -> str:

@@ -121,6 +121,12 @@ class VersionTooOld(Refused):
     )
 
 
+class UpgradeStopped(Refused):
+    """A version that is new to the cluster does not begin without a backup of before."""
+
+    code = "upgrade_without_backup"
+
+
 class QuorumAtRisk(Clash):
     """What was asked for would leave too few members of etcd to agree on anything."""
 

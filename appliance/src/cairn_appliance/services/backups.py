@@ -26,26 +26,39 @@ from cairn_appliance.domain.backup import (
     BackupFailure,
     BackupHealth,
     BackupKey,
+    BackupWish,
     Contents,
     Head,
 )
 from cairn_appliance.domain.cluster import Cluster
-from cairn_appliance.domain.errors import BackupFailed, CairnError, Clash, Invalid
+from cairn_appliance.domain.errors import BackupFailed, CairnError, Clash, Invalid, NotFound
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import SYSTEM, Actor
 from cairn_appliance.pki.errors import PkiError
 from cairn_appliance.pki.recovery_key import key_id, share_with
 from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.services.commit import unchanged
 from cairn_appliance.services.events import Journal
 from cairn_appliance.services.stored import read, read_all
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Compare, Delete, Put, Store, StoreError
+from cairn_appliance.store.port import (
+    Compare,
+    Conflict,
+    Delete,
+    Full,
+    Item,
+    Put,
+    Store,
+    StoreError,
+)
 from cairn_appliance.store.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
 
 _LOOKED_AT_EVERY_S = 20.0
 _LATE_AFTER = 1.5  # times the interval: then others than the leader step in
+_WISH_SETTLES_S = 10.0  # several keys are often replaced one after the other: one backup
+_WISH_LATE_S = 120.0  # then others than the leader step in
 _LENGTH_OCTETS = 4
 
 
@@ -54,6 +67,18 @@ class Snapshots(Protocol):
 
     def take(self) -> AbstractAsyncContextManager[Snapshot]:
         """Yield one."""
+
+
+class Kept(Protocol):
+    """A backup that is being read."""
+
+    octets: int
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield what is in it."""
+
+    def close(self) -> None:
+        """Close it; whoever was given it does."""
 
 
 class Shelf(Protocol):
@@ -66,6 +91,9 @@ class Shelf(Protocol):
         self, name: str, recipient: bytes, head: Head, content: AsyncIterator[bytes]
     ) -> int:
         """Write a backup and return its octets; raise CairnError."""
+
+    def open(self, name: str) -> Kept:
+        """Return a backup to be read; raise CairnError."""
 
     def remove(self, name: str) -> None:
         """Remove a backup; raise CairnError."""
@@ -124,7 +152,7 @@ class Backups:
         await self._store.commit([], [put, entry])
         return key
 
-    async def create(self, by: Actor) -> Backup:
+    async def create(self, by: Actor, reason: str = "") -> Backup:
         """Make a backup on this appliance's disk; raise Clash, BackupFailed.
 
         A failure is an event, and a problem of the cluster until one succeeds.
@@ -144,12 +172,33 @@ class Backups:
                     code="no_recovery_key",
                 )
             try:
-                backup = await self._make(key.value, by)
+                backup = await self._make(key.value, by, reason)
             except (StoreError, CairnError) as error:
                 failure = await self._tell_failed(error, by)
                 raise BackupFailed(failure.cause, failure.remedy) from error
             await self._drop_oldest()
         return backup
+
+    async def fetch(self, name: str, by: Actor) -> Kept:
+        """Return one that lies here, as it is, and note who took it; raise NotFound, Clash."""
+        backup = next((each for each in await self.list() if each.name == name), None)
+        if backup is None:
+            raise NotFound(f"there is no backup {name}", "`cairn backup list` shows them")
+        if backup.appliance != self._source.appliance:
+            raise Clash(
+                f"the backup lies on {backup.appliance}, not on {self._source.appliance}",
+                f"ask {backup.appliance} for it, or copy {backup.place} there",
+                code="backup_elsewhere",
+            )
+        kept = await asyncio.to_thread(self._shelf.open, name)
+        try:
+            text = f"the backup {name} was fetched: {kept.octets} octets"
+            entry = self._journal.entry("backup_fetched", text, by, appliance=backup.appliance)
+            await self._store.commit([], [entry])
+        except BaseException:
+            kept.close()
+            raise
+        return kept
 
     async def keep_making(self, every_s: float, leads: Callable[[], Awaitable[bool]]) -> None:
         """Make backups by the clock until cancelled; `leads`: it is this appliance's turn."""
@@ -165,6 +214,8 @@ class Backups:
         health = await health_of(self._store, every_s, self._clock())
         if health.key is None:
             return False
+        if await self._is_wished(health, leads):
+            return True
         age_s = health.now - (health.last.made_at if health.last else 0.0)
         if health.failure is not None:  # tried again sooner than a backup is due, but not always
             age_s = min(age_s, every_s + health.now - health.failure.at - every_s / 6)
@@ -172,8 +223,18 @@ class Backups:
             return False
         return await leads() or age_s >= _LATE_AFTER * every_s
 
-    async def _make(self, key: BackupKey, by: Actor) -> Backup:
+    async def _is_wished(self, health: BackupHealth, leads: Callable[[], Awaitable[bool]]) -> bool:
+        wish, failure = health.wish, health.failure
+        if wish is None or (failure is not None and health.now - failure.at < _WISH_LATE_S):
+            return False
+        age_s = health.now - wish.at
+        return age_s >= _WISH_LATE_S or (age_s >= _WISH_SETTLES_S and await leads())
+
+    async def _make(self, key: BackupKey, by: Actor, reason: str) -> Backup:
         cluster, now = self._cluster(), self._clock()
+        wish = await self._store.get(keys.BACKUP_WISH)  # before the snapshot: it has that change
+        if wish is not None and not reason:
+            reason = f"after {records.backup_wishes.decode(wish).reason}"
         contents = await self._contents()
         async with self._snapshots.take() as snapshot:
             head = Head(
@@ -197,15 +258,30 @@ class Backups:
             octets=octets,
             key_id=key.id,
             made_by=by.name,
+            reason=reason,
         )
-        text = f"a backup was made on {backup.appliance}: {octets} octets"
+        why = f", {reason}" if reason else ""
+        text = f"a backup was made on {backup.appliance}{why}: {octets} octets"
         entry = self._journal.entry(
             "backup_made", text, by, appliance=backup.appliance, file=backup.place, key=key.id
         )
         put = Put(keys.backup(name), records.backups.encode(backup))
-        await self._store.commit([], [put, Delete(keys.BACKUP_FAILURE), entry])
+        writes: builtins.list[Put | Delete] = [put, Delete(keys.BACKUP_FAILURE), entry]
+        try:
+            await self._note(writes, wish)
+        except Full:
+            await asyncio.to_thread(self._shelf.remove, name)  # nobody would know of it
+            raise
         log.info("backup made file=%s octets=%d revision=%d", name, octets, head.revision)
         return backup
+
+    async def _note(self, writes: builtins.list[Put | Delete], wish: Item | None) -> None:
+        """Write down what was made; a wish that came meanwhile stays."""
+        try:
+            fulfilled = [Delete(keys.BACKUP_WISH)]
+            await self._store.commit([unchanged(keys.BACKUP_WISH, wish)], [*writes, *fulfilled])
+        except Conflict:
+            await self._store.commit([], writes)
 
     async def _contents(self) -> Contents:
         number = await self._store.get(keys.LAST_NAME)
@@ -253,6 +329,7 @@ async def health_of(store: Store, every_s: float, now: float) -> BackupHealth:
     """Return how it stands with backups."""
     key = await read(store, records.backup_keys, keys.BACKUP_KEY)
     failure = await read(store, records.backup_failures, keys.BACKUP_FAILURE)
+    wish = await read(store, records.backup_wishes, keys.BACKUP_WISH)
     made: builtins.list[Backup] = [
         each.value for each in await read_all(store, records.backups, keys.BACKUPS)
     ]
@@ -262,7 +339,16 @@ async def health_of(store: Store, every_s: float, now: float) -> BackupHealth:
         key=key.value if key else None,
         last=max(made, key=lambda each: each.made_at, default=None),
         failure=failure.value if failure else None,
+        wish=wish.value if wish else None,
     )
+
+
+def wish_for_one(reason: str, now: float) -> Put:
+    """Return what has a backup made soon: what made those of before worth less is in it, too.
+
+    It belongs into the transaction of that change; changes soon after each other get one.
+    """
+    return Put(keys.BACKUP_WISH, records.backup_wishes.encode(BackupWish(now, reason)))
 
 
 def first_key(public: bytes, now: float, by: Actor) -> tuple[Compare, Put]:

@@ -131,6 +131,8 @@ class Election:
         self._limit.take(node, "beats")
         duties = self.duties(node)
         mine = [each for each in body.segments if each.segment in duties]
+        if not mine:
+            return wire.BeatAnswer([])  # and no write: it is no gateway
         beat = self._beat(node, body)
         listing = await self._write(beat, mine, [keys.forwarding(each.segment) for each in mine])
         found = {

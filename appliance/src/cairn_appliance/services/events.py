@@ -6,8 +6,10 @@ the transaction of the change, and its sequence is the revision of that transact
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import AsyncGenerator, Iterable
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -15,17 +17,25 @@ from cairn_appliance.domain.event import Event, Severity
 from cairn_appliance.domain.identity import Actor
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Delete, Item, Progress, Put, Reset, Store
+from cairn_appliance.store.port import Compare, Delete, Full, Item, Progress, Put, Reset, Store
+
+log = logging.getLogger(__name__)
 
 KEPT = 10_000
+_LATE_MAX = 1000  # events of deletions that wait for room
 _PRUNED_AT_ONCE = 100
 
 
 class Journal:
-    """Makes events; a change that can't be recorded does not happen."""
+    """Makes events; a change that can't be recorded does not happen.
+
+    Deletions do, while the store is full: etcd lets them through and refuses every event. What
+    had to wait is written when there is room, and is in the log meanwhile.
+    """
 
     def __init__(self, clock: Clock = wall_clock) -> None:
         self._clock = clock
+        self._late: deque[Put] = deque(maxlen=_LATE_MAX)
 
     def entry(
         self,
@@ -44,6 +54,25 @@ class Journal:
         event_id = f"{max(0, int(now * 1000)):014d}-{secrets.token_hex(6)}"
         event = Event(event_id, kind, text, now, by, severity, node, vsubnet, details)
         return Put(keys.event(event_id), records.events.encode(event))
+
+    async def delete(
+        self, store: Store, compares: Sequence[Compare], deletes: Sequence[Delete], entry: Put
+    ) -> None:
+        """Do deletions with their event, or before it where the store is full."""
+        try:
+            await store.commit(compares, [*deletes, entry])
+        except Full:
+            await store.commit(compares, deletes)
+            log.warning(
+                "deleted while the store is full, an event follows: %s", entry.value.decode()
+            )
+            self._late.append(entry)
+
+    async def catch_up(self, store: Store) -> None:
+        """Write the events that had to wait; each has a key of its own and is there once."""
+        while self._late:
+            await store.commit([], [self._late[0]])
+            self._late.popleft()
 
 
 class Events:

@@ -13,6 +13,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Final
 
 from cairn_agent.protocol import netmap as wire
 
@@ -44,6 +45,7 @@ from cairn_appliance.pki.keyring import (
 )
 from cairn_appliance.pki.map_key import MapKey
 from cairn_appliance.pki.sealing import Sealer
+from cairn_appliance.services.backups import wish_for_one
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.events import Journal
@@ -56,6 +58,12 @@ from cairn_appliance.store.port import Compare, Put, Store, StoreError
 log = logging.getLogger(__name__)
 
 LOOKED_AT_EVERY_S = 1.0
+# Steps after which nodes don't believe, or soon won't, what a backup of before brings back.
+_ENDS_BACKUPS: Final = {
+    "map_key_used": "the map key was replaced",
+    "ca_issues": "a new CA issues",
+    "ca_retired": "the CA was replaced",
+}
 _FRESH_S = 60.0  # a node that has come within it may not have had its say yet
 
 
@@ -253,6 +261,8 @@ class Rotation:
         entry = self._journal.entry(kind, text, by, severity=severity)
         put = Put(keys.TRUST, records.trust.encode(new))
         writes = [put, entry, *as_secrets(self._sealer, authority, map_key)]
+        if kind in _ENDS_BACKUPS:
+            writes.append(wish_for_one(_ENDS_BACKUPS[kind], self._clock()))
         compare = Compare(keys.TRUST, stored.revision if stored else 0)
         await self._store.commit([compare], writes)
         log.warning("%s", text)

@@ -46,6 +46,7 @@ class Services:
     tokens: Tokens
     nodes: Nodes
     events: Events
+    journal: Journal
     presence: PresenceBoard
     enrolment: Enrolment
     duplicates: Duplicates
@@ -113,6 +114,7 @@ def build(
         tokens=Tokens(store, vsubnets, journal, issuer, clock),
         nodes=nodes,
         events=Events(store),
+        journal=journal,
         presence=presence,
         enrolment=enrolment,
         duplicates=Duplicates(store, enrolment, journal, clock),

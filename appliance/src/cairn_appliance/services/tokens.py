@@ -118,7 +118,8 @@ class Tokens:
             entry = self._journal.entry(
                 "token_deleted", f"token {token_id} was deleted", by, token=token_id
             )
-            await self._store.commit([Compare(key, old.revision)], [Delete(key), entry])
+            compare = Compare(key, old.revision)
+            await self._journal.delete(self._store, [compare], [Delete(key)], entry)
 
         await until_committed(attempt)
 

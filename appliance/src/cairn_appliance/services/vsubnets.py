@@ -25,6 +25,7 @@ from cairn_appliance.domain.vsubnet import (
 )
 from cairn_appliance.pki.sealing import Sealer
 from cairn_appliance.services.attachments import segments_on
+from cairn_appliance.services.backups import wish_for_one
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.events import Journal
@@ -202,7 +203,8 @@ class VSubnets:
         rotation = await self.rotation(vsubnet.id, revoke_now=revoke_now)
         text = f"vSubnet {vsubnet.name} has a new secret, epoch {rotation.epoch}"
         entry = self._journal.entry("secret_rotated", text, by, vsubnet=vsubnet.id)
-        await self._store.commit([rotation.compare], [rotation.put, entry])
+        wish = wish_for_one(f"the secret of vSubnet {vsubnet.name} was replaced", self._clock())
+        await self._store.commit([rotation.compare], [rotation.put, entry, wish])
         return rotation.epoch
 
     async def rotation(self, vsubnet_id: str, *, revoke_now: bool = False) -> Rotation:

@@ -13,6 +13,7 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/cluster/joinings/<joining>           join string: hash, name, limits
     /cairn/1/cluster/backup-key                   public half of the recovery key
     /cairn/1/cluster/backup-failure               why the last backup could not be made
+    /cairn/1/cluster/backup-wish                  a key was replaced, and no backup made since
     /cairn/1/cluster/restored                     the last restore from a backup
     /cairn/1/backups/<name of the file>           a backup that was made
     /cairn/1/map/appliances/<appliance>           addresses of an appliance, running or not
@@ -68,6 +69,7 @@ JOININGS = ROOT + "cluster/joinings/"
 FENCED = ROOT + "cluster/fenced/"
 BACKUP_KEY = ROOT + "cluster/backup-key"
 BACKUP_FAILURE = ROOT + "cluster/backup-failure"
+BACKUP_WISH = ROOT + "cluster/backup-wish"
 BACKUPS = ROOT + "backups/"
 RESTORED = ROOT + "cluster/restored"
 MAP = ROOT + "map/"

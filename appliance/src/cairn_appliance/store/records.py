@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cairn_appliance.domain.backup import Backup, BackupFailure, BackupKey
+from cairn_appliance.domain.backup import Backup, BackupFailure, BackupKey, BackupWish
 from cairn_appliance.domain.cluster import Appliance, Cluster, Joining, Replica
 from cairn_appliance.domain.event import Event
 from cairn_appliance.domain.forwarding import Forwarding
@@ -20,6 +20,7 @@ from cairn_appliance.store.codec import Codec, Quarantine
 appliances = Codec(Appliance)
 backup_failures = Codec(BackupFailure)
 backup_keys = Codec(BackupKey)
+backup_wishes = Codec(BackupWish)
 backups = Codec(Backup)
 beats = Codec(Beat)
 clusters = Codec(Cluster)

@@ -29,7 +29,13 @@ def routes_of(app: FastAPI) -> set[tuple[str, str]]:
 
 def url(path: str) -> str:
     return path.format(
-        vsubnet="office", node="web-1", token="t1", appliance="m9", segment="lan", task="t9"
+        vsubnet="office",
+        node="web-1",
+        token="t1",
+        appliance="m9",
+        backup="b1",
+        segment="lan",
+        task="t9",
     )
 
 

@@ -70,6 +70,7 @@ async def test_no_answer_holds_a_secret(ops: Operations) -> None:
                 node="web-1",
                 token=token_id,
                 appliance="m1",
+                backup="b1",
                 segment="lan",
                 task="t9",
             )

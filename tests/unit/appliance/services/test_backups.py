@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 import pytest
 from cairn_appliance.domain.backup import Contents, problems_of_backups
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.errors import BackupFailed, Clash, Invalid
-from cairn_appliance.domain.identity import Actor, ActorKind
+from cairn_appliance.domain.event import Event
+from cairn_appliance.domain.identity import SYSTEM, Actor, ActorKind
 from cairn_appliance.pki.backup_file import BackupReader
 from cairn_appliance.pki.recovery_key import RecoveryKey
-from cairn_appliance.services.backups import Backups, Source, health_of
+from cairn_appliance.services.backups import Backups, Source, health_of, wish_for_one
 from cairn_appliance.services.events import Events
 from cairn_appliance.store import keys
 from cairn_appliance.store.memory import MemoryStore
-from cairn_appliance.store.port import Put
+from cairn_appliance.store.port import Full, Put
+from cairn_appliance.store.snapshots import Snapshot
 
 from tests.unit.appliance.backups import SNAPSHOT, FakeShelf, FakeSnapshots
 from tests.unit.appliance.replica import FakeClock
@@ -56,8 +59,11 @@ class Made:
         health = await health_of(self.store, every_s, self.clock())
         return [problem.cause for problem in problems_of_backups(health)]
 
+    async def events(self) -> tuple[Event, ...]:
+        return await Events(self.store).list()
+
     async def kinds(self) -> list[str]:
-        return [event.kind for event in await Events(self.store).list()]
+        return [event.kind for event in await self.events()]
 
 
 async def test_a_backup_opens_with_the_recovery_key() -> None:
@@ -111,6 +117,20 @@ async def test_a_failure_is_told_until_one_succeeds(what: str) -> None:
     assert (await made.problems()) == []
 
 
+async def test_a_file_that_nobody_would_know_of_is_not_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = await Made().with_key()
+
+    async def refuse(*_: object) -> int:
+        raise Full("etcdserver: mvcc: database space exceeded")
+
+    monkeypatch.setattr(made.store, "commit", refuse)
+    with pytest.raises(BackupFailed):
+        await made.backups.create(ADMIN)
+    assert made.shelf.files == {}
+
+
 async def test_only_so_many_are_kept() -> None:
     made = await Made().with_key()
     names = []
@@ -157,3 +177,79 @@ async def test_by_the_clock_only_the_leader_makes_them_unless_it_does_not() -> N
     assert await made_within(True) == 1
     made.clock.now += 0.35
     assert await made_within(False) == 1
+
+
+async def wished(made: Made) -> None:
+    """A key was replaced, an hour's backup having been made just before."""
+    await made.backups.create(ADMIN)
+    made.clock.now += 1
+    await made.store.commit([], [wish_for_one("the map key was replaced", made.clock())])
+
+
+async def made_in_time(made: Made, *, leads: bool, every_s: float = HOUR_S) -> bool:
+    """Say whether one is made now, looked at as often as one may like."""
+
+    async def says() -> bool:
+        return leads
+
+    return await made.backups._is_due(every_s, says)
+
+
+async def test_a_key_that_was_replaced_has_one_made_soon_by_who_leads() -> None:
+    made = await Made().with_key()
+    await wished(made)
+    assert not await made_in_time(made, leads=True), "others may follow within seconds"
+    made.clock.now += 11
+    assert await made_in_time(made, leads=True)
+    assert not await made_in_time(made, leads=False)
+    made.clock.now += 120
+    assert await made_in_time(made, leads=False)
+    assert await made.problems() == []
+    backup = await made.backups.create(SYSTEM)
+    assert backup.reason == "after the map key was replaced"
+    assert not await made_in_time(made, leads=True)
+
+
+async def test_one_that_was_begun_before_the_key_was_replaced_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = await Made().with_key()
+    take = made.snapshots.take
+
+    @asynccontextmanager
+    async def taken_before() -> AsyncIterator[Snapshot]:
+        async with take() as snapshot:
+            await made.store.commit([], [wish_for_one("the CA was replaced", made.clock())])
+            yield snapshot
+
+    monkeypatch.setattr(made.snapshots, "take", taken_before)
+    assert (await made.backups.create(ADMIN)).reason == ""
+    monkeypatch.undo()
+    made.clock.now += 11
+    assert await made_in_time(made, leads=True)
+    assert (await made.backups.create(SYSTEM)).reason == "after the CA was replaced"
+    assert await made.store.get(keys.BACKUP_WISH) is None
+
+
+async def test_one_that_is_wanted_and_fails_is_tried_again_later() -> None:
+    made = await Made().with_key()
+    await wished(made)
+    made.clock.now += 11
+    made.shelf.is_full = True
+    with pytest.raises(BackupFailed):
+        await made.backups.create(SYSTEM)
+    assert not await made_in_time(made, leads=True)
+    made.clock.now += 121
+    assert await made_in_time(made, leads=True)
+
+
+async def test_one_that_is_wanted_and_not_there_is_said() -> None:
+    made = await Made().with_key()
+    await wished(made)
+    said = ["no backup was made since the map key was replaced"]
+    assert await made.problems() == []
+    assert await made.problems(every_s=0) == said, "nobody makes one by itself"
+    made.clock.now += 601
+    assert await made.problems() == said
+    await made.backups.create(ADMIN)
+    assert await made.problems() == await made.problems(every_s=0) == []

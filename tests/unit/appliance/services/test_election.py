@@ -259,6 +259,7 @@ async def test_a_node_speaks_of_its_own_segments_only() -> None:
         stranger.id, wire.GatewayBeat([wire.SegmentState(office.segment, True)])
     )
     assert answer.grants == []
+    assert await office.memory.get(keys.beat(stranger.id)) is None
     with pytest.raises(Refused) as refused:
         await election.release(stranger.id, office.segment, 1)
     assert refused.value.code == "not_your_duty"

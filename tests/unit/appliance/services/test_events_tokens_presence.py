@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
 
 import pytest
 from cairn_agent.protocol.token import decode_token
 from cairn_appliance.domain.errors import Invalid, NotFound
 from cairn_appliance.domain.event import Event
-from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.domain.identity import SYSTEM, Actor, ActorKind
 from cairn_appliance.services import presence as presence_module
 from cairn_appliance.services.events import Events
 from cairn_appliance.services.tokens import TokenOrder
 from cairn_appliance.store import keys
+from cairn_appliance.store.port import Compare, Delete, Full, Put
 
 from tests.unit.appliance.replica import AUTHORITY, Replica
+
+ADMIN = Actor(ActorKind.OPERATOR, "admin")
 
 
 async def test_events_come_in_the_order_of_the_changes_even_when_the_clock_goes_back() -> None:
@@ -196,3 +200,34 @@ async def test_presence_that_changes_during_its_write_is_written_again(
     for task in sharing:
         task.cancel()
     await asyncio.gather(*sharing, return_exceptions=True)
+
+
+async def test_a_token_is_deleted_while_the_store_is_full_and_told_when_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replica = Replica()
+    services = replica.services
+    await replica.vsubnet("red")
+    token, _ = await services.tokens.create(TokenOrder(vsubnets=("red",)), ADMIN)
+    before = len(await services.events.list())
+    commit = replica.memory.commit
+
+    async def full(compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> int:
+        if any(isinstance(write, Put) for write in writes):
+            raise Full("etcdserver: mvcc: database space exceeded")
+        return await commit(compares, writes)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replica.memory, "commit", full)
+        with pytest.raises(Full):
+            await services.tokens.create(TokenOrder(vsubnets=("red",)), ADMIN)
+        await services.tokens.delete(token.value.id, ADMIN)
+        with pytest.raises(NotFound):
+            await services.tokens.get(token.value.id)
+        with pytest.raises(Full):
+            await services.journal.catch_up(services.store)
+    assert len(await services.events.list()) == before
+    await services.journal.catch_up(services.store)
+    await services.journal.catch_up(services.store)
+    (told,) = (await services.events.list())[before:]
+    assert (told.kind, told.by) == ("token_deleted", ADMIN)

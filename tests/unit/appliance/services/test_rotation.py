@@ -21,7 +21,7 @@ from cairn_appliance.pki.authority import key_id_of, pin_of, split_pem, utc_now
 from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.services.rotation import Progress, View
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Put, Reset
+from cairn_appliance.store.port import Delete, Put, Reset
 
 from tests.simulated_node import Follower, SimulatedNode
 from tests.unit.appliance.replica import AUTHORITY, CLUSTER, MAP_KEY, SEALER, Replica
@@ -422,3 +422,36 @@ async def test_the_line_is_the_same_at_every_replica(world: World) -> None:
     assert one is not None
     assert one == other
     assert isinstance(wire.decode_line(one[1]), wire.TrustUpdate)
+
+
+async def test_steps_after_which_a_backup_of_before_is_not_believed_ask_for_one(
+    world: World,
+) -> None:
+    one = world.one.services.rotation
+
+    async def wished() -> str:
+        item = await world.one.memory.get(keys.BACKUP_WISH)
+        await world.one.memory.commit([], [Delete(keys.BACKUP_WISH)])
+        return records.backup_wishes.decode(item).reason if item else ""
+
+    told = []
+    for step in (
+        one.begin_map_key,
+        one.use_map_key,
+        one.begin_ca,
+        one.issue_ca,
+        one.retire_ca,
+    ):
+        await step(SYSTEM)
+        told.append(await wished())
+        await world.follow()
+    await world.one.services.vsubnets.rotate_secret("red", SYSTEM)
+    told.append(await wished())
+    assert told == [
+        "",
+        "the map key was replaced",
+        "",
+        "a new CA issues",
+        "the CA was replaced",
+        "the secret of vSubnet red was replaced",
+    ]

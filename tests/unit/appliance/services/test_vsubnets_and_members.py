@@ -235,6 +235,20 @@ async def test_a_full_prefix_is_told_and_reserved_addresses_stay_free() -> None:
     assert (await replica.services.members.create(static, SYSTEM)).value.ips == ("10.9.0.4",)
 
 
+async def test_shared_addresses_are_given_to_nobody() -> None:
+    replica = Replica()
+    policy = Policy(shared_ips=("10.9.0.3", "10.9.0.2"))
+    order = VSubnetOrder("tiny", ("10.9.0.0/29",), policy=policy)
+    made = await replica.services.vsubnets.create(order, SYSTEM)
+    assert made.value.policy.shared_ips == ("10.9.0.2", "10.9.0.3")
+    await replica.joined("a")
+    member = await replica.services.members.create(MemberOrder("tiny", "a"), SYSTEM)
+    assert member.value.ips == ("10.9.0.4",)
+    await replica.joined("b")
+    with pytest.raises(Invalid, match="shared"):
+        await replica.services.members.create(MemberOrder("tiny", "b", ips=("10.9.0.3",)), SYSTEM)
+
+
 async def test_an_unmanaged_vsubnet_gives_out_no_addresses_but_a_mac() -> None:
     replica = Replica()
     await replica.services.vsubnets.create(VSubnetOrder("raw"), SYSTEM)

@@ -37,6 +37,7 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("GET", f"{ROOT}/backups"): Role.ADMIN,
     ("POST", f"{ROOT}/backups"): Role.ADMIN,
     ("PUT", f"{ROOT}/backups/key"): Role.ADMIN,
+    ("GET", f"{ROOT}/backups/{{backup}}/file"): Role.ADMIN,
     ("GET", f"{ROOT}/trust"): Role.VIEWER,
     ("POST", f"{ROOT}/trust/ca/rotate"): Role.ADMIN,
     ("POST", f"{ROOT}/trust/ca/issue"): Role.ADMIN,

@@ -524,6 +524,7 @@ class UpgradeOut(BaseModel):
     ready: bool
     order: list[str] = Field(description="who is next: the old ones first, who leads last")
     findings: list[ProblemOut]
+    last_backup_at: datetime | None = Field(description="null: there is none")
 
 
 class UpgradeFinishedOut(BaseModel):
@@ -622,6 +623,7 @@ class BackupOut(BaseModel):
     revision: int
     octets: int
     key_id: str = Field(description="of the recovery key that opens it")
+    reason: str = Field(description="what it was made for; empty: it was asked for, or due")
 
 
 class ActorOut(BaseModel):

@@ -35,7 +35,7 @@ def ca_rotate(yes: Yes = False, as_json: AsJson = False) -> None:
     """Replace the CA: make a new one and make it known; the rest follows by itself."""
     lost = [
         "enrolment tokens and join strings of before end when the former CA is retired",
-        "a backup of before brings a cluster back that nodes don't believe: make a new one after",
+        "backups of before bring a cluster back that nodes don't believe; one is made after it",
     ]
     output.confirm("Replace the cluster's CA?", lost, yes=yes)
     _change("ca", "rotate", as_json)
@@ -65,7 +65,7 @@ def map_key_status(as_json: AsJson = False) -> None:
 @map_key_app.command("rotate")
 def map_key_rotate(yes: Yes = False, as_json: AsJson = False) -> None:
     """Replace the map key: make a new one and make it known; the rest follows by itself."""
-    lost = ["a backup of before brings back a key that nodes don't believe: make a new one after"]
+    lost = ["backups of before bring back a key that nodes don't believe; one is made after it"]
     output.confirm("Replace the key that signs netmaps?", lost, yes=yes)
     _change("map-key", "rotate", as_json)
 

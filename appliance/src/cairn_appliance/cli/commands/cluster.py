@@ -155,6 +155,10 @@ def _show_check(cluster: ClusterShown, check: Upgrade) -> None:
         empty="No appliance is known.",
     )
     show_problems(check.findings)
+    made = (
+        f"was made {ago(check.last_backup_at)}" if check.last_backup_at else "is still to be made"
+    )
+    output.say(f"The newest backup {made}; the first appliance of a version makes one itself.")
     if check.ready:
         output.say(Text("The first of them may be stopped.", style=output.GOOD))
     else:

@@ -80,6 +80,7 @@ def cluster_out(
 ) -> ClusterOut:
     """Return the cluster as it is shown; `agents`: node name -> version."""
     check = check_upgrade(view, agents)
+    last = view.backups.last if view.backups else None
     return ClusterOut(
         id=cluster_id,
         incarnation=incarnation,
@@ -90,6 +91,7 @@ def cluster_out(
             ready=check.is_ready,
             order=list(check.order),
             findings=[problem_out(each) for each in check.findings],
+            last_backup_at=moment_or_none(last.made_at if last else 0.0),
         ),
     )
 
