@@ -70,7 +70,7 @@ def build_office(lab: Lab, *, lan_mtu: int = 1500, prefix: tuple[str, ...] = ())
     b.host.ip(
         f"addr flush dev {TAP}",
         f"link add {BRIDGE} type bridge forward_delay 0 mcast_snooping 0",
-        f"link set {TAP} mtu {lan_mtu} master {BRIDGE}",
+        f"link set {TAP} mtu {lan_mtu} txqueuelen 8192 master {BRIDGE}",
         f"link set {LAN} master {BRIDGE} up",
         f"link set {BRIDGE} up",
     )

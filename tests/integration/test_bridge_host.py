@@ -158,6 +158,7 @@ def test_a_bridge_is_made_as_promised_and_again_changes_nothing(tmp_path: Path) 
         entries = shown("bridge", "-j", "fdb", "show", "dev", "cairn7", "state", "static")
         assert [(e["mac"], e["flags"]) for e in entries if "vlan" not in e] == [(VM, ["sticky"])]
         assert bridge("cairn7")["mtu"] == 1500, "what is too long must reach the data plane"
+        assert bridge("cairn7")["txqlen"] == 8192, "a burst of the LAN's waits there"
 
         again = (await ensure_bridges(netlink, [wanted()], journal))[7]
         assert again.changes == () and again.error is None

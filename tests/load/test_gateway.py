@@ -14,7 +14,7 @@ from tests.lab import Lab
 from tests.load.traffic import FIRST, LAB, Flow, last_line
 from tests.proofs import record
 
-pytestmark = [pytest.mark.root, pytest.mark.tun]
+pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.slow]
 
 _TABLE = 4096  # stations that a member learns
 _TICKS = 100.0  # a second, in /proc/PID/stat

@@ -58,6 +58,7 @@ _AGEING: Final = 30_000  # hundredths of a second: 300 s
 _MOST_GROUPS: Final = 1024  # multicast groups on the LAN port
 _NO_LINK_LOCAL_LEARN: Final = 1
 _ROUTER: Final = 2  # MDB_RTR_TYPE_PERM: gets all multicast, whoever listens
+_TAP_QUEUE: Final = 8192  # frames: a burst of a whole LAN; a TAP of the kernel's has 1,000
 _GENERATE_NONE: Final = 1
 _MASTER, _STICKY = 0x04, 0x40  # NTF_ of an entry of the bridge
 _REACHABLE: Final = 0x02  # NUD_: ages, and moves when it is heard elsewhere
@@ -500,7 +501,7 @@ async def _join_tap(netlink: AsyncIPRoute, one: BridgeWanted, journal: Journal) 
         changes.append(f"set MTU {mtu} on {one.tap}")
     if tap.master != bridge.index:
         journal.step(one.vni, "TAP joined")
-        await netlink.link("set", index=tap.index, master=bridge.index)
+        await netlink.link("set", index=tap.index, master=bridge.index, txqlen=_TAP_QUEUE)
         changes.append(f"made {one.tap} a port of {one.bridge}")
         tap = (await read_details(netlink))[one.tap]
     flags = {"LEARNING": 0, "UNICAST_FLOOD": 0, "MULTICAST_ROUTER": _ROUTER, "ISOLATED": 1}

@@ -9,7 +9,7 @@ import pytest
 from cairn_appliance.domain.errors import Changed, Clash, Invalid, NoAddressLeft, NotFound
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.member import MemberRole
-from cairn_appliance.domain.vsubnet import Psks
+from cairn_appliance.domain.vsubnet import Policy, Psks
 from cairn_appliance.services.members import MemberChange, MemberOrder
 from cairn_appliance.services.stored import read
 from cairn_appliance.services.vsubnets import VSubnetChange, VSubnetOrder
