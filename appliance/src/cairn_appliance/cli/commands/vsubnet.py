@@ -186,7 +186,7 @@ def _body(
     prefixes: list[str] | None,
     reserved: list[str] | None,
     mtu: int | None,
-    policy: dict[str, int],
+    policy: dict[str, object],
 ) -> dict[str, Any]:
     wanted = {
         "name": name,
