@@ -37,7 +37,7 @@ async def test_a_store_full_of_history_is_emptied_and_open_again(tmp_path: Path)
             upkeep = Upkeep(store, etcd, "m1", _nobody)
             await store.commit([], [Put(keys.CLUSTER_INFO, b"kept"), Put(keys.token("t1"), b"t")])
             with pytest.raises(Full):
-                for _ in range(40):
+                for _ in range(200):  # its size is counted ten times a second
                     await store.commit([], [Put(keys.LAST_NAME, b"x" * 800_000)])
             (member,) = await etcd.members()
             full = await etcd.state(member)

@@ -127,6 +127,9 @@ class Program:
 
     def wait(self, *, within_s: float) -> int:
         """Wait for the end and return the exit status."""
+        # nsenter stops itself with its child, and nobody continues it when the child goes on.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._outer.pid, signal.SIGCONT)
         try:
             return self._outer.wait(within_s)
         except subprocess.TimeoutExpired:
