@@ -241,15 +241,18 @@ def _flow(source: Machine, address: str) -> Iterator[Callable[[], float]]:
         ["ping", "-n", "-D", "-i", "0.05", "-W", "1", address], name=f"flow-{number}"
     )
 
+    ended: list[float] = []
+
     def longest_s() -> float:
         answered = [line for line in program.text().splitlines() if "bytes from" in line]
         at = [float(line[1 : line.index("]")]) for line in answered]
         assert len(at) > 10, program.text()
-        return max(after - before for before, after in pairwise(at))
+        return max(after - before for before, after in pairwise([*at, *ended]))
 
     try:
         yield longest_s
     finally:
+        ended.append(time.time())
         program.stop(number=signal.SIGINT)
 
 
