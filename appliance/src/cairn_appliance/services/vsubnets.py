@@ -10,6 +10,7 @@ import uuid
 from dataclasses import dataclass, field, replace
 
 from cairn_appliance.domain.addressing import checked_reserved, checked_shared
+from cairn_appliance.domain.cluster import SHARED_IPS_FORMAT
 from cairn_appliance.domain.errors import Changed, Clash, NotFound
 from cairn_appliance.domain.identity import Actor, checked_name
 from cairn_appliance.domain.vsubnet import (
@@ -29,6 +30,7 @@ from cairn_appliance.services.backups import wish_for_one
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.events import Journal
+from cairn_appliance.services.formats import check_writable
 from cairn_appliance.services.stored import Stored, read, read_all
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.port import Compare, Conflict, Delete, Put, Store
@@ -120,7 +122,12 @@ class VSubnets:
     async def create(self, order: VSubnetOrder, by: Actor) -> Stored[VSubnet]:
         """Return the new vSubnet; raise Invalid, Clash (name taken)."""
         vsubnet = drafted(order, self._clock())
+        await self._check_format(order.policy)
         return await until_committed(lambda: self._create(vsubnet, by))
+
+    async def _check_format(self, policy: Policy | None) -> None:
+        if policy is not None and policy.shared_ips:
+            await check_writable(self._store, SHARED_IPS_FORMAT, "a shared address")
 
     async def _create(self, draft: VSubnet, by: Actor) -> Stored[VSubnet]:
         name_key = keys.name("vsubnet", draft.name)
@@ -160,6 +167,7 @@ class VSubnets:
         self, reference: str, change: VSubnetChange, by: Actor, *, expected: int | None = None
     ) -> Stored[VSubnet]:
         """Return the vSubnet after the change; raise NotFound, Invalid, Clash, Changed."""
+        await self._check_format(change.policy)
         if change.prefixes is None:
             return await until_committed(lambda: self._change(reference, change, by, expected))
         _changed((await self.get(reference)).value, change)  # refuse nonsense before closing
