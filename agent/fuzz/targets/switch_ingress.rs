@@ -78,6 +78,7 @@ fn config(choices: u8) -> Config {
             learned_cap: 32,
             dhcp_server_from_hosts: choices & 4 == 0,
             ra_from_hosts: false,
+            shared_ips: Vec::new(),
             ..Policy::default()
         },
         hash_seed: 7,

@@ -9,7 +9,7 @@ from cairn_agent.gateway.preflight import Analysis, Overlay, is_go
 from cairn_agent.protocol.gateway import Finding, Guards
 from hypothesis import given
 from hypothesis import strategies as st
-from scapy.layers.dhcp import BOOTP
+from scapy.layers.dhcp import BOOTP, DHCP
 from scapy.layers.hsrp import HSRP
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_RA, IPv6
@@ -27,7 +27,7 @@ def _found(frames: Iterable[Packet], guards: Guards | None = None) -> dict[str, 
     analysis = Analysis(OVERLAY, 0)
     for frame in frames:
         octets = bytes(frame)
-        analysis.take(octets[:256], len(octets))
+        analysis.take(octets[:512], len(octets))
     return {each.code: each for each in analysis.findings(10.0, guards or Guards())}
 
 
@@ -111,6 +111,22 @@ def test_an_ordinary_lan_is_a_go() -> None:
 def test_a_relayed_request_of_dhcp_is_no_server() -> None:
     relayed = Ether(src=LAN) / IP(src="10.7.0.53") / UDP(sport=67, dport=67) / BOOTP(op=1)
     assert "dhcp_server" not in _found([relayed])
+
+
+def test_a_dhcp_server_that_only_its_client_hears_is_known_by_the_clients_request() -> None:
+    asks = Ether(src=LAN, dst="ff:ff:ff:ff:ff:ff") / IP(src="0.0.0.0", dst="255.255.255.255")
+    asks /= UDP(sport=68, dport=67) / BOOTP(op=1)
+    chosen = asks / DHCP(options=["pad", ("message-type", 3), ("server_id", "10.7.0.53"), "end"])
+    found = _found([chosen])["dhcp_server"]
+    assert "10.7.0.53" in found.what and LAN in found.what, found
+    for options in (["end", ("server_id", "10.7.0.53")], [("message-type", 1)], []):
+        assert "dhcp_server" not in _found([asks / DHCP(options=options)])
+
+
+@given(st.binary(max_size=300))
+def test_no_options_of_dhcp_break_it(options: bytes) -> None:
+    asks = Ether(src=LAN) / IP() / UDP(sport=68, dport=67) / BOOTP(op=1, options=b"c\x82Sc")
+    _found([asks / Raw(options)])
 
 
 def test_what_is_allowed_across_is_not_said_to_be_handled() -> None:

@@ -206,6 +206,13 @@ def test_a_gateway_takes_part_with_a_mac_and_no_addresses() -> None:
     assert made.taps[0].addresses == ()
 
 
+def test_shared_addresses_reach_the_data_plane_and_change_no_digest_where_there_are_none() -> None:
+    head = header(policy=wire.Policy(shared_ips=["10.7.0.9"]))
+    [vsubnet] = wanted(member(1), header_=head).state.vsubnets
+    assert vsubnet.policy.shared_ips == ["10.7.0.9"]
+    assert b"shared_ips" not in wire.encode(header()), "older agents have the same digest"
+
+
 def test_a_gateways_limits_are_its_segments_and_others_have_the_usual_ones() -> None:
     guards = gateway.Guards(bum_pps=500, source_bum_pps=50)
     duty = gateway.GatewayDuty("s", "office", 7, "eth1", 0, "", [], "safety", guards)

@@ -95,6 +95,7 @@ struct PolicyText {
     gateway_bum_pps: u32,
     gateway_source_bum_pps: u32,
     ageing_s: u64,
+    shared_ips: Vec<IpAddr>,
 }
 
 #[derive(Deserialize)]
@@ -158,6 +159,7 @@ impl Default for PolicyText {
             gateway_bum_pps: policy.gateway_bum_pps,
             gateway_source_bum_pps: policy.gateway_source_bum_pps,
             ageing_s: policy.ageing.as_secs(),
+            shared_ips: policy.shared_ips,
         }
     }
 }
@@ -232,6 +234,7 @@ impl VSubnetText {
                 gateway_bum_pps: policy.gateway_bum_pps,
                 gateway_source_bum_pps: policy.gateway_source_bum_pps,
                 ageing: Duration::from_secs(policy.ageing_s),
+                shared_ips: policy.shared_ips,
             },
             peers: peers?,
         })
@@ -424,6 +427,16 @@ mod tests {
         assert_eq!(vsubnet.peers[0].role, Role::Gateway);
         assert_eq!(vsubnet.peers[0].endpoints.len(), 2);
         assert_eq!(vsubnet.peers[0].id.to_string(), NODE);
+    }
+
+    #[test]
+    fn shared_addresses_are_part_of_the_policy() {
+        let text = state(
+            r#"{"vni": 7, "tap": "t", "peers": [],
+                "policy": {"bum_pps": 5, "shared_ips": ["10.7.0.9", "fd00::9"]}}"#,
+        );
+        let policy = &read(&text).unwrap().vsubnets[0].policy;
+        assert_eq!((policy.bum_pps, policy.shared_ips.len()), (5, 2));
     }
 
     #[test]

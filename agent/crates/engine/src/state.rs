@@ -102,7 +102,7 @@ pub struct Psk {
 }
 
 /// Limits of one vSubnet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// BUM frames per second accepted from one peer.
     pub bum_pps: u32,
@@ -114,6 +114,8 @@ pub struct Policy {
     pub gateway_source_bum_pps: u32,
     /// How long a learned entry lives.
     pub ageing: Duration,
+    /// Virtual addresses: bound to nobody, and any member may claim them.
+    pub shared_ips: Vec<IpAddr>,
 }
 
 impl Default for Policy {
@@ -124,6 +126,7 @@ impl Default for Policy {
             gateway_bum_pps: 1_000,
             gateway_source_bum_pps: 200,
             ageing: Duration::from_secs(300),
+            shared_ips: Vec::new(),
         }
     }
 }

@@ -285,6 +285,7 @@ impl Model {
                 let ips = &self.member(who).ips;
                 self.member(who).role == Role::Gateway
                     || self.config.policy.dhcp_server_from_hosts
+                    || self.config.policy.shared_ips.contains(&ip)
                     || !ips.iter().any(|own| own.is_ipv4() == ip.is_ipv4())
             }
         }
@@ -362,6 +363,7 @@ impl Model {
         self.is_gateway()
             && !self.config.policy.dhcp_server_from_hosts
             && self.ip_owner(ip).is_none()
+            && !self.config.policy.shared_ips.contains(&ip)
             && hosts.all(|host| host.ips.iter().any(|own| own.is_ipv4() == ip.is_ipv4()))
     }
 
@@ -514,6 +516,7 @@ struct Shape {
     bound_to_first: bool,
     dhcp: bool,
     routers: bool,
+    shares: bool,
 }
 
 impl Shape {
@@ -538,6 +541,11 @@ impl Shape {
         config.policy.ageing = Duration::from_secs(20);
         config.policy.dhcp_server_from_hosts = self.dhcp;
         config.policy.ra_from_hosts = self.routers;
+        if self.shares {
+            // One that is bound where there is such a member, and one that nobody has.
+            config.policy.shared_ips = [2, 6].map(|number| ip4(number).into()).to_vec();
+            config.policy.shared_ips.push(ip6(6).into());
+        }
         config
     }
 }
@@ -554,14 +562,15 @@ fn shape() -> impl Strategy<Value = Shape> {
     let peers =
         proptest::collection::vec(proptest::option::weighted(0.8, role()), usize::from(PEERS));
     let without = proptest::collection::vec(proptest::bool::weighted(0.2), usize::from(PEERS));
-    (role(), peers, without, any::<[bool; 3]>()).prop_map(
-        |(local, peers, without_ips, [bound_to_first, dhcp, routers])| Shape {
+    (role(), peers, without, any::<[bool; 4]>()).prop_map(
+        |(local, peers, without_ips, [bound_to_first, dhcp, routers, shares])| Shape {
             local,
             peers,
             without_ips,
             bound_to_first,
             dhcp,
             routers,
+            shares,
         },
     )
 }

@@ -520,6 +520,24 @@ fn an_address_that_nobody_has_is_free_to_a_member_without_addresses_in_the_netma
 }
 
 #[test]
+fn a_shared_address_is_free_to_each_member_and_a_members_own_is_not() {
+    let shared = |config: &mut Config| {
+        managed(config);
+        config.policy.shared_ips = vec![NOBODYS.into(), ip4(2).into()];
+    };
+    let claim = arp(1, (mac(1), NOBODYS), (Mac::ZERO, NOBODYS));
+    assert_eq!(from_a(HOST, shared, ARP, &claim), Ok(()));
+    let with_anothers_mac = arp(2, (mac(2), NOBODYS), (Mac::ZERO, ip4(0)));
+    let bound = arp(1, (mac(1), ip4(2)), (Mac::ZERO, ip4(2)));
+    for claim in [with_anothers_mac, bound] {
+        assert_eq!(
+            from_a(HOST, shared, ARP, &claim),
+            Err(Refused::ForeignClaim)
+        );
+    }
+}
+
+#[test]
 fn a_gateway_speaks_for_its_lan_but_for_no_member() {
     let lan = arp(2, (station(1), NOBODYS), (mac(0), ip4(0)));
     assert_eq!(from_a(GATEWAY, managed, ARP, &lan), Ok(()));
@@ -1205,6 +1223,13 @@ fn what_nobody_is_bound_to_is_looked_for_on_other_lans_only() {
     assert_eq!(
         alone.egress(&lan_asks(unknown), NOW),
         Err(Refused::UnknownDestination)
+    );
+    let mut shared = at_the_edge(&[HOST, GATEWAY]);
+    shared.policy.shared_ips = vec![unknown.into()];
+    assert_eq!(
+        forwarding(shared).egress(&lan_asks(unknown), NOW),
+        Ok(Egress::Flood(&[A, B])),
+        "a host may hold it just now"
     );
     let mut unlisted = at_the_edge(&[HOST, GATEWAY]);
     unlisted.peers[0].1.ips.retain(IpAddr::is_ipv6);

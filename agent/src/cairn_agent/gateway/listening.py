@@ -18,7 +18,7 @@ _MR_PROMISC: Final = 1
 _VLAN_VALID: Final = 1 << 4  # TP_STATUS_ of the auxiliary data
 _AUX: Final = struct.Struct("=IIIHHHH")  # status, length, kept, MAC, network, TCI, TPID
 _VIRTIO: Final = struct.Struct("=BBHHHH")  # flags, GSO type, header, segment, checksum
-_KEPT: Final = 256  # octets of a frame that are looked at
+_KEPT: Final = 512  # octets of a frame that are looked at; DHCP's options begin at 282
 _BATCH: Final = 64
 
 Take = Callable[[bytes, int, int], None]

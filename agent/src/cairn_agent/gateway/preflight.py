@@ -21,6 +21,8 @@ _IPV4, _ARP, _IPV6, _NLB_HEARTBEAT = 0x0800, 0x0806, 0x86DD, 0x886F
 _BRIDGE_GROUP: Final = bytes.fromhex("0180c2000000")
 _PVST_GROUP: Final = bytes.fromhex("01000ccccccd")
 _ICMPV6, _UDP, _VRRP = 58, 17, 112
+_DHCP_OPTIONS: Final = 8 + 236 + 4  # octets of UDP before them: header, BOOTP, magic cookie
+_DHCP_PAD, _DHCP_END, _DHCP_SERVER_ID = 0, 255, 54
 _TOP: Final = 5
 _NAMED: Final = 8  # of each kind, in a sentence
 _MOST_DIFFERENT: Final = 10_000  # MACs, groups, addresses that are kept apart
@@ -132,6 +134,9 @@ class Analysis:
             port = int.from_bytes(body[:2], "big")
             if port == 67 and not _is_relayed_request(body):
                 self._note("dhcp_server", f"{address} ({source})")
+            elif port == 68 and (server := _asked_server(body)):
+                # What servers say goes to their client alone; whom it takes it tells to all.
+                self._note("dhcp_server", f"{server} (by what {source} asks of it)")
             elif port == 1985:
                 self._note("hsrp", f"{address} ({source})")
 
@@ -252,6 +257,22 @@ def _crossing(is_allowed: bool, guard: str) -> tuple[FindingLevel, str]:
 def _is_relayed_request(udp: bytes) -> bool:
     """Whether it is a relay's BOOTREQUEST: those have the server's port as source, too."""
     return len(udp) > 8 and udp[8] == 1
+
+
+def _asked_server(udp: bytes) -> str:
+    """Return the server that a DHCPREQUEST is for (RFC 2131 section 4.3.2); "" where none is."""
+    if len(udp) < _DHCP_OPTIONS or udp[_DHCP_OPTIONS - 4 : _DHCP_OPTIONS] != b"\x63\x82\x53\x63":
+        return ""
+    at = _DHCP_OPTIONS
+    while at + 2 <= len(udp) and udp[at] != _DHCP_END:
+        if udp[at] == _DHCP_PAD:
+            at += 1
+            continue
+        value = udp[at + 2 : at + 2 + udp[at + 1]]
+        if udp[at] == _DHCP_SERVER_ID and len(value) == 4:
+            return str(ipaddress.IPv4Address(value))
+        at += 2 + udp[at + 1]
+    return ""
 
 
 def _mac(octets: bytes) -> str:

@@ -44,6 +44,7 @@ class SwitchPolicy(msgspec.Struct, frozen=True):
     ageing_s: int
     gateway_bum_pps: int = Guards().bum_pps
     gateway_source_bum_pps: int = Guards().source_bum_pps
+    shared_ips: list[str] = []  # bound to nobody, and any member may claim them
 
 
 class VSubnetState(msgspec.Struct, frozen=True):
@@ -227,6 +228,7 @@ def _policy(policy: Policy, guards: Guards) -> SwitchPolicy:
         policy.ageing_s,
         guards.bum_pps,
         guards.source_bum_pps,
+        list(policy.shared_ips or []),
     )
 
 

@@ -33,6 +33,7 @@ class Policy(msgspec.Struct, frozen=True):
     bum_burst: int = 400
     ageing_s: int = 300
     offline_trust_s: int = 30 * 86_400  # without an appliance for longer it goes down; 0: no limit
+    shared_ips: list[str] | msgspec.UnsetType = msgspec.UNSET  # virtual ones; left out: none
 
 
 class VSubnetHeader(msgspec.Struct, frozen=True):

@@ -182,6 +182,7 @@ class Policy(msgspec.Struct, frozen=True):
     bum_burst: int = 0
     ageing_s: int = 0
     offline_trust_s: int = 0
+    shared_ips: list[str] = []
 
 
 class VSubnet(VSubnetRef, frozen=True):

@@ -29,12 +29,32 @@ def checked_reserved(ranges: tuple[str, ...], prefixes: tuple[str, ...]) -> tupl
     return tuple(_checked_range(text, networks) for text in ranges)
 
 
+def checked_shared(texts: tuple[str, ...], prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the shared addresses in canonical form; raise Invalid."""
+    if len(texts) > 64:
+        raise Invalid("at most 64 shared addresses")
+    networks = [ipaddress.ip_network(prefix) for prefix in prefixes]
+    found = sorted({_address(text) for text in texts}, key=lambda each: (each.version, int(each)))
+    for address in found:
+        if not any(address in network and address not in _never(network) for network in networks):
+            raise Invalid(
+                f"{address} can't be shared: it is no host's address in the vSubnet's prefixes",
+                f"its prefixes: {', '.join(prefixes) or 'none, any address may be used anyway'}",
+            )
+    return tuple(map(str, found))
+
+
 def checked_static(vsubnet: VSubnet, texts: Collection[str]) -> tuple[str, ...]:
     """Return static addresses in canonical form; raise Invalid unless the vSubnet has them."""
     addresses = [_address(text) for text in texts]
     if len({address.version for address in addresses}) != len(addresses):
         raise Invalid("a member has at most one IPv4 and one IPv6 address")
     for address in addresses:
+        if str(address) in vsubnet.policy.shared_ips:
+            raise Invalid(
+                f"{address} is shared by the members of vSubnet {vsubnet.name}",
+                "choose another address, or take it out: cairn vsubnet set --shared-ip",
+            )
         network = network_of(vsubnet, address)
         if address in _never(network):
             raise Invalid(f"{address} can't be a host's address in {network}")

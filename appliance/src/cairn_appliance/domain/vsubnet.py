@@ -25,6 +25,7 @@ class Policy:
     bum_burst: int = 400
     ageing_s: int = 300
     offline_trust_s: int = 30 * 86_400
+    shared_ips: tuple[str, ...] = ()  # that any member may take, one at a time: virtual IPs
 
 
 @dataclass(frozen=True, slots=True)

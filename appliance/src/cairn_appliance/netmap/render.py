@@ -8,6 +8,7 @@ from typing import TypeGuard
 
 from cairn_agent.protocol import gateway
 from cairn_agent.protocol import netmap as wire
+from msgspec import UNSET
 
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.member import MemberRole
@@ -35,7 +36,11 @@ def header(snapshot: Snapshot, vsubnet: VSubnet, open_psk: OpenPsk) -> wire.VSub
         prefixes=list(vsubnet.prefixes),
         psks=[wire.Psk(psk.epoch, open_psk(vsubnet.id, psk.epoch, psk.sealed)) for psk in epochs],
         policy=wire.Policy(
-            policy.bum_pps, policy.bum_burst, policy.ageing_s, policy.offline_trust_s
+            policy.bum_pps,
+            policy.bum_burst,
+            policy.ageing_s,
+            policy.offline_trust_s,
+            list(policy.shared_ips) or UNSET,
         ),
     )
 

@@ -414,7 +414,8 @@ class Absorption:
 
 def _policy(header: wire.VSubnetHeader) -> Policy:
     policy = header.policy
-    return Policy(policy.bum_pps, policy.bum_burst, policy.ageing_s, policy.offline_trust_s)
+    shared = tuple(policy.shared_ips or ())
+    return Policy(policy.bum_pps, policy.bum_burst, policy.ageing_s, policy.offline_trust_s, shared)
 
 
 def _mac(member: wire.Member) -> str:

@@ -165,7 +165,8 @@ class Addressing:
         if own:
             return own[0]
         taken = {ip for ip, claim in ips.items() if is_held(claim.value, node, now)}
-        free = list(itertools.islice(candidates(network, vsubnet.reserved, taken), spread))
+        kept_back = vsubnet.reserved + tuple(f"{ip}-{ip}" for ip in vsubnet.policy.shared_ips)
+        free = list(itertools.islice(candidates(network, kept_back, taken), spread))
         if not free:
             raise NoAddressLeft(f"vSubnet {vsubnet.name} has no free address in {network}")
         return random.choice(free)

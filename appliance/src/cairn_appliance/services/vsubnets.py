@@ -9,7 +9,8 @@ import secrets
 import uuid
 from dataclasses import dataclass, field, replace
 
-from cairn_appliance.domain.addressing import checked_reserved
+from cairn_appliance.domain.addressing import checked_reserved, checked_shared
+from cairn_appliance.domain.cluster import SHARED_IPS_FORMAT
 from cairn_appliance.domain.errors import Changed, Clash, NotFound
 from cairn_appliance.domain.identity import Actor, checked_name
 from cairn_appliance.domain.vsubnet import (
@@ -29,6 +30,7 @@ from cairn_appliance.services.backups import wish_for_one
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.events import Journal
+from cairn_appliance.services.formats import check_writable
 from cairn_appliance.services.stored import Stored, read, read_all
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.port import Compare, Conflict, Delete, Put, Store
@@ -97,7 +99,7 @@ def drafted(order: VSubnetOrder, now: float) -> VSubnet:
         prefixes=prefixes,
         reserved=checked_reserved(order.reserved, prefixes),
         mtu=checked_mtu(order.mtu),
-        policy=checked_policy(order.policy),
+        policy=_checked(order.policy, prefixes),
     )
 
 
@@ -120,7 +122,12 @@ class VSubnets:
     async def create(self, order: VSubnetOrder, by: Actor) -> Stored[VSubnet]:
         """Return the new vSubnet; raise Invalid, Clash (name taken)."""
         vsubnet = drafted(order, self._clock())
+        await self._check_format(order.policy)
         return await until_committed(lambda: self._create(vsubnet, by))
+
+    async def _check_format(self, policy: Policy | None) -> None:
+        if policy is not None and policy.shared_ips:
+            await check_writable(self._store, SHARED_IPS_FORMAT, "a shared address")
 
     async def _create(self, draft: VSubnet, by: Actor) -> Stored[VSubnet]:
         name_key = keys.name("vsubnet", draft.name)
@@ -160,6 +167,7 @@ class VSubnets:
         self, reference: str, change: VSubnetChange, by: Actor, *, expected: int | None = None
     ) -> Stored[VSubnet]:
         """Return the vSubnet after the change; raise NotFound, Invalid, Clash, Changed."""
+        await self._check_format(change.policy)
         if change.prefixes is None:
             return await until_committed(lambda: self._change(reference, change, by, expected))
         _changed((await self.get(reference)).value, change)  # refuse nonsense before closing
@@ -339,6 +347,12 @@ def _check_expected(stored: Stored[VSubnet], expected: int | None) -> None:
         raise Changed(f"vSubnet {stored.value.name} was changed meanwhile")
 
 
+def _checked(policy: Policy, prefixes: tuple[str, ...]) -> Policy:
+    """Return the policy in canonical form; raise Invalid."""
+    shared = checked_shared(policy.shared_ips, prefixes)
+    return replace(checked_policy(policy), shared_ips=shared)
+
+
 def _changed(old: VSubnet, change: VSubnetChange) -> VSubnet:
     prefixes = old.prefixes if change.prefixes is None else checked_prefixes(change.prefixes)
     reserved = old.reserved if change.reserved is None else change.reserved
@@ -348,7 +362,7 @@ def _changed(old: VSubnet, change: VSubnetChange) -> VSubnet:
         prefixes=prefixes,
         reserved=checked_reserved(reserved, prefixes),
         mtu=old.mtu if change.mtu is None else checked_mtu(change.mtu),
-        policy=old.policy if change.policy is None else checked_policy(change.policy),
+        policy=_checked(change.policy or old.policy, prefixes),
         closed=False,
     )
 

@@ -52,6 +52,11 @@ def test_a_vsubnet_is_made_listed_changed_and_deleted(logged_in: Shell) -> None:
     assert "1380 octets" in changed
     assert "learned addresses live 10 min" in changed
 
+    shared = logged_in.ok(
+        "vsubnet", "set", "office", "--shared-ip", "10.7.0.9", "--shared-ip", "fd00:7::9"
+    )
+    assert "any member may take 10.7.0.9" in shared and "fd00:7::9" in shared
+    assert "any member may take" not in logged_in.ok("vsubnet", "set", "office", "--shared-ip", "")
     assert logged_in.ok("vsubnet", "delete", "office", "--yes") == (
         "The vSubnet office is deleted.\n"
     )

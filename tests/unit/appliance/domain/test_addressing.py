@@ -5,9 +5,15 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import uuid
+from dataclasses import replace
 
 import pytest
-from cairn_appliance.domain.addressing import candidates, checked_reserved, checked_static
+from cairn_appliance.domain.addressing import (
+    candidates,
+    checked_reserved,
+    checked_shared,
+    checked_static,
+)
 from cairn_appliance.domain.errors import Invalid
 from cairn_appliance.domain.member import derived_mac
 from cairn_appliance.domain.vsubnet import (
@@ -113,6 +119,22 @@ def test_mtus_that_cannot_be_are_refused(mtu: int) -> None:
 def test_policies_that_make_no_sense_are_refused(policy: Policy) -> None:
     with pytest.raises(Invalid):
         checked_policy(policy)
+
+
+def test_shared_addresses_come_out_canonical_and_are_no_members_own() -> None:
+    prefixes = ("10.7.0.0/28", "fd00:7::/64")
+    shared = checked_shared(("fd00:7:0::9", "10.7.0.9", "10.7.0.9"), prefixes)
+    assert shared == ("10.7.0.9", "fd00:7::9")
+    vsubnet = replace(VSUBNET, policy=Policy(shared_ips=shared))
+    with pytest.raises(Invalid, match="shared"):
+        checked_static(vsubnet, ("10.7.0.9",))
+    assert checked_static(vsubnet, ("10.7.0.8",)) == ("10.7.0.8",)
+
+
+@pytest.mark.parametrize("ip", ["10.7.0.0", "10.7.0.15", "10.9.0.1", "x", ""])
+def test_shared_addresses_that_no_host_can_have_are_refused(ip: str) -> None:
+    with pytest.raises(Invalid):
+        checked_shared((ip,), ("10.7.0.0/28",))
 
 
 def test_the_old_epoch_is_accepted_for_the_overlap_and_no_longer() -> None:

@@ -6,14 +6,16 @@ import asyncio
 import random
 
 import pytest
+from cairn_appliance.domain.cluster import SHARED_IPS_FORMAT
 from cairn_appliance.domain.errors import Changed, Clash, Invalid, NoAddressLeft, NotFound
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.member import MemberRole
-from cairn_appliance.domain.vsubnet import Psks
+from cairn_appliance.domain.vsubnet import Policy, Psks
 from cairn_appliance.services.members import MemberChange, MemberOrder
 from cairn_appliance.services.stored import read
 from cairn_appliance.services.vsubnets import VSubnetChange, VSubnetOrder
 from cairn_appliance.store import keys, records
+from cairn_appliance.store.port import Put
 
 from tests.unit.appliance.replica import Replica
 
@@ -233,6 +235,33 @@ async def test_a_full_prefix_is_told_and_reserved_addresses_stay_free() -> None:
         await replica.services.members.create(MemberOrder("tiny", "c"), SYSTEM)
     static = MemberOrder("tiny", "c", ips=("10.9.0.4",))
     assert (await replica.services.members.create(static, SYSTEM)).value.ips == ("10.9.0.4",)
+
+
+async def test_shared_addresses_are_given_to_nobody() -> None:
+    replica = Replica()
+    await replica.store.commit([], [Put(keys.CLUSTER_FORMAT, b"%d" % SHARED_IPS_FORMAT)])
+    policy = Policy(shared_ips=("10.9.0.3", "10.9.0.2"))
+    order = VSubnetOrder("tiny", ("10.9.0.0/29",), policy=policy)
+    made = await replica.services.vsubnets.create(order, SYSTEM)
+    assert made.value.policy.shared_ips == ("10.9.0.2", "10.9.0.3")
+    await replica.joined("a")
+    member = await replica.services.members.create(MemberOrder("tiny", "a"), SYSTEM)
+    assert member.value.ips == ("10.9.0.4",)
+    await replica.joined("b")
+    with pytest.raises(Invalid, match="shared"):
+        await replica.services.members.create(MemberOrder("tiny", "b", ips=("10.9.0.3",)), SYSTEM)
+
+
+async def test_while_an_upgrade_is_under_way_there_are_no_shared_addresses() -> None:
+    replica = Replica()
+    await replica.vsubnet()
+    await replica.store.commit([], [Put(keys.CLUSTER_FORMAT, b"2")])
+    policy = Policy(shared_ips=("10.7.0.9",))
+    with pytest.raises(Clash, match="shared address"):
+        await replica.services.vsubnets.change("red", VSubnetChange(policy=policy), SYSTEM)
+    unshared = VSubnetChange(policy=Policy(bum_pps=9))
+    changed = await replica.services.vsubnets.change("red", unshared, SYSTEM)
+    assert changed.value.policy.bum_pps == 9
 
 
 async def test_an_unmanaged_vsubnet_gives_out_no_addresses_but_a_mac() -> None:

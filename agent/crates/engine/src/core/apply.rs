@@ -262,6 +262,7 @@ fn switch_config(
             gateway_source_bum_pps: wanted.policy.gateway_source_bum_pps,
             ageing: wanted.policy.ageing,
             dhcp_server_from_hosts: is_unmanaged(wanted),
+            shared_ips: wanted.policy.shared_ips.clone(),
             ..Policy::default()
         },
         hash_seed,

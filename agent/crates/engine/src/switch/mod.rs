@@ -94,6 +94,9 @@ pub struct Policy {
     pub dhcp_server_from_hosts: bool,
     /// Whether a host may send IPv6 router advertisements and redirects (RFC 6105).
     pub ra_from_hosts: bool,
+    /// Addresses that are bound to nobody and that any member may claim, one after the other:
+    /// virtual ones, as of VRRP.
+    pub shared_ips: Vec<IpAddr>,
 }
 
 impl Default for Policy {
@@ -107,6 +110,7 @@ impl Default for Policy {
             learned_cap: 4096,
             dhcp_server_from_hosts: true,
             ra_from_hosts: false,
+            shared_ips: Vec::new(),
         }
     }
 }
@@ -497,12 +501,13 @@ impl Switch {
     }
 
     /// Whether only a station on another LAN can have the address for which this gateway's LAN
-    /// asks. Hosts have but those that are bound to them, and link-local ones.
+    /// asks. Hosts have but those that are bound to them, shared and link-local ones.
     fn is_for_lans(&self, ip: IpAddr) -> bool {
         self.edge.is_some()
             && self.bindings.ip(ip).is_none()
             && !sender::is_link_local(ip)
             && !self.unlisted.may_have(ip)
+            && !self.policy.shared_ips.contains(&ip)
     }
 
     fn flood<'a>(

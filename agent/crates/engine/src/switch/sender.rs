@@ -148,7 +148,7 @@ impl Sender<'_> {
 
     /// Its own addresses, and of those that nobody is bound to: link-local ones; any, for a
     /// gateway; any, where the netmap can't know them all, because members give them out or
-    /// because it lists none of this kind for the member.
+    /// because it lists none of this kind for the member; shared ones.
     fn may_claim(&self, ip: IpAddr) -> bool {
         if self.member.ips.contains(&ip) {
             return true;
@@ -159,6 +159,7 @@ impl Sender<'_> {
                 !self.is_host()
                     || self.policy.dhcp_server_from_hosts
                     || is_link_local(ip)
+                    || self.policy.shared_ips.contains(&ip)
                     || !self
                         .member
                         .ips

@@ -137,6 +137,9 @@ class PolicyModel(Asked):
     bum_burst: int = Field(400, ge=1)
     ageing_s: int = Field(300, ge=10, description="life of a learned address")
     offline_trust_s: int = Field(30 * DAY_S, ge=0, description="0: unlimited, else 24 h or more")
+    shared_ips: tuple[Text, ...] = Field(
+        (), max_length=64, description="virtual addresses, which any member may take"
+    )
 
 
 class PolicyPatch(Asked):
@@ -146,6 +149,7 @@ class PolicyPatch(Asked):
     bum_burst: int | None = Field(None, ge=1)
     ageing_s: int | None = Field(None, ge=10)
     offline_trust_s: int | None = Field(None, ge=0)
+    shared_ips: tuple[Text, ...] | None = Field(None, max_length=64)
 
 
 class VSubnetAsked(Asked):

@@ -57,6 +57,14 @@ OfflineTrust = Annotated[
         help="How long members go on without any appliance: 24h or more, 0 for ever.",
     ),
 ]
+SharedIps = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shared-ip",
+        metavar="IP",
+        help="A virtual address (VRRP) that any member may take. Repeatable; '': none any more.",
+    ),
+]
 
 
 @app.command("list")
@@ -92,10 +100,11 @@ def create(
     bum_burst: BumBurst = None,
     ageing: Ageing = None,
     offline_trust: OfflineTrust = None,
+    shared_ip: SharedIps = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a vSubnet."""
-    policy = _policy(bum_pps, bum_burst, ageing, offline_trust)
+    policy = _policy(bum_pps, bum_burst, ageing, offline_trust, shared_ip)
     body = _body(None, prefix, reserve, mtu, policy)
     with connect() as connection:
         reply = connection.post(path_of("vsubnets"), VSubnet, {"name": name, **body})
@@ -115,10 +124,12 @@ def change(
     bum_burst: BumBurst = None,
     ageing: Ageing = None,
     offline_trust: OfflineTrust = None,
+    shared_ip: SharedIps = None,
     as_json: AsJson = False,
 ) -> None:
     """Change a vSubnet; what is not named stays."""
-    body = _body(name, prefix, reserve, mtu, _policy(bum_pps, bum_burst, ageing, offline_trust))
+    policy = _policy(bum_pps, bum_burst, ageing, offline_trust, shared_ip)
+    body = _body(name, prefix, reserve, mtu, policy)
     if not body:
         raise CommandError(
             Exit.BAD_INPUT, "nothing to change is named", "look at `cairn vsubnet set --help`"
@@ -175,7 +186,7 @@ def _body(
     prefixes: list[str] | None,
     reserved: list[str] | None,
     mtu: int | None,
-    policy: dict[str, int],
+    policy: dict[str, object],
 ) -> dict[str, Any]:
     wanted = {
         "name": name,
@@ -188,13 +199,18 @@ def _body(
 
 
 def _policy(
-    bum_pps: int | None, bum_burst: int | None, ageing: str | None, offline_trust: str | None
-) -> dict[str, int]:
-    wanted = {
+    bum_pps: int | None,
+    bum_burst: int | None,
+    ageing: str | None,
+    offline_trust: str | None,
+    shared_ips: list[str] | None,
+) -> dict[str, object]:
+    wanted: dict[str, object] = {
         "bum_pps": bum_pps,
         "bum_burst": bum_burst,
         "ageing_s": None if ageing is None else _seconds(ageing),
         "offline_trust_s": None if offline_trust is None else _seconds(offline_trust),
+        "shared_ips": [ip for ip in shared_ips if ip] if shared_ips else None,
     }
     return {field: value for field, value in wanted.items() if value is not None}
 
@@ -241,4 +257,5 @@ def _policy_lines(policy: Policy) -> list[str]:
         f"BUM at most {policy.bum_pps} frames/s per member, {policy.bum_burst} at once",
         f"learned addresses live {span(timedelta(seconds=policy.ageing_s))}",
         f"without any appliance it goes on: {trust}",
+        *(f"any member may take {ip}" for ip in policy.shared_ips),
     ]
