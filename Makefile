@@ -56,7 +56,8 @@ races: setup  ## two replicas on real etcd asked for the same things at once, 10
 soak: setup  ## 100 GB, ten minutes of rekeys, floods and bad networks: about half an hour
 	@$(RUN) pytest -m slow tests/load tests/integration/test_packet_path.py $(ARGS)
 
-gateway: setup  ## a LAN behind a pair of gateways: killed, looped, flooded, 200 schedules of faults, applications: 45 min
+gateway:  ## a LAN behind a pair of gateways: killed, looped, flooded, 200 schedules of faults, applications: 45 min
+	@tools/setup gateway
 	@CAIRN_GATEWAY_SCHEDULES=$${CAIRN_GATEWAY_SCHEDULES:-200} $(RUN) pytest -s -m 'slow or not slow' \
 		tests/integration/test_gateway.py tests/integration/test_gateway_applications.py \
 		tests/integration/test_gateway_split.py tests/load/test_gateway.py $(ARGS)
