@@ -90,8 +90,8 @@ def test_a_demo_that_stays_up_can_be_reached_and_ends_with_0_on_ctrl_c(
     status = demo.process.wait(20)
 
     assert len(shown) == 3 and all(done.returncode == 0 for done in shown), shown
-    nodes, status, gateways = (done.stdout for done in shown)
-    assert all(name in said for said in (nodes, status) for name in ("web-1", "db-1", "desk-1"))
+    nodes, peers, gateways = (done.stdout for done in shown)
+    assert all(name in said for said in (nodes, peers) for name in ("web-1", "db-1", "desk-1"))
     assert "gate-1" in gateways and "gate-2" in gateways
     assert not (ROOT / "build" / "demo").is_symlink()
     assert reached.stdout.strip() == "200", reached.stderr
