@@ -123,7 +123,14 @@ MOMENTS = {
 _left_in_all: list[str] = []
 
 
-@pytest.mark.parametrize(("moment", "number"), MOMENTS.items(), ids=list(MOMENTS))
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        pytest.param(*each, marks=[] if each[1] == signal.SIGKILL else [pytest.mark.slow])
+        for each in MOMENTS.items()
+    ],
+    ids=list(MOMENTS),
+)
 def test_an_interrupted_demo_leaves_nothing_behind(moment: str, number: signal.Signals) -> None:
     demo = subprocess.Popen(
         COMMAND, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
