@@ -83,7 +83,16 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", f"{ROOT}/nodes/{{node}}/unfreeze"): Role.OPERATOR,
     ("GET", f"{ROOT}/events"): Role.VIEWER,
     ("GET", f"{ROOT}/events/stream"): Role.VIEWER,
+    ("GET", f"{ROOT}/audit"): Role.OPERATOR,
+    ("GET", f"{ROOT}/audit/export"): Role.OPERATOR,
+    ("GET", f"{ROOT}/audit/verify"): Role.OPERATOR,
+    ("POST", f"{ROOT}/audit/accept"): Role.ADMIN,
 }
+
+# Reading that is recorded in the audit as every change is: it takes something away.
+READS_RECORDED: Final[frozenset[tuple[str, str]]] = frozenset(
+    {("GET", f"{ROOT}/backups/{{backup}}/file"), ("GET", f"{ROOT}/audit/export")}
+)
 
 # What may take longer than other answers, in seconds.
 LONG: Final[dict[tuple[str, str], float]] = {("POST", f"{ROOT}/backups"): 600.0}
@@ -99,6 +108,11 @@ class Listed:
 
     path: str
     needed: Role | None
+
+
+def is_recorded(method: str, path: str) -> bool:
+    """Return whether a request to this entry is recorded in the audit."""
+    return method not in ("GET", "HEAD") or (method, path) in READS_RECORDED
 
 
 def find(method: str, path: str) -> tuple[Listed | None, frozenset[str]]:
