@@ -23,6 +23,7 @@ from cairn_appliance.api.ops_v1.matrix import LONG
 from cairn_appliance.api.quorum_guard import QuorumGuard
 from cairn_appliance.api.waiting import wait_for_quorum
 from cairn_appliance.cluster import bootstrap
+from cairn_appliance.cluster.audit_files import AuditFiles
 from cairn_appliance.cluster.backup_shelf import shelf_of
 from cairn_appliance.cluster.bootstrap import Local
 from cairn_appliance.cluster.errors import LocalStateUnusable
@@ -229,7 +230,7 @@ class Appliance:
             store,
             described(local),
             issuer=lambda: self._shown_issuer,
-            signs=lambda: self._watch.signs,
+            signs=lambda: (*self._watch.signs, *services.audit.signs),
         )
         self._quorum = Quorum(
             store, self._has_others, self._send_away, signs=lambda: self._watch.signs
@@ -260,6 +261,7 @@ class Appliance:
             sealer=local.sealer,
             replica=local.member,
             certificate_days=local.settings.agent_certificate_s / 86_400,
+            audit_files=AuditFiles(local.data_dir),
         )
         await services.restoration.load()
         return cls(local, services, store, process)
@@ -285,6 +287,7 @@ class Appliance:
                 background.create_task(self._follow_keys(), name="follow the keys"),
                 background.create_task(services.rotation.run(), name="replace keys"),
                 background.create_task(services.board.run(), name="listen to gateways"),
+                background.create_task(services.audit.run(), name="keep the audit"),
             ]
             if every_s := self._local.settings.backup_every_s:
                 making = self._backups.keep_making(every_s, self._own_member.leads)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.netmap.document import Checker
 from cairn_appliance.netmap.netmaps import Netmaps
+from cairn_appliance.pki.audit_key import AuditKey
 from cairn_appliance.pki.authority import AGENT_LIFE_DAYS
 from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.pki.sealing import Sealer
 from cairn_appliance.services.absorption import Absorption
 from cairn_appliance.services.addressing import Addressing
+from cairn_appliance.services.audit import Audit, Files
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.duplicates import Duplicates
 from cairn_appliance.services.election import Election
@@ -64,6 +66,7 @@ class Services:
     lan_reports: LanReports
     preflights: Preflights
     gateway_health: GatewayHealths
+    audit: Audit
 
     @property
     def cluster(self) -> Cluster:
@@ -81,6 +84,7 @@ def build(
     clock: Clock = wall_clock,
     certificate_days: float = AGENT_LIFE_DAYS,
     monotonic: Clock = time.monotonic,
+    audit_files: Files | None = None,
 ) -> Services:
     """Return the services of one replica; nothing runs yet."""
     journal = Journal(clock)
@@ -133,4 +137,5 @@ def build(
         lan_reports=LanReports(store, netmaps, election, board, journal, clock),
         preflights=Preflights(store, vsubnets, netmaps, presence, journal, clock),
         gateway_health=GatewayHealths(netmaps, election, board, clock),
+        audit=Audit(store, cluster.id, replica, AuditKey(sealer), journal, clock, audit_files),
     )

@@ -42,6 +42,8 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/api-tokens/<hash of the string>      what a program signs in with
     /cairn/1/idempotency/<hash>                   answer to a POST, sealed under its Idempotency-Key
     /cairn/1/events/<event>                       IDs sort by time
+    /cairn/1/audit/<appliance>/<12 digits>        a record of the audit, in order
+    /cairn/1/audit/<appliance>/head               where that chain begins and ends, signed
     /cairn/1/gateways/beats/<node>                last beat: twice a second, so not in the map
     /cairn/1/gateways/states/<node>               what it said of its segments, for people
     /cairn/1/gateways/forwardings/<segment>       who forwards, in which term
@@ -107,6 +109,7 @@ CREDENTIALS = ROOT + "credentials/"
 API_TOKENS = ROOT + "api-tokens/"
 IDEMPOTENCY = ROOT + "idempotency/"
 EVENTS = ROOT + "events/"
+AUDIT = ROOT + "audit/"
 PRESENCE = ROOT + "presence/"
 REPLICAS = ROOT + "replicas/"
 
@@ -328,6 +331,21 @@ def idempotency(key_hash: str) -> str:
 def event(event_id: str) -> str:
     """Return the key of an event; event IDs sort by time."""
     return EVENTS + _id(event_id)
+
+
+def audit_of(appliance_name: str) -> str:
+    """Return the prefix of one appliance's audit."""
+    return f"{AUDIT}{_id(appliance_name)}/"
+
+
+def audit_record(appliance_name: str, index: int) -> str:
+    """Return the key of a record; the keys of a chain sort by index, its head last."""
+    return f"{audit_of(appliance_name)}{index:012d}"
+
+
+def audit_head(appliance_name: str) -> str:
+    """Return the key of a chain's head."""
+    return audit_of(appliance_name) + "head"
 
 
 def presence_of(replica_id: str) -> str:

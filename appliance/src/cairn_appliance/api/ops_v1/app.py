@@ -17,8 +17,10 @@ from cairn_appliance.api.ops_v1.context import Ops
 from cairn_appliance.api.ops_v1.gate import Gate
 from cairn_appliance.api.ops_v1.matrix import ROOT
 from cairn_appliance.api.ops_v1.models import ProblemBody
+from cairn_appliance.api.ops_v1.recorder import Recorder
 from cairn_appliance.api.ops_v1.routes import (
     api_tokens,
+    audit,
     backups,
     cluster,
     events,
@@ -62,6 +64,7 @@ _RESOURCES = (
     tokens,
     nodes,
     events,
+    audit,
 )
 _PROBLEM = {
     "description": "An error: its code, its cause and what to do",
@@ -102,7 +105,8 @@ def create_app(
     errors.install(app)
     app.include_router(status.health)
     app.include_router(_api())
-    app.add_middleware(Gate, access=access)
+    app.add_middleware(Recorder, audit=services.audit)  # behind the gate, before every route
+    app.add_middleware(Gate, access=access, audit=services.audit)
     return app
 
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cairn_appliance.api import errors
-from cairn_appliance.api.ops_v1 import matrix
+from cairn_appliance.api.ops_v1 import matrix, recorder
 from cairn_appliance.domain.access import (
     CsrfRefused,
     PersonNeeded,
@@ -25,8 +25,9 @@ from cairn_appliance.domain.access import (
     SignIn,
     csrf_of,
 )
-from cairn_appliance.domain.errors import CairnError, NotSignedIn, Unavailable
+from cairn_appliance.domain.errors import CairnError, NotSignedIn, Refused, Unavailable
 from cairn_appliance.services.access import Access, check_password_changed
+from cairn_appliance.services.audit import Audit
 from cairn_appliance.store.port import StoreError
 
 # A store call ends within 10 s; a request that needs several must end as well, and whoever
@@ -47,9 +48,10 @@ _HEADERS = {
 class Gate:
     """ASGI middleware: authenticates, authorises by the matrix, bounds body and time."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, audit: Audit) -> None:
         self._app = app
         self._access = access
+        self._audit = audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or refuse it; lifespan passes through."""
@@ -99,12 +101,19 @@ class Gate:
             principal = await self._access.authenticate(token)
             csrf = csrf_of(token) if is_cookie else ""
             _check_csrf(scope["method"], headers, csrf)
-            _check_kind(principal, listed)
-            _check_role(principal, listed)
+            self._check_permitted(principal, listed, scope)
         except (CairnError, StoreError) as error:
             return errors.answer_error(error)
         scope.setdefault("state", {}).update(principal=principal, csrf=csrf)
         return None
+
+    def _check_permitted(self, principal: Principal, listed: matrix.Listed, scope: Scope) -> None:
+        try:
+            _check_kind(principal, listed)
+            _check_role(principal, listed)
+        except Refused as error:
+            recorder.refused(self._audit, scope, listed.path, principal, error)
+            raise
 
 
 def _answer_within_s(scope: Scope) -> float:

@@ -98,6 +98,10 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", f"{ROOT}/nodes/{{node}}/unfreeze"): Role.OPERATOR,
     ("GET", f"{ROOT}/events"): Role.VIEWER,
     ("GET", f"{ROOT}/events/stream"): Role.VIEWER,
+    ("GET", f"{ROOT}/audit"): Role.OPERATOR,
+    ("GET", f"{ROOT}/audit/export"): Role.OPERATOR,
+    ("GET", f"{ROOT}/audit/verify"): Role.OPERATOR,
+    ("POST", f"{ROOT}/audit/accept"): Role.ADMIN,
 }
 
 # What only a person may, after a login: an API token must not make itself a way to stay.
@@ -112,6 +116,10 @@ PERSONS_ONLY: Final = frozenset(
 # What is open to one whose password is known to someone else.
 BEFORE_PASSWORD_CHANGE: Final = frozenset(
     (("POST", f"{ROOT}/logout"), ("GET", f"{ROOT}/session"), ("POST", f"{ROOT}/session/password"))
+)
+# Reading that is recorded in the audit as every change is: it takes something away.
+READS_RECORDED: Final[frozenset[tuple[str, str]]] = frozenset(
+    {("GET", f"{ROOT}/backups/{{backup}}/file"), ("GET", f"{ROOT}/audit/export")}
 )
 
 # What may take longer than other answers, in seconds.
@@ -130,6 +138,11 @@ class Listed:
     needed: Role | None
     persons_only: bool = False
     before_password_change: bool = False
+
+
+def is_recorded(method: str, path: str) -> bool:
+    """Return whether a request to this entry is recorded in the audit."""
+    return method not in ("GET", "HEAD") or (method, path) in READS_RECORDED
 
 
 def find(method: str, path: str) -> tuple[Listed | None, frozenset[str]]:
