@@ -29,6 +29,7 @@ from cairn_appliance.api.ops_v1.routes import (
     status,
     tokens,
     trust,
+    views,
     vsubnets,
 )
 from cairn_appliance.domain.errors import JoinRefused
@@ -56,6 +57,7 @@ _RESOURCES = (
     tokens,
     nodes,
     events,
+    views,
 )
 _PROBLEM = {
     "description": "An error: its code, its cause and what to do",
