@@ -34,6 +34,7 @@ from cairn_appliance.api.ops_v1.routes import (
     tokens,
     trust,
     users,
+    views,
     vsubnets,
 )
 from cairn_appliance.domain.errors import JoinRefused
@@ -65,6 +66,7 @@ _RESOURCES = (
     nodes,
     events,
     audit,
+    views,
 )
 _PROBLEM = {
     "description": "An error: its code, its cause and what to do",
