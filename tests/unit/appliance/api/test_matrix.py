@@ -36,6 +36,7 @@ def url(path: str) -> str:
         backup="b1",
         segment="lan",
         task="t9",
+        mac="02:00:00:00:00:07",
     )
 
 
