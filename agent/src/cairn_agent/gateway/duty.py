@@ -53,11 +53,11 @@ from cairn_agent.host.network import IFF_LOWER_UP, Link, Network
 from cairn_agent.netmap.desired import tap_name
 from cairn_agent.netmap.held import Netmap
 from cairn_agent.protocol.gateway import (
+    MAX_FROZEN,
     GatewayDuty,
     GatewayEvent,
     Grant,
     ReleaseRequest,
-    MAX_FROZEN,
     SegmentState,
     Station,
     StationReport,

@@ -105,7 +105,7 @@ class Station:
     since: float = 0.0  # seconds since 1970: here
     moves: tuple[float, ...] = ()  # between segments, of late
     frozen_at: float = 0.0  # 0: it isn't
-    is_gone: bool = False  # not heard of late; kept because it is frozen here
+    is_gone: bool = False  # not heard any more, `since` then; kept to know a move from it
 
     def is_frozen(self, now: float) -> bool:
         """Return whether it moved too often of late."""
@@ -120,8 +120,13 @@ class Station:
         return replace(self, moves=(), frozen_at=0.0)
 
     def is_over(self, now: float) -> bool:
-        """Return whether it was kept for being frozen alone, and isn't any more."""
-        return self.is_gone and not self.is_frozen(now)
+        """Return whether it is gone for so long that nobody needs to know where it was."""
+        gone_for = now - self.since
+        return self.is_gone and not self.is_frozen(now) and not 0 <= gone_for < MOVES_WINDOW_S
+
+    def is_here(self, now: float) -> bool:
+        """Return whether it is held to be on its LAN: it talks there, or is frozen there."""
+        return not self.is_gone or self.is_frozen(now)
 
     def moved(self, now: float) -> Station:
         """Return the station at its new segment; frozen where that is one move too many."""

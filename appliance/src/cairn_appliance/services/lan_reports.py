@@ -84,12 +84,22 @@ class _Table:
         return tuple(sorted(found, key=lambda each: each.mac))
 
     def leave(self, mac: str, now: float) -> None:
-        """Forget one that isn't heard any more; a frozen one is held to be here still."""
+        """Note that one isn't heard any more.
+
+        Where it was is kept for a while: the LAN that it went to may report it after this, and
+        that is a move all the same.
+        """
         known = self.stations.get(mac)
-        if known is None or not known.is_frozen(now):
+        if known is None or known.is_gone:
+            return
+        if sum(each.is_gone for each in self.stations.values()) < self.segment.guards.mac_limit:
+            self.put(replace(known, is_gone=True, since=now))
+        else:
             self.drop(mac)
-        elif not known.is_gone:
-            self.put(replace(known, is_gone=True))
+
+    def count(self, now: float) -> int:
+        """Return how many are on the LAN."""
+        return sum(each.is_here(now) for each in self.stations.values())
 
     def drop(self, mac: str) -> None:
         if self.stations.pop(mac, None) is not None:
@@ -149,8 +159,8 @@ class LanReports:
 
     def on(self, segment: str) -> list[Station]:
         """Return the machines on a segment's LAN, as far as this replica has seen."""
-        stations = self._board.stations(segment)
-        return [stations[mac] for mac in sorted(stations)]
+        stations, now = self._board.stations(segment), self._clock()
+        return [stations[mac] for mac in sorted(stations) if stations[mac].is_here(now)]
 
     async def unfreeze(self, segment: Segment, mac: str, by: Actor) -> Station:
         """Let a frozen machine be on any LAN again; raise NotFound. One that isn't frozen stays."""
@@ -181,7 +191,7 @@ class LanReports:
         return await until_committed(attempt)
 
     async def tidy(self) -> None:
-        """Forget troubles that are over, and machines that were kept for being frozen."""
+        """Forget troubles that are over, and machines that are gone for good."""
         now = self._clock()
         for segment in list(self._netmaps.snapshot.segments.values()):
             if any(each.is_over(now) for each in self._board.stations(segment.id).values()):
@@ -294,13 +304,13 @@ class LanReports:
         if not is_station(mac):
             return None
         known = own.stations.get(mac)
-        if known is None:
+        if known is None or not known.is_here(now):
             elsewhere = next((table for table in others if mac in table.stations), None)
             if elsewhere is None:
-                if len(own.stations) >= own.segment.guards.mac_limit:
+                if own.count(now) >= own.segment.guards.mac_limit:
                     limit = own.segment.guards.mac_limit
                     return "mac_limit", f"more than {limit} machines; {mac} is left out"
-                known = Station(mac, since=now)
+                known = replace(known or Station(mac), since=now)
             else:
                 before = elsewhere.stations[mac]
                 if before.is_frozen(now):

@@ -9,7 +9,7 @@ from cairn_agent.protocol import gateway as wire
 from cairn_appliance.domain.alarm import Alarm
 from cairn_appliance.domain.errors import Clash, Invalid, NotFound, Refused, TooMany
 from cairn_appliance.domain.event import Severity
-from cairn_appliance.domain.gateway import ALARMS, FROZEN_S, TROUBLE_S
+from cairn_appliance.domain.gateway import ALARMS, FROZEN_S, MOVES_WINDOW_S, TROUBLE_S
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.segment import STATIONS_MAX, Guards
 from cairn_appliance.services.lan_reports import EVENTS_AT_ONCE
@@ -197,6 +197,37 @@ async def test_a_frozen_mac_that_isn_t_heard_any_more_stays_frozen() -> None:
     await lans.office.replica.services.lan_reports.tidy()
     await lans.office.look()
     assert lans.macs(0) == [CAMERA]
+
+
+async def test_moves_count_whichever_lan_reports_first() -> None:
+    lans = await Lans.make()
+    await lans.report(0, PRINTER)
+    for number in (1, 0, 1, 0, 1):
+        lans.office.wait(1.0)
+        await lans.report(1 - number, gone=(PRINTER,))
+        assert (lans.macs(0), lans.macs(1)) == ([], [])
+        await lans.report(number, PRINTER)
+    assert (lans.macs(0), lans.macs(1)) == ([PRINTER], [])
+    assert "lan_station_frozen" in await lans.office.replica.kinds()
+
+
+async def test_one_that_went_is_forgotten_and_takes_no_room_meanwhile() -> None:
+    lans = await Lans.make()
+    segments = lans.office.replica.services.segments
+    revision = (await segments.get(lans.segments[0])).revision
+    change = SegmentChange(guards=Guards(mac_limit=16))
+    await segments.change(lans.segments[0], change, SYSTEM, expected=revision)
+    macs = [f"02:00:00:00:01:{n:02x}" for n in range(48)]
+    for turn in range(3):
+        await lans.report(0, *macs[16 * turn : 16 * turn + 16], is_full=True)
+    assert lans.macs(0) == macs[32:]
+    assert "lan_mac_limit" not in await lans.office.replica.kinds()
+    kept = lans.office.replica.services.board.stations(lans.segments[0])
+    assert len(kept) == 32
+    lans.office.wait(MOVES_WINDOW_S)
+    await lans.office.replica.services.lan_reports.tidy()
+    await lans.office.look()
+    assert len(lans.office.replica.services.board.stations(lans.segments[0])) == 16
 
 
 async def test_an_operator_lets_a_frozen_mac_go() -> None:
