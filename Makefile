@@ -60,6 +60,7 @@ gateway:  ## a LAN behind a pair of gateways: killed, looped, flooded, 200 sched
 	@tools/setup gateway
 	@CAIRN_GATEWAY_SCHEDULES=$${CAIRN_GATEWAY_SCHEDULES:-200} $(RUN) pytest -s -m 'slow or not slow' \
 		tests/integration/test_gateway.py tests/integration/test_gateway_applications.py \
+		tests/integration/test_gateway_lans.py \
 		tests/integration/test_gateway_split.py tests/load/test_gateway.py $(ARGS)
 
 clones: setup  ## fifty copies of a node start within two seconds; a node moves (ARGS: pytest arguments)

@@ -49,6 +49,7 @@ def url(path: str) -> str:
         api_token="0" * 16,
         a="web-1",
         b="web-2",
+        mac="02:00:00:00:00:07",
     )
 
 

@@ -76,6 +76,7 @@ async def test_no_answer_holds_a_secret(ops: Operations) -> None:
                 user="admin",
                 session="0" * 16,
                 api_token="0" * 16,
+                mac="02:00:00:00:00:07",
             )
             for content in (None, b"{", b'{"name": "\xff', PASSWORD.encode()):
                 answers.append(await client.request(method, url, content=content))

@@ -83,6 +83,7 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", f"{ROOT}/segments/{{segment}}/stop"): Role.OPERATOR,
     ("POST", f"{ROOT}/segments/{{segment}}/resume"): Role.OPERATOR,
     ("GET", f"{ROOT}/segments/{{segment}}/stations"): Role.VIEWER,
+    ("POST", f"{ROOT}/segments/{{segment}}/stations/{{mac}}/unfreeze"): Role.OPERATOR,
     ("POST", f"{ROOT}/preflights"): Role.OPERATOR,
     ("GET", f"{ROOT}/preflights/{{task}}"): Role.VIEWER,
     ("GET", f"{ROOT}/tokens"): Role.VIEWER,

@@ -304,6 +304,24 @@ def stations(segment: SegmentName, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def unfreeze(
+    segment: SegmentName,
+    mac: Annotated[str, typer.Argument(metavar="MAC", help="As `cairn gateway stations` has it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let a machine that moved too often be on another LAN again, once the cause is gone."""
+    with connect() as connection:
+        known = connection.get(path_of("segments", segment), Segment).value
+        path = path_of("segments", known.id, "stations", mac, "unfreeze")
+        reply = connection.post(path, Station)
+    if as_json:
+        output.print_json(reply.whole)
+        return
+    text = f"{reply.value.mac} may be on any LAN of {known.vsubnet.name} again."
+    output.say(output.clean(text))
+
+
+@app.command()
 def preflight(
     node: Node,
     port: Port,
