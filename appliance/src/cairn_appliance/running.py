@@ -71,6 +71,7 @@ _WAITED_IN_SILENCE_S = 3.0  # for the store, before the ports say that there is 
 _OPEN_PATHS = frozenset(
     {
         "/healthz",
+        "/metrics",
         "/api/v1/ca",
         "/api/v1/openapi.json",
         "/api/v1/status",
@@ -327,7 +328,9 @@ class Appliance:
         return server(guarded, self._context, CertificateProtocol, lifespan=False)
 
     def _ops_server(self) -> Server:
-        app = ops_api.create_app(self._services, self._membership, self._backups)
+        app = ops_api.create_app(
+            self._services, self._membership, self._backups, own=self._watch.figures
+        )
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS, LONG)
         return server(guarded, self._context, CertificateProtocol, lifespan=True)
 

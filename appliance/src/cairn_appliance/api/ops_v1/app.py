@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
@@ -16,6 +16,7 @@ from cairn_appliance.api.limits import StrangerLimit
 from cairn_appliance.api.ops_v1.context import Ops
 from cairn_appliance.api.ops_v1.gate import Gate
 from cairn_appliance.api.ops_v1.matrix import ROOT
+from cairn_appliance.api.ops_v1.meter import Meter, Metered
 from cairn_appliance.api.ops_v1.models import ProblemBody
 from cairn_appliance.api.ops_v1.recorder import Recorder
 from cairn_appliance.api.ops_v1.routes import (
@@ -25,6 +26,7 @@ from cairn_appliance.api.ops_v1.routes import (
     cluster,
     events,
     members,
+    metrics,
     nodes,
     segments,
     session,
@@ -38,6 +40,7 @@ from cairn_appliance.api.ops_v1.routes import (
     vsubnets,
 )
 from cairn_appliance.domain.errors import JoinRefused
+from cairn_appliance.domain.figures import OwnFigures
 from cairn_appliance.services.access import Access
 from cairn_appliance.services.backups import Backups
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -76,16 +79,22 @@ _PROBLEM = {
 
 
 def create_app(
-    services: Services, membership: Membership, making: Backups, *, clock: Clock = wall_clock
+    services: Services,
+    membership: Membership,
+    making: Backups,
+    *,
+    clock: Clock = wall_clock,
+    own: Callable[[], OwnFigures] = OwnFigures,
 ) -> FastAPI:
-    """Return the application.
+    """Return the application; `own` says what the appliance measures of itself.
 
     Its lifespan sweeps what has expired in the store, so run it with lifespan on.
     """
     access = Access(services.store, services.sealer, now=clock)
     answers = Idempotency(services.store, now=clock)
     joinings = StrangerLimit(clock, JoinRefused)
-    ops = Ops(services, membership, making, access, answers, joinings, clock)
+    meter = Meter()
+    ops = Ops(services, membership, making, access, answers, joinings, clock, meter, own)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -106,9 +115,11 @@ def create_app(
     app.state.ops = ops
     errors.install(app)
     app.include_router(status.health)
+    app.include_router(metrics.router)
     app.include_router(_api())
     app.add_middleware(Recorder, audit=services.audit)  # behind the gate, before every route
     app.add_middleware(Gate, access=access, audit=services.audit)
+    app.add_middleware(Metered, meter=meter)
     return app
 
 

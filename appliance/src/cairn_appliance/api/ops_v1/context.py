@@ -11,8 +11,10 @@ from fastapi import Depends, Header, Request, Response
 from starlette.exceptions import HTTPException
 
 from cairn_appliance.api.limits import StrangerLimit
+from cairn_appliance.api.ops_v1.meter import Meter
 from cairn_appliance.domain.access import Principal
 from cairn_appliance.domain.errors import Invalid
+from cairn_appliance.domain.figures import OwnFigures
 from cairn_appliance.domain.identity import Actor, ActorKind
 from cairn_appliance.services.access import Access
 from cairn_appliance.services.backups import Backups
@@ -34,6 +36,8 @@ class Ops:
     idempotency: Idempotency
     joinings: StrangerLimit
     now: Callable[[], float]
+    meter: Meter
+    own: Callable[[], OwnFigures]
     first_seen: dict[tuple[str, str], float] = field(default_factory=dict)  # problems, here
 
 

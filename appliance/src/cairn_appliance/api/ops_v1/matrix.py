@@ -20,6 +20,7 @@ PUBLIC: Final = None
 MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
+    ("GET", "/metrics"): Role.VIEWER,
     ("GET", f"{ROOT}/openapi.json"): PUBLIC,
     ("HEAD", f"{ROOT}/openapi.json"): PUBLIC,
     ("GET", f"{ROOT}/ca"): PUBLIC,
