@@ -424,6 +424,17 @@ async def test_codes_are_taken_away_by_the_password_or_by_an_admin(
         assert await ops.login("bob")
 
 
+async def test_a_session_is_shown_while_the_store_gives_no_answer(
+    ops: Operations, admin: httpx.AsyncClient
+) -> None:
+    await set_up_totp(admin, ops)
+    before = (await admin.get(f"{API}/session")).json()
+    ops.store.fail()
+
+    assert (await admin.get(f"{API}/session")).json() == before
+    assert before["totp"] is True
+
+
 # API tokens
 
 
