@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from cairn_appliance import __version__
 from cairn_appliance.cli.commands import (
+    audit,
     backup,
     ca,
     cluster,
@@ -70,6 +71,7 @@ app.add_typer(node.app, name="node")
 app.add_typer(member.app, name="member")
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(event.app, name="event")
+app.add_typer(audit.app, name="audit")
 app.add_typer(site.app, name="site")
 
 
