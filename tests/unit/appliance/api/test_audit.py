@@ -369,6 +369,36 @@ async def test_a_head_that_is_gone_hides_nothing(ops: Operations, admin: httpx.A
     assert (await admin.post("/api/v1/audit/accept")).json()["ok"] is True
 
 
+@pytest.mark.parametrize("key", ["evil", "e vil/1", "r1/999999999999", "r1/x", "m9/head", "/"])
+async def test_what_was_added_is_found_and_can_be_put_aside(
+    ops: Operations, admin: httpx.AsyncClient, key: str
+) -> None:
+    await admin.post("/api/v1/vsubnets", json={"name": "first"})
+    await ops.services.audit.flush()
+    await ops.store.commit([], [Put(keys.AUDIT + key, b"{}")])
+    assert not (await ops.services.audit.verify()).is_ok
+    accepted = await admin.post("/api/v1/audit/accept")
+    assert accepted.json()["ok"] is True, accepted.text
+    assert (await admin.post("/api/v1/vsubnets", json={"name": "after"})).status_code == 201
+    assert (await ops.services.audit.verify()).is_ok
+
+
+async def test_a_look_does_all_that_is_due(ops: Operations) -> None:
+    service = ops.services.audit
+    await service.look()
+    assert (await ops.store.list(keys.AUDIT)).items == (), "nothing was changed: nothing is written"
+    for _ in range(150):
+        service.refused(Entry(Kind.REFUSED, 1))
+    await service.look()
+    revision = (await ops.store.list(keys.AUDIT)).revision
+    await service.look()
+    await service.look()
+    assert (await ops.store.list(keys.AUDIT)).revision == revision, "it comes to rest"
+    newest = (await shown(ops))[0].record.entry
+    assert newest.details == {"more": "50"}
+    assert (await service.verify()).chains[0].checkpoints == 1
+
+
 async def test_a_write_in_doubt_is_looked_at_and_told(ops: Operations) -> None:
     service = ops.services.audit
     commit = ops.store.commit
