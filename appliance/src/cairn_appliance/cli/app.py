@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 from cairn_appliance import __version__
 from cairn_appliance.cli.commands import (
     api_token,
+    audit,
     backup,
     ca,
     cluster,
@@ -75,6 +76,7 @@ app.add_typer(node.app, name="node")
 app.add_typer(member.app, name="member")
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(event.app, name="event")
+app.add_typer(audit.app, name="audit")
 app.add_typer(site.app, name="site")
 app.add_typer(user.app, name="user")
 app.add_typer(sessions.app, name="session")

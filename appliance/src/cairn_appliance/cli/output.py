@@ -131,6 +131,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def of_ms(milliseconds: int) -> datetime:
+    """Return the time that is so many milliseconds after 1970."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
 def span(length: timedelta) -> str:
     """Return a length of time as people say it: "45 s", "12 min", "3 h 20 min", "30 d"."""
     seconds = max(0, round(length.total_seconds()))

@@ -426,3 +426,51 @@ class Event(msgspec.Struct, frozen=True):
     node: NodeRef | None = None
     vsubnet: VSubnetRef | None = None
     details: dict[str, str] = {}
+
+
+class AuditActor(msgspec.Struct, frozen=True):
+    """Who asked."""
+
+    kind: str = ""
+    name: str = ""
+    role: str = ""
+    address: str = ""
+
+
+class Audited(msgspec.Struct, frozen=True):
+    """What was asked for, and what became of it."""
+
+    appliance: str
+    index: int
+    at: datetime
+    actor: AuditActor = AuditActor()
+    action: str = ""
+    target: str = ""
+    outcome: str = ""
+    status: int = 0
+    request_id: str = ""
+    details: dict[str, str] = {}
+    hash: str = ""
+    kind: str = ""
+
+
+class AuditChain(msgspec.Struct, frozen=True):
+    """What a look at one chain found."""
+
+    appliance: str
+    ok: bool
+    records: int = 0
+    checkpoints: int = 0
+    first: int = 0
+    index: int = 0
+    problem: str = ""
+
+
+class AuditVerified(msgspec.Struct, frozen=True):
+    """What a look at all chains found."""
+
+    ok: bool
+    at: datetime
+    cluster: str = ""
+    key: str = ""
+    chains: list[AuditChain] = []

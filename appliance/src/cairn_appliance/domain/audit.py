@@ -8,7 +8,6 @@ remains is to put back a whole older state; that is what marks are for (docs/adr
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -151,6 +150,12 @@ class ChainReport:
     first: int
     index: int
     problem: str = ""
+
+
+_WANTED = {
+    kind: {each.name: str(each.type) for each in fields(kind)}
+    for kind in (Who, Entry, Record, Head, End)
+}
 
 
 def hash_of(line: bytes) -> str:
@@ -405,14 +410,9 @@ def _entry(plain: dict[str, Any]) -> Entry:
     return Entry(**values, who=Who(**_checked(who, Who, ())), details=details)
 
 
-@functools.cache
-def _wanted(kind: type[Any], without: tuple[str, ...]) -> dict[str, str]:
-    return {each.name: str(each.type) for each in fields(kind) if each.name not in without}
-
-
 def _checked(plain: dict[str, Any], kind: type[Any], without: tuple[str, ...]) -> dict[str, Any]:
     """Return the fields if they are those of the class, each of its type; raise Broken."""
-    wanted = _wanted(kind, without)
+    wanted = {name: of for name, of in _WANTED[kind].items() if name not in without}
     if plain.keys() != wanted.keys():
         raise Broken("a line is not what it should be")
     for name, value in plain.items():

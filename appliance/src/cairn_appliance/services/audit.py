@@ -197,7 +197,8 @@ class Audit:
         self._journal = journal
         self._clock = clock
         self._files = files or NoFiles()
-        self._marks = self._files.marks()
+        self._marks = self._known_marks()
+        self._kept_marks = dict(self._marks)
         self._tip: _Tip | None = None
         self._doubted: tuple[str, list[Entry]] | None = None  # hash of a head that may be written
         self._turn = asyncio.Lock()
@@ -289,7 +290,7 @@ class Audit:
     async def verify(self) -> Verified:
         """Look at all chains, in pieces; note what is wrong."""
         seen = dict(self._marks)
-        chains = _by_chain((await self._store.list(keys.AUDIT)).items)
+        chains = await self._chains()
         verified = await self._examined(chains, seen)
         await self._note(verified, chains)
         return verified
@@ -297,7 +298,7 @@ class Audit:
     async def export(self) -> AsyncIterator[bytes]:
         """Yield the lines of all chains as they were at one moment, and their signed end."""
         await self.flush()
-        chains = _by_chain((await self._store.list(keys.AUDIT)).items)
+        chains = await self._chains()
         heads = {}
         for name, chain in chains.items():
             head = _readable_head(chain.head)
@@ -321,7 +322,37 @@ class Audit:
     async def checkpoint(self) -> bool:
         """Mark, signed, how far all chains are, where one has changed since; return whether."""
         await self.flush()
-        chains = _by_chain((await self._store.list(keys.AUDIT)).items)
+        return await self._checkpoint(await self._chains())
+
+    async def prune(self, appliances: Container[str]) -> int:
+        """Move what is old into the archive of this appliance; return how many records.
+
+        That is its own chain, and those of appliances that are no more.
+        """
+        return await self._prune_all(await self._chains(), appliances)
+
+    async def look(self) -> None:
+        """Do all that is due: what waited on the disk, a look, a checkpoint, the archive."""
+        await self.catch_up()
+        for more in self._refusals.counted(self.now_ms()):
+            self.end(more)
+        await self.flush()
+        seen = dict(self._marks)
+        chains = await self._chains()
+        verified = await self._examined(chains, seen)
+        await self._note(verified, chains)
+        await self._checkpoint(chains)
+        appliances = (await self._store.list(keys.APPLIANCES)).items
+        whole = {report.appliance for report in verified.chains if not report.problem}
+        await self._prune_all(
+            {name: chain for name, chain in chains.items() if name in whole},
+            {keys.last_part(item.key) for item in appliances},
+        )
+
+    async def _chains(self) -> dict[str, _Stored]:
+        return _by_chain((await self._store.list(keys.AUDIT)).items)
+
+    async def _checkpoint(self, chains: Mapping[str, _Stored]) -> bool:
         heads = {
             name: head
             for name, chain in chains.items()
@@ -333,12 +364,7 @@ class Audit:
             await self._append([audit.checkpoint(heads, self.now_ms())])
         return due
 
-    async def prune(self, appliances: Container[str]) -> int:
-        """Move what is old into the archive of this appliance; return how many records.
-
-        That is its own chain, and those of appliances that are no more.
-        """
-        chains = _by_chain((await self._store.list(keys.AUDIT)).items)
+    async def _prune_all(self, chains: Mapping[str, _Stored], appliances: Container[str]) -> int:
         pruned = 0
         for name, chain in chains.items():
             kept = self.kept if name == self._appliance else KEPT_OF_GONE
@@ -363,6 +389,13 @@ class Audit:
             log.error("a record on the disk can't be read reason=%s", error)  # noqa: TRY400
             entry = Entry(Kind.ASKED, self.now_ms(), details={"unreadable": str(error)})
         return replace(entry, details={**entry.details, "late": "store_full"})
+
+    def _known_marks(self) -> dict[str, Mark]:
+        try:
+            return self._files.marks()
+        except CairnError as error:
+            log.error("how far the audit was is not known here reason=%s", error)  # noqa: TRY400
+            return {}
 
     async def _append(self, entries: Sequence[Entry]) -> None:
         """Write the entries, with those of others that wait and with what was put off."""
@@ -490,7 +523,10 @@ class Audit:
             known = self._marks.get(report.appliance, _NOTHING)
             if head is not None and head.index > known.index:
                 self._marks[report.appliance] = Mark(head.index, head.hash)
-        await asyncio.to_thread(self._files.keep_marks, dict(self._marks))
+        if self._marks != self._kept_marks:
+            marks = dict(self._marks)
+            await asyncio.to_thread(self._files.keep_marks, marks)
+            self._kept_marks = marks
         signs = tuple(
             Noticed(
                 Alarm.AUDIT_BROKEN,
@@ -540,28 +576,36 @@ class Audit:
     async def _begin_again(self, report: ChainReport, by: Actor) -> None:
         name = report.appliance
         async with self._turn:
-            listing = await self._store.list(keys.audit_of(name))
-            lines = [item.value for item in listing.items]
-            file = f"{name}-broken-{self.now_ms()}.jsonl"
-            where = await asyncio.to_thread(self._files.archive, file, lines)
-            known = max((_index(item.key) for item in listing.items), default=0)
-            known = max(known, report.index, self._marks.get(name, _NOTHING).index)
+            items = [
+                item
+                for item in (await self._store.list(keys.AUDIT)).items
+                if item.key.removeprefix(keys.AUDIT).partition("/")[0] == name
+            ]
+            file = f"broken-{self.now_ms()}.jsonl"
+            where = await asyncio.to_thread(
+                self._files.archive, file, [item.value for item in items]
+            )
+            known = max((_index(item.key) for item in items), default=0)
+            seen = self._marks.get(name, _NOTHING).index
+            known = max(known, report.index if report.index < _INDEX_END else 0, seen)
             head = audit.empty_head(self._cluster, name)
             head = replace(head, first=known + _GAP + 1, index=known + _GAP)
             details = {"accepted": report.problem[:200], "by": by.name, "aside": where}
             entry = Entry(Kind.BEGAN, self.now_ms(), details=details)
             (line,), head = audit.chained([entry], head, self._seal, self.now_ms())
-            key = keys.audit_head(name)
-            old = next((item for item in listing.items if item.key == key), None)
-            writes = [
-                Put(keys.audit_record(name, head.index), line),
-                Put(key, audit.encode(head)),
-            ]
-            revision = await self._store.commit([Compare(key, old.revision if old else 0)], writes)
-            if name == self._appliance:
-                self._tip = _Tip(head, revision)
-            self._marks[name] = Mark(head.index, head.hash)
-            stale = [item for item in listing.items if item.key != key]
+            kept = ""
+            if keys.is_id(name):
+                kept = keys.audit_head(name)
+                old = next((item.revision for item in items if item.key == kept), 0)
+                writes = [
+                    Put(keys.audit_record(name, head.index), line),
+                    Put(kept, audit.encode(head)),
+                ]
+                revision = await self._store.commit([Compare(kept, old)], writes)
+                if name == self._appliance:
+                    self._tip = _Tip(head, revision)
+                self._marks[name] = Mark(head.index, head.hash)
+            stale = [item for item in items if item.key != kept]
             for start in range(0, len(stale), _DELETED_AT_ONCE):
                 piece = stale[start : start + _DELETED_AT_ONCE]
                 await self._store.commit([], [Delete(item.key) for item in piece])
@@ -575,23 +619,13 @@ class Audit:
                 log.info("outcomes of the audit wait reason=%s", error)
 
     async def _look_after(self) -> None:
-        await self._begin()
+        self.end(Entry(Kind.BEGAN, self.now_ms()))  # this process writes from here on
         while True:
             try:
-                await self.catch_up()
-                for more in self._refusals.counted(self.now_ms()):
-                    self.end(more)
-                await self.checkpoint()
-                appliances = (await self._store.list(keys.APPLIANCES)).items
-                await self.prune({keys.last_part(item.key) for item in appliances})
-                await self.verify()
+                await self.look()
             except (StoreError, CairnError, Broken) as error:
                 log.warning("looking at the audit was put off reason=%s", error)
             await asyncio.sleep(_LOOKED_AT_EVERY_S * random.uniform(0.8, 1.0))
-
-    async def _begin(self) -> None:
-        """Record that this process writes from here on."""
-        self.end(Entry(Kind.BEGAN, self.now_ms()))
 
 
 class BrokenChain(CairnError):
@@ -633,6 +667,7 @@ class _Budget:
 
 
 _NOTHING = Mark(0, "")
+_DIGITS, _INDEX_END = 12, 10**11
 
 
 def _by_chain(items: Iterable[Item]) -> dict[str, _Stored]:
@@ -683,8 +718,10 @@ def _readable_head(item: Item | None) -> Head | None:
 
 
 def _index(key: str) -> int:
+    """Return the index in a record's key; 0 for any that no chain gets to."""
     last = keys.last_part(key)
-    return int(last) if last.isdecimal() else 0
+    index = int(last) if len(last) == _DIGITS and last.isdecimal() else 0
+    return index if index < _INDEX_END else 0
 
 
 def _is_well_named(item: Item) -> bool:

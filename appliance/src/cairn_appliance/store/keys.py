@@ -368,6 +368,11 @@ def last_part(key: str) -> str:
     return key.rpartition("/")[2]
 
 
+def is_id(text: str) -> bool:
+    """Return whether it may be a part of a key."""
+    return _ID.fullmatch(text) is not None
+
+
 def _id(text: str) -> str:
     """Refuse what could leave its own place in the tree."""
     if not _ID.fullmatch(text):
