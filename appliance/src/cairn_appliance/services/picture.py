@@ -134,9 +134,9 @@ class Picture:
         snapshot, now = self._netmaps.snapshot, self._clock()
         nodes, is_fresh = snapshot.nodes, record.is_fresh(now)
         places = {
-            place.vni: each
+            header.vni: each
             for each in snapshot.vsubnets_of(node)
-            if vsubnet in ("", each) and (place := snapshot.vsubnets.get(each)) is not None
+            if vsubnet in ("", each) and (header := snapshot.vsubnets.get(each)) is not None
         }
         is_elsewhere = bool(site) and nodes[node].site != site
         for known in record.peers.values():
