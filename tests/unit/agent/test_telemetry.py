@@ -18,7 +18,9 @@ from tests.unit.agent.fakes.running import beside
 
 def stats(*peers: PeerStats, learned: int = 0, drops: dict[str, int] | None = None) -> Stats:
     macs = [LearnedStats(f"02:00:00:00:00:{n:02x}", "p0", float(n)) for n in range(learned)]
-    return Stats("i", vsubnets=[VSubnetStats(7, peers=list(peers), learned=macs)], drops=drops or {})
+    return Stats(
+        "i", vsubnets=[VSubnetStats(7, peers=list(peers), learned=macs)], drops=drops or {}
+    )
 
 
 def status(problem: str = "") -> Status:
@@ -71,7 +73,7 @@ def test_changes_come_first_then_whom_nothing_was_told_of_for_long(
     assert {peer.node for peer in second} == {"p2", "p3"}
     moved = PeerStats("p3", "192.0.2.9:8002", "up", "direct")
     third = told(teller, stats(*everybody[:3], moved)).peers
-    assert [peer.node for peer in third][0] == "p3"
+    assert third[0].node == "p3"
     assert third[1].node in ("p0", "p1")
 
 

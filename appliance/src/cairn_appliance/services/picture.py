@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from cairn_agent.protocol import telemetry as wire
@@ -59,12 +59,8 @@ class Way:
     mtu: int | None = None
 
 
-@dataclass
-class _Words:
-    """What both ends say of a path."""
-
-    said: list[tuple[wire.PeerSaid, float, bool]] = field(default_factory=list)  # at, is fresh
-    vsubnets: set[str] = field(default_factory=set)
+# What one end says of a path in one vSubnet: the word, when, whether it is fresh, the vSubnet.
+_Word = tuple[wire.PeerSaid, float, bool, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,26 +117,41 @@ class Picture:
 
     def ways(self, *, site: str = "", vsubnet: str = "") -> list[Way]:
         """Return the paths that there are sessions on, or were of late; in order."""
-        snapshot, now = self._netmaps.snapshot, self._clock()
-        by_vni = {each.vni: each.id for each in snapshot.vsubnets.values()}
-        words: dict[tuple[str, str], _Words] = {}
+        words: dict[tuple[str, str], list[_Word]] = {}
         for node, record in self._telemetry.records().items():
-            is_fresh = record.is_fresh(now)
-            for known in record.peers.values():
-                peer = known.said.node
-                place = by_vni.get(known.said.vni)
-                if place is None or peer not in snapshot.nodes or now - known.at > KEPT_S:
-                    continue
-                if vsubnet not in ("", place):
-                    continue
-                if site and site not in (snapshot.nodes[node].site, snapshot.nodes[peer].site):
-                    continue
-                ends = (node, peer) if node < peer else (peer, node)
-                of = words.setdefault(ends, _Words())
-                of.said.append((known.said, known.at, is_fresh))
-                if known.said.session == "up":
-                    of.vsubnets.add(place)
-        return [_way(ends, of) for ends, of in sorted(words.items())]
+            self._hear(node, record, site, vsubnet, words)
+        return [_way(ends, words[ends]) for ends in sorted(words)]
+
+    def _hear(
+        self,
+        node: str,
+        record: NodeRecord,
+        site: str,
+        vsubnet: str,
+        words: dict[tuple[str, str], list[_Word]],
+    ) -> None:
+        """Add what a node says of its peers; for a thousand nodes this is what takes time."""
+        snapshot, now = self._netmaps.snapshot, self._clock()
+        nodes, is_fresh = snapshot.nodes, record.is_fresh(now)
+        places = {
+            header.vni: each
+            for each in snapshot.vsubnets_of(node)
+            if vsubnet in ("", each) and (header := snapshot.vsubnets.get(each)) is not None
+        }
+        is_elsewhere = bool(site) and nodes[node].site != site
+        for known in record.peers.values():
+            said = known.said
+            peer, place = said.node, places.get(said.vni)
+            if place is None or peer not in nodes or now - known.at > KEPT_S:
+                continue
+            if is_elsewhere and nodes[peer].site != site:
+                continue
+            ends = (node, peer) if node < peer else (peer, node)
+            word = (said, known.at, is_fresh, place)
+            if ends in words:
+                words[ends].append(word)
+            else:
+                words[ends] = [word]
 
     def way(self, a: str, b: str) -> Way | None:
         """Return the path between two nodes."""
@@ -293,28 +304,52 @@ def heard(ways: list[Way]) -> Counter[str]:
     return found
 
 
-def _way(ends: tuple[str, str], of: _Words) -> Way:
-    said, at, _ = max(of.said, key=lambda each: each[1])
-    fresh = [each for each in of.said if each[2]]
-    newest = max(fresh, key=lambda each: each[1], default=None)
-    is_up = newest is not None and newest[0].session == "up"
-    live = [each[0] for each in fresh if each[0].session == "up"] if is_up else []
-    measured = [each for each in live if each.probed_s is not None]
-    best = min(measured or live, key=lambda each: each.probed_s or 0.0, default=None)
-    probes = sum(each.probes for each in live)
+def _way(ends: tuple[str, str], words: list[_Word]) -> Way:
+    newest, at, is_fresh, _ = max(words, key=_when)
+    if not is_fresh:
+        fresh = [each for each in words if each[2]]
+        if fresh:
+            newest, is_fresh = max(fresh, key=_when)[0], True
+    is_up = is_fresh and newest.session == "up"
+    vsubnets, best = set(), None
+    probes = lost = rtt_max_us = 0
+    jitter_us: int | None = None
+    mtu: int | None = None
+    for said, _, word_is_fresh, place in words:
+        if said.session != "up":
+            continue
+        vsubnets.add(place)
+        if not (is_up and word_is_fresh):
+            continue
+        if best is None or _measured(said) < _measured(best):
+            best = said
+        probes, lost = probes + said.probes, lost + said.lost
+        rtt_max_us = max(rtt_max_us, said.rtt_max_us or 0)
+        if said.jitter_us is not None:
+            jitter_us = max(jitter_us or 0, said.jitter_us)
+        if said.mtu:
+            mtu = min(mtu or said.mtu, said.mtu)
     return Way(
         *ends,
-        vsubnets=tuple(sorted(of.vsubnets)),
-        path=(newest[0] if newest else said).path or "direct",
+        vsubnets=tuple(sorted(vsubnets)),
+        path=newest.path or "direct",
         is_up=is_up,
-        is_stale=not fresh,
+        is_stale=not is_fresh,
         at=at,
         rtt_ms=_ms(best.rtt_us if best else None),
-        rtt_max_ms=_ms(max((each.rtt_max_us or 0 for each in live), default=0) or None),
-        jitter_ms=_ms(max((each.jitter_us or 0 for each in measured), default=None)),
-        loss=round(sum(each.lost for each in live) / probes, 4) if probes else None,
-        mtu=min((each.mtu for each in live if each.mtu), default=None),
+        rtt_max_ms=_ms(rtt_max_us or None),
+        jitter_ms=_ms(jitter_us),
+        loss=round(lost / probes, 4) if probes else None,
+        mtu=mtu,
     )
+
+
+def _when(word: _Word) -> float:
+    return word[1]
+
+
+def _measured(said: wire.PeerSaid) -> float:
+    return math.inf if said.probed_s is None else said.probed_s
 
 
 def _ms(micros: int | None) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from cairn_agent.protocol import telemetry as wire
 
@@ -10,9 +10,7 @@ from cairn_appliance.api.ops_v1.models import moment, moment_or_none
 from cairn_appliance.api.ops_v1.models_views import (
     BumNodeOut,
     BumOut,
-    EdgeOut,
     FoundOut,
-    LatencyRowOut,
     NodeReportOut,
     OverviewProblemOut,
     ReportDataPlaneOut,
@@ -22,10 +20,6 @@ from cairn_appliance.api.ops_v1.models_views import (
     SubjectOut,
     TableEntryOut,
     TableOut,
-    TopologyNodeOut,
-    TopologyOut,
-    TopologySegmentOut,
-    TopologySiteOut,
 )
 from cairn_appliance.domain.problem import Problem
 from cairn_appliance.domain.telemetry import NodeRecord, PeerKnown, storm_dropped
@@ -52,8 +46,11 @@ def problem_about(
     )
 
 
-def topology_out(services: Services, now: float) -> TopologyOut:
-    """Return the whole picture."""
+def topology_fields(services: Services, now: float) -> dict[str, object]:
+    """Return the fields of a TopologyOut.
+
+    Of ten thousand paths models would take longer than everything else; so does LatencyOut.
+    """
     snapshot, picture = services.netmaps.snapshot, services.picture
     nodes, ways = picture.nodes(), picture.ways()
     paths = heard(ways)
@@ -62,43 +59,49 @@ def topology_out(services: Services, now: float) -> TopologyOut:
         record = picture.record(node.id)
         duties = [each.id for each in snapshot.segments_of(node.id)]
         shown.append(
-            TopologyNodeOut(
-                id=node.id,
-                name=node.name,
-                site=node.site,
-                state=node.state,
-                health=picture.health(node, paths).value,
-                connected=services.presence.is_connected(node.id),
-                role="gateway" if duties else "host",
-                gateways=duties,
-                vsubnets=sorted(snapshot.vsubnets_of(node.id)),
-                reported_at=moment_or_none(record.at if record else 0.0),
-                stale=record is None or not record.is_fresh(now),
-            )
+            {
+                "id": node.id,
+                "name": node.name,
+                "site": node.site,
+                "state": node.state,
+                "health": picture.health(node, paths),
+                "connected": services.presence.is_connected(node.id),
+                "role": "gateway" if duties else "host",
+                "gateways": duties,
+                "vsubnets": sorted(snapshot.vsubnets_of(node.id)),
+                "reported_at": moment_or_none(record.at if record else 0.0),
+                "stale": record is None or not record.is_fresh(now),
+            }
         )
-    return TopologyOut(
-        at=moment(now),
-        sites=[TopologySiteOut(name=each) for each in sorted({n.site for n in nodes if n.site})],
-        nodes=shown,
-        edges=[_edge(each) for each in ways],
-        segments=list(_segments(services)),
-    )
+    return {
+        "at": moment(now),
+        "sites": [{"name": each} for each in sorted({node.site for node in nodes if node.site})],
+        "nodes": shown,
+        "edges": [_edge(each) for each in ways],
+        "segments": list(_segments(services)),
+    }
 
 
-def latency_row(way: Way) -> LatencyRowOut | None:
-    """Return what is measured on a path; None where nothing is, now."""
+def latency_fields(ways: Iterable[Way], now: float) -> dict[str, object]:
+    """Return the fields of a LatencyOut."""
+    rows = (latency_row(each) for each in ways)
+    return {"at": moment(now), "rows": [row for row in rows if row is not None]}
+
+
+def latency_row(way: Way) -> dict[str, object] | None:
+    """Return the fields of a LatencyRowOut; None where nothing is measured now."""
     if not way.is_up or way.rtt_ms is None:
         return None
-    return LatencyRowOut(
-        a=way.a,
-        b=way.b,
-        rtt_ms=way.rtt_ms,
-        rtt_max_ms=way.rtt_max_ms,
-        loss=way.loss,
-        jitter_ms=way.jitter_ms,
-        path=way.path,  # type: ignore[arg-type]
-        at=moment(way.at),
-    )
+    return {
+        "a": way.a,
+        "b": way.b,
+        "rtt_ms": way.rtt_ms,
+        "rtt_max_ms": way.rtt_max_ms,
+        "loss": way.loss,
+        "jitter_ms": way.jitter_ms,
+        "path": way.path,
+        "at": moment(way.at),
+    }
 
 
 def table_out(services: Services, vsubnet: VSubnet, now: float) -> TableOut:
@@ -163,32 +166,32 @@ def found_token(token: Token) -> FoundOut:
     )
 
 
-def _edge(way: Way) -> EdgeOut:
-    return EdgeOut(
-        a=way.a,
-        b=way.b,
-        vsubnets=list(way.vsubnets),
-        path=way.path,  # type: ignore[arg-type]
-        rtt_ms=way.rtt_ms,
-        loss=way.loss,
-        mtu=way.mtu,
-        up=way.is_up,
-        stale=way.is_stale,
-        at=moment(way.at),
-    )
+def _edge(way: Way) -> dict[str, object]:
+    return {
+        "a": way.a,
+        "b": way.b,
+        "vsubnets": way.vsubnets,
+        "path": way.path,
+        "rtt_ms": way.rtt_ms,
+        "loss": way.loss,
+        "mtu": way.mtu,
+        "up": way.is_up,
+        "stale": way.is_stale,
+        "at": moment(way.at),
+    }
 
 
-def _segments(services: Services) -> Iterator[TopologySegmentOut]:
+def _segments(services: Services) -> Iterator[dict[str, object]]:
     for segment in sorted(services.netmaps.snapshot.segments.values(), key=lambda each: each.name):
         forwarder, state = services.picture.forwarder(segment)
-        yield TopologySegmentOut(
-            id=segment.id,
-            name=segment.name,
-            vsubnet=segment.vsubnet,
-            forwarder=forwarder or None,
-            gateways=list(segment.nodes),
-            state=state,  # type: ignore[arg-type]
-        )
+        yield {
+            "id": segment.id,
+            "name": segment.name,
+            "vsubnet": segment.vsubnet,
+            "forwarder": forwarder or None,
+            "gateways": segment.nodes,
+            "state": state,
+        }
 
 
 def _entry(entry: Entry, names: dict[str, str]) -> TableEntryOut:
