@@ -286,6 +286,7 @@ class Appliance:
                 background.create_task(self._follow_keys(), name="follow the keys"),
                 background.create_task(services.rotation.run(), name="replace keys"),
                 background.create_task(services.board.run(), name="listen to gateways"),
+                background.create_task(services.outputs.run(), name="tell events"),
             ]
             if every_s := self._local.settings.backup_every_s:
                 making = self._backups.keep_making(every_s, self._own_member.leads)

@@ -46,6 +46,7 @@ class Alarm(StrEnum):
     LAN_SPOOF = "lan_spoof"
     LAN_STORM = "lan_storm"
     STATION_FROZEN = "station_frozen"
+    RECEIVER_FAILS = "receiver_fails"
 
 
 @dataclass(frozen=True, slots=True)

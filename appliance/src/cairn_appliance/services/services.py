@@ -11,6 +11,7 @@ from cairn_appliance.netmap.netmaps import Netmaps
 from cairn_appliance.pki.authority import AGENT_LIFE_DAYS
 from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.pki.sealing import Sealer
+from cairn_appliance.services import receivers
 from cairn_appliance.services.absorption import Absorption
 from cairn_appliance.services.addressing import Addressing
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -23,9 +24,11 @@ from cairn_appliance.services.gateway_health import GatewayHealths
 from cairn_appliance.services.lan_reports import LanReports
 from cairn_appliance.services.members import Members
 from cairn_appliance.services.nodes import Nodes
+from cairn_appliance.services.outputs import Outputs
 from cairn_appliance.services.preflights import Preflights
 from cairn_appliance.services.presence import PresenceBoard
 from cairn_appliance.services.reassertion import Reassertions
+from cairn_appliance.services.receivers import Lines
 from cairn_appliance.services.registry import Registry
 from cairn_appliance.services.restoration import Restoration
 from cairn_appliance.services.rotation import Rotation
@@ -63,6 +66,7 @@ class Services:
     lan_reports: LanReports
     preflights: Preflights
     gateway_health: GatewayHealths
+    outputs: Outputs
 
     @property
     def cluster(self) -> Cluster:
@@ -80,8 +84,9 @@ def build(
     clock: Clock = wall_clock,
     certificate_days: float = AGENT_LIFE_DAYS,
     monotonic: Clock = time.monotonic,
+    lines: Lines | None = None,
 ) -> Services:
-    """Return the services of one replica; nothing runs yet."""
+    """Return the services of one replica; nothing runs yet. `lines` lead to who is told events."""
     journal = Journal(clock)
     epochs = Epochs(sealer, clock)
     vsubnets = VSubnets(store, epochs, journal, clock)
@@ -107,6 +112,7 @@ def build(
         journal,
         replica,
     )
+    lines = lines or receivers.lines(sealer, lambda: netmaps.cluster.id)
     return Services(
         store=store,
         vsubnets=vsubnets,
@@ -131,4 +137,5 @@ def build(
         lan_reports=LanReports(store, netmaps, election, board, journal, clock),
         preflights=Preflights(store, vsubnets, netmaps, presence, journal, clock),
         gateway_health=GatewayHealths(netmaps, election, board, clock),
+        outputs=Outputs(store, sealer, journal, lines, replica, clock),
     )

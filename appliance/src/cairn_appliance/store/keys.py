@@ -40,6 +40,9 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/login-failures/<user>                wrong passwords of late
     /cairn/1/idempotency/<hash>                   answer to a POST, sealed under its Idempotency-Key
     /cairn/1/events/<event>                       IDs sort by time
+    /cairn/1/outputs/receivers                    who outside is told of events
+    /cairn/1/outputs/sender                       which replica sends, under its lease
+    /cairn/1/outputs/deliveries/<receiver>        how far a receiver has been told
     /cairn/1/gateways/beats/<node>                last beat: twice a second, so not in the map
     /cairn/1/gateways/states/<node>               what it said of its segments, for people
     /cairn/1/gateways/forwardings/<segment>       who forwards, in which term
@@ -103,6 +106,10 @@ SESSIONS = ROOT + "sessions/"
 LOGIN_FAILURES = ROOT + "login-failures/"
 IDEMPOTENCY = ROOT + "idempotency/"
 EVENTS = ROOT + "events/"
+OUTPUTS = ROOT + "outputs/"
+RECEIVERS = OUTPUTS + "receivers"
+SENDER = OUTPUTS + "sender"
+DELIVERIES = OUTPUTS + "deliveries/"
 PRESENCE = ROOT + "presence/"
 REPLICAS = ROOT + "replicas/"
 
@@ -329,6 +336,11 @@ def presence(replica_id: str, batch: str) -> str:
 def replica(replica_id: str) -> str:
     """Return the key of a running replica of the appliance."""
     return REPLICAS + _id(replica_id)
+
+
+def delivery(receiver_id: str) -> str:
+    """Return the key of how far a receiver of events has been told."""
+    return DELIVERIES + _id(receiver_id)
 
 
 def last_part(key: str) -> str:

@@ -25,6 +25,7 @@ from cairn_appliance.api.ops_v1.routes import (
     members,
     metrics,
     nodes,
+    outputs,
     segments,
     session,
     sites,
@@ -59,6 +60,7 @@ _RESOURCES = (
     tokens,
     nodes,
     events,
+    outputs,
 )
 _PROBLEM = {
     "description": "An error: its code, its cause and what to do",
