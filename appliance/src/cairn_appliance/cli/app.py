@@ -18,6 +18,7 @@ from cairn_appliance.cli.commands import (
     ca,
     cluster,
     event,
+    event_output,
     gateway,
     member,
     node,
@@ -70,6 +71,7 @@ app.add_typer(node.app, name="node")
 app.add_typer(member.app, name="member")
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(event.app, name="event")
+app.add_typer(event_output.app, name="event-output")
 app.add_typer(site.app, name="site")
 
 
