@@ -31,6 +31,7 @@ from cairn_appliance.cli.commands import (
 from cairn_appliance.cli.errors import CommandError, Exit
 from cairn_appliance.cli.options import group
 from cairn_appliance.cli.output import print_error
+from cairn_appliance.cli.watching import OPTION, is_wanted, watch
 
 _INTERRUPTED = 130
 # What the parser says of itself helps nobody who mistyped a number.
@@ -54,8 +55,11 @@ def _root(
             "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
         ),
     ] = False,
+    _watch: Annotated[
+        bool, typer.Option(OPTION, help="Show a list, show or status anew every 2 s, until Ctrl-C.")
+    ] = False,
 ) -> None:
-    """Take what stands before the command."""
+    """Take what stands before the command; `run` has seen to --watch by then."""
 
 
 app.command("login")(session.login)
@@ -82,8 +86,11 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code; errors are on stderr by then."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        return _run(arguments)
+        if is_wanted(given):
+            return watch(given, _ended)
+        return _run(given)
     except CommandError as error:
         print_error(error)
         return error.exit_code
@@ -97,7 +104,16 @@ def run(arguments: list[str] | None = None) -> int:
         return Exit.BUG
 
 
-def _run(arguments: list[str] | None) -> int:
+def _ended(arguments: list[str]) -> int:
+    """Run a command line once and return its exit code; errors that may pass are printed."""
+    try:
+        return _run(arguments)
+    except CommandError as error:
+        print_error(error)
+        return error.exit_code
+
+
+def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         result = command.main(args=arguments, prog_name="cairn", standalone_mode=False)
