@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from cairn_appliance.cli import output
 from cairn_appliance.cli.errors import CommandError, Exit
+from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.domain.segment import Guards, Preference
+from cairn_appliance.services.segments import SegmentOrder
 from cairn_appliance.store import keys
 from cairn_appliance.store.port import Reset
 
@@ -125,7 +128,8 @@ def test_confirmations_say_how_many_are_touched(
     assert "2 of 2 nodes are behind" in asked[-1]
     office("map-key", "use")
     assert any("nodes are behind" in each for each in asked[-2:])
-    office.ok("gateway", "create", "lan", "--vsubnet", "office")
+    order = SegmentOrder("lan", "office", Preference.SAFETY, Guards())
+    live.do(live.operations.services.segments.create(order, SYSTEM))
     office("gateway", "stop", "lan")
     assert "0 gateways of it forward nothing" in asked[-1]
 
