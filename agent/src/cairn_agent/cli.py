@@ -97,6 +97,14 @@ def status(context: typer.Context, json: Json = False) -> None:
 
 
 @app.command()
+def metrics(context: typer.Context) -> None:
+    """Print the metrics of this node as Prometheus reads them."""
+    from cairn_agent.metrics import exposition
+
+    sys.stdout.write(exposition(_status(context.obj), time.time()).decode())
+
+
+@app.command()
 def peers(context: typer.Context, json: Json = False) -> None:
     """List the peers."""
     found = _status(context.obj)

@@ -32,6 +32,7 @@ class Settings:
     runtime_dir: Path = DEFAULT_RUNTIME_DIR
     timers: Mapping[str, int] = field(default_factory=dict)  # test setting, docs/protocol.md 2.1
     offline_trust_s: int | None = None  # test setting: overrides every vSubnet's policy
+    metrics_file: Path | None = None  # for node_exporter's textfile collector
 
     @property
     def dataplane_socket(self) -> Path:
@@ -59,7 +60,20 @@ def from_environment(
         or Path(environment.get("CAIRN_RUNTIME_DIR") or DEFAULT_RUNTIME_DIR),
         timers=_timers(environment.get("CAIRN_TEST_TIMERS", "")),
         offline_trust_s=_seconds(environment.get("CAIRN_TEST_OFFLINE_TRUST_S", "")),
+        metrics_file=_metrics_file(environment.get("CAIRN_METRICS_FILE", "")),
     )
+
+
+def _metrics_file(text: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text)
+    if not path.is_absolute() or path.suffix != ".prom":
+        raise BadInput(
+            f"CAIRN_METRICS_FILE is {text!r}",
+            "give a whole path that ends in .prom, where node_exporter looks for such files",
+        )
+    return path
 
 
 def _timers(text: str) -> Mapping[str, int]:

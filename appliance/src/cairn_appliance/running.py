@@ -294,6 +294,7 @@ class Appliance:
                 background.create_task(services.board.run(), name="listen to gateways"),
                 background.create_task(services.audit.run(), name="keep the audit"),
                 background.create_task(self._exchange.run(), name="read others' reports"),
+                background.create_task(services.outputs.run(), name="tell events"),
             ]
             if every_s := self._local.settings.backup_every_s:
                 making = self._backups.keep_making(every_s, self._own_member.leads)

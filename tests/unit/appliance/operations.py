@@ -18,7 +18,9 @@ from cairn_agent.protocol.token import decode_token
 from cairn_appliance.api.ops_v1.app import create_app
 from cairn_appliance.domain.access import ApiToken, Role, Session, User
 from cairn_appliance.domain.cluster import FORMAT, Cluster
+from cairn_appliance.domain.event import Event
 from cairn_appliance.domain.identity import SYSTEM, Facts
+from cairn_appliance.domain.output import Receiver
 from cairn_appliance.pki.authority import Authority
 from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.pki.map_key import MapKey
@@ -28,6 +30,7 @@ from cairn_appliance.services.api_tokens import key_of
 from cairn_appliance.services.backups import Backups, Source
 from cairn_appliance.services.enrolment import Newcomer
 from cairn_appliance.services.membership import Membership
+from cairn_appliance.services.receivers import NotDelivered
 from cairn_appliance.services.tokens import TokenOrder
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.codec import Codec
@@ -59,6 +62,20 @@ class Clock:
     def advance(self, seconds: float) -> None:
         """Move it on."""
         self.now += seconds
+
+
+class DeadLine:
+    """A line to a receiver of events that takes nothing: tests of the API send nothing out."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self.receiver = receiver
+
+    async def send(self, event: Event) -> None:
+        """Refuse it."""
+        raise NotDelivered("nobody is there")
+
+    async def close(self) -> None:
+        """Nothing is open."""
 
 
 @dataclass
@@ -176,6 +193,7 @@ def operations(clock: Clock | None = None) -> Operations:
         sealer=sealer,
         replica="r1",
         clock=clock,
+        lines=DeadLine,
     )
     etcd = FakeEtcd()
     membership = Membership(

@@ -141,9 +141,10 @@ class Connection:
         answer = self._send("POST", path, body=body, headers=headers, wait_s=wait_s)
         return _reply(answer, kind)
 
-    def put(self, path: str, kind: type[T], body: object) -> Reply[T]:
-        """Set something, whatever it was."""
-        return _reply(self._send("PUT", path, body=body), kind)
+    def put(self, path: str, kind: type[T], body: object, etag: str = "") -> Reply[T]:
+        """Set something, whatever it was, or if it is still as it was read."""
+        headers = {"If-Match": etag} if etag else {}
+        return _reply(self._send("PUT", path, body=body, headers=headers), kind)
 
     def patch(self, path: str, kind: type[T], body: object, etag: str) -> Reply[T]:
         """Change an object if it is still as it was read."""

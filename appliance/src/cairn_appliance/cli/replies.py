@@ -474,3 +474,69 @@ class AuditVerified(msgspec.Struct, frozen=True):
     cluster: str = ""
     key: str = ""
     chains: list[AuditChain] = []
+
+
+class OutputShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A receiver of events."""
+
+    id: str
+    min_severity: str = "info"
+    ca: str = ""
+    last_ok_at: datetime | None = None
+    failing_since: datetime | None = None
+    last_error: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        raise NotImplementedError
+
+
+class SyslogShown(OutputShown, frozen=True, kw_only=True):
+    """A syslog server."""
+
+    host: str
+    port: int
+    protocol: str
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return f"syslog+{self.protocol}://{self.host}:{self.port}"
+
+
+class WebhookShown(OutputShown, frozen=True, kw_only=True):
+    """A webhook."""
+
+    url: str
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return self.url
+
+
+class Outputs(msgspec.Struct, frozen=True):
+    """All receivers of events."""
+
+    syslog: list[SyslogShown] = []
+    webhooks: list[WebhookShown] = []
+
+    @property
+    def all(self) -> list[OutputShown]:
+        """Both kinds."""
+        return [*self.syslog, *self.webhooks]
+
+
+class OutputTest(msgspec.Struct, frozen=True):
+    """How the test of a receiver went."""
+
+    id: str
+    ok: bool
+    error: str = ""
+
+
+class OutputTests(msgspec.Struct, frozen=True):
+    """How the tests went."""
+
+    results: list[OutputTest] = []

@@ -47,6 +47,7 @@ class Alarm(StrEnum):
     LAN_STORM = "lan_storm"
     STATION_FROZEN = "station_frozen"
     AUDIT_BROKEN = "audit_broken"
+    RECEIVER_FAILS = "receiver_fails"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from cairn_appliance.pki.audit_key import AuditKey
 from cairn_appliance.pki.authority import AGENT_LIFE_DAYS
 from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.pki.sealing import Sealer
+from cairn_appliance.services import receivers
 from cairn_appliance.services.absorption import Absorption
 from cairn_appliance.services.addressing import Addressing
 from cairn_appliance.services.audit import Audit, Files
@@ -26,10 +27,12 @@ from cairn_appliance.services.lan_reports import LanReports
 from cairn_appliance.services.members import Members
 from cairn_appliance.services.news import News
 from cairn_appliance.services.nodes import Nodes
+from cairn_appliance.services.outputs import Outputs
 from cairn_appliance.services.picture import Picture
 from cairn_appliance.services.preflights import Preflights
 from cairn_appliance.services.presence import PresenceBoard
 from cairn_appliance.services.reassertion import Reassertions
+from cairn_appliance.services.receivers import Lines
 from cairn_appliance.services.registry import Registry
 from cairn_appliance.services.restoration import Restoration
 from cairn_appliance.services.rotation import Rotation
@@ -74,6 +77,7 @@ class Services:
     news: News
     telemetry: TelemetryBoard
     picture: Picture
+    outputs: Outputs
 
     @property
     def cluster(self) -> Cluster:
@@ -92,8 +96,9 @@ def build(
     certificate_days: float = AGENT_LIFE_DAYS,
     monotonic: Clock = time.monotonic,
     audit_files: Files | None = None,
+    lines: Lines | None = None,
 ) -> Services:
-    """Return the services of one replica; nothing runs yet."""
+    """Return the services of one replica; nothing runs yet. `lines` lead to who is told events."""
     journal = Journal(clock)
     epochs = Epochs(sealer, clock)
     vsubnets = VSubnets(store, epochs, journal, clock)
@@ -122,6 +127,7 @@ def build(
         journal,
         replica,
     )
+    lines = lines or receivers.lines(sealer, lambda: netmaps.cluster.id)
     return Services(
         store=store,
         replica=replica,
@@ -152,4 +158,5 @@ def build(
         news=news,
         telemetry=telemetry,
         picture=Picture(netmaps, presence, telemetry, election, board, clock),
+        outputs=Outputs(store, sealer, journal, lines, replica, clock),
     )

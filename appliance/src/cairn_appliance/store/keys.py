@@ -44,6 +44,9 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/events/<event>                       IDs sort by time
     /cairn/1/audit/<appliance>/<12 digits>        a record of the audit, in order
     /cairn/1/audit/<appliance>/head               where that chain begins and ends, signed
+    /cairn/1/outputs/receivers                    who outside is told of events
+    /cairn/1/outputs/sender                       which replica sends, under its lease
+    /cairn/1/outputs/deliveries/<receiver>        how far a receiver has been told
     /cairn/1/gateways/beats/<node>                last beat: twice a second, so not in the map
     /cairn/1/gateways/states/<node>               what it said of its segments, for people
     /cairn/1/gateways/forwardings/<segment>       who forwards, in which term
@@ -110,6 +113,10 @@ API_TOKENS = ROOT + "api-tokens/"
 IDEMPOTENCY = ROOT + "idempotency/"
 EVENTS = ROOT + "events/"
 AUDIT = ROOT + "audit/"
+OUTPUTS = ROOT + "outputs/"
+RECEIVERS = OUTPUTS + "receivers"
+SENDER = OUTPUTS + "sender"
+DELIVERIES = OUTPUTS + "deliveries/"
 PRESENCE = ROOT + "presence/"
 REPLICAS = ROOT + "replicas/"
 
@@ -361,6 +368,11 @@ def presence(replica_id: str, batch: str) -> str:
 def replica(replica_id: str) -> str:
     """Return the key of a running replica of the appliance."""
     return REPLICAS + _id(replica_id)
+
+
+def delivery(receiver_id: str) -> str:
+    """Return the key of how far a receiver of events has been told."""
+    return DELIVERIES + _id(receiver_id)
 
 
 def last_part(key: str) -> str:

@@ -28,6 +28,7 @@ from cairn_appliance.api.ops_v1.routes import (
     members,
     metrics,
     nodes,
+    outputs,
     segments,
     session,
     sessions,
@@ -70,6 +71,7 @@ _RESOURCES = (
     events,
     audit,
     views,
+    outputs,
 )
 _PROBLEM = {
     "description": "An error: its code, its cause and what to do",

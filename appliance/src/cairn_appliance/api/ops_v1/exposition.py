@@ -27,6 +27,7 @@ import cairn_appliance
 from cairn_appliance.api.ops_v1.context import Ops
 from cairn_appliance.domain.alarm import Alarm
 from cairn_appliance.domain.cluster_health import ClusterView, Seen, problems_of
+from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.node import Node, NodeState
 from cairn_appliance.store.port import StoreError
 
@@ -78,6 +79,7 @@ def _gather(ops: Ops, view: ClusterView | None) -> Iterator[Metric]:
     yield from _of_itself(ops)
     yield from _of_map(ops)
     yield from _of_segments(ops)
+    yield from _of_events(ops)
     yield from _without_times_of_making(ops.meter.collect())
 
 
@@ -116,7 +118,9 @@ def _sizes(seen: Iterable[Seen], field: str) -> Iterator[tuple[str, float]]:
 
 def _of_problems(ops: Ops, view: ClusterView | None) -> Iterator[Metric]:
     """Tell each alarm there is, so that its absence is a 0 and not a gap."""
-    found = [*(problems_of(view) if view else ()), *ops.services.gateway_health.problems()]
+    services = ops.services
+    found = [*services.gateway_health.problems(), *services.outputs.problems()]
+    found += problems_of(view) if view else ()
     counts = Counter(each.name for each in found)
     names = [*Alarm, *sorted(counts.keys() - set(Alarm))]
     yield _by("cairn_problems", "What is wrong now, by name (docs/operate/alarms.md)", "name",
@@ -190,6 +194,24 @@ def _of_segments(ops: Ops) -> Iterator[Metric]:
                for segment, status in known))  # fmt: skip
     yield _by("cairn_segment_term", "Rises by one with each change of who forwards", "segment",
               ((segment.name, status.record.term) for segment, status in known))  # fmt: skip
+
+
+def _of_events(ops: Ops) -> Iterator[Metric]:
+    outputs = ops.services.outputs
+    text = "Events of the cluster since this appliance was started; each appliance counts all"
+    events = CounterMetricFamily("cairn_events", text, labels=("severity",))
+    for severity in Severity:
+        events.add_metric([str(severity)], outputs.backlog.counts[severity])
+    yield events
+    yield _gauge("cairn_event_output_sends", "1: this appliance is the one that tells receivers",
+                 outputs.sends)  # fmt: skip
+    yield CounterMetricFamily("cairn_event_output_sent", "Events told from here",
+                              value=outputs.sent)  # fmt: skip
+    states = [(receiver.id, delivery) for receiver, delivery in outputs.states()]
+    yield _by("cairn_event_output_failing", "1: the receiver does not take events", "receiver",
+              ((each, bool(delivery.failing_since)) for each, delivery in states))  # fmt: skip
+    yield _by("cairn_event_output_last_ok_timestamp_seconds", "When it took one last; 0: never",
+              "receiver", ((each, delivery.last_ok_at) for each, delivery in states))  # fmt: skip
 
 
 def _without_times_of_making(metrics: Iterable[Metric]) -> Iterator[Metric]:

@@ -98,6 +98,9 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", f"{ROOT}/nodes/{{node}}/reject"): Role.OPERATOR,
     ("POST", f"{ROOT}/nodes/{{node}}/claim"): Role.OPERATOR,
     ("POST", f"{ROOT}/nodes/{{node}}/unfreeze"): Role.OPERATOR,
+    ("GET", f"{ROOT}/settings/events"): Role.ADMIN,
+    ("PUT", f"{ROOT}/settings/events"): Role.ADMIN,
+    ("POST", f"{ROOT}/settings/events/test"): Role.ADMIN,
     ("GET", f"{ROOT}/events"): Role.VIEWER,
     ("GET", f"{ROOT}/events/stream"): Role.VIEWER,
     ("GET", f"{ROOT}/audit"): Role.OPERATOR,
@@ -134,7 +137,10 @@ READS_RECORDED: Final[frozenset[tuple[str, str]]] = frozenset(
 )
 
 # What may take longer than other answers, in seconds.
-LONG: Final[dict[tuple[str, str], float]] = {("POST", f"{ROOT}/backups"): 600.0}
+LONG: Final[dict[tuple[str, str], float]] = {
+    ("POST", f"{ROOT}/backups"): 600.0,
+    ("POST", f"{ROOT}/settings/events/test"): 20.0,
+}
 
 _PATTERNS = tuple(
     (compile_path(path)[0], method, path, needed) for (method, path), needed in MATRIX.items()

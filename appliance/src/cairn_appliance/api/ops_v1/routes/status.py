@@ -91,13 +91,15 @@ async def _store_health(ops: Ops) -> StoreOut:
 
 
 async def _problems(ops: Ops) -> list[ProblemOut]:
-    """Return what is wrong with cluster and gateways, as far as that can be known soon."""
-    gateways = [problem_out(each) for each in ops.services.gateway_health.problems()]
+    """Return what is wrong with cluster, gateways and receivers, as far as it is known soon."""
+    services = ops.services
+    found_here = (*services.gateway_health.problems(), *services.outputs.problems())
+    here = [problem_out(each) for each in found_here]
     try:
         async with asyncio.timeout(PROBLEMS_WITHIN_S):
-            found = [*problems_out(await ops.membership.view()), *gateways]
+            found = [*problems_out(await ops.membership.view()), *here]
     except (StoreError, TimeoutError):
-        found = gateways
+        found = here
     return sorted(found, key=lambda problem: not problem.urgent)
 
 
