@@ -20,6 +20,7 @@ from cairn_appliance.api.ops_v1.models import (
 from cairn_appliance.api.ops_v1.routes.cluster import problem_out, problems_out
 from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.domain.node import NodeState
+from cairn_appliance.services.damaged import damaged_values
 from cairn_appliance.services.services import Services
 from cairn_appliance.services.sites import sites_of
 from cairn_appliance.store import keys
@@ -92,7 +93,8 @@ async def _store_health(ops: Ops) -> StoreOut:
 
 async def _problems(ops: Ops) -> list[ProblemOut]:
     """Return what is wrong with cluster and gateways, as far as that can be known soon."""
-    gateways = [problem_out(each) for each in ops.services.gateway_health.problems()]
+    here = [*damaged_values(ops.services.netmaps), *ops.services.gateway_health.problems()]
+    gateways = [problem_out(each) for each in here]
     try:
         async with asyncio.timeout(PROBLEMS_WITHIN_S):
             found = [*problems_out(await ops.membership.view()), *gateways]
