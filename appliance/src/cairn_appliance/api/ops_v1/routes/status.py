@@ -20,6 +20,7 @@ from cairn_appliance.api.ops_v1.models import (
 from cairn_appliance.api.ops_v1.routes.cluster import problem_out, problems_out
 from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.domain.node import NodeState
+from cairn_appliance.services.damaged import damaged_values
 from cairn_appliance.services.services import Services
 from cairn_appliance.services.sites import sites_of
 from cairn_appliance.store import keys
@@ -93,7 +94,11 @@ async def _store_health(ops: Ops) -> StoreOut:
 async def _problems(ops: Ops) -> list[ProblemOut]:
     """Return what is wrong with cluster, gateways and receivers, as far as it is known soon."""
     services = ops.services
-    found_here = (*services.gateway_health.problems(), *services.outputs.problems())
+    found_here = (
+        *damaged_values(services.netmaps),
+        *services.gateway_health.problems(),
+        *services.outputs.problems(),
+    )
     here = [problem_out(each) for each in found_here]
     try:
         async with asyncio.timeout(PROBLEMS_WITHIN_S):
