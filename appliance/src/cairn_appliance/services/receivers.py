@@ -124,8 +124,8 @@ class StreamLine:
         try:
             async with asyncio.timeout(WITHIN_S):
                 await self._send(f"{len(octets)} ".encode() + octets)
-        except (OSError, TimeoutError, UnicodeError) as error:
-            await self.close()
+        except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+            await self.close()  # RuntimeError: uvloop's word for a connection that is gone
             raise _not_delivered(error) from error
         except BaseException:
             await self.close()
@@ -187,7 +187,7 @@ class WebhookLine:
         try:
             async with asyncio.timeout(WITHIN_S):
                 status = await self._post(event)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, TimeoutError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError) as error:
             await self.close()
             raise _not_delivered(error) from error
         except PkiError as error:

@@ -15,7 +15,7 @@ ReceiverId = Annotated[str, StringConstraints(max_length=32, pattern=r"^([a-z0-9
 Host = Annotated[
     str, StringConstraints(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._:-]+$")
 ]
-Pem = Annotated[str, StringConstraints(max_length=65_536)]
+Pem = Annotated[str, StringConstraints(max_length=16_384)]
 CA = Field("", description="PEM of the CA to believe; empty: whom the appliance's system believes")
 SECRET = Field(
     "",
