@@ -95,6 +95,8 @@ async def test_no_answer_holds_a_secret(ops: Operations) -> None:
                 session="0" * 16,
                 api_token="0" * 16,
                 mac="02:00:00:00:00:07",
+                a="web-1",
+                b="web-2",
             )
             for content in (None, b"{", b'{"name": "\xff', PASSWORD.encode()):
                 answers.append(await client.request(method, url, content=content))
