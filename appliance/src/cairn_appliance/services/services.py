@@ -56,6 +56,7 @@ class Services:
     restoration: Restoration
     reassertions: Reassertions
     keyring: Keyring
+    sealer: Sealer
     rotation: Rotation
     segments: Segments
     board: GatewayBoard
@@ -124,6 +125,7 @@ def build(
         restoration=restoration,
         reassertions=reassertions,
         keyring=keyring,
+        sealer=sealer,
         rotation=Rotation(store, keyring, sealer, netmaps, presence, journal, clock),
         segments=segments,
         board=board,

@@ -38,6 +38,8 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/users/<user>                         operator
     /cairn/1/sessions/<hash of the secret>        operator's session
     /cairn/1/login-failures/<user>                wrong passwords of late
+    /cairn/1/credentials/<user>                   last login; TOTP, sealed; recovery codes, hashed
+    /cairn/1/api-tokens/<hash of the string>      what a program signs in with
     /cairn/1/idempotency/<hash>                   answer to a POST, sealed under its Idempotency-Key
     /cairn/1/events/<event>                       IDs sort by time
     /cairn/1/gateways/beats/<node>                last beat: twice a second, so not in the map
@@ -101,6 +103,8 @@ TOKENS = ROOT + "tokens/"
 USERS = ROOT + "users/"
 SESSIONS = ROOT + "sessions/"
 LOGIN_FAILURES = ROOT + "login-failures/"
+CREDENTIALS = ROOT + "credentials/"
+API_TOKENS = ROOT + "api-tokens/"
 IDEMPOTENCY = ROOT + "idempotency/"
 EVENTS = ROOT + "events/"
 PRESENCE = ROOT + "presence/"
@@ -304,6 +308,16 @@ def session(secret_hash: str) -> str:
 def login_failures(user_id: str) -> str:
     """Return the key of an operator's wrong passwords of late."""
     return LOGIN_FAILURES + _id(user_id)
+
+
+def credentials(user_id: str) -> str:
+    """Return the key of what an operator has beside the password."""
+    return CREDENTIALS + _id(user_id)
+
+
+def api_token(secret_hash: str) -> str:
+    """Return the key of an API token, by the hash of its string."""
+    return API_TOKENS + _id(secret_hash)
 
 
 def idempotency(key_hash: str) -> str:

@@ -73,6 +73,9 @@ async def test_no_answer_holds_a_secret(ops: Operations) -> None:
                 backup="b1",
                 segment="lan",
                 task="t9",
+                user="admin",
+                session="0" * 16,
+                api_token="0" * 16,
             )
             for content in (None, b"{", b'{"name": "\xff', PASSWORD.encode()):
                 answers.append(await client.request(method, url, content=content))

@@ -18,6 +18,7 @@ from cairn_appliance.api.ops_v1.gate import Gate
 from cairn_appliance.api.ops_v1.matrix import ROOT
 from cairn_appliance.api.ops_v1.models import ProblemBody
 from cairn_appliance.api.ops_v1.routes import (
+    api_tokens,
     backups,
     cluster,
     events,
@@ -25,10 +26,12 @@ from cairn_appliance.api.ops_v1.routes import (
     nodes,
     segments,
     session,
+    sessions,
     sites,
     status,
     tokens,
     trust,
+    users,
     vsubnets,
 )
 from cairn_appliance.domain.errors import JoinRefused
@@ -45,6 +48,9 @@ log = logging.getLogger(__name__)
 SWEEP_EVERY_S = 600.0
 _RESOURCES = (
     session,
+    sessions,
+    users,
+    api_tokens,
     status,
     cluster,
     backups,
@@ -71,7 +77,7 @@ def create_app(
 
     Its lifespan sweeps what has expired in the store, so run it with lifespan on.
     """
-    access = Access(services.store, now=clock)
+    access = Access(services.store, services.sealer, now=clock)
     answers = Idempotency(services.store, now=clock)
     joinings = StrangerLimit(clock, JoinRefused)
     ops = Ops(services, membership, making, access, answers, joinings, clock)

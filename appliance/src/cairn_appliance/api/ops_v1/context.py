@@ -55,7 +55,7 @@ def _principal(request: Request) -> Principal:
 
 
 def _actor(request: Request) -> Actor:
-    return Actor(ActorKind.OPERATOR, _principal(request).name, client_address(request))
+    return Actor(ActorKind.OPERATOR, _principal(request).spoken, client_address(request))
 
 
 def _expected(if_match: Annotated[str | None, Header()] = None) -> int | None:

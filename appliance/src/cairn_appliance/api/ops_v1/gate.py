@@ -6,23 +6,35 @@ It stands before the router, so that no body is read for someone who may not.
 from __future__ import annotations
 
 import asyncio
+import hmac
+from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import cookie_parser
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cairn_appliance.api import errors
 from cairn_appliance.api.ops_v1 import matrix
-from cairn_appliance.domain.access import Principal, RoleTooLow
+from cairn_appliance.domain.access import (
+    CsrfRefused,
+    PersonNeeded,
+    Principal,
+    RoleTooLow,
+    SignIn,
+    csrf_of,
+)
 from cairn_appliance.domain.errors import CairnError, NotSignedIn, Unavailable
-from cairn_appliance.services.access import Access
+from cairn_appliance.services.access import Access, check_password_changed
 from cairn_appliance.store.port import StoreError
 
 # A store call ends within 10 s; a request that needs several must end as well, and whoever
 # asks waits for 12 s at most, the way there and back included.
 ANSWER_WITHIN_S = 11.0
 BODY_MAX_OCTETS = 1 << 20
+# The prefix makes browsers insist on Secure, Path=/ and no Domain (RFC 6265bis, 4.1.3.2).
+SESSION_COOKIE: Final = "__Host-cairn-session"
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -82,11 +94,16 @@ class Gate:
         if listed.needed is matrix.PUBLIC:
             return None
         try:
-            principal = await self._access.authenticate(session_token(Headers(scope=scope)))
+            headers = Headers(scope=scope)
+            token, is_cookie = credential(headers)
+            principal = await self._access.authenticate(token)
+            csrf = csrf_of(token) if is_cookie else ""
+            _check_csrf(scope["method"], headers, csrf)
+            _check_kind(principal, listed)
             _check_role(principal, listed)
         except (CairnError, StoreError) as error:
             return errors.answer_error(error)
-        scope.setdefault("state", {})["principal"] = principal
+        scope.setdefault("state", {}).update(principal=principal, csrf=csrf)
         return None
 
 
@@ -110,11 +127,37 @@ def _limited(receive: Receive) -> Receive:
 
 
 def session_token(headers: Headers) -> str:
-    """Return the bearer token of a request; raise NotSignedIn."""
+    """Return the token of a request's session; raise NotSignedIn."""
+    return credential(headers)[0]
+
+
+def credential(headers: Headers) -> tuple[str, bool]:
+    """Return what a request signs in with, and whether it is a cookie; raise NotSignedIn.
+
+    A bearer token goes before a cookie: no foreign page can make a browser send one.
+    """
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip(), False
+    cookie = cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE, "")
+    if "authorization" in headers or not cookie:
         raise NotSignedIn("the request carries no session")
-    return token.strip()
+    return cookie, True
+
+
+def _check_csrf(method: str, headers: Headers, csrf: str) -> None:
+    """A browser adds the cookie by itself, so a change must show what only the console knows."""
+    if not csrf or method in ("GET", "HEAD"):
+        return
+    if not hmac.compare_digest(headers.get("x-csrf-token", "").encode(), csrf.encode()):
+        raise CsrfRefused("the request does not come from the console, or from an old page of it")
+
+
+def _check_kind(principal: Principal, listed: matrix.Listed) -> None:
+    if listed.persons_only and principal.kind is SignIn.API_TOKEN:
+        raise PersonNeeded("an API token can't do this")
+    if not listed.before_password_change:
+        check_password_changed(principal)
 
 
 def _check_role(principal: Principal, listed: matrix.Listed) -> None:

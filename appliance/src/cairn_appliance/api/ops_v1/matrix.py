@@ -25,7 +25,22 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("GET", f"{ROOT}/ca"): PUBLIC,
     ("POST", f"{ROOT}/login"): PUBLIC,
     ("POST", f"{ROOT}/logout"): Role.VIEWER,
+    ("GET", f"{ROOT}/login-methods"): PUBLIC,
     ("GET", f"{ROOT}/session"): Role.VIEWER,
+    ("POST", f"{ROOT}/session/password"): Role.VIEWER,
+    ("POST", f"{ROOT}/session/totp"): Role.VIEWER,
+    ("POST", f"{ROOT}/session/totp/confirm"): Role.VIEWER,
+    ("POST", f"{ROOT}/session/totp/remove"): Role.VIEWER,
+    ("GET", f"{ROOT}/sessions"): Role.VIEWER,  # admins see all, others their own
+    ("DELETE", f"{ROOT}/sessions/{{session}}"): Role.VIEWER,
+    ("GET", f"{ROOT}/users"): Role.ADMIN,
+    ("POST", f"{ROOT}/users"): Role.ADMIN,
+    ("GET", f"{ROOT}/users/{{user}}"): Role.ADMIN,
+    ("PATCH", f"{ROOT}/users/{{user}}"): Role.ADMIN,
+    ("DELETE", f"{ROOT}/users/{{user}}"): Role.ADMIN,
+    ("GET", f"{ROOT}/api-tokens"): Role.VIEWER,  # the same
+    ("POST", f"{ROOT}/api-tokens"): Role.VIEWER,
+    ("DELETE", f"{ROOT}/api-tokens/{{api_token}}"): Role.VIEWER,
     ("GET", f"{ROOT}/status"): Role.VIEWER,
     ("GET", f"{ROOT}/cluster"): Role.VIEWER,
     ("POST", f"{ROOT}/cluster/join-strings"): Role.ADMIN,
@@ -85,6 +100,20 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("GET", f"{ROOT}/events/stream"): Role.VIEWER,
 }
 
+# What only a person may, after a login: an API token must not make itself a way to stay.
+PERSONS_ONLY: Final = frozenset(
+    entry
+    for entry in MATRIX
+    if entry[1].startswith(
+        tuple(f"{ROOT}/{part}" for part in ("session/", "sessions", "users", "api-tokens"))
+    )
+    and entry[0] != "GET"
+)
+# What is open to one whose password is known to someone else.
+BEFORE_PASSWORD_CHANGE: Final = frozenset(
+    (("POST", f"{ROOT}/logout"), ("GET", f"{ROOT}/session"), ("POST", f"{ROOT}/session/password"))
+)
+
 # What may take longer than other answers, in seconds.
 LONG: Final[dict[tuple[str, str], float]] = {("POST", f"{ROOT}/backups"): 600.0}
 
@@ -99,6 +128,8 @@ class Listed:
 
     path: str
     needed: Role | None
+    persons_only: bool = False
+    before_password_change: bool = False
 
 
 def find(method: str, path: str) -> tuple[Listed | None, frozenset[str]]:
@@ -107,6 +138,8 @@ def find(method: str, path: str) -> tuple[Listed | None, frozenset[str]]:
     for pattern, known, template, needed in _PATTERNS:
         if pattern.match(path):
             if known == method:
-                return Listed(template, needed), frozenset()
+                entry = (method, template)
+                is_for_persons, is_first = entry in PERSONS_ONLY, entry in BEFORE_PASSWORD_CHANGE
+                return Listed(template, needed, is_for_persons, is_first), frozenset()
             methods.add(known)
     return None, frozenset(methods)
