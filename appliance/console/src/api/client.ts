@@ -10,13 +10,11 @@ const LONG_MS = 610_000; // a backup
 const SAFE = new Set(["GET", "HEAD"]);
 
 /** What proves this browser's session beside its cookie; never stored. */
-const proof = { csrf: "", bearer: "" };
+const proof = { csrf: "" };
 let whenSignedOut: () => void = () => undefined;
 
-/** `bearer` is of an appliance that knows no cookie yet; it is kept in memory only. */
-export function setProof(known: { csrf?: string; token?: string }): void {
-  if (known.csrf) proof.csrf = known.csrf;
-  if (known.token) proof.bearer = known.token;
+export function setCsrf(csrf: string): void {
+  proof.csrf = csrf;
 }
 
 export function onSignedOut(call: () => void): void {
@@ -26,7 +24,6 @@ export function onSignedOut(call: () => void): void {
 /** Adds to any request what this console's requests have. */
 export function withProof(headers: Headers, method: string): void {
   headers.set("X-Cairn-Console", "1");
-  if (proof.bearer) headers.set("Authorization", `Bearer ${proof.bearer}`);
   if (SAFE.has(method)) return;
   headers.set("X-CSRF-Token", proof.csrf);
   if (method === "POST" && !headers.has("Idempotency-Key")) {

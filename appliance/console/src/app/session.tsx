@@ -1,14 +1,9 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { createContext, useContext, useEffect, useMemo, useState, type ReactNode } from "react";
-import { answered, api, onSignedOut, setProof, type Schemas } from "../api/client";
+import { answered, api, onSignedOut, setCsrf, type Schemas } from "../api/client";
 import { failureFrom } from "../api/failure";
 
-export interface Session extends Omit<Schemas["SessionOut"], "csrf" | "totp" | "kind"> {
-  csrf?: string;
-  totp?: boolean;
-  kind?: string;
-  must_change_password?: boolean;
-}
+export type Session = Schemas["SessionOut"];
 
 interface SessionState {
   session: Session | undefined;
@@ -46,8 +41,8 @@ export function SessionProvider({ children }: { children: ReactNode }) {
     refetchInterval: false,
     retry: false,
     queryFn: async ({ signal }) => {
-      const session: Session = await answered(api.GET("/api/v1/session", { signal }));
-      setProof(session);
+      const session = await answered(api.GET("/api/v1/session", { signal }));
+      setCsrf(session.csrf);
       return session;
     },
   });
@@ -65,7 +60,7 @@ export function SessionProvider({ children }: { children: ReactNode }) {
       login: async (name, password, code) => {
         const body = { name, password, ...(code ? { code } : {}) };
         const opened = await answered(api.POST("/api/v1/login", { body }));
-        setProof(opened);
+        setCsrf(opened.csrf);
         if (known && known.user !== opened.user) client.clear(); // nothing of another person stays
         await query.refetch();
         setEnded(false);

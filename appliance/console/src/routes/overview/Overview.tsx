@@ -58,7 +58,7 @@ export function Component() {
               </List>
             )}
           </Shown>
-          <Link to="/events">All events</Link>
+          
         </CardBody>
       </Card>
     </Page>
