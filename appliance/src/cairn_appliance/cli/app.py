@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 
 from cairn_appliance import __version__
 from cairn_appliance.cli.commands import (
+    api_token,
     backup,
     ca,
     cluster,
@@ -22,9 +23,11 @@ from cairn_appliance.cli.commands import (
     member,
     node,
     session,
+    sessions,
     site,
     status,
     token,
+    user,
     vsubnet,
 )
 from cairn_appliance.cli.errors import CommandError, Exit
@@ -35,7 +38,9 @@ _INTERRUPTED = 130
 # What the parser says of itself helps nobody who mistyped a number.
 _ABOUT_THE_PARSER = re.compile(r"Value error, |, unable to parse string as an? \w+")
 
-HELP = "Operate a Cairn cluster: vSubnets, enrolment tokens, nodes, members, gateways, events."
+HELP = (
+    "Operate a Cairn cluster: vSubnets, enrolment tokens, nodes, members, gateways, events, users."
+)
 app = group(HELP)
 
 
@@ -71,6 +76,9 @@ app.add_typer(member.app, name="member")
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(event.app, name="event")
 app.add_typer(site.app, name="site")
+app.add_typer(user.app, name="user")
+app.add_typer(sessions.app, name="session")
+app.add_typer(api_token.app, name="api-token")
 
 
 def main() -> None:

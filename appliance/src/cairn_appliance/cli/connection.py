@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import msgspec
 
+from cairn_appliance import __version__
 from cairn_appliance.cli.errors import ApiProblem, CommandError, Exit
 from cairn_appliance.cli.replies import Problem, Reply
 from cairn_appliance.cli.session import Session
@@ -98,7 +99,9 @@ class Connection:
 
     def __init__(self, session: Session) -> None:
         self._url = session.url
-        headers = {"Authorization": f"Bearer {session.token}"} if session.token else {}
+        headers = {"User-Agent": f"cairn/{__version__}"}
+        if session.token:
+            headers["Authorization"] = f"Bearer {session.token}"
         self._client = httpx.Client(
             base_url=session.url,
             verify=_trusting(session.ca),

@@ -32,23 +32,6 @@ class Problem(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
-class Login(msgspec.Struct, frozen=True):
-    """A new session."""
-
-    token: str
-    user: str
-    role: str
-    ends_at: datetime
-
-
-class Who(msgspec.Struct, frozen=True):
-    """The session in use."""
-
-    user: str
-    role: str
-    ends_at: datetime
-
-
 class StoreHealth(msgspec.Struct, frozen=True):
     """The store, as the appliance sees it."""
 

@@ -6,8 +6,10 @@ last code is written with the session that it opened, so that none opens two.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from cairn_appliance.domain import totp
@@ -21,9 +23,11 @@ from cairn_appliance.services.commit import unchanged, until_committed
 from cairn_appliance.services.events import Journal
 from cairn_appliance.services.formats import check_writable
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Item, Put, Store
+from cairn_appliance.store.port import Item, Put, Store, Unavailable
 
 ISSUER = "Cairn"
+_STORE_WITHIN_S = 1.0
+_USERS_REMEMBERED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,22 @@ class SecondFactor:
         self._sealer = sealer
         self._journal = journal
         self._now = now
+        self._last_known: OrderedDict[str, bool] = OrderedDict()
 
     async def is_on(self, user: str) -> bool:
-        """Return whether the user needs a code."""
-        _, known = await self.read(user)
+        """Return whether the user needs a code; as last known while the store is silent.
+
+        For people to see: what opens a session is decided by `accept` alone.
+        """
+        try:
+            async with asyncio.timeout(_STORE_WITHIN_S):
+                _, known = await self.read(user)
+        except (Unavailable, TimeoutError):
+            return self._last_known.get(user, False)
+        self._last_known[user] = bool(known.totp)
+        self._last_known.move_to_end(user)
+        while len(self._last_known) > _USERS_REMEMBERED:
+            self._last_known.popitem(last=False)
         return bool(known.totp)
 
     async def read(self, user: str) -> tuple[Item | None, Credentials]:

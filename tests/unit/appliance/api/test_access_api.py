@@ -6,9 +6,11 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
+from cairn_appliance.api.ops_v1 import gate
 from cairn_appliance.api.ops_v1.gate import SESSION_COOKIE
 from cairn_appliance.domain import totp
 from cairn_appliance.domain.access import Role
@@ -317,6 +319,55 @@ async def test_sessions_are_listed_and_ended(ops: Operations, admin: httpx.Async
         assert (await admin.delete(f"{API}/sessions/{wrong}")).status_code == 404
 
 
+@pytest.mark.parametrize("how", ["still open", "logged out", "disabled"])
+async def test_a_stream_ends_with_the_session_before_it_tells_anything_more(
+    ops: Operations, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(gate, "CHECKED_EVERY_S", 0.0)
+    await ops.add_user("bob", Role.VIEWER)
+    token = await ops.session("bob")
+    sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    path = f"{API}/events/stream"
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"authorization", f"Bearer {token}".encode())],
+        "client": ("192.0.2.50", 50_000),
+        "scheme": "https",
+        "server": ("appliance", 443),
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+    }
+    streaming = asyncio.create_task(ops.app(scope, receive, sent.put))
+    async with asyncio.timeout(10):
+        assert (await sent.get())["status"] == 200
+        if how == "logged out":
+            async with ops.client(token) as bob:
+                await bob.post(f"{API}/logout")
+        elif how == "disabled":
+            await patch(admin, "bob", {"disabled": True})
+        await admin.post(f"{API}/vsubnets", json={"name": "office"})
+        told, message = b"", {"more_body": True}
+        while message["more_body"] and b"office" not in told:
+            message = await sent.get()
+            told += message["body"]
+        if how != "still open":
+            await streaming
+    streaming.cancel()
+
+    assert (b"office" in told) is (how == "still open")
+    if how != "still open":
+        assert message["more_body"] is False
+
+
 # Codes
 
 
@@ -422,6 +473,17 @@ async def test_codes_are_taken_away_by_the_password_or_by_an_admin(
         assert (await patch(admin, "bob", {"totp": True})).status_code == 422
         assert (await patch(admin, "bob", {"totp": False})).json()["totp"] is False
         assert await ops.login("bob")
+
+
+async def test_a_session_is_shown_while_the_store_gives_no_answer(
+    ops: Operations, admin: httpx.AsyncClient
+) -> None:
+    await set_up_totp(admin, ops)
+    before = (await admin.get(f"{API}/session")).json()
+    ops.store.fail()
+
+    assert (await admin.get(f"{API}/session")).json() == before
+    assert before["totp"] is True
 
 
 # API tokens

@@ -262,9 +262,8 @@ async def test_a_user_is_created_once() -> None:
 
     with pytest.raises(UserExists):
         await create_user(store, "admin", "another long password", Role.ADMIN, now=Clock())
-    opened = await Access(store, Sealer(new_kek()), now=Clock()).login(
-        "admin", "a long enough password", HERE
-    )
+    access = Access(store, Sealer(new_kek()), now=Clock())
+    opened = await access.login("admin", "a long enough password", HERE)
     assert opened.principal.role is Role.ADMIN
 
 

@@ -33,6 +33,8 @@ from cairn_appliance.store.port import StoreError
 # asks waits for 12 s at most, the way there and back included.
 ANSWER_WITHIN_S = 11.0
 BODY_MAX_OCTETS = 1 << 20
+# A stream outlives the question who asks: it is asked again before a message, at most this often.
+CHECKED_EVERY_S = 2.0
 # The prefix makes browsers insist on Secure, Path=/ and no Domain (RFC 6265bis, 4.1.3.2).
 SESSION_COOKIE: Final = "__Host-cairn-session"
 
@@ -61,10 +63,18 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
+        started = is_over = False
+        clock = asyncio.get_running_loop().time
+        checked_at = clock()
 
         async def send_guarded(message: Message) -> None:
-            nonlocal started
+            nonlocal started, is_over, checked_at
+            if message.get("more_body") and clock() - checked_at >= CHECKED_EVERY_S:
+                is_over = is_over or not await self._still_may(scope)
+                checked_at = clock()
+            if is_over:
+                deadline.reschedule(clock())  # ends what sends
+                return
             if message["type"] == "http.response.start":
                 started = True
                 deadline.reschedule(None)  # a stream may last
@@ -78,6 +88,9 @@ class Gate:
                 refusal = await self._refusal(scope)
                 await (refusal or self._app)(scope, _limited(receive), send_guarded)
         except TimeoutError:
+            if is_over:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
             if started:
                 raise
             late = Unavailable("the answer takes too long")
@@ -94,17 +107,40 @@ class Gate:
         if listed.needed is matrix.PUBLIC:
             return None
         try:
-            headers = Headers(scope=scope)
-            token, is_cookie = credential(headers)
-            principal = await self._access.authenticate(token)
-            csrf = csrf_of(token) if is_cookie else ""
-            _check_csrf(scope["method"], headers, csrf)
-            _check_kind(principal, listed)
-            _check_role(principal, listed)
+            principal, csrf = await self._admit(scope, listed)
         except (CairnError, StoreError) as error:
             return errors.answer_error(error)
         scope.setdefault("state", {}).update(principal=principal, csrf=csrf)
         return None
+
+    async def _admit(
+        self, scope: Scope, listed: matrix.Listed, *, touch: bool = True
+    ) -> tuple[Principal, str]:
+        """Return who asks, and the CSRF token where it is by cookie; raise why they may not."""
+        headers = Headers(scope=scope)
+        token, is_cookie = credential(headers)
+        principal = await self._access.authenticate(token, touch=touch)
+        csrf = csrf_of(token) if is_cookie else ""
+        _check_csrf(scope["method"], headers, csrf)
+        _check_kind(principal, listed)
+        _check_role(principal, listed)
+        return principal, csrf
+
+    async def _still_may(self, scope: Scope) -> bool:
+        """Return whether who was let in still would be; a silent store ends nothing.
+
+        It does not count as use: a page that is left open is no reason to stay logged in.
+        """
+        listed, _ = matrix.find(scope["method"], scope["path"])
+        if listed is None or listed.needed is matrix.PUBLIC:
+            return True
+        try:
+            await self._admit(scope, listed, touch=False)
+        except StoreError:
+            return True
+        except CairnError:
+            return False
+        return True
 
 
 def _answer_within_s(scope: Scope) -> float:
