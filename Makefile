@@ -54,7 +54,7 @@ races: setup  ## two replicas on real etcd asked for the same things at once, 10
 		tests/contract/test_two_gateways.py tests/unit/appliance/domain/test_forwarding.py $(ARGS)
 
 soak: setup  ## 100 GB, ten minutes of rekeys, floods and bad networks: about half an hour
-	@$(RUN) pytest -m slow tests/load tests/integration/test_packet_path.py tests/integration/test_demo.py $(ARGS)
+	@$(RUN) pytest -m slow tests/load tests/integration/test_packet_path.py tests/integration/test_demo.py tests/integration/test_views.py $(ARGS)
 
 gateway:  ## a LAN behind a pair of gateways: killed, looped, flooded, 200 schedules of faults, applications: 45 min
 	@tools/setup gateway

@@ -36,6 +36,7 @@ from cairn_appliance.cluster.own_member import (
     removed_from_cluster,
 )
 from cairn_appliance.cluster.self_watch import SelfWatch
+from cairn_appliance.cluster.telemetry_exchange import TelemetryExchange
 from cairn_appliance.domain import cluster as domain
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
@@ -235,6 +236,9 @@ class Appliance:
         self._quorum = Quorum(
             store, self._has_others, self._send_away, signs=lambda: self._watch.signs
         )
+        self._exchange = TelemetryExchange(
+            services.telemetry, self._keyring, local.member, snapshot.appliances_by_name
+        )
         self._upkeep = Upkeep(
             store, self._etcd, local.member, self._membership.fence, lambda: self._watch.is_slow
         )
@@ -286,6 +290,7 @@ class Appliance:
                 background.create_task(self._follow_keys(), name="follow the keys"),
                 background.create_task(services.rotation.run(), name="replace keys"),
                 background.create_task(services.board.run(), name="listen to gateways"),
+                background.create_task(self._exchange.run(), name="read others' reports"),
             ]
             if every_s := self._local.settings.backup_every_s:
                 making = self._backups.keep_making(every_s, self._own_member.leads)
@@ -348,6 +353,7 @@ class Appliance:
                 services.election.tidy,
                 services.lan_reports.tidy,
                 services.preflights.tidy,
+                services.telemetry.tidy,
             ),
         )
 

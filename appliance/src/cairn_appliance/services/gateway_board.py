@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -44,8 +44,14 @@ class Sighted:
 class GatewayBoard:
     """The last beat, state and reports of every gateway, and who forwards."""
 
-    def __init__(self, store: Store, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock = time.monotonic,
+        told: Callable[[object], None] = lambda _: None,
+    ) -> None:
         self._store = store
+        self._told = told  # of each change, once it is here
         self._clock = clock
         self._beats: dict[str, Sighted] = {}
         self._states: dict[str, GatewayState] = {}
@@ -62,6 +68,7 @@ class GatewayBoard:
         async with aclosing(self._store.follow(keys.GATEWAYS)) as changes:
             async for change in changes:
                 self.take(change)
+                self._told(change)
 
     def take(self, change: object) -> None:
         """Apply what the store's watch yields."""

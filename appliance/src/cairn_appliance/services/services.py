@@ -22,7 +22,9 @@ from cairn_appliance.services.gateway_board import GatewayBoard
 from cairn_appliance.services.gateway_health import GatewayHealths
 from cairn_appliance.services.lan_reports import LanReports
 from cairn_appliance.services.members import Members
+from cairn_appliance.services.news import News
 from cairn_appliance.services.nodes import Nodes
+from cairn_appliance.services.picture import Picture
 from cairn_appliance.services.preflights import Preflights
 from cairn_appliance.services.presence import PresenceBoard
 from cairn_appliance.services.reassertion import Reassertions
@@ -31,6 +33,7 @@ from cairn_appliance.services.restoration import Restoration
 from cairn_appliance.services.rotation import Rotation
 from cairn_appliance.services.segments import ProbeKeys, Segments
 from cairn_appliance.services.streams import Streams
+from cairn_appliance.services.telemetry import TelemetryBoard
 from cairn_appliance.services.tokens import Issuer, Tokens
 from cairn_appliance.services.vsubnets import Epochs, VSubnets
 from cairn_appliance.store.port import Store
@@ -41,6 +44,7 @@ class Services:
     """One of each; `access` (users and sessions) is built from the store on its own."""
 
     store: Store
+    replica: str  # the name of this appliance
     vsubnets: VSubnets
     members: Members
     tokens: Tokens
@@ -64,6 +68,9 @@ class Services:
     lan_reports: LanReports
     preflights: Preflights
     gateway_health: GatewayHealths
+    news: News
+    telemetry: TelemetryBoard
+    picture: Picture
 
     @property
     def cluster(self) -> Cluster:
@@ -89,16 +96,19 @@ def build(
     restoration = Restoration(store, clock)
     addressing = Addressing(store, clock)
     members = Members(store, vsubnets, addressing, journal, clock, restoration)
-    presence = PresenceBoard(store, replica, clock)
+    events = Events(store)
+    news = News(events)
+    presence = PresenceBoard(store, replica, clock, news.changed)
     nodes = Nodes(store, members, presence, journal, clock)
     probe_keys = ProbeKeys(sealer)
     netmaps = Netmaps(cluster, epochs.open, keyring, probe_keys.open)
     segments = Segments(store, vsubnets, addressing, probe_keys, journal, clock, restoration)
-    board = GatewayBoard(store, monotonic)
+    board = GatewayBoard(store, monotonic, news.stored)
     election = Election(store, netmaps, segments, board, journal, clock, monotonic)
     issuer = Issuer(lambda: netmaps.cluster.appliances, lambda: keyring.authority.pin)
     enrolment = Enrolment(store, keyring, nodes, journal, clock, certificate_days)
-    streams = Streams(store, netmaps, presence)
+    streams = Streams(store, netmaps, presence, news.stored)
+    telemetry = TelemetryBoard(netmaps, news, clock, monotonic)
     reassertions = Reassertions(
         store,
         restoration,
@@ -110,11 +120,12 @@ def build(
     )
     return Services(
         store=store,
+        replica=replica,
         vsubnets=vsubnets,
         members=members,
         tokens=Tokens(store, vsubnets, journal, issuer, clock),
         nodes=nodes,
-        events=Events(store),
+        events=events,
         journal=journal,
         presence=presence,
         enrolment=enrolment,
@@ -133,4 +144,7 @@ def build(
         lan_reports=LanReports(store, netmaps, election, board, journal, clock),
         preflights=Preflights(store, vsubnets, netmaps, presence, journal, clock),
         gateway_health=GatewayHealths(netmaps, election, board, clock),
+        news=news,
+        telemetry=telemetry,
+        picture=Picture(netmaps, presence, telemetry, election, board, clock),
     )

@@ -46,8 +46,15 @@ Change = Reset | Events | Progress
 class Streams:
     """Feeds the netmaps from the store and every open stream from the netmaps."""
 
-    def __init__(self, store: Store, netmaps: Netmaps, presence: PresenceBoard) -> None:
+    def __init__(
+        self,
+        store: Store,
+        netmaps: Netmaps,
+        presence: PresenceBoard,
+        told: Callable[[Change], None] = lambda _: None,
+    ) -> None:
         self._store = store
+        self._told = told  # of each change, once the netmaps have it
         self._netmaps = netmaps
         self._presence = presence
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
@@ -201,6 +208,8 @@ class Streams:
             while not changes.empty():
                 batch.append(changes.get_nowait())
             concerned = self._netmaps.take(batch) & self._waiting.keys()
+            for change in batch:
+                self._told(change)
             async with self._moved:
                 self._moved.notify_all()
             begun = clock()

@@ -47,6 +47,8 @@ def url(path: str) -> str:
         user="nobody",
         session="0" * 16,
         api_token="0" * 16,
+        a="web-1",
+        b="web-2",
     )
 
 

@@ -32,6 +32,7 @@ from cairn_appliance.api.ops_v1.routes import (
     tokens,
     trust,
     users,
+    views,
     vsubnets,
 )
 from cairn_appliance.domain.errors import JoinRefused
@@ -62,6 +63,7 @@ _RESOURCES = (
     tokens,
     nodes,
     events,
+    views,
 )
 _PROBLEM = {
     "description": "An error: its code, its cause and what to do",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Header, Request, Response
@@ -34,6 +34,7 @@ class Ops:
     idempotency: Idempotency
     joinings: StrangerLimit
     now: Callable[[], float]
+    first_seen: dict[tuple[str, str], float] = field(default_factory=dict)  # problems, here
 
 
 def _ops(request: Request) -> Ops:

@@ -98,6 +98,15 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", f"{ROOT}/nodes/{{node}}/unfreeze"): Role.OPERATOR,
     ("GET", f"{ROOT}/events"): Role.VIEWER,
     ("GET", f"{ROOT}/events/stream"): Role.VIEWER,
+    ("GET", f"{ROOT}/overview"): Role.VIEWER,
+    ("GET", f"{ROOT}/topology"): Role.VIEWER,
+    ("GET", f"{ROOT}/latency"): Role.VIEWER,
+    ("GET", f"{ROOT}/latency/{{a}}/{{b}}"): Role.VIEWER,
+    ("GET", f"{ROOT}/vsubnets/{{vsubnet}}/table"): Role.VIEWER,
+    ("GET", f"{ROOT}/nodes/{{node}}/report"): Role.VIEWER,
+    ("GET", f"{ROOT}/search"): Role.VIEWER,
+    ("GET", f"{ROOT}/stream"): Role.VIEWER,
+    ("GET", f"{ROOT}/enrolment"): Role.VIEWER,
 }
 
 # What only a person may, after a login: an API token must not make itself a way to stay.

@@ -75,7 +75,7 @@ async def status(ops: OpsDep) -> StatusOut:
         appliances=list(cluster.appliances),
         at=moment(ops.now()),
         store=store,
-        counts=await _counts(ops.services) if store.healthy else None,
+        counts=await counts_of(ops.services) if store.healthy else None,
         problems=await _problems(ops),
     )
 
@@ -101,7 +101,8 @@ async def _problems(ops: Ops) -> list[ProblemOut]:
     return sorted(found, key=lambda problem: not problem.urgent)
 
 
-async def _counts(services: Services) -> Counts:
+async def counts_of(services: Services) -> Counts:
+    """Return how many there are of everything."""
     views = [each.value for each in await services.nodes.list()]
     presences = [view.presence for view in views if view.presence is not None]
     return Counts(
