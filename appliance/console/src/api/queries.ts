@@ -11,6 +11,13 @@ export function useStatus() {
   });
 }
 
+export function useOverview() {
+  return useQuery({
+    queryKey: ["overview"],
+    queryFn: ({ signal }) => answered(api.GET("/api/v1/overview", { signal })),
+  });
+}
+
 export function useCluster() {
   return useQuery({
     queryKey: ["cluster"],

@@ -1,5 +1,5 @@
 import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
-import { createBrowserRouter, type RouteObject } from "react-router";
+import { createBrowserRouter, Navigate, type RouteObject } from "react-router";
 import { RouterProvider } from "react-router/dom";
 import { failureFrom } from "../api/failure";
 import { Loading } from "../parts/states";
@@ -45,6 +45,8 @@ const router = createBrowserRouter([
       page("/join", async () => import("../routes/join/Join")),
       page("/vsubnets", async () => import("../routes/vsubnets/VSubnets")),
       page("/vsubnets/:vsubnet", async () => import("../routes/vsubnets/VSubnet")),
+      page("/events", async () => import("../routes/events/Events")),
+      { path: "/tokens", element: <Navigate to="/join" replace /> },
       page("*", async () => import("../routes/NotFound")),
     ],
   },

@@ -5,7 +5,7 @@ import { useNavigate } from "react-router";
 import { Foreign } from "../parts/text";
 import { failureFrom } from "../api/failure";
 import { inert } from "../parts/words";
-import { find } from "./finding";
+import { answered, api } from "../api/client";
 
 const WAIT_MS = 200;
 
@@ -21,7 +21,10 @@ export function Search() {
   }, [text]);
   const found = useQuery({
     queryKey: ["search", asked],
-    queryFn: ({ signal }) => find(asked, signal),
+    queryFn: async ({ signal }) => {
+      const query = { q: asked };
+      return (await answered(api.GET("/api/v1/search", { params: { query }, signal }))).items;
+    },
     enabled: asked.length > 1,
     refetchInterval: false,
   });

@@ -5,4 +5,5 @@ export const PAGES = [
   { path: "/nodes", title: "Nodes" },
   { path: "/join", title: "Join a node" },
   { path: "/vsubnets", title: "vSubnets" },
+  { path: "/events", title: "Events" },
 ] as const;

@@ -58,7 +58,7 @@ export function SessionProvider({ children }: { children: ReactNode }) {
       problem: query.isError && !isStranger ? query.error : undefined,
       again: () => void query.refetch(),
       login: async (name, password, code) => {
-        const body = { name, password, ...(code ? { code } : {}) };
+        const body = { name, password, code };
         const opened = await answered(api.POST("/api/v1/login", { body }));
         setCsrf(opened.csrf);
         if (known && known.user !== opened.user) client.clear(); // nothing of another person stays

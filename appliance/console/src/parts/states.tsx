@@ -26,7 +26,10 @@ export function FailureAlert({ error, title }: { error: unknown; title: string }
 }
 
 interface ShownProps<T> {
-  query: UseQueryResult<T>;
+  query: Pick<
+    UseQueryResult<T>,
+    "data" | "isError" | "error" | "refetch" | "dataUpdatedAt"
+  >;
   /** What is shown, as in "Loading nodes". */
   what: string;
   isEmpty?: (value: T) => boolean;

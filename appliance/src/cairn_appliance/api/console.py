@@ -35,7 +35,9 @@ ROUTES = frozenset(
         "join",
         "latency",
         "nodes",
+        "segments",
         "settings",
+        "tokens",
         "topology",
         "vsubnets",
     }

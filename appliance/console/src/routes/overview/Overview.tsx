@@ -10,76 +10,91 @@ import {
 import type { ReactNode } from "react";
 import { Link } from "react-router";
 import type { Schemas } from "../../api/client";
-import { useEvents, useStatus } from "../../api/queries";
+import { useOverview } from "../../api/queries";
 import { EventLine } from "../../parts/events";
 import { Help } from "../../parts/help";
 import { Page } from "../../parts/page";
+import { NodeLink } from "../../parts/node";
 import { Shown } from "../../parts/states";
-import { Age } from "../../parts/text";
+import { Age, Foreign } from "../../parts/text";
 import { inert } from "../../parts/words";
+
+type Overview = Schemas["OverviewOut"];
 
 /** Is it all right, since when, what changed? */
 export function Component() {
-  const status = useStatus();
-  const events = useEvents({ limit: 10 });
+  const overview = useOverview();
   return (
     <Page title="Overview">
-      <Shown query={status} what="state of the cluster">
+      <Shown query={overview} what="state of the cluster">
         {(value) => (
           <div className="cairn-stack">
-            <Problems status={value} />
-            {value.counts && <Counts counts={value.counts} />}
+            <Problems overview={value} />
+            <Counts counts={value.counts} />
+            <div className="cairn-columns">
+              <Appliances overview={value} />
+              <Recent events={value.recent} />
+            </div>
             <p>
-              Cairn {inert(value.version)}, {value.appliances.length} addresses of appliances, store{" "}
-              {value.store.healthy
-                ? `answered in ${String(value.store.answered_in_ms)} ms`
-                : `not well: ${inert(value.store.detail)}`}
-              ; as of <Age at={value.at} />
+              As of <Age at={value.at} />
             </p>
           </div>
         )}
       </Shown>
-      <Card className="cairn-gap">
-        <CardTitle component="h2">What happened last</CardTitle>
-        <CardBody>
-          <Shown
-            query={events}
-            what="events"
-            isEmpty={({ items }) => items.length === 0}
-            empty={{ title: "Nothing has happened yet", body: "Events appear here as they happen." }}
-          >
-            {({ items }) => (
-              <List isPlain>
-                {items.map((event) => (
-                  <ListItem key={event.id}>
-                    <EventLine event={event} />
-                  </ListItem>
-                ))}
-              </List>
-            )}
-          </Shown>
-          
-        </CardBody>
-      </Card>
     </Page>
   );
 }
 
-function Problems({ status }: { status: Schemas["StatusOut"] }) {
-  const waiting = status.counts?.nodes_pending ?? 0;
-  if (status.problems.length === 0) {
-    return (
-      <>
-        <Alert variant="success" isInline component="p" title="All is well with cluster and gateways" />
-        <Waiting count={waiting} />
-      </>
-    );
-  }
+function Appliances({ overview }: { overview: Overview }) {
+  return (
+    <Card>
+      <CardTitle component="h2">
+        Appliances <Help word="appliance" />
+      </CardTitle>
+      <CardBody>
+        <List isPlain>
+          {overview.appliances.map(({ id, name, up, leader, version }) => (
+            <ListItem key={id}>
+              <Label status={up ? "success" : "danger"}>{up ? "up" : "down"}</Label>{" "}
+              <Foreign text={name} /> {version && `version ${inert(version)}`}
+              {leader && ", leads"}
+            </ListItem>
+          ))}
+        </List>
+      </CardBody>
+    </Card>
+  );
+}
+
+function Recent({ events }: { events: Overview["recent"] }) {
+  return (
+    <Card>
+      <CardTitle component="h2">What happened last</CardTitle>
+      <CardBody>
+        {events.length === 0 && <p>Nothing has happened yet.</p>}
+        <List isPlain>
+          {events.map((event) => (
+            <ListItem key={event.id}>
+              <EventLine event={event} />
+            </ListItem>
+          ))}
+        </List>
+        <Link to="/events">All events</Link>
+      </CardBody>
+    </Card>
+  );
+}
+
+function Problems({ overview }: { overview: Overview }) {
+  const { problems, counts } = overview;
   return (
     <>
-      {status.problems.map((problem, index) => (
+      {problems.length === 0 && (
+        <Alert variant="success" isInline component="p" title="All is well with cluster, gateways and nodes" />
+      )}
+      {problems.map((problem) => (
         <Alert
-          key={`${problem.name}/${String(index)}`}
+          key={`${problem.name}/${problem.subject.id}/${problem.cause}`}
           variant={problem.urgent ? "danger" : "warning"}
           isInline
           component="p"
@@ -87,11 +102,17 @@ function Problems({ status }: { status: Schemas["StatusOut"] }) {
         >
           <p>What to do: {inert(problem.remedy)}</p>
           <p>
-            <code>{inert(problem.name)}</code> in docs/operate/alarms.md
+            {problem.since && (
+              <>
+                Since <Age at={problem.since} />.{" "}
+              </>
+            )}
+            {problem.subject.kind === "node" && <NodeLink node={problem.subject} />} Alarm{" "}
+            <code>{inert(problem.name)}</code>, docs/operate/alarms.md
           </p>
         </Alert>
       ))}
-      <Waiting count={waiting} />
+      <Waiting count={counts.nodes_pending} />
     </>
   );
 }
@@ -110,7 +131,7 @@ function Waiting({ count }: { count: number }) {
   );
 }
 
-function Counts({ counts }: { counts: Schemas["Counts"] }) {
+function Counts({ counts }: { counts: Overview["counts"] }) {
   const away = counts.nodes - counts.nodes_connected;
   return (
     <div className="cairn-cards">
@@ -124,7 +145,8 @@ function Counts({ counts }: { counts: Schemas["Counts"] }) {
       </Count>
       <Count title="vSubnets" to="/vsubnets" value={counts.vsubnets} help="vSubnet" />
       <Count title="Members" to="/vsubnets" value={counts.members} help="member" />
-      <Count title="Sites" to="/topology" value={counts.sites} help="site" />
+      <Count title="Gateways" to="/gateways" value={counts.gateways} help="gateway" />
+      <Count title="Sites" to="/nodes" value={counts.sites} help="site" />
       <Count title="Enrolment tokens" to="/join" value={counts.tokens} help="enrolment token" />
     </div>
   );

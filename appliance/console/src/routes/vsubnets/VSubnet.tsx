@@ -101,9 +101,9 @@ function Settings({ vsubnet }: { vsubnet: VSubnet }) {
         <Facts
           facts={[
             ["BUM", `${String(policy.bum_pps)} frames/s, ${String(policy.bum_burst)} at once`],
-            ["Ageing", lengthOf(policy.ageing_s ?? 0)],
+            ["Ageing", lengthOf(policy.ageing_s)],
             ["Offline trust", policy.offline_trust_s ? lengthOf(policy.offline_trust_s) : "without limit"],
-            ["Shared addresses", <Foreign key="shared" text={(policy.shared_ips ?? []).join(", ") || "none"} code />],
+            ["Shared addresses", <Foreign key="shared" text={policy.shared_ips.join(", ") || "none"} code />],
             ["Created", <Age key="created" at={vsubnet.created_at} />],
           ]}
         />

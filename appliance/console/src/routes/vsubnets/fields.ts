@@ -40,7 +40,7 @@ export function fieldsOf(shown: Shown): Fields {
     bum_burst: String(shown.policy.bum_burst),
     ageing_s: String(shown.policy.ageing_s),
     offline_trust_s: String(shown.policy.offline_trust_s),
-    shared_ips: (shown.policy.shared_ips ?? []).join(", "),
+    shared_ips: shown.policy.shared_ips.join(", "),
   };
 }
 

@@ -99,7 +99,7 @@ async function change(shown: VSubnet, fields: Fields): Promise<VSubnet> {
   const { tag } = await answeredWithTag(api.GET("/api/v1/vsubnets/{vsubnet}", { params: { path } }));
   return answered(
     api.PATCH("/api/v1/vsubnets/{vsubnet}", {
-      params: { path, header: { "If-Match": tag } },
+      params: { path, header: { "if-match": tag } },
       body: changeOf(shown, fields),
     }),
   );
