@@ -64,7 +64,7 @@ def test_from_the_first_login_to_the_first_ping_by_clicks_alone(browser: Browser
             nodes[0].wait_for_ping(nodes[1].address(network, 4), within_s=20)
             took_s = time.monotonic() - began
 
-            for path in ("/", "/nodes", "/vsubnets", "/topology", "/latency"):
+            for path in ("/", "/nodes", "/vsubnets", "/latency"):
                 operator.go(path)
                 expect(page.get_by_role("heading", level=1)).to_be_visible()
                 expect(page.locator(".cairn-loading")).to_have_count(0)

@@ -76,6 +76,16 @@ export function useMembers(vsubnet: string) {
   });
 }
 
+export function useTable(vsubnet: string) {
+  return useQuery({
+    queryKey: ["topology", "table", vsubnet],
+    queryFn: ({ signal }) =>
+      answered(
+        api.GET("/api/v1/vsubnets/{vsubnet}/table", { params: { path: { vsubnet } }, signal }),
+      ),
+  });
+}
+
 export interface EventFilter {
   kind?: string;
   severity?: Schemas["Severity"][];
@@ -89,9 +99,7 @@ export function useEvents(filter: EventFilter) {
   return useQuery({
     queryKey: ["events", filter],
     queryFn: ({ signal }) =>
-      answered(
-        api.GET("/api/v1/events", { params: { query: { limit: 100, ...filter } }, signal }),
-      ),
+      answered(api.GET("/api/v1/events", { params: { query: { limit: 100, ...filter } }, signal })),
   });
 }
 

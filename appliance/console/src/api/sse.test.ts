@@ -1,7 +1,8 @@
 import { expect, it } from "vitest";
 import { EventParser } from "./sse";
 
-const STREAM = 'event: hello\r\nid: 7/a\r\ndata: {"a":1}\r\n\r\n: comment\ndata: x\ndata: y\n\nevent: beat\n\n';
+const STREAM =
+  'event: hello\r\nid: 7/a\r\ndata: {"a":1}\r\n\r\n: comment\ndata: x\ndata: y\n\nevent: beat\n\n';
 
 it.each([1, 2, 3, 7, 1000])("reads the same in pieces of %d characters", (size) => {
   const parser = new EventParser();

@@ -46,6 +46,8 @@ const router = createBrowserRouter([
       page("/vsubnets", async () => import("../routes/vsubnets/VSubnets")),
       page("/vsubnets/:vsubnet", async () => import("../routes/vsubnets/VSubnet")),
       page("/events", async () => import("../routes/events/Events")),
+      page("/latency", async () => import("../routes/latency/Latency")),
+      page("/cluster", async () => import("../routes/cluster/Cluster")),
       { path: "/tokens", element: <Navigate to="/join" replace /> },
       page("*", async () => import("../routes/NotFound")),
     ],

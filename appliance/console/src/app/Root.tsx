@@ -1,5 +1,6 @@
 import { Bullseye, Modal, ModalBody, ModalHeader, Spinner } from "@patternfly/react-core";
 import { Login } from "../routes/login/Login";
+import { NewPassword } from "../routes/login/NewPassword";
 import { Failed } from "../parts/states";
 import { LiveProvider } from "./live";
 import { useSession } from "./session";
@@ -8,6 +9,13 @@ import { Shell } from "./Shell";
 /** The login for a stranger, else the console; a session that ended is renewed over the page. */
 export function Root() {
   const { session, checking, problem, ended, again } = useSession();
+  if (session?.must_change_password) {
+    return (
+      <main>
+        <NewPassword />
+      </main>
+    );
+  }
   if (session) {
     return (
       <LiveProvider key={session.user}>

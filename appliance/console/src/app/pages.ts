@@ -5,5 +5,7 @@ export const PAGES = [
   { path: "/nodes", title: "Nodes" },
   { path: "/join", title: "Join a node" },
   { path: "/vsubnets", title: "vSubnets" },
+  { path: "/latency", title: "Latency" },
   { path: "/events", title: "Events" },
+  { path: "/cluster", title: "Cluster" },
 ] as const;

@@ -6,7 +6,8 @@ import { Age, Foreign } from "./text";
 type Event = Schemas["EventOut"];
 
 export function SeverityLabel({ severity }: { severity: string }) {
-  if (severity === "alarm" || severity === "error") return <Label status="danger">{severity}</Label>;
+  if (severity === "alarm" || severity === "error")
+    return <Label status="danger">{severity}</Label>;
   if (severity === "warning") return <Label status="warning">{severity}</Label>;
   return <Label status="info">{severity}</Label>;
 }

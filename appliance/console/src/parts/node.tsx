@@ -7,7 +7,9 @@ import { Foreign } from "./text";
 export type Node = Schemas["NodeOut"];
 
 /** What a node's state is, in one word, the worst first. */
-export function stateOf(node: Node): "removed" | "pending" | "frozen" | "refuses" | "away" | "well" {
+export function stateOf(
+  node: Node,
+): "removed" | "pending" | "frozen" | "refuses" | "away" | "well" {
   if (node.state === "removed") return "removed";
   if (node.frozen_at) return "frozen";
   if (node.state === "pending") return "pending";

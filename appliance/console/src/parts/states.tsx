@@ -26,10 +26,7 @@ export function FailureAlert({ error, title }: { error: unknown; title: string }
 }
 
 interface ShownProps<T> {
-  query: Pick<
-    UseQueryResult<T>,
-    "data" | "isError" | "error" | "refetch" | "dataUpdatedAt"
-  >;
+  query: Pick<UseQueryResult<T>, "data" | "isError" | "error" | "refetch" | "dataUpdatedAt">;
   /** What is shown, as in "Loading nodes". */
   what: string;
   isEmpty?: (value: T) => boolean;
@@ -45,7 +42,11 @@ export function Shown<T>({ query, what, isEmpty, empty, children }: ShownProps<T
   }
   return (
     <>
-      {query.isError && <Stale error={query.error} at={query.dataUpdatedAt} what={what} />}
+      {query.isError && (
+        <div className="cairn-below">
+          <Stale error={query.error} at={query.dataUpdatedAt} what={what} />
+        </div>
+      )}
       {empty && isEmpty?.(query.data) ? (
         <EmptyState titleText={empty.title} headingLevel="h2" variant="lg">
           <EmptyStateBody>{empty.body}</EmptyStateBody>

@@ -69,7 +69,7 @@ export function ListTable<Row>(props: ListTableProps<Row>) {
   const shown = chosen(rows, props.columns, props.searched, wanted);
   const isDown = wanted.sort.startsWith("-");
   const sorted = props.columns.findIndex(({ key }) => key === wanted.sort.replace(/^-/, ""));
-  const what = props.label.toLowerCase();
+  const what = props.label.charAt(0).toLowerCase() + props.label.slice(1);
   return (
     <>
       <Toolbar>

@@ -34,7 +34,7 @@ export function Component() {
   const events = useInfiniteQuery({
     queryKey: ["events", "pages", filter, severity, range],
     initialPageParam: "",
-    getNextPageParam: ({ next }) => next ?? undefined,
+    getNextPageParam: ({ next }: Schemas["Page_EventOut_"]) => next ?? undefined,
     queryFn: ({ pageParam, signal }) => {
       const since = range ? new Date(serverNow() - range * 1_000).toISOString() : undefined;
       const query = { ...filter, severity, limit: 100, cursor: pageParam, since };
@@ -45,13 +45,21 @@ export function Component() {
   return (
     <Page title="Events" lead="What happened, newest first; a new one appears by itself.">
       <div className="cairn-filters">
-        <FormSelect aria-label="Time" value={search.get("range") ?? ""} onChange={(_, value) => set("range", value)}>
+        <FormSelect
+          aria-label="Time"
+          value={search.get("range") ?? ""}
+          onChange={(_, value) => set("range", value)}
+        >
           <FormSelectOption value="" label="All that is kept" />
           {RANGES.map((each) => (
             <FormSelectOption key={each.value} {...each} />
           ))}
         </FormSelect>
-        <FormSelect aria-label="Severity" value={severity[0] ?? ""} onChange={(_, value) => set("severity", value)}>
+        <FormSelect
+          aria-label="Severity"
+          value={severity[0] ?? ""}
+          onChange={(_, value) => set("severity", value)}
+        >
           <FormSelectOption value="" label="Severity: all" />
           {SEVERITIES.map((each) => (
             <FormSelectOption key={each} value={each} label={each} />
@@ -74,7 +82,11 @@ export function Component() {
         {() => <EventTable rows={rows} />}
       </Shown>
       {events.hasNextPage && (
-        <Button variant="secondary" isLoading={events.isFetchingNextPage} onClick={() => void events.fetchNextPage()}>
+        <Button
+          variant="secondary"
+          isLoading={events.isFetchingNextPage}
+          onClick={() => void events.fetchNextPage()}
+        >
           Older events
         </Button>
       )}
@@ -98,12 +110,26 @@ function EventTable({ rows }: { rows: readonly Event[] }) {
       <Tbody>
         {rows.map((event) => (
           <Tr key={event.id}>
-            <Td dataLabel="When"><Age at={event.at} /></Td>
-            <Td dataLabel="Severity"><SeverityLabel severity={event.severity} /></Td>
-            <Td dataLabel="What"><Foreign text={event.text} /></Td>
-            <Td dataLabel="About"><EventLinks event={event} /></Td>
-            <Td dataLabel="By"><Foreign text={[event.by.kind, event.by.name, event.by.address].filter(Boolean).join(" ")} /></Td>
-            <Td dataLabel="Kind"><Foreign text={event.kind} code /></Td>
+            <Td dataLabel="When">
+              <Age at={event.at} />
+            </Td>
+            <Td dataLabel="Severity">
+              <SeverityLabel severity={event.severity} />
+            </Td>
+            <Td dataLabel="What">
+              <Foreign text={event.text} />
+            </Td>
+            <Td dataLabel="About">
+              <EventLinks event={event} />
+            </Td>
+            <Td dataLabel="By">
+              <Foreign
+                text={[event.by.kind, event.by.name, event.by.address].filter(Boolean).join(" ")}
+              />
+            </Td>
+            <Td dataLabel="Kind">
+              <Foreign text={event.kind} code />
+            </Td>
           </Tr>
         ))}
       </Tbody>

@@ -106,7 +106,11 @@ function TokenForm({ onMade }: { onMade: (token: Created) => void }) {
           }}
         >
           {making.isError && <FailureAlert error={making.error} title="No token was made" />}
-          <FormGroup role="group" label="vSubnets that the node becomes a member of" fieldId="join-vsubnets">
+          <FormGroup
+            role="group"
+            label="vSubnets that the node becomes a member of"
+            fieldId="join-vsubnets"
+          >
             <Shown query={vsubnets} what="vSubnets">
               {(rows) =>
                 rows.length === 0 ? (
@@ -149,7 +153,12 @@ function TokenForm({ onMade }: { onMade: (token: Created) => void }) {
             </FormSelect>
           </FormGroup>
           <FormGroup label="Site" fieldId="join-site">
-            <TextInput id="join-site" maxLength={63} value={site} onChange={(_, value) => setSite(value)} />
+            <TextInput
+              id="join-site"
+              maxLength={63}
+              value={site}
+              onChange={(_, value) => setSite(value)}
+            />
           </FormGroup>
           <Checkbox
             id="join-approval"

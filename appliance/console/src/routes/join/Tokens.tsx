@@ -35,15 +35,30 @@ const COLUMNS: Column<Token>[] = [
       </span>
     ),
   },
-  { key: "uses", title: "Used", text: ({ uses }) => uses, cell: (each) => `${String(each.uses)} of ${String(each.max_uses)}` },
-  { key: "site", title: "Site", text: ({ site }) => site, cell: ({ site }) => <Foreign text={site} /> },
+  {
+    key: "uses",
+    title: "Used",
+    text: ({ uses }) => uses,
+    cell: (each) => `${String(each.uses)} of ${String(each.max_uses)}`,
+  },
+  {
+    key: "site",
+    title: "Site",
+    text: ({ site }) => site,
+    cell: ({ site }) => <Foreign text={site} />,
+  },
   {
     key: "ends",
     title: "Ends",
     text: ({ expires_at }) => Date.parse(expires_at),
     cell: ({ expires_at }) => <Age at={expires_at} />,
   },
-  { key: "by", title: "Made by", text: ({ created_by }) => created_by, cell: (each) => <Foreign text={each.created_by} /> },
+  {
+    key: "by",
+    title: "Made by",
+    text: ({ created_by }) => created_by,
+    cell: (each) => <Foreign text={each.created_by} />,
+  },
 ];
 
 /** All tokens, without their secrets. */
@@ -73,7 +88,12 @@ export function Tokens() {
               rows={rows}
               columns={COLUMNS}
               id={({ id }) => id}
-              searched={(each) => [each.id, each.site, each.created_by, ...each.vsubnets.map(({ name }) => name)]}
+              searched={(each) => [
+                each.id,
+                each.site,
+                each.created_by,
+                ...each.vsubnets.map(({ name }) => name),
+              ]}
               sort="-ends"
               rowActions={
                 mayOperate
@@ -95,7 +115,9 @@ export function Tokens() {
             changes={["tokens"]}
             onClose={() => setGoing(undefined)}
             run={() =>
-              answered(api.DELETE("/api/v1/tokens/{token}", { params: { path: { token: going.id } } }))
+              answered(
+                api.DELETE("/api/v1/tokens/{token}", { params: { path: { token: going.id } } }),
+              )
             }
           >
             <p>

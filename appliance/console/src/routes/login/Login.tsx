@@ -17,7 +17,13 @@ import { useSession } from "../../app/session";
 import { FailureAlert } from "../../parts/states";
 
 /** Name and password, then a code where the user has TOTP; `isInside`: over a page. */
-export function Login({ name: known = "", isInside = false }: { name?: string; isInside?: boolean }) {
+export function Login({
+  name: known = "",
+  isInside = false,
+}: {
+  name?: string;
+  isInside?: boolean;
+}) {
   const { login } = useSession();
   const [name, setName] = useState(known);
   const [password, setPassword] = useState("");

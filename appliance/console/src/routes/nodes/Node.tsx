@@ -25,11 +25,7 @@ export function Component() {
           Node <bdi>{name}</bdi> {node.data && <StateLabel node={node.data} />}
         </>
       }
-      actions={
-        node.data && (
-          <NodeActions node={node.data} onGone={() => void navigate("/nodes")} />
-        )
-      }
+      actions={node.data && <NodeActions node={node.data} onGone={() => void navigate("/nodes")} />}
     >
       <Shown query={node} what="node">
         {(value) => <Details node={value} />}
@@ -43,7 +39,13 @@ export function Component() {
             isEmpty={({ items }) => items.length === 0}
             empty={{ title: "Nothing", body: "No event of this node is kept." }}
           >
-            {({ items }) => items.map((each) => <p key={each.id}><EventLine event={each} /></p>)}
+            {({ items }) =>
+              items.map((each) => (
+                <p key={each.id}>
+                  <EventLine event={each} />
+                </p>
+              ))
+            }
           </Shown>
         </CardBody>
       </Card>
@@ -58,7 +60,12 @@ function Details({ node }: { node: Node }) {
   return (
     <div className="cairn-stack">
       {why && (
-        <Alert variant="warning" isInline component="p" title={`This node is not well: ${why.cause}`}>
+        <Alert
+          variant="warning"
+          isInline
+          component="p"
+          title={`This node is not well: ${why.cause}`}
+        >
           <p>What to do: {why.remedy}</p>
         </Alert>
       )}
@@ -132,15 +139,23 @@ function Details({ node }: { node: Node }) {
             <Tbody>
               {node.members.map(({ vsubnet, mac, ips, role }) => (
                 <Tr key={vsubnet.id}>
-                  <Td dataLabel="vSubnet"><VSubnetLink vsubnet={vsubnet} /></Td>
+                  <Td dataLabel="vSubnet">
+                    <VSubnetLink vsubnet={vsubnet} />
+                  </Td>
                   <Td dataLabel="VNI">{vsubnet.vni}</Td>
-                  <Td dataLabel="MAC"><Foreign text={mac} code /></Td>
-                  <Td dataLabel="Addresses"><Foreign text={ips.join(", ")} code /></Td>
+                  <Td dataLabel="MAC">
+                    <Foreign text={mac} code />
+                  </Td>
+                  <Td dataLabel="Addresses">
+                    <Foreign text={ips.join(", ")} code />
+                  </Td>
                   <Td dataLabel="Role">{inert(role)}</Td>
                 </Tr>
               ))}
               {node.members.length === 0 && (
-                <Tr><Td colSpan={5}>It is no member of any vSubnet.</Td></Tr>
+                <Tr>
+                  <Td colSpan={5}>It is no member of any vSubnet.</Td>
+                </Tr>
               )}
             </Tbody>
           </Table>

@@ -11,7 +11,12 @@ import { plural } from "../../parts/words";
 import { NodeActions } from "./actions";
 
 const COLUMNS: Column<Node>[] = [
-  { key: "name", title: "Name", text: ({ name }) => name, cell: (node) => <NodeLink node={node} /> },
+  {
+    key: "name",
+    title: "Name",
+    text: ({ name }) => name,
+    cell: (node) => <NodeLink node={node} />,
+  },
   {
     key: "state",
     title: "State",
@@ -27,7 +32,12 @@ const COLUMNS: Column<Node>[] = [
       </>
     ),
   },
-  { key: "site", title: "Site", text: ({ site }) => site, cell: ({ site }) => <Foreign text={site} /> },
+  {
+    key: "site",
+    title: "Site",
+    text: ({ site }) => site,
+    cell: ({ site }) => <Foreign text={site} />,
+  },
   {
     key: "vsubnets",
     title: "vSubnets",
@@ -75,9 +85,7 @@ export function Component() {
     <Page
       title="Nodes"
       help={<Help word="node" />}
-      actions={
-        <Button component={(props) => <Link {...props} to="/join" />}>Join a node</Button>
-      }
+      actions={<Button component={(props) => <Link {...props} to="/join" />}>Join a node</Button>}
     >
       <Shown
         query={nodes}
@@ -86,7 +94,9 @@ export function Component() {
         empty={{
           title: "No node has joined yet",
           body: "A VM joins with an enrolment token: one string to paste.",
-          action: <Button component={(props) => <Link {...props} to="/join" />}>Join a node</Button>,
+          action: (
+            <Button component={(props) => <Link {...props} to="/join" />}>Join a node</Button>
+          ),
         }}
       >
         {(rows) => {

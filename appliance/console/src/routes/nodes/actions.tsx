@@ -119,8 +119,8 @@ export function NodeActions({ node, onGone }: { node: Node; onGone?: () => void 
           run={() => answered(api.POST("/api/v1/nodes/{node}/unfreeze", { params: { path } }))}
         >
           <p>
-            The machine that asks first becomes this node again. Stop the other one before, else they
-            go on taking it from each other.
+            The machine that asks first becomes this node again. Stop the other one before, else
+            they go on taking it from each other.
           </p>
         </Confirm>
       )}

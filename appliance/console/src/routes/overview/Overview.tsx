@@ -1,12 +1,4 @@
-import {
-  Alert,
-  Card,
-  CardBody,
-  CardTitle,
-  Label,
-  List,
-  ListItem,
-} from "@patternfly/react-core";
+import { Alert, Card, CardBody, CardTitle, Label, List, ListItem } from "@patternfly/react-core";
 import type { ReactNode } from "react";
 import { Link } from "react-router";
 import type { Schemas } from "../../api/client";
@@ -90,7 +82,12 @@ function Problems({ overview }: { overview: Overview }) {
   return (
     <>
       {problems.length === 0 && (
-        <Alert variant="success" isInline component="p" title="All is well with cluster, gateways and nodes" />
+        <Alert
+          variant="success"
+          isInline
+          component="p"
+          title="All is well with cluster, gateways and nodes"
+        />
       )}
       {problems.map((problem) => (
         <Alert
@@ -136,7 +133,7 @@ function Counts({ counts }: { counts: Overview["counts"] }) {
   return (
     <div className="cairn-cards">
       <Count title="Nodes" to="/nodes" value={counts.nodes} help="node">
-        <Label status={away ? "warning" : "success"}>
+        <Label status={away ? "warning" : counts.nodes ? "success" : undefined}>
           {counts.nodes_connected.toLocaleString("en")} connected
         </Label>
         {counts.nodes_refusing > 0 && (

@@ -15,13 +15,24 @@ import { Age, Foreign } from "../../parts/text";
 import { inert, lengthOf, plural } from "../../parts/words";
 import { AttachForm } from "./attach";
 import { VSubnetForm } from "./form";
+import { L2Table } from "./L2Table";
 
 type VSubnet = Schemas["VSubnetOut"];
 type Member = Schemas["MemberOut"];
 
 const COLUMNS: Column<Member>[] = [
-  { key: "node", title: "Node", text: ({ node }) => node.name, cell: ({ node }) => <NodeLink node={node} /> },
-  { key: "mac", title: "MAC", text: ({ mac }) => mac, cell: ({ mac }) => <Foreign text={mac} code /> },
+  {
+    key: "node",
+    title: "Node",
+    text: ({ node }) => node.name,
+    cell: ({ node }) => <NodeLink node={node} />,
+  },
+  {
+    key: "mac",
+    title: "MAC",
+    text: ({ mac }) => mac,
+    cell: ({ mac }) => <Foreign text={mac} code />,
+  },
   {
     key: "ips",
     title: "Addresses",
@@ -49,19 +60,31 @@ export function Component() {
   return (
     <Page
       title={name}
-      shownTitle={<>vSubnet <bdi>{name}</bdi></>}
+      shownTitle={
+        <>
+          vSubnet <bdi>{name}</bdi>
+        </>
+      }
       help={<Help word="vSubnet" />}
       actions={
         vsubnet.data &&
         mayOperate && (
           <>
-            <Button component={(props) => <Link {...props} to={`/join?vsubnet=${vsubnet.data.id}`} />}>
+            <Button
+              component={(props) => <Link {...props} to={`/join?vsubnet=${vsubnet.data.id}`} />}
+            >
               Join a node
             </Button>
-            <Button variant="secondary" onClick={() => setDialogue("change")}>Change</Button>
-            <Button variant="secondary" onClick={() => setDialogue("rotate")}>Rotate secret</Button>
+            <Button variant="secondary" onClick={() => setDialogue("change")}>
+              Change
+            </Button>
+            <Button variant="secondary" onClick={() => setDialogue("rotate")}>
+              Rotate secret
+            </Button>
             {mayDelete && (
-              <Button variant="secondary" isDanger onClick={() => setDialogue("delete")}>Delete</Button>
+              <Button variant="secondary" isDanger onClick={() => setDialogue("delete")}>
+                Delete
+              </Button>
             )}
           </>
         )
@@ -75,6 +98,7 @@ export function Component() {
               vsubnet={value}
               attach={mayOperate ? () => setDialogue("attach") : undefined}
             />
+            <L2Table vsubnet={value} />
             <Dialogues vsubnet={value} which={dialogue} close={() => setDialogue(undefined)} />
           </div>
         )}
@@ -93,8 +117,14 @@ function Settings({ vsubnet }: { vsubnet: VSubnet }) {
           facts={[
             ["VNI", String(vsubnet.vni)],
             ["ID", <Foreign key="id" text={vsubnet.id} code />],
-            ["Prefixes", <Foreign key="prefixes" text={vsubnet.prefixes.join(", ") || "unmanaged"} code />],
-            ["Reserved", <Foreign key="reserved" text={vsubnet.reserved.join(", ") || "none"} code />],
+            [
+              "Prefixes",
+              <Foreign key="prefixes" text={vsubnet.prefixes.join(", ") || "unmanaged"} code />,
+            ],
+            [
+              "Reserved",
+              <Foreign key="reserved" text={vsubnet.reserved.join(", ") || "none"} code />,
+            ],
             ["MTU", `${String(vsubnet.mtu)} octets`],
           ]}
         />
@@ -102,8 +132,14 @@ function Settings({ vsubnet }: { vsubnet: VSubnet }) {
           facts={[
             ["BUM", `${String(policy.bum_pps)} frames/s, ${String(policy.bum_burst)} at once`],
             ["Ageing", lengthOf(policy.ageing_s)],
-            ["Offline trust", policy.offline_trust_s ? lengthOf(policy.offline_trust_s) : "without limit"],
-            ["Shared addresses", <Foreign key="shared" text={policy.shared_ips.join(", ") || "none"} code />],
+            [
+              "Offline trust",
+              policy.offline_trust_s ? lengthOf(policy.offline_trust_s) : "without limit",
+            ],
+            [
+              "Shared addresses",
+              <Foreign key="shared" text={policy.shared_ips.join(", ") || "none"} code />,
+            ],
             ["Created", <Age key="created" at={vsubnet.created_at} />],
           ]}
         />
@@ -117,7 +153,9 @@ function Members({ vsubnet, attach }: { vsubnet: VSubnet; attach?: () => void })
   const [leaving, setLeaving] = useState<Member>();
   return (
     <Card>
-      <CardTitle component="h2">Members <Help word="member" /></CardTitle>
+      <CardTitle component="h2">
+        Members <Help word="member" />
+      </CardTitle>
       <CardBody>
         <Shown
           query={members}
@@ -126,7 +164,11 @@ function Members({ vsubnet, attach }: { vsubnet: VSubnet; attach?: () => void })
           empty={{
             title: "No member yet",
             body: "Let a node join with a token, or attach one that has joined already.",
-            action: attach && <Button variant="secondary" onClick={attach}>Attach a node</Button>,
+            action: attach && (
+              <Button variant="secondary" onClick={attach}>
+                Attach a node
+              </Button>
+            ),
           }}
         >
           {(rows) => (
@@ -137,7 +179,13 @@ function Members({ vsubnet, attach }: { vsubnet: VSubnet; attach?: () => void })
               id={({ node }) => node.id}
               searched={({ node, mac, ips }) => [node.name, node.id, mac, ...ips]}
               sort="node"
-              actions={attach && <Button variant="secondary" onClick={attach}>Attach a node</Button>}
+              actions={
+                attach && (
+                  <Button variant="secondary" onClick={attach}>
+                    Attach a node
+                  </Button>
+                )
+              }
               rowActions={
                 attach &&
                 ((row) => (
@@ -165,8 +213,8 @@ function Members({ vsubnet, attach }: { vsubnet: VSubnet; attach?: () => void })
             }
           >
             <p>
-              It loses {leaving.ips.length > 0 ? inert(leaving.ips.join(", ")) : "its place"} and all
-              its connections in this vSubnet within a second.
+              It loses {leaving.ips.length > 0 ? inert(leaving.ips.join(", ")) : "its place"} and
+              all its connections in this vSubnet within a second.
             </p>
           </Confirm>
         )}
@@ -205,7 +253,9 @@ function Dialogues({ vsubnet, which, close }: DialoguesProps) {
           )
         }
       >
-        <p>Sessions go on; new ones use the new secret. {plural(vsubnet.members, "member")} get it.</p>
+        <p>
+          Sessions go on; new ones use the new secret. {plural(vsubnet.members, "member")} get it.
+        </p>
         <Checkbox
           id="rotate-now"
           label="End the old secret at once, not after 10 minutes"
@@ -230,7 +280,9 @@ function Dialogues({ vsubnet, which, close }: DialoguesProps) {
       >
         <p>
           It has {plural(vsubnet.members, "member")}
-          {vsubnet.members > 0 ? ": detach them first." : ". Its VNI, secret and settings are lost."}
+          {vsubnet.members > 0
+            ? ": detach them first."
+            : ". Its VNI, secret and settings are lost."}
         </p>
       </Confirm>
     );

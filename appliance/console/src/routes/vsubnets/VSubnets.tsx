@@ -15,7 +15,12 @@ import { VSubnetForm } from "./form";
 type VSubnet = Schemas["VSubnetOut"];
 
 const COLUMNS: Column<VSubnet>[] = [
-  { key: "name", title: "Name", text: ({ name }) => name, cell: (each) => <VSubnetLink vsubnet={each} /> },
+  {
+    key: "name",
+    title: "Name",
+    text: ({ name }) => name,
+    cell: (each) => <VSubnetLink vsubnet={each} />,
+  },
   { key: "vni", title: "VNI", text: ({ vni }) => vni, cell: ({ vni }) => vni },
   {
     key: "prefixes",
@@ -24,7 +29,12 @@ const COLUMNS: Column<VSubnet>[] = [
     cell: ({ prefixes }) => <Foreign text={prefixes.join(", ") || "unmanaged"} code />,
   },
   { key: "mtu", title: "MTU, octets", text: ({ mtu }) => mtu, cell: ({ mtu }) => mtu },
-  { key: "members", title: "Members", text: ({ members }) => members, cell: ({ members }) => members },
+  {
+    key: "members",
+    title: "Members",
+    text: ({ members }) => members,
+    cell: ({ members }) => members,
+  },
   {
     key: "created",
     title: "Created",

@@ -57,13 +57,18 @@ export function AttachForm({ vsubnet, onClose }: AttachProps) {
                 <FormSelect id="attach-node" value={node} onChange={(_, value) => setNode(value)}>
                   <FormSelectOption value="" label="Choose a node" isPlaceholder />
                   {rows
-                    .filter(({ members }) => members.every((each) => each.vsubnet.id !== vsubnet.id))
+                    .filter(({ members }) =>
+                      members.every((each) => each.vsubnet.id !== vsubnet.id),
+                    )
                     .map(({ id, name }) => (
                       <FormSelectOption key={id} value={id} label={inert(name)} />
                     ))}
                 </FormSelect>
               </FormGroup>
-              <FormGroup label="Addresses, or none: one of each prefix is allocated" fieldId="attach-ips">
+              <FormGroup
+                label="Addresses, or none: one of each prefix is allocated"
+                fieldId="attach-ips"
+              >
                 <TextInput id="attach-ips" value={ips} onChange={(_, value) => setIps(value)} />
               </FormGroup>
             </Form>
@@ -71,10 +76,17 @@ export function AttachForm({ vsubnet, onClose }: AttachProps) {
         </Shown>
       </ModalBody>
       <ModalFooter>
-        <Button type="submit" form="attach-form" isDisabled={!node || saving.isPending} isLoading={saving.isPending}>
+        <Button
+          type="submit"
+          form="attach-form"
+          isDisabled={!node || saving.isPending}
+          isLoading={saving.isPending}
+        >
           Attach
         </Button>
-        <Button variant="link" onClick={onClose}>Cancel</Button>
+        <Button variant="link" onClick={onClose}>
+          Cancel
+        </Button>
       </ModalFooter>
     </Modal>
   );

@@ -6,7 +6,13 @@ const SHOWN = {
   prefixes: ["10.7.0.0/24", "fd00:7::/64"],
   reserved: [],
   mtu: 1400,
-  policy: { bum_pps: 200, bum_burst: 400, ageing_s: 300, offline_trust_s: 0, shared_ips: ["10.7.0.9"] },
+  policy: {
+    bum_pps: 200,
+    bum_burst: 400,
+    ageing_s: 300,
+    offline_trust_s: 0,
+    shared_ips: ["10.7.0.9"],
+  },
 };
 
 describe("the form of a vSubnet", () => {

@@ -70,21 +70,40 @@ export function VSubnetForm({ vsubnet, onClose, onDone }: FormProps) {
         >
           {saving.isError && <FailureAlert error={saving.error} title="It was not saved" />}
           {field("name", "Name", "At most 63 characters", true)}
-          {field("prefixes", "Prefixes", "One of IPv4, one of IPv6, or none: 10.7.0.0/24, fd00:7::/64")}
-          {field("reserved", "Reserved addresses", "Never allocated: 10.7.0.10-10.7.0.20, 10.7.0.1")}
+          {field(
+            "prefixes",
+            "Prefixes",
+            "One of IPv4, one of IPv6, or none: 10.7.0.0/24, fd00:7::/64",
+          )}
+          {field(
+            "reserved",
+            "Reserved addresses",
+            "Never allocated: 10.7.0.10-10.7.0.20, 10.7.0.1",
+          )}
           {field("mtu", "MTU in octets", "Of the inner IP packet")}
           {field("bum_pps", "BUM frames per second", "Of each sending member")}
           {field("bum_burst", "BUM burst in frames", "At once, of each sending member")}
           {field("ageing_s", "Ageing in seconds", "Life of a learned address")}
-          {field("offline_trust_s", "Offline trust in seconds", "How long a node without an appliance is believed; 0: without limit, else 86400 or more")}
+          {field(
+            "offline_trust_s",
+            "Offline trust in seconds",
+            "How long a node without an appliance is believed; 0: without limit, else 86400 or more",
+          )}
           {field("shared_ips", "Shared addresses", "Virtual addresses that any member may claim")}
         </Form>
       </ModalBody>
       <ModalFooter>
-        <Button type="submit" form="vsubnet-form" isLoading={saving.isPending} isDisabled={saving.isPending || !fields.name}>
+        <Button
+          type="submit"
+          form="vsubnet-form"
+          isLoading={saving.isPending}
+          isDisabled={saving.isPending || !fields.name}
+        >
           {shown ? "Save" : "Create"}
         </Button>
-        <Button variant="link" onClick={onClose}>Cancel</Button>
+        <Button variant="link" onClick={onClose}>
+          Cancel
+        </Button>
       </ModalFooter>
     </Modal>
   );
@@ -96,7 +115,9 @@ function create(fields: Fields): Promise<VSubnet> {
 
 async function change(shown: VSubnet, fields: Fields): Promise<VSubnet> {
   const path = { vsubnet: shown.id };
-  const { tag } = await answeredWithTag(api.GET("/api/v1/vsubnets/{vsubnet}", { params: { path } }));
+  const { tag } = await answeredWithTag(
+    api.GET("/api/v1/vsubnets/{vsubnet}", { params: { path } }),
+  );
   return answered(
     api.PATCH("/api/v1/vsubnets/{vsubnet}", {
       params: { path, header: { "if-match": tag } },
