@@ -288,11 +288,12 @@ def test_a_session_that_ends_is_renewed_over_the_page(browser: Browser, running:
         one.page.get_by_label("Name").fill("still-there")
         one.context.clear_cookies()
         one.page.get_by_role("button", name="Create", exact=True).click()
-        expect(one.page.get_by_text("Your session has ended")).to_be_visible()
+        ended = one.page.get_by_role("heading", name="Your session has ended")
+        expect(ended).to_be_visible()
         one.screen("session-ended")
         one.page.get_by_label("Password").fill(running.password)
         one.page.get_by_role("button", name="Log in").click()
-        expect(one.page.get_by_text("Your session has ended")).to_have_count(0)
+        expect(ended).to_have_count(0)
         expect(one.page.get_by_label("Name")).to_have_value("still-there")
 
 

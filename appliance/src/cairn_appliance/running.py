@@ -327,7 +327,9 @@ class Appliance:
     def _ops_server(self) -> Server:
         app = ops_api.create_app(self._services, self._membership, self._backups)
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS, LONG)
-        return server(Console(guarded, find_console()), self._context, CertificateProtocol, lifespan=True)
+        return server(
+            Console(guarded, find_console()), self._context, CertificateProtocol, lifespan=True
+        )
 
     def _has_others(self) -> bool:
         return len(self._services.netmaps.snapshot.appliances) > 1

@@ -20,6 +20,9 @@ export function failureOf(status: number, body: unknown): Failure {
     unknown
   >;
   const code = text(problem["code"]);
+  if (code === "not_signed_in") {
+    return new Failure(status, code, "your session has ended", "log in again");
+  }
   if (code) {
     const cause = text(problem["detail"]) || text(problem["title"]);
     return new Failure(status, code, cause, text(problem["remedy"]));

@@ -21,7 +21,14 @@ export function Root() {
       <LiveProvider key={session.user}>
         <Shell />
         {ended && (
-          <Modal isOpen variant="small" aria-labelledby="again-title">
+          <Modal
+            isOpen
+            variant="small"
+            aria-labelledby="again-title"
+            className="cairn-over"
+            // Beside the body: a dialogue that is open hides all else in it from screen readers.
+            appendTo={() => document.documentElement}
+          >
             <ModalHeader
               title="Your session has ended"
               labelId="again-title"

@@ -42,7 +42,6 @@ export function plural(count: number, one: string, many = `${one}s`): string {
 
 // Control characters, and those that turn, hide or join what stands beside them.
 const ACTIVE =
-  // eslint-disable-next-line no-control-regex
   /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
 const SHOWN_MAX = 500;
 
