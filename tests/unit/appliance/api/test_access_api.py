@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -319,13 +320,11 @@ async def test_sessions_are_listed_and_ended(ops: Operations, admin: httpx.Async
         assert (await admin.delete(f"{API}/sessions/{wrong}")).status_code == 404
 
 
-@pytest.mark.parametrize("how", ["still open", "logged out", "disabled"])
-async def test_a_stream_ends_with_the_session_before_it_tells_anything_more(
-    ops: Operations, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    monkeypatch.setattr(gate, "CHECKED_EVERY_S", 0.0)
-    await ops.add_user("bob", Role.VIEWER)
-    token = await ops.session("bob")
+@asynccontextmanager
+async def stream(
+    ops: Operations, name: str, value: str
+) -> AsyncIterator[asyncio.Queue[dict[str, Any]]]:
+    """Yield what the stream of events sends to a request with this header."""
     sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     async def receive() -> dict[str, Any]:
@@ -339,7 +338,7 @@ async def test_a_stream_ends_with_the_session_before_it_tells_anything_more(
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"",
-        "headers": [(b"authorization", f"Bearer {token}".encode())],
+        "headers": [(name.encode(), value.encode())],
         "client": ("192.0.2.50", 50_000),
         "scheme": "https",
         "server": ("appliance", 443),
@@ -347,25 +346,62 @@ async def test_a_stream_ends_with_the_session_before_it_tells_anything_more(
         "http_version": "1.1",
     }
     streaming = asyncio.create_task(ops.app(scope, receive, sent.put))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         assert (await sent.get())["status"] == 200
+        yield sent
+    streaming.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await streaming
+
+
+async def goes_on(sent: asyncio.Queue[dict[str, Any]], awaited: str) -> bool:
+    """Return whether the stream tells of something; False: it has ended before."""
+    told = b""
+    while awaited.encode() not in told:
+        message = await sent.get()
+        told += message["body"]
+        if not message["more_body"]:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("how", ["still open", "logged out", "disabled"])
+async def test_a_stream_ends_with_the_session_before_it_tells_anything_more(
+    ops: Operations, admin: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(gate, "CHECKED_EVERY_S", 0.0)
+    await ops.add_user("bob", Role.VIEWER)
+    token = await ops.session("bob")
+    async with stream(ops, "authorization", f"Bearer {token}") as sent:
         if how == "logged out":
             async with ops.client(token) as bob:
                 await bob.post(f"{API}/logout")
         elif how == "disabled":
             await patch(admin, "bob", {"disabled": True})
         await admin.post(f"{API}/vsubnets", json={"name": "office"})
-        told, message = b"", {"more_body": True}
-        while message["more_body"] and b"office" not in told:
-            message = await sent.get()
-            told += message["body"]
-        if how != "still open":
-            await streaming
-    streaming.cancel()
 
-    assert (b"office" in told) is (how == "still open")
-    if how != "still open":
-        assert message["more_body"] is False
+        assert await goes_on(sent, "office") is (how == "still open")
+
+
+@pytest.mark.parametrize("by_cookie", [True, False])
+async def test_a_page_that_is_only_left_open_does_not_keep_its_session(
+    ops: Operations, monkeypatch: pytest.MonkeyPatch, by_cookie: bool
+) -> None:
+    monkeypatch.setattr(gate, "CHECKED_EVERY_S", 0.0)
+    await ops.add_user("bob", Role.VIEWER)
+    token = await ops.session("bob")
+    bearer, cookie = ("authorization", f"Bearer {token}"), ("cookie", f"{SESSION_COOKIE}={token}")
+    async with stream(ops, *(cookie if by_cookie else bearer)) as sent:
+        told = []
+        for number in range(4):
+            ops.clock.advance(10 * 60)
+            async with ops.client(await ops.session()) as admin:
+                await admin.post(f"{API}/vsubnets", json={"name": f"net-{number}"})
+            told.append(await goes_on(sent, f"net-{number}"))
+            if not told[-1]:
+                break
+
+    assert told == ([True, True, False] if by_cookie else [True] * 4)
 
 
 # Codes

@@ -63,15 +63,18 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = is_over = False
+        started = is_stream = is_over = False
         clock = asyncio.get_running_loop().time
         checked_at = clock()
 
         async def send_guarded(message: Message) -> None:
-            nonlocal started, is_over, checked_at
-            if message.get("more_body") and clock() - checked_at >= CHECKED_EVERY_S:
-                is_over = is_over or not await self._still_may(scope)
+            nonlocal started, is_stream, is_over, checked_at
+            if is_over:
+                return
+            goes_on = is_stream and message.get("more_body", False)
+            if goes_on and clock() - checked_at >= CHECKED_EVERY_S:
                 checked_at = clock()
+                is_over = not await self._still_may(scope)
             if is_over:
                 deadline.reschedule(clock())  # ends what sends
                 return
@@ -79,6 +82,7 @@ class Gate:
                 started = True
                 deadline.reschedule(None)  # a stream may last
                 headers = MutableHeaders(scope=message)
+                is_stream = "content-length" not in headers  # a download may come to its end
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
@@ -114,12 +118,13 @@ class Gate:
         return None
 
     async def _admit(
-        self, scope: Scope, listed: matrix.Listed, *, touch: bool = True
+        self, scope: Scope, listed: matrix.Listed, *, again: bool = False
     ) -> tuple[Principal, str]:
         """Return who asks, and the CSRF token where it is by cookie; raise why they may not."""
         headers = Headers(scope=scope)
         token, is_cookie = credential(headers)
-        principal = await self._access.authenticate(token, touch=touch)
+        # A page that is left open is no use of the session; a command that follows events is.
+        principal = await self._access.authenticate(token, touch=not (again and is_cookie))
         csrf = csrf_of(token) if is_cookie else ""
         _check_csrf(scope["method"], headers, csrf)
         _check_kind(principal, listed)
@@ -127,15 +132,12 @@ class Gate:
         return principal, csrf
 
     async def _still_may(self, scope: Scope) -> bool:
-        """Return whether who was let in still would be; a silent store ends nothing.
-
-        It does not count as use: a page that is left open is no reason to stay logged in.
-        """
+        """Return whether who was let in still would be; a silent store ends nothing."""
         listed, _ = matrix.find(scope["method"], scope["path"])
         if listed is None or listed.needed is matrix.PUBLIC:
             return True
         try:
-            await self._admit(scope, listed, touch=False)
+            await self._admit(scope, listed, again=True)
         except StoreError:
             return True
         except CairnError:

@@ -159,15 +159,15 @@ def totp(
         return
     with connect() as connection:
         offered = connection.post(path_of("session", "totp"), Totp).value
-        if not as_json:
+        if as_json:  # one object a line: a program reads the secret before it sends a code
+            output.print_json_line({"secret": offered.secret, "uri": offered.uri})
+        else:
             _show_secret(offered)
-        elif code_file == PROMPT:
-            output.print_json({"secret": offered.secret, "uri": offered.uri})
         first = secret_input.code(code_file, "The code that the app shows: ")
         path = path_of("session", "totp", "confirm")
         codes = connection.post(path, RecoveryCodes, {"code": first})
     if as_json:
-        output.print_json(codes.whole)
+        output.print_json_line(codes.whole)
         return
     output.say(
         "A code is asked for from now on. Keep these where the app is not: each opens once,",
