@@ -28,6 +28,7 @@ from cairn_appliance.cli.commands import (
     status,
     token,
     user,
+    views,
     vsubnet,
 )
 from cairn_appliance.cli.errors import CommandError, Exit
@@ -65,6 +66,11 @@ def _root(
 app.command("login")(session.login)
 app.command("logout")(session.logout)
 app.command("status")(status.status)
+app.command("topology")(views.topology)
+app.command("latency")(views.latency)
+app.command("search")(views.search)
+node.app.command("report")(views.report)
+vsubnet.app.command("table")(views.table)
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(backup.app, name="backup")
 app.add_typer(ca.app, name="ca")

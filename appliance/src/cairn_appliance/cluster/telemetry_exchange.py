@@ -11,10 +11,10 @@ import logging
 import os
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 import httpx
 import msgspec
@@ -23,7 +23,6 @@ from cairn_appliance.domain.cluster import Appliance
 from cairn_appliance.domain.telemetry import APPLIANCE, SHARED_REPORTS, Shared
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.pki.keyring import Keyring
-from cairn_appliance.services.telemetry import TelemetryBoard
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +33,22 @@ _LOOKED_AT_EVERY_S: Final = 0.5
 _CERTIFICATE_DAYS: Final = 2
 _RENEWED_AFTER_S: Final = 86_400.0 / 2
 _decoder = msgspec.json.Decoder(Shared)
+
+
+class Board(Protocol):
+    """Where what is read goes: cairn_appliance.services.telemetry.TelemetryBoard."""
+
+    refresh: Callable[[], Awaitable[None]] | None
+
+    @property
+    def is_watched(self) -> bool:
+        """True while anybody looks."""
+
+    def merge(self, appliance: str, shared: Shared, *, is_anew: bool) -> None:
+        """Take over what another appliance has."""
+
+    def forget_others(self, present: Iterable[str]) -> None:
+        """Forget what came from appliances that are no more."""
 
 
 @dataclass
@@ -49,7 +64,7 @@ class TelemetryExchange:
 
     def __init__(
         self,
-        board: TelemetryBoard,
+        board: Board,
         keyring: Keyring,
         own: str,
         appliances: Callable[[], list[Appliance]],

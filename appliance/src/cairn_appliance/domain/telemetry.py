@@ -16,6 +16,7 @@ PEERS_KEPT = 2_048  # of one node; with so many sessions nothing draws them eith
 KEPT_S = 600.0  # a report that is older is forgotten
 POINT_EVERY_S, POINTS_MAX = 30.0, 120  # of one path's history: an hour
 _PATHS = frozenset({"direct", "relayed", "gateway"})
+_report = msgspec.json.Decoder(wire.Report)
 _INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")
 
 
@@ -102,8 +103,29 @@ def clean(text: str) -> str:
     return "".join(each for each in text if unicodedata.category(each) not in _INVISIBLE)
 
 
-def cleaned(said: wire.Report) -> wire.Report:
-    """Return the report with all its texts cleaned; whether it names its own is seen elsewhere."""
+def decoded(line: bytes) -> wire.Report:
+    """Return the report with all its texts cleaned; raise msgspec.MsgspecError for what is none.
+
+    A line of printable ASCII without escapes has nothing to clean, and nearly all are such:
+    JSON allows no control character but the last of ASCII in a string.
+    """
+    said = _report.decode(line)
+    if line.isascii() and b"\\" not in line and b"\x7f" not in line:
+        return said
+    return _cleaned(said)
+
+
+def path_of(said: wire.PeerSaid) -> str:
+    """Return how a peer is reached, where that is known here; a newer agent may say more."""
+    return said.path if said.path in _PATHS else ""
+
+
+def loss_of(lost: int, probes: int) -> float | None:
+    """Return the share of probes without an answer; None where there were none."""
+    return round(min(lost, probes) / probes, 4) if probes else None
+
+
+def _cleaned(said: wire.Report) -> wire.Report:
     replace = msgspec.structs.replace
     dataplane, vsubnets, problems = said.dataplane, said.vsubnets, said.problems
     if dataplane is not None:
@@ -130,9 +152,9 @@ def cleaned(said: wire.Report) -> wire.Report:
     peers = [
         replace(
             each,
-            path=each.path if each.path in _PATHS else "",
+            node=clean(each.node),
+            path=clean(each.path),
             endpoint=clean(each.endpoint),
-            lost=min(each.lost, each.probes),
         )
         for each in said.peers
     ]

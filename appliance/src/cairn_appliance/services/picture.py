@@ -16,7 +16,7 @@ from cairn_agent.protocol import telemetry as wire
 
 from cairn_appliance.domain.node import Node, NodeState
 from cairn_appliance.domain.segment import Segment, is_station
-from cairn_appliance.domain.telemetry import KEPT_S, NodeRecord
+from cairn_appliance.domain.telemetry import KEPT_S, NodeRecord, loss_of, path_of
 from cairn_appliance.domain.vsubnet import VSubnet
 from cairn_appliance.netmap.netmaps import Netmaps
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -134,9 +134,9 @@ class Picture:
         snapshot, now = self._netmaps.snapshot, self._clock()
         nodes, is_fresh = snapshot.nodes, record.is_fresh(now)
         places = {
-            known.vni: each
+            header.vni: each
             for each in snapshot.vsubnets_of(node)
-            if vsubnet in ("", each) and (known := snapshot.vsubnets.get(each)) is not None
+            if vsubnet in ("", each) and (header := snapshot.vsubnets.get(each)) is not None
         }
         is_elsewhere = bool(site) and nodes[node].site != site
         for known in record.peers.values():
@@ -332,14 +332,14 @@ def _way(ends: tuple[str, str], words: list[_Word]) -> Way:
     return Way(
         *ends,
         vsubnets=tuple(sorted(vsubnets)),
-        path=newest.path or "direct",
+        path=path_of(newest) or "direct",
         is_up=is_up,
         is_stale=not is_fresh,
         at=at,
         rtt_ms=_ms(best.rtt_us if best else None),
         rtt_max_ms=_ms(rtt_max_us or None),
         jitter_ms=_ms(jitter_us),
-        loss=round(lost / probes, 4) if probes else None,
+        loss=loss_of(lost, probes),
         mtu=mtu,
     )
 

@@ -23,7 +23,8 @@ from cairn_appliance.domain.telemetry import (
     NodeRecord,
     PeerKnown,
     Shared,
-    cleaned,
+    decoded,
+    loss_of,
     storm_dropped,
 )
 from cairn_appliance.netmap.netmaps import Netmaps
@@ -35,8 +36,6 @@ log = logging.getLogger(__name__)
 WATCHED_S = 60.0  # after anybody asked, what the others know is kept fresh
 PATHS_MAX = 100_000  # whose history is kept; beyond it none begins
 _REFRESHED_WITHIN_S = 1.5  # whoever asks first waits so long for the others
-
-_report = msgspec.json.Decoder(wire.Report)
 
 
 class TelemetryBoard:
@@ -72,7 +71,7 @@ class TelemetryBoard:
             self.refused += 1
             return
         try:
-            said = cleaned(_report.decode(line))
+            said = decoded(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self.refused += 1
             log.debug("a report can't be read node=%s reason=%s", node, error)
@@ -132,7 +131,7 @@ class TelemetryBoard:
             if len(self._history) >= PATHS_MAX:
                 return
             history = self._history[node, peer.node] = History()
-        history.add(now, peer.rtt_us / 1000, peer.lost / peer.probes if peer.probes else 0.0)
+        history.add(now, peer.rtt_us / 1000, loss_of(peer.lost, peer.probes) or 0.0)
 
     def history(self, a: str, b: str) -> list[tuple[float, float, float]]:
         """Return (at, ms, loss) of a path, oldest first, as far as this replica has it."""

@@ -126,7 +126,26 @@ async def test_texts_of_agents_are_cleaned(reporting: Reporting) -> None:
     assert record.problems == [wire.ProblemSaid("path_mtu", "caf\u00e9 [2Jgood", "[2Jgood")]
     assert (record.agent_version, record.dataplane.drops) == ("[2Jgood", {"[2Jgood": 3})
     (known,) = record.peers.values()
-    assert (known.said.path, known.said.endpoint) == ("", "192.0.2.1[2Jgood")
+    assert known.said.endpoint == "192.0.2.1[2Jgood"
+    (way,) = reporting.picture.ways()
+    assert way.path == "direct"  # not what it invented
+
+
+@pytest.mark.parametrize("text", ["\x7f", "\u202e", "\ud800", "\u0000"])
+async def test_no_way_of_writing_a_text_gets_by_the_cleaning(
+    reporting: Reporting, text: str
+) -> None:
+    """A line of plain ASCII is not looked at letter by letter: an escape is ASCII, too."""
+    for written in (text.encode("utf-8", "replace"), b"\\u%04x" % ord(text)):
+        line = b'{"full":true,"agent_version":"a%bb"}' % written
+        reporting.board.take(reporting.nodes[0].id, line)
+        record = reporting.board.record(reporting.nodes[0].id)
+        assert record is None or record.agent_version in ("ab", "a?b")
+
+
+async def test_more_losses_than_probes_are_all(reporting: Reporting) -> None:
+    reporting.say(0, reporting.peer(1, probes=2, lost=900))
+    assert reporting.picture.ways()[0].loss == 1.0
 
 
 async def test_a_node_has_no_more_peers_than_are_kept(

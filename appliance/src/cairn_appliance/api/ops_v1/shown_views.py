@@ -22,7 +22,13 @@ from cairn_appliance.api.ops_v1.models_views import (
     TableOut,
 )
 from cairn_appliance.domain.problem import Problem
-from cairn_appliance.domain.telemetry import NodeRecord, PeerKnown, storm_dropped
+from cairn_appliance.domain.telemetry import (
+    NodeRecord,
+    PeerKnown,
+    loss_of,
+    path_of,
+    storm_dropped,
+)
 from cairn_appliance.domain.token import Token
 from cairn_appliance.domain.vsubnet import VSubnet
 from cairn_appliance.services.picture import Entry, Found, Way, heard
@@ -259,12 +265,12 @@ def _peers(
             name=peer.name,
             vsubnet=place.id,
             session=said.session,
-            path=said.path,
+            path=path_of(said),
             endpoint=said.endpoint,
             rtt_ms=_ms(said.rtt_us),
             rtt_max_ms=_ms(said.rtt_max_us),
             jitter_ms=_ms(said.jitter_us),
-            loss=round(said.lost / said.probes, 4) if said.probes else None,
+            loss=loss_of(said.lost, said.probes),
             mtu=said.mtu,
             tx_octets=said.tx_octets,
             rx_octets=said.rx_octets,
