@@ -143,7 +143,7 @@ def test_a_token_is_shown_once_for_three_ways_to_join(somebody: Person, running:
     somebody.go("/join")
     settle(somebody)
     assert secret[0] not in page.content()
-    expect(page.get_by_role("cell", name="0 of 1").first).to_be_visible()
+    expect(page.get_by_role("gridcell", name="0 of 1").first).to_be_visible()
 
 
 def test_what_others_wrote_does_nothing(somebody: Person, running: Running) -> None:
@@ -307,4 +307,5 @@ def test_the_first_page_is_small(browser: Browser, running: Running) -> None:
         one.log_in(running.password)
         settle(one)
         one.page.wait_for_timeout(500)
+        print(f"login and first page: {sum(sizes)} octets in {len(sizes)} answers")
         assert 0 < sum(sizes) < FIRST_PAGE_OCTETS, sum(sizes)
