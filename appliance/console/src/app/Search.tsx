@@ -75,6 +75,7 @@ export function Search() {
                 <MenuItem
                   key={`${each.kind}/${each.id}`}
                   itemId={each.link}
+                  isDisabled={each.kind === "segment"} // it has no page yet: `cairn gateway` shows it
                   description={<Foreign text={`${each.kind}, ${each.where} ${each.matched}`} />}
                 >
                   <Foreign text={each.name} />

@@ -142,7 +142,7 @@ function Counts({ counts }: { counts: Overview["counts"] }) {
       </Count>
       <Count title="vSubnets" to="/vsubnets" value={counts.vsubnets} help="vSubnet" />
       <Count title="Members" to="/vsubnets" value={counts.members} help="member" />
-      <Count title="Gateways" to="/gateways" value={counts.gateways} help="gateway" />
+      <Count title="Gateways" value={counts.gateways} help="gateway" />
       <Count title="Sites" to="/nodes" value={counts.sites} help="site" />
       <Count title="Enrolment tokens" to="/join" value={counts.tokens} help="enrolment token" />
     </div>
@@ -151,7 +151,7 @@ function Counts({ counts }: { counts: Overview["counts"] }) {
 
 interface CountProps {
   title: string;
-  to: string;
+  to?: string;
   value: number;
   help: string;
   children?: ReactNode;
@@ -161,7 +161,7 @@ function Count({ title, to, value, help, children }: CountProps) {
   return (
     <Card isCompact>
       <CardTitle component="h2">
-        <Link to={to}>{title}</Link> <Help word={help} />
+        {to ? <Link to={to}>{title}</Link> : title} <Help word={help} />
       </CardTitle>
       <CardBody>
         <div className="cairn-count">{value.toLocaleString("en")}</div>
