@@ -9,7 +9,7 @@ ARGS ?=
 CHAOS := $(filter-out %_soak.py,$(wildcard tests/integration/test_cluster*.py)) tests/integration/test_rotation.py tests/integration/test_restore.py tests/integration/test_bridge_crashes.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lab chaos chaos-soak upgrade races clones gateway scale bench bench-gateway bench-micro soak fuzz proofs clean
+.PHONY: help setup demo check test console-test lab chaos chaos-soak upgrade races clones gateway scale bench bench-gateway bench-micro soak fuzz proofs clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ check: setup  ## formats, lints, types and import directions
 
 test: setup  ## everything under 20 minutes on 2 cores
 	@tools/test
+
+console-test: setup  ## the console in a real browser, at length: first login to first ping, 1,000 nodes (ARGS)
+	@$(RUN) pytest -m "slow or not slow" tests/browser $(ARGS)
 
 lab: setup  ## end-to-end tests only (ARGS: pytest arguments)
 	@$(RUN) pytest tests/integration $(ARGS)

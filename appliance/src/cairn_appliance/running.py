@@ -18,6 +18,7 @@ from cairn_appliance import __version__
 from cairn_appliance import settings as settings_file
 from cairn_appliance.api.agent_v1 import app as agent_api
 from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
+from cairn_appliance.api.console import Console, find_console
 from cairn_appliance.api.ops_v1 import app as ops_api
 from cairn_appliance.api.ops_v1.matrix import LONG
 from cairn_appliance.api.quorum_guard import QuorumGuard
@@ -333,7 +334,9 @@ class Appliance:
             self._services, self._membership, self._backups, own=self._watch.figures
         )
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS, LONG)
-        return server(guarded, self._context, CertificateProtocol, lifespan=True)
+        return server(
+            Console(guarded, find_console()), self._context, CertificateProtocol, lifespan=True
+        )
 
     def _has_others(self) -> bool:
         return len(self._services.netmaps.snapshot.appliances) > 1
