@@ -53,8 +53,9 @@ scale: setup  ## simulated agents against one replica (ARGS="--agents 5000", 100
 
 races: setup  ## two replicas on real etcd asked for the same things at once, 100,000 steps
 	@CAIRN_RACE_STEPS=100000 $(RUN) pytest -s tests/contract/test_two_replicas.py $(ARGS)
-	@CAIRN_FORWARDING_RUNS=5000 $(RUN) pytest -m "slow or not slow" --timeout 1800 \
-		tests/contract/test_two_gateways.py tests/unit/appliance/domain/test_forwarding.py $(ARGS)
+	@CAIRN_FORWARDING_RUNS=5000 CAIRN_ADDRESS_RUNS=300 $(RUN) pytest -m "slow or not slow" --timeout 1800 \
+		tests/contract/test_two_gateways.py tests/unit/appliance/domain/test_forwarding.py \
+		tests/unit/appliance/services/test_addressing_machine.py $(ARGS)
 
 soak: setup  ## 100 GB, ten minutes of rekeys, floods and bad networks: about half an hour
 	@$(RUN) pytest -m slow tests/load tests/integration/test_packet_path.py tests/integration/test_demo.py tests/integration/test_views.py $(ARGS)

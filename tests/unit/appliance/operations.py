@@ -95,7 +95,7 @@ class Operations:
     async def add_user(self, name: str, role: Role, *, must_change_password: bool = False) -> None:
         """Put a user with the password PASSWORD into the store, and the format as `init` does."""
         user = User(
-            name, role, _known_hash(), self.clock(), must_change_password=must_change_password
+            name, role, known_hash(), self.clock(), must_change_password=must_change_password
         )
         key = keys.user(name)
         writes = [Put(key, Codec(User).encode(user)), Put(keys.CLUSTER_FORMAT, b"%d" % FORMAT)]
@@ -217,6 +217,6 @@ def certificate_request(node_id: str) -> str:
 
 
 @functools.cache
-def _known_hash() -> str:
+def known_hash() -> str:
     """Return a hash that is checked at once: what it costs is in the hash itself."""
     return argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
