@@ -100,9 +100,9 @@ def _stay(stage: Stage, show: Show) -> None:
     show.title("Have a look around; Ctrl-C ends the demo and removes everything")
     try:
         stage.lab.reach(appliance.host)
-        show.plain(f"  appliance        {appliance.url}  (reachable from this machine)")
+        show.plain(f"  console          {appliance.url}  (in a browser on this machine)")
     except LabError as error:
-        show.plain(f"  appliance        {appliance.url}  (not reachable from here: {error})")
+        show.plain(f"  console          {appliance.url}  (not reachable from here: {error})")
     show.plain(f"  login            admin   password {appliance.password}")
     show.plain(f"  CA fingerprint   {appliance.fingerprint}")
     try:
