@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
@@ -65,7 +65,12 @@ _PROBLEM = {
 
 
 def create_app(
-    services: Services, membership: Membership, making: Backups, *, clock: Clock = wall_clock
+    services: Services,
+    membership: Membership,
+    making: Backups,
+    *,
+    clock: Clock = wall_clock,
+    install: Callable[[], str] = str,
 ) -> FastAPI:
     """Return the application.
 
@@ -74,7 +79,7 @@ def create_app(
     access = Access(services.store, now=clock)
     answers = Idempotency(services.store, now=clock)
     joinings = StrangerLimit(clock, JoinRefused)
-    ops = Ops(services, membership, making, access, answers, joinings, clock)
+    ops = Ops(services, membership, making, access, answers, joinings, install, clock)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -33,6 +33,9 @@ class Ops:
     access: Access
     idempotency: Idempotency
     joinings: StrangerLimit
+    install: Callable[
+        [], str
+    ]  # the command that installs the agent from here; empty: there is none
     now: Callable[[], float]
 
 
