@@ -34,6 +34,7 @@ DEBIAN = (
     "libgcc-s1",
     "libpython3.11-minimal",
     "libpython3.11-stdlib",
+    "libsqlite3-0",
     "libssl3",
     "python3.11-minimal",
     "zlib1g",
@@ -53,6 +54,7 @@ SHARED = (
     "libpthread.so.0",
     "libresolv.so.2",
     "librt.so.1",
+    "libsqlite3.so.0",
     "libssl.so.3",
     "libutil.so.1",
     "libz.so.1",
@@ -67,6 +69,7 @@ MODULES = frozenset(
         "_json",
         "_multiprocessing",
         "_queue",
+        "_sqlite3",
         "_ssl",
         "_typing",
         "_zoneinfo",
@@ -95,12 +98,10 @@ UNNEEDED = frozenset(
         "pydoc.py",
         "pydoc_data",
         "sitecustomize.py",
-        "sqlite3",
         "test",
         "this.py",
         "tkinter",
         "turtle.py",
-        "unittest",
         "venv",
         "wsgiref",
         "xmlrpc",
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--release", default="1", help="number after the version")
     parser.add_argument("--output", type=Path, default=WORK / "dist")
     parser.add_argument("--key", type=Path, help="Ed25519 key in PEM that signs the list")
+    parser.add_argument("--level", type=int, default=6, help="of compression; a test takes 0")
     asked = parser.parse_args()
     _check_builder()
     version = _version()
@@ -123,9 +125,9 @@ def main() -> None:
     output: Path = asked.output
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
-    _deb(tree, version, asked.release, output)
-    _rpm(tree, version, asked.release, output)
-    _tarball(tree, version, asked.release, output)
+    _deb(tree, version, asked.release, output, asked.level)
+    _rpm(tree, version, asked.release, output, asked.level)
+    _tarball(tree, version, asked.release, output, asked.level)
     (output / "VERSION").write_text(f"{version}-{asked.release}\n")
     _sign(output, asked.key or _development_key())
     for path in sorted(output.iterdir()):
@@ -165,6 +167,7 @@ def _stage(tree: Path, version: str) -> None:
     _copy_agent(prefix / "lib/agent")
     _copy_programs(tree, prefix)
     _compile(prefix / "lib")
+    _check_imports(prefix)
     _write_about(tree / "usr/share/doc/cairn-agent", version)
     for path in [tree, *tree.rglob("*")]:
         if not path.is_symlink():
@@ -177,7 +180,7 @@ def _debian_files() -> Path:
     """Return a directory with the unpacked files of the Debian packages, as apt verified them."""
     debs, unpacked = WORK / "debs", WORK / "debian"
     debs.mkdir(parents=True, exist_ok=True)
-    if not (WORK / "versions.txt").exists():
+    if not all(list(debs.glob(f"{name}_*.deb")) for name in DEBIAN):
         _run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *DEBIAN, cwd=debs)
         shutil.rmtree(unpacked, ignore_errors=True)
         lines = []
@@ -313,6 +316,24 @@ def _compile(place: Path) -> None:
             source.unlink()
 
 
+def _check_imports(prefix: Path) -> None:
+    """Import every module of the agent with what is brought along: nothing it needs is left out."""
+    agent = prefix / "lib/agent"
+    modules = [
+        ".".join(path.relative_to(agent).with_suffix("").parts).removesuffix(".__init__")
+        for path in sorted((agent / "cairn_agent").rglob("*.pyc"))
+    ]
+    lines = [f"import sys; sys.path.append({str(agent)!r})", *(f"import {m}" for m in modules)]
+    loader = str(prefix / "lib/ld-linux-x86-64.so.2")
+    subprocess.run(
+        [loader, "--library-path", str(prefix / "lib"), str(prefix / "bin/python3"), "-BSs", "-"],
+        input="\n".join(lines),
+        env={"PYTHONHOME": str(prefix)},
+        text=True,
+        check=True,
+    )
+
+
 def _write_about(place: Path, version: str) -> None:
     place.mkdir(parents=True)
     shutil.copy(ROOT / "LICENSE", place / "copyright")
@@ -330,7 +351,7 @@ def _write_about(place: Path, version: str) -> None:
     )
 
 
-def _deb(tree: Path, version: str, release: str, output: Path) -> None:
+def _deb(tree: Path, version: str, release: str, output: Path, level: int) -> None:
     place = WORK / "deb"
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(tree, place, symlinks=True)
@@ -352,14 +373,14 @@ def _deb(tree: Path, version: str, release: str, output: Path) -> None:
         "dpkg-deb",
         "--root-owner-group",
         "-Zxz",
-        "-z4",
+        f"-z{level}",
         "--build",
         str(place),
         str(output / f"cairn-agent_{version}-{release}_amd64.deb"),
     )
 
 
-def _rpm(tree: Path, version: str, release: str, output: Path) -> None:
+def _rpm(tree: Path, version: str, release: str, output: Path, level: int) -> None:
     top = WORK / "rpm"
     shutil.rmtree(top, ignore_errors=True)
     top.mkdir()
@@ -369,6 +390,7 @@ def _rpm(tree: Path, version: str, release: str, output: Path) -> None:
         "@VERSION@": version,
         "@RELEASE@": release,
         "@TREE@": str(tree),
+        "@LEVEL@": str(level),
         "@LIFECYCLE@": _lifecycle().replace("%", "%%"),
     }.items():
         text = text.replace(name, value)
@@ -393,11 +415,11 @@ def _lifecycle() -> str:
     return (HERE / "scripts/lifecycle.sh").read_text()
 
 
-def _tarball(tree: Path, version: str, release: str, output: Path) -> None:
+def _tarball(tree: Path, version: str, release: str, output: Path, level: int) -> None:
     path = output / f"cairn-agent-{version}-{release}.x86_64.tar.gz"
     with (
         path.open("wb") as raw,
-        gzip.GzipFile("", "wb", 6, raw, mtime=_epoch()) as zipped,
+        gzip.GzipFile("", "wb", level, raw, mtime=_epoch()) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
         for each in sorted(tree.rglob("*")):

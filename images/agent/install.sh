@@ -144,8 +144,8 @@ main() {
     [ "$(id -u)" -eq 0 ] || fail "this needs root" "run it as root, or with sudo sh"
     [ "$(uname -s) $(uname -m)" = "Linux x86_64" ] ||
         fail "there is no package for $(uname -s) on $(uname -m)" "use Linux on x86-64"
-    case $BASES$DIRECTORY in
-    @*) fail "this copy wasn't served by an appliance" "fetch it from one, or use --from DIR" 2 ;;
+    case $DIRECTORY:$BASES in
+    :@*) fail "this copy wasn't served by an appliance" "fetch it from one, or use --from DIR" 2 ;;
     esac
     WORK=$(mktemp -d)
     trap clean_up EXIT
