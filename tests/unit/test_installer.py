@@ -59,9 +59,7 @@ def bench(tmp_path: Path) -> Bench:
     key = tmp_path / "key.pem"
     _openssl("genpkey", "-algorithm", "ed25519", "-out", str(key))
     public = _openssl("pkey", "-in", str(key), "-pubout").strip()
-    (made.packages / "install.sh").write_text(
-        SCRIPT.read_text().replace("@RELEASE_KEY@", public)
-    )
+    (made.packages / "install.sh").write_text(SCRIPT.read_text().replace("@RELEASE_KEY@", public))
     (made.packages / PACKAGE).write_bytes(b"package")
     (made.packages / "VERSION").write_text("1-2\n")
     sums = made.packages / "SHA256SUMS"
