@@ -248,6 +248,51 @@ fn the_socket_is_for_the_group_too_where_that_is_asked_for() {
     assert_eq!(mode & 0o777, 0o660);
 }
 
+/// What a process of another user of the group `group` is answered; it needs root.
+fn asked_by_another_user(place: &Place, group: &str) -> String {
+    let script = format!(
+        "import socket; s = socket.socket(socket.AF_UNIX); s.connect({:?}); \
+         s.send(b'{{\"id\":1,\"op\":\"hello\"}}\\n'); print(s.recv(4096).decode())",
+        place.socket()
+    );
+    let user = [
+        "--reuid=65534",
+        "--clear-groups",
+        "--regid",
+        group,
+        "python3",
+        "-c",
+    ];
+    let output = Command::new("setpriv")
+        .args(user)
+        .arg(script)
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn another_user_is_answered_where_the_group_has_access_and_is_its_own() {
+    if cairn_device::local::own().uid != 0 {
+        eprintln!("not run: needs root");
+        return;
+    }
+    for (arguments, group, is_answered) in [
+        (&["--group-access"][..], "0", true),
+        (&["--group-access"][..], "65534", false),
+        (&[][..], "0", false),
+    ] {
+        let place = Place::new();
+        let _dataplane = DataPlane::start_with(&place, arguments);
+        let text = asked_by_another_user(&place, group);
+        assert_eq!(
+            text.contains("generation"),
+            is_answered,
+            "{arguments:?} {group}: {text}"
+        );
+    }
+}
+
 #[test]
 fn once_it_runs_it_has_no_capability_and_most_calls_are_forbidden() {
     let place = Place::new();

@@ -33,6 +33,7 @@ pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
+    access: Access,
 }
 
 impl Listener {
@@ -83,7 +84,13 @@ impl Listener {
             listener,
             path: path.to_owned(),
             inode,
+            access,
         })
+    }
+
+    /// Who may connect.
+    pub fn access(&self) -> Access {
+        self.access
     }
 
     /// Takes the next connection, if one waits.

@@ -236,9 +236,12 @@ impl Control {
     }
 
     fn admit(&mut self, stream: std::os::unix::net::UnixStream) -> Result<(), Gone> {
-        let uid = local::peer_uid(&stream)?;
+        let (peer, own) = (local::peer(&stream)?, local::own());
+        let uid = peer.uid;
         let mut client = Client::new(stream)?;
-        if uid != 0 && uid != local::own_uid() {
+        let access = self.listener.as_ref().map(Listener::access);
+        let by_group = access == Some(Access::Group) && peer.gid == own.gid;
+        if uid != 0 && uid != own.uid && !by_group {
             let refusal = Refusal::new(
                 "not_permitted",
                 format!("user {uid} may not control the data plane; run as root or as its user"),
