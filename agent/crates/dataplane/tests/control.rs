@@ -260,7 +260,7 @@ fn asked_by_another_user(place: &Place, group: &str) -> String {
         "--clear-groups",
         "--regid",
         group,
-        "python3",
+        "/usr/bin/python3",
         "-c",
     ];
     let output = Command::new("setpriv")
