@@ -45,7 +45,8 @@ pytestmark = [pytest.mark.root, pytest.mark.tun]
 SCHEDULES = int(os.environ.get("CAIRN_GATEWAY_SCHEDULES", "20"))
 SEED = int(os.environ.get("CAIRN_GATEWAY_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 _SAME_PREFERENCE = 10  # schedules with one, then as many with the other
-_LEAST_FRAMES = 50  # of a schedule, each way
+_SEEN_AFTER_S = 0.3  # of calm: nothing may have crossed in a schedule
+_LEAST_FRAMES = 20  # each way, that time included
 _MS = 1_000_000
 
 
@@ -331,6 +332,7 @@ def _played(split: Split) -> Played:
         faults = draw(dice)
         split.play(faults, split.wait_until_calm())
         split.wait_until_calm()
+        time.sleep(_SEEN_AFTER_S)
         taken = split.seen.take()
         assert all(len(crossings) > _LEAST_FRAMES for crossings in taken.values()), "it is blind"
         played.add(f"{number} {preference}", faults, taken)

@@ -51,7 +51,7 @@ def send(interval_s: float, places: dict[str, int]) -> None:
                 port.send(frame.ljust(_LEAST, b"\0"))
         number += 1
         due = max(due + interval_s, time.monotonic())
-        time.sleep(due - time.monotonic() if due > time.monotonic() else 0)
+        time.sleep(max(0.0, due - time.monotonic()))
 
 
 def watch(file: str, interfaces: list[str]) -> None:
