@@ -27,8 +27,11 @@ pub fn harden() -> Hardening {
     use_one_arena();
     note(forbid_dumps(), "the process may be dumped");
     note(forbid_core_files(), "core files may be written");
-    note(lock_memory(), "memory is not locked and may reach swap");
-    hardening.lock_needs_capability = lock_limit().is_ok_and(|limit| limit != libc::RLIM_INFINITY);
+    let locked = lock_memory();
+    let is_locked = locked.is_ok();
+    note(locked, "memory is not locked and may reach swap");
+    hardening.lock_needs_capability =
+        is_locked && lock_limit().is_ok_and(|limit| limit != libc::RLIM_INFINITY);
     hardening
 }
 
