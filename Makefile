@@ -9,7 +9,7 @@ ARGS ?=
 CHAOS := $(filter-out %_soak.py,$(wildcard tests/integration/test_cluster*.py)) tests/integration/test_rotation.py tests/integration/test_restore.py tests/integration/test_bridge_crashes.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test lab chaos chaos-soak upgrade races clones gateway scale bench bench-gateway bench-micro soak fuzz proofs packages packages-test clean
+.PHONY: help setup demo check test console-test lab chaos chaos-soak upgrade races clones gateway scale bench bench-gateway bench-micro soak fuzz proofs packages packages-test clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ check: setup  ## formats, lints, types and import directions
 
 test: setup  ## everything under 20 minutes on 2 cores
 	@tools/test
+
+console-test: setup  ## the console in a real browser, at length: first login to first ping, 1,000 nodes (ARGS)
+	@$(RUN) pytest -m "slow or not slow" tests/browser $(ARGS)
 
 lab: setup  ## end-to-end tests only (ARGS: pytest arguments)
 	@$(RUN) pytest tests/integration $(ARGS)
@@ -54,12 +57,13 @@ races: setup  ## two replicas on real etcd asked for the same things at once, 10
 		tests/contract/test_two_gateways.py tests/unit/appliance/domain/test_forwarding.py $(ARGS)
 
 soak: setup  ## 100 GB, ten minutes of rekeys, floods and bad networks: about half an hour
-	@$(RUN) pytest -m slow tests/load tests/integration/test_packet_path.py tests/integration/test_demo.py $(ARGS)
+	@$(RUN) pytest -m slow tests/load tests/integration/test_packet_path.py tests/integration/test_demo.py tests/integration/test_views.py $(ARGS)
 
 gateway:  ## a LAN behind a pair of gateways: killed, looped, flooded, 200 schedules of faults, applications: 45 min
 	@tools/setup gateway
 	@CAIRN_GATEWAY_SCHEDULES=$${CAIRN_GATEWAY_SCHEDULES:-200} $(RUN) pytest -s -m 'slow or not slow' \
 		tests/integration/test_gateway.py tests/integration/test_gateway_applications.py \
+		tests/integration/test_gateway_lans.py \
 		tests/integration/test_gateway_split.py tests/load/test_gateway.py $(ARGS)
 
 clones: setup  ## fifty copies of a node start within two seconds; a node moves (ARGS: pytest arguments)

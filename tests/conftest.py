@@ -22,6 +22,7 @@ _KINDS = {
     "root": "network namespaces",
     "tun": "real TAP devices",
     "etcd": "a real etcd",
+    "browser": "a real browser",
 }
 _missing = pytest.StashKey[dict[str, str]]()
 _skipped = pytest.StashKey[dict[str, int]]()
@@ -77,7 +78,17 @@ def _what_is_missing(kind: str) -> str | None:
         return _no_namespaces()
     if kind == "tun":
         return _no_namespaces() or _no_tun()
+    if kind == "browser":
+        return _no_browser()
     return _no_etcd()
+
+
+def _no_browser() -> str | None:
+    if not _found("chromium"):
+        return "no chromium (Debian's package; make setup installs it)"
+    if not (ROOT / "build" / "console" / "index.html").is_file():
+        return "the console is not built (make setup says why)"
+    return None
 
 
 def _no_namespaces() -> str | None:

@@ -15,13 +15,20 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from cairn_agent.host.bridge import ensure_bridges, remove_other_bridges, stations
-from cairn_agent.host.bridge_guards import Seen, read_counters, read_seen
+from cairn_agent.host.bridge_guards import (
+    GuardsWanted,
+    Seen,
+    ensure_guards,
+    hold_frozen,
+    read_counters,
+    read_seen,
+)
 from cairn_agent.host.bridge_journal import Journal
 from cairn_agent.protocol.gateway import Guards
 from pyroute2 import AsyncIPRoute
@@ -435,6 +442,35 @@ def test_each_kind_of_frame_crosses_or_not_and_the_counters_say_the_same(tmp_pat
     bridged(tmp_path, Guards(), test)
 
 
+def test_a_frozen_mac_s_frames_stay_on_their_lan_until_its_time_is_over(tmp_path: Path) -> None:
+    async def test(opened: Wire, _netlink: AsyncIPRoute) -> None:
+        frozen, other = "02:aa:00:00:00:05", "02:aa:00:00:00:06"
+        liar = Ether(src=STATION, dst=_TO_ALL) / ARP(
+            hwsrc=frozen, psrc="192.0.2.5", pdst="192.0.2.5"
+        )
+        frames = [bytes(Ether(src=mac, dst=VM) / Raw(bytes(50))) for mac in (frozen, other)]
+        frames.append(bytes(liar))
+        back = [bytes(Ether(src=VM, dst=STATION) / Raw(bytes(50)))]
+        assert opened.crossed("lan", frames) == frames
+        await hold_frozen(7, {frozen: 2, "02:aa:00:00:00:07": 60})
+        until = time.monotonic() + 2
+        assert opened.crossed("lan", frames) == frames[1:2]
+        assert opened.crossed("overlay", back) == back
+        assert (await read_counters(7))["frozen_from_lan"] == 2
+        assert await ensure_guards([replace(_GUARDED, guards=Guards(bum_pps=900))])
+        assert opened.crossed("lan", frames) == frames[1:2]
+        await asyncio.sleep(max(0, until + 0.5 - time.monotonic()))
+        assert opened.crossed("lan", frames) == frames
+        await hold_frozen(7, {other: 60})
+        assert opened.crossed("lan", frames) == [frames[0], frames[2]]
+        await hold_frozen(7, {})
+        assert opened.crossed("lan", frames) == frames
+        await hold_frozen(8, {other: 60})  # there are no guards of such a bridge
+
+    bridged(tmp_path, Guards(), test)
+
+
+_GUARDED = GuardsWanted(7, "eth1", "cairn7", Guards(), frozenset({VM}), has_host=False)
 _OWN = "192.0.2.1"
 
 

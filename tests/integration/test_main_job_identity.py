@@ -264,7 +264,9 @@ def test_a_new_secret_of_the_vsubnet_under_traffic_loses_nothing(world: World) -
         time.sleep(1.0)
         epoch = world.appliance.cairn("vsubnet", "rotate", world.prod.name)["epoch"]
     time.sleep(4.0)  # a rekey of every pair by the newest
-    revoked = world.appliance.cairn("vsubnet", "rotate", world.prod.name, "--revoke-now")["epoch"]
+    revoked = world.appliance.cairn("vsubnet", "rotate", world.prod.name, "--revoke-now", "--yes")[
+        "epoch"
+    ]
     time.sleep(4.0)
     probes.stop()
     assert (epoch, revoked) == (before + 3, before + 4)

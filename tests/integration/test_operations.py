@@ -170,6 +170,34 @@ def test_an_operator_walks_through_a_first_day(site: Site) -> None:
     assert site.ok("vsubnet", "delete", "office", "--yes") == "The vSubnet office is deleted.\n"
 
 
+def test_a_second_person_is_let_in_by_cookie_and_a_program_by_token(site: Site) -> None:
+    made = json.loads(site.ok("user", "create", "bob", "--role", "operator", "--json"))
+    token = json.loads(site.ok("api-token", "create", "ci", "--scope", "viewer", "--json"))["token"]
+    api = f"{site.url}/api/v1/"
+    with httpx.Client(base_url=api, verify=False, timeout=15) as browser:
+        asked = {"name": "bob", "password": made["password"]}
+        login = browser.post("login", json=asked, headers={"X-Cairn-Console": "1"})
+        cookie = login.headers["set-cookie"].lower()
+        assert cookie.startswith("__host-cairn-session=")
+        assert {"secure", "httponly", "samesite=strict", "path=/"} <= set(cookie.split("; "))
+        new = {"old": made["password"], "new": "a password of my own"}
+        assert browser.post("session/password", json=new).json()["code"] == "csrf"
+        browser.headers["X-CSRF-Token"] = login.json()["csrf"]
+        assert browser.get("status").json()["code"] == "password_change_needed"
+        assert browser.post("session/password", json=new).status_code == 204
+        assert browser.get("status").status_code == 200
+        program = {"Authorization": f"Bearer {token}"}
+        with httpx.Client(base_url=api, verify=False, headers=program, timeout=15) as other:
+            assert other.get("status").status_code == 200
+            refused = other.post("vsubnets", json={"name": "mine"})
+            assert refused.json()["code"] == "role_too_low"
+        assert "bob" in site.ok("session", "list")
+        site.ok("user", "delete", "bob", "--yes")
+        assert browser.get("status").status_code == 401
+    told = json.loads(site.ok("event", "list", "--json", "--kind", "user_deleted").splitlines()[0])
+    assert told["text"] == "user bob was deleted"
+
+
 @pytest.mark.timed
 def test_following_events_shows_a_change_within_a_second(site: Site) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(site.home), "COLUMNS": "120"}

@@ -8,6 +8,7 @@ at a time, the newest only.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import math
 import os
@@ -15,7 +16,7 @@ import random
 import ssl
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -24,7 +25,7 @@ from cairn_agent.control.pace import acknowledged_within_s
 from cairn_agent.control.tls import issuer_of, server_context
 from cairn_agent.identity import Keys, certificate_request
 from cairn_agent.netmap.held import Netmap, NetmapRefused
-from cairn_agent.protocol import enrolment
+from cairn_agent.protocol import enrolment, telemetry
 from cairn_agent.protocol import netmap as wire
 
 from tests.sim.connection import Connection, Lost, Refused
@@ -33,6 +34,7 @@ from tests.sim.sharing import Shared, SharingCopy
 
 MISSED_HEARTBEATS = 2.5
 DEAF_WINDOW = 4096  # octets
+SESSIONS = 20  # that it reports
 Post = Callable[[str, msgspec.Struct], Awaitable[bytes]]
 FINAL = frozenset({"node_removed", "duplicate_node", "node_rejected"})
 
@@ -203,13 +205,16 @@ class SimulatedAgent:
         self._heard_at = time.monotonic()
         self._acknowledge_in_turn()
         self._plan_renewal()
-        speaking = asyncio.create_task(self._speak(), name="speak")
+        speaking = [
+            asyncio.create_task(self._speak(), name="speak"),
+            asyncio.create_task(self._report(self._line), name="report"),
+        ]
         try:
             await self._until_quiet(self._line)
         finally:
-            speaking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await speaking
+            for task in speaking:
+                task.cancel()
+            await asyncio.gather(*speaking, return_exceptions=True)
         raise Lost("the stream ended")
 
     async def _until_quiet(self, line: Connection) -> None:
@@ -334,6 +339,48 @@ class SimulatedAgent:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(wait_s, renew_s, 3600.0)):
                     await self._say.wait()
+
+    async def _report(self, line: Connection) -> None:
+        """Report as the real agent does, with sessions to some of its fellow members."""
+        is_first = True
+        while True:
+            await asyncio.sleep(telemetry.EVERY_S * random.uniform(0.8, 1.0))
+            if line.takes_reports and self.netmap is not None:
+                report = telemetry.Report(
+                    full=is_first,
+                    peers=list(self._fellows()),
+                    vsubnets=[
+                        telemetry.VSubnetSaid(vni, len(held.members), SESSIONS, 1400, "", 1, 2, 3)
+                        for vni, held in self.netmap.vsubnets.items()
+                    ],
+                )
+                line.report(msgspec.json.encode(report) + b"\n")
+                is_first = False
+
+    def _fellows(self) -> Iterator[telemetry.PeerSaid]:
+        own = self.credentials.node_id
+        for vni, held in self.netmap.vsubnets.items() if self.netmap else ():
+            others = sorted(held.members)
+            begin = bisect.bisect(others, own)
+            for number in range(min(SESSIONS, len(others) - 1)):
+                rtt_us = 1000 + random.randrange(1000)
+                node = others[(begin + number) % len(others)]
+                if node != own:
+                    yield telemetry.PeerSaid(
+                        node,
+                        vni,
+                        "up",
+                        "direct",
+                        "192.0.2.1:8002",
+                        rtt_us,
+                        rtt_us + 500,
+                        100,
+                        probes=10,
+                        probed_s=2.5,
+                        mtu=1400,
+                        tx_octets=random.randrange(1 << 40),
+                        rx_octets=random.randrange(1 << 40),
+                    )
 
     async def _tell(self, path: str, message: msgspec.Struct) -> bytes:
         """Send on the connection beside the stream's; the appliance closes an idle one."""

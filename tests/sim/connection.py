@@ -12,6 +12,7 @@ import httptools
 import msgspec
 from cairn_agent.control.tls import CONNECT_TIMEOUT_S
 from cairn_agent.protocol import enrolment as wire
+from cairn_agent.protocol import telemetry
 
 ANSWER_S = 15.0  # as the agent's own client
 
@@ -61,6 +62,7 @@ class Connection(asyncio.Protocol):
         self._take: Callable[[bytes], None] | None = None
         self._body = bytearray()
         self._retry_after_s = 0.0
+        self.takes_reports = False  # the appliance reads what comes up the stream
 
     @classmethod
     async def open(
@@ -101,6 +103,11 @@ class Connection(asyncio.Protocol):
         `ended` tells of its end. An error that `take` raises ends the connection.
         """
         (await self._request("GET", path, b"", take)).checked()
+
+    def report(self, line: bytes) -> None:
+        """Send a line up the stream, where its appliance reads it."""
+        if self._transport is not None and self.takes_reports:
+            self._transport.write(line)
 
     def abort(self) -> None:
         """End it at once; what has come and was not taken yet is not taken any more."""
@@ -170,6 +177,8 @@ class Connection(asyncio.Protocol):
         """Note when to come back."""
         if name.lower() == b"retry-after" and value.isdigit():
             self._retry_after_s = float(value)
+        elif name.lower() == telemetry.HEADER.encode():
+            self.takes_reports = value == b"%d" % telemetry.VERSION
 
     def on_headers_complete(self) -> None:
         """A stream has begun."""

@@ -75,14 +75,15 @@ def join(
 @app.command()
 def run(context: typer.Context) -> None:
     """Run the agent until SIGTERM; what it set up stays and traffic goes on."""
-    from cairn_agent import commands, daemon, onboarding
+    from cairn_agent import commands, daemon, onboarding, telling
 
     level = logging.DEBUG if os.environ.get("CAIRN_AGENT_LOG") == "debug" else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     for noisy in ("httpx", "httpcore", "pyroute2", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     check_can_configure()
-    asyncio.run(daemon.run(context.obj, commands.serve, onboarding.join_at_first_boot))
+    first_boot = onboarding.join_at_first_boot
+    asyncio.run(daemon.run(context.obj, commands.serve, first_boot, telling.tell))
 
 
 @app.command()
@@ -93,6 +94,14 @@ def status(context: typer.Context, json: Json = False) -> None:
         _print_json(found)
     else:
         screens.show_status(_out, found)
+
+
+@app.command()
+def metrics(context: typer.Context) -> None:
+    """Print the metrics of this node as Prometheus reads them."""
+    from cairn_agent.metrics import exposition
+
+    sys.stdout.write(exposition(_status(context.obj), time.time()).decode())
 
 
 @app.command()

@@ -33,7 +33,17 @@ _MAX_CONNECTIONS: Final = 32
 
 
 async def serve(agent: Agent) -> None:
-    """Answer commands until cancelled."""
+    """Answer commands until cancelled, and write the file of metrics where one is wanted."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_answer_commands(agent), name="answer commands")
+        if agent.settings.metrics_file is not None:
+            from cairn_agent.metrics import keep_file  # what few use is not in every agent
+
+            writing = keep_file(agent.settings.metrics_file, lambda: status(agent))
+            tasks.create_task(writing, name="write metrics")
+
+
+async def _answer_commands(agent: Agent) -> None:
     path = agent.settings.agent_socket
     slots = asyncio.Semaphore(_MAX_CONNECTIONS)
 

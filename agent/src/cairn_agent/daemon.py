@@ -60,6 +60,7 @@ from cairn_agent.protocol.enrolment import AckRequest
 from cairn_agent.racing import first_to_end
 from cairn_agent.settings import UNDERLAY_PORT, Settings
 from cairn_agent.state import RuntimeDir, StateDir
+from cairn_agent.telemetry import Ways
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +113,8 @@ class Agent:
         self._met = asyncio.Event()  # a data plane has been there
         self._duties_changed = asyncio.Event()
         self._bridges_changed = asyncio.Event()
+        self.ways = Ways()
+        self.sessions_changed = asyncio.Event()  # a session or a path is another one
         self._is_stale = False  # the state that is on its way to the data plane
 
     @property
@@ -476,6 +479,9 @@ class Agent:
         match event.type:
             case "session_up":
                 self._recent[event.peer] = boottime()
+                self.sessions_changed.set()
+            case "session_down" | "endpoint_changed":
+                self.sessions_changed.set()
             case "endpoint_wanted" if self.membership and not self.membership.link.state.is_up:
                 self.membership.link.hasten()
             case "degraded":
@@ -525,12 +531,15 @@ ServeCommands = Callable[[Agent], Coroutine[None, None, None]]
 
 
 async def run(
-    settings: Settings, serve_commands: ServeCommands, at_first_boot: ServeCommands
+    settings: Settings,
+    serve_commands: ServeCommands,
+    at_first_boot: ServeCommands,
+    tell: ServeCommands,
 ) -> None:
     """Run until SIGTERM or SIGINT; TAPs and data plane stay as they are.
 
-    `at_first_boot` does what a sealed image needs to become a node. Raises AgentError where
-    it can't start.
+    `at_first_boot` does what a sealed image needs to become a node, `tell` reports to the
+    appliance. Raises AgentError where it can't start.
     """
     state = StateDir(settings.state_dir)
     state.prepare()
@@ -540,11 +549,14 @@ async def run(
             agent = Agent(settings, netlink, await read_network(netlink), bridge_netlink)
             agent.load()
             # --- Above this line the agent only reads; below it changes the host. ---
-            await _until_stopped(agent, serve_commands, at_first_boot)
+            await _until_stopped(agent, serve_commands, at_first_boot, tell)
 
 
 async def _until_stopped(
-    agent: Agent, serve_commands: ServeCommands, at_first_boot: ServeCommands
+    agent: Agent,
+    serve_commands: ServeCommands,
+    at_first_boot: ServeCommands,
+    tell: ServeCommands,
 ) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -561,6 +573,7 @@ async def _until_stopped(
             tasks.create_task(agent.keep_gateways(), name="gateways"),
             tasks.create_task(agent.keep_bridges(), name="bridges"),
             tasks.create_task(agent.keep_books(), name="books"),
+            tasks.create_task(tell(agent), name="tell"),
         ]
         await stopped.wait()
         log.info("stopping; traffic goes on without the agent")

@@ -30,6 +30,11 @@ async def status(agent: Agent) -> Status:
     if agent.dataplane is not None:
         with contextlib.suppress(AgentError):
             stats = await agent.dataplane.stats()
+    return status_of(agent, stats)
+
+
+def status_of(agent: Agent, stats: Stats) -> Status:
+    """Return the state of everything, given what the data plane said."""
     membership = agent.membership
     if membership is None:
         return Status("none", VERSION, dataplane=_dataplane(agent, stats))

@@ -33,6 +33,7 @@ class Settings:
     timers: Mapping[str, int] = field(default_factory=dict)  # test setting, docs/protocol.md 2.1
     dataplane: Path | None = None  # its socket, where packages put it; the runtime directory's own
     offline_trust_s: int | None = None  # test setting: overrides every vSubnet's policy
+    metrics_file: Path | None = None  # for node_exporter's textfile collector
 
     @property
     def dataplane_socket(self) -> Path:
@@ -61,6 +62,7 @@ def from_environment(
         dataplane=_dataplane(environment, runtime_dir),
         timers=_timers(environment.get("CAIRN_TEST_TIMERS", "")),
         offline_trust_s=_seconds(environment.get("CAIRN_TEST_OFFLINE_TRUST_S", "")),
+        metrics_file=_metrics_file(environment.get("CAIRN_METRICS_FILE", "")),
     )
 
 
@@ -70,6 +72,18 @@ def _dataplane(environment: Mapping[str, str], runtime_dir: Path | None) -> Path
     place = environment.get("CAIRN_DATAPLANE_SOCKET")
     is_asked = runtime_dir is not None or bool(environment.get("CAIRN_RUNTIME_DIR"))
     return Path(place) if place and not is_asked else None
+
+
+def _metrics_file(text: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text)
+    if not path.is_absolute() or path.suffix != ".prom":
+        raise BadInput(
+            f"CAIRN_METRICS_FILE is {text!r}",
+            "give a whole path that ends in .prom, where node_exporter looks for such files",
+        )
+    return path
 
 
 def _timers(text: str) -> Mapping[str, int]:

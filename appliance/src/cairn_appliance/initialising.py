@@ -24,10 +24,11 @@ from cairn_appliance.domain.access import Role
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.pki.recovery_key import RecoveryKey
-from cairn_appliance.services.access import create_user, new_password
 from cairn_appliance.services.backups import first_key
+from cairn_appliance.services.passwords import new_password
 from cairn_appliance.services.services import Services, build
 from cairn_appliance.services.tokens import TokenOrder
+from cairn_appliance.services.users import create_user
 from cairn_appliance.services.vsubnets import VSubnetOrder, drafted
 from cairn_appliance.settings import (
     AGENT_PORT,

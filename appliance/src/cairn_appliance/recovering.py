@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cairn_appliance.cluster import bootstrap
+from cairn_appliance.cluster.audit_files import AuditFiles
 from cairn_appliance.cluster.bootstrap import Local
 from cairn_appliance.cluster.etcd_binary import find_etcd
 from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
@@ -87,6 +88,7 @@ async def recover(data_dir: Path) -> Recovered:
     finally:
         await etcd.stop()
     local.keep_others(())
+    AuditFiles(local.data_dir).forget_marks()  # what was lost with the others is known to be
     return Recovered(cluster.id, local.member, cluster.incarnation, str(kept))
 
 

@@ -60,6 +60,7 @@ _VOID = (
     keys.JOININGS,
     keys.FENCED,
     keys.SESSIONS,
+    keys.API_TOKENS,
     keys.LOGIN_FAILURES,
     keys.IDEMPOTENCY,
     keys.PRESENCE,
@@ -167,7 +168,8 @@ async def begin_again(store: Store, member: str, head: Head, absorb_s: float) ->
     entry = Journal().entry(
         "cluster_restored",
         f"the cluster was restored on {member} from a backup of {made}: incarnation "
-        f"{cluster.incarnation}; enrolment tokens, join strings and sessions of before are void",
+        f"{cluster.incarnation}; enrolment tokens, join strings, sessions and API tokens "
+        "of before are void",
         SYSTEM,
         severity=Severity.ALARM,
         appliance=member,

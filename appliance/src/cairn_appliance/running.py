@@ -19,11 +19,13 @@ from cairn_appliance import settings as settings_file
 from cairn_appliance.api.agent_v1 import app as agent_api
 from cairn_appliance.api.agent_v1.packages import Packages
 from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
+from cairn_appliance.api.console import Console, find_console
 from cairn_appliance.api.ops_v1 import app as ops_api
 from cairn_appliance.api.ops_v1.matrix import LONG
 from cairn_appliance.api.quorum_guard import QuorumGuard
 from cairn_appliance.api.waiting import wait_for_quorum
 from cairn_appliance.cluster import bootstrap
+from cairn_appliance.cluster.audit_files import AuditFiles
 from cairn_appliance.cluster.backup_shelf import shelf_of
 from cairn_appliance.cluster.bootstrap import Local
 from cairn_appliance.cluster.errors import LocalStateUnusable
@@ -36,6 +38,7 @@ from cairn_appliance.cluster.own_member import (
     removed_from_cluster,
 )
 from cairn_appliance.cluster.self_watch import SelfWatch
+from cairn_appliance.cluster.telemetry_exchange import TelemetryExchange
 from cairn_appliance.domain import cluster as domain
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
@@ -70,6 +73,7 @@ _WAITED_IN_SILENCE_S = 3.0  # for the store, before the ports say that there is 
 _OPEN_PATHS = frozenset(
     {
         "/healthz",
+        "/metrics",
         "/api/v1/ca",
         "/api/v1/openapi.json",
         "/api/v1/status",
@@ -230,10 +234,13 @@ class Appliance:
             store,
             described(local),
             issuer=lambda: self._shown_issuer,
-            signs=lambda: self._watch.signs,
+            signs=lambda: (*self._watch.signs, *services.audit.signs),
         )
         self._quorum = Quorum(
             store, self._has_others, self._send_away, signs=lambda: self._watch.signs
+        )
+        self._exchange = TelemetryExchange(
+            services.telemetry, self._keyring, local.member, snapshot.appliances_by_name
         )
         self._upkeep = Upkeep(
             store, self._etcd, local.member, self._membership.fence, lambda: self._watch.is_slow
@@ -261,6 +268,7 @@ class Appliance:
             sealer=local.sealer,
             replica=local.member,
             certificate_days=local.settings.agent_certificate_s / 86_400,
+            audit_files=AuditFiles(local.data_dir),
         )
         await services.restoration.load()
         return cls(local, services, store, process)
@@ -286,6 +294,9 @@ class Appliance:
                 background.create_task(self._follow_keys(), name="follow the keys"),
                 background.create_task(services.rotation.run(), name="replace keys"),
                 background.create_task(services.board.run(), name="listen to gateways"),
+                background.create_task(services.audit.run(), name="keep the audit"),
+                background.create_task(self._exchange.run(), name="read others' reports"),
+                background.create_task(services.outputs.run(), name="tell events"),
             ]
             if every_s := self._local.settings.backup_every_s:
                 making = self._backups.keep_making(every_s, self._own_member.leads)
@@ -322,10 +333,16 @@ class Appliance:
     def _ops_server(self) -> Server:
         packages = self._packages()
         app = ops_api.create_app(
-            self._services, self._membership, self._backups, install=packages.command
+            self._services,
+            self._membership,
+            self._backups,
+            install=packages.command,
+            own=self._watch.figures,
         )
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS, LONG)
-        return server(guarded, self._context, CertificateProtocol, lifespan=True)
+        return server(
+            Console(guarded, find_console()), self._context, CertificateProtocol, lifespan=True
+        )
 
     def _packages(self) -> Packages:
         settings = self._local.settings
@@ -359,6 +376,7 @@ class Appliance:
                 services.election.tidy,
                 services.lan_reports.tidy,
                 services.preflights.tidy,
+                services.telemetry.tidy,
             ),
         )
 

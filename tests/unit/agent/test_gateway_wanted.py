@@ -62,6 +62,14 @@ def test_the_macs_of_all_members_are_the_overlays() -> None:
     assert wanted.overlay_macs == {f"02:00:00:00:00:0{number}" for number in (1, 2, 3, 4)}
 
 
+def test_a_bridge_learns_on_the_overlay_s_side_where_there_are_other_lans() -> None:
+    (wanted,) = bridges(_netmap(_duty("a")), node_id(1), None)
+    assert wanted.has_other_lans  # node 4 is a gateway of another segment
+    everyone = [node_id(number) for number in (1, 2, 4)]
+    (wanted,) = bridges(_netmap(_duty("a", gateways=everyone)), node_id(1), None)
+    assert not wanted.has_other_lans
+
+
 def test_two_segments_of_one_vsubnet_share_no_bridge() -> None:
     netmap = _netmap(_duty("b", port="eth2"), _duty("a"))
     assert {vni: duty.segment for vni, duty in bridged(netmap, node_id(1)).items()} == {7: "a"}

@@ -590,3 +590,30 @@ def registered(running: Running, *, reassert: bool) -> dict[str, object]:
         "heartbeat_s": 15.0,
         "reassert": reassert,
     }
+
+
+async def test_a_report_goes_up_the_stream_without_a_connection_of_its_own(
+    running: Running,
+) -> None:
+    running.appliance.lines = running.full_set(5)
+    async with running.linked():
+        await running.until(lambda: running.link.takes_reports)
+        connections = running.appliance.connections
+        for number in range(3):
+            assert await running.link.report(b'{"number":%d}\n' % number)
+        await running.until(lambda: len(running.appliance.reports) == 3)
+        assert running.appliance.connections == connections
+        # What comes down is read as before.
+        running.appliance.send(running.appliance.cluster.in_sync(6))
+        await running.until(lambda: running.copy.position() == (1, 6))
+    assert running.link.streams == 1
+
+
+async def test_an_older_appliance_is_told_nothing(running: Running) -> None:
+    running.appliance.takes_reports = False
+    running.appliance.lines = running.full_set(5)
+    async with running.linked():
+        await running.until(lambda: running.node.times_heard == 1)
+        assert not running.link.takes_reports
+        assert not await running.link.report(b"{}\n")
+    assert running.appliance.reports == []

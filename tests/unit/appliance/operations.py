@@ -12,23 +12,27 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import argon2
 import httpx
 from cairn_agent.protocol.token import decode_token
 from cairn_appliance.api.ops_v1.app import create_app
-from cairn_appliance.domain.access import Role, Session, User
+from cairn_appliance.domain.access import ApiToken, Role, Session, User
 from cairn_appliance.domain.cluster import FORMAT, Cluster
+from cairn_appliance.domain.event import Event
 from cairn_appliance.domain.identity import SYSTEM, Facts
+from cairn_appliance.domain.output import Receiver
 from cairn_appliance.pki.authority import Authority
 from cairn_appliance.pki.keyring import Keyring
 from cairn_appliance.pki.map_key import MapKey
 from cairn_appliance.pki.sealing import Sealer, new_kek
 from cairn_appliance.services import services as assembly
-from cairn_appliance.services.access import hash_password
+from cairn_appliance.services.api_tokens import key_of
 from cairn_appliance.services.backups import Backups, Source
 from cairn_appliance.services.enrolment import Newcomer
 from cairn_appliance.services.membership import Membership
+from cairn_appliance.services.receivers import NotDelivered
 from cairn_appliance.services.tokens import TokenOrder
-from cairn_appliance.store import keys
+from cairn_appliance.store import keys, records
 from cairn_appliance.store.codec import Codec
 from cairn_appliance.store.memory import MemoryStore
 from cairn_appliance.store.port import Compare, Put
@@ -60,6 +64,20 @@ class Clock:
         self.now += seconds
 
 
+class DeadLine:
+    """A line to a receiver of events that takes nothing: tests of the API send nothing out."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self.receiver = receiver
+
+    async def send(self, event: Event) -> None:
+        """Refuse it."""
+        raise NotDelivered("nobody is there")
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
 @dataclass
 class Operations:
     """The application with everything behind it."""
@@ -74,9 +92,11 @@ class Operations:
     shelf: FakeShelf
     backups: Backups
 
-    async def add_user(self, name: str, role: Role) -> None:
+    async def add_user(self, name: str, role: Role, *, must_change_password: bool = False) -> None:
         """Put a user with the password PASSWORD into the store, and the format as `init` does."""
-        user = User(name, role, _known_hash(), self.clock())
+        user = User(
+            name, role, _known_hash(), self.clock(), must_change_password=must_change_password
+        )
         key = keys.user(name)
         writes = [Put(key, Codec(User).encode(user)), Put(keys.CLUSTER_FORMAT, b"%d" % FORMAT)]
         await self.store.commit([Compare(key, 0)], writes)
@@ -109,6 +129,18 @@ class Operations:
         key = keys.session(hashlib.sha256(token.encode()).hexdigest())
         await self.store.commit([], [Put(key, Codec(Session).encode(session))])
         return token
+
+    async def api_token(self, scope: Role, user: str = "admin", *, life_s: float = 0.0) -> str:
+        """Return the string of a new API token of a user."""
+        text = f"ct1_{uuid.uuid4().hex}"
+        owner = await self.store.get(keys.user(user))
+        assert owner is not None
+        now = self.clock()
+        ends = now + life_s if life_s else 0.0
+        since = records.users.decode(owner).created_at
+        token = ApiToken(f"of {text[-6:]}", user, since, scope, now, ends)
+        await self.store.commit([], [Put(key_of(text), records.api_tokens.encode(token))])
+        return text
 
     async def join(self, name: str, *vsubnets: str, site: str = "", pending: bool = False) -> str:
         """Let a node enrol with a token of its own; return its ID."""
@@ -161,6 +193,7 @@ def operations(clock: Clock | None = None) -> Operations:
         sealer=sealer,
         replica="r1",
         clock=clock,
+        lines=DeadLine,
     )
     etcd = FakeEtcd()
     membership = Membership(
@@ -185,4 +218,5 @@ def certificate_request(node_id: str) -> str:
 
 @functools.cache
 def _known_hash() -> str:
-    return hash_password(PASSWORD)
+    """Return a hash that is checked at once: what it costs is in the hash itself."""
+    return argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)

@@ -151,6 +151,8 @@ class Link:
         self._renewed_at = -_RENEW_AGAIN_S
         self._reissue_at = math.inf  # when to have the certificate signed by who issues now
         self._hastened_at = -_HASTEN_AGAIN_S
+        self._followed: Replica | None = None
+        self.streams = 0  # how many there were: what was told on one is not known on the next
         self.state = LinkState()
 
     def register_soon(self) -> None:
@@ -182,6 +184,15 @@ class Link:
         """Tell the appliances what is loaded, when it is our turn; only the newest is sent."""
         self._ack = ack
         self._acknowledge_in_turn()
+
+    @property
+    def takes_reports(self) -> bool:
+        """True while an appliance reads what the node reports of itself."""
+        return self._followed is not None and self._followed.takes_reports
+
+    async def report(self, line: bytes) -> bool:
+        """Send a line up the stream; return whether there was one to send it on."""
+        return self._followed is not None and await self._followed.report(line)
 
     async def run(self) -> None:
         """Keep the link until cancelled; raise Barred."""
@@ -278,7 +289,11 @@ class Link:
                 is_up=True, appliance=address, since=loop.time(), skew_s=replica.skew_s
             )
             log.info("link is up appliance=%s", address)
-            await first_to_end(self._follow(replica), self._speak(replica))
+            self._followed, self.streams = replica, self.streams + 1
+            try:
+                await first_to_end(self._follow(replica), self._speak(replica))
+            finally:
+                self._followed = None
 
     async def _register(self, replica: Replica) -> None:
         self._wants_registration.clear()

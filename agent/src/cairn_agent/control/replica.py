@@ -10,8 +10,9 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Final, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar, cast
 
+import httpcore
 import httpx
 import msgspec
 
@@ -20,7 +21,7 @@ from cairn_agent.entropy import stir_tls
 from cairn_agent.errors import Refused, Unreachable
 from cairn_agent.netmap.held import MAX_OCTETS
 from cairn_agent.protocol import enrolment as wire
-from cairn_agent.protocol import gateway, reassertion
+from cairn_agent.protocol import gateway, reassertion, telemetry
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ _ANSWER_TIMEOUT_S: Final = 15.0
 _MAX_ANSWER_OCTETS: Final = 1024 * 1024
 _KEPT_S: Final = 3.0  # idle connections; an appliance has one less to hold for each agent
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_SAID_WITHIN_S: Final = 5.0  # what can't be written up the stream by then is given up
 _SILENT_REMEDY: Final = "nothing where there are other appliances; else look whether it runs"
 _T = TypeVar("_T")
 
@@ -56,6 +58,7 @@ class Replica:
         self.context = context
         self.skew_s: float | None = None
         self.quiet_s = _ANSWER_TIMEOUT_S
+        self._up: Any = None  # the connection of the netmap stream, where lines may go up
         timeout = httpx.Timeout(_ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         self._client = httpx.AsyncClient(
             base_url=f"https://{address}/agent/v1",
@@ -152,13 +155,40 @@ class Replica:
                 self._look_at_clock(response)
                 if response.status_code != 200:
                     raise _problem(self.address, response, await _limited(response))
-                async with (
-                    contextlib.aclosing(self._in_time(response)) as pieces,
-                    contextlib.aclosing(_lines(pieces)) as lines,
-                ):
-                    async for line in lines:
-                        yield line
+                if response.headers.get(telemetry.HEADER) == str(telemetry.VERSION):
+                    self._up = response.extensions.get("network_stream")
+                try:
+                    async with (
+                        contextlib.aclosing(self._in_time(response)) as pieces,
+                        contextlib.aclosing(_lines(pieces)) as lines,
+                    ):
+                        async for line in lines:
+                            yield line
+                finally:
+                    self._up = None
         raise Unreachable(f"{self.address} ended the netmap stream", "")
+
+    @property
+    def takes_reports(self) -> bool:
+        """True while a netmap stream is open whose appliance reads what comes up it."""
+        return self._up is not None
+
+    async def report(self, line: bytes) -> bool:
+        """Send a line up the netmap stream; return whether there was one that took it.
+
+        There is no answer and no request of its own: an idle connection would have to be kept, or
+        made anew each time. A stream that can't be written to ends by itself.
+        """
+        up = self._up
+        if up is None:
+            return False
+        try:
+            await up.write(line, timeout=_SAID_WITHIN_S)
+        except (httpcore.NetworkError, httpcore.TimeoutException, OSError) as error:
+            log.debug("a report could not be sent appliance=%s: %s", self.address, error)
+            self._up = None
+            return False
+        return True
 
     async def _in_time(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:
         """Yield the pieces as they come; raise Silent where none comes for `quiet_s`."""

@@ -13,6 +13,7 @@ import base64
 import binascii
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Iterable, Mapping
@@ -47,11 +48,12 @@ from cairn_agent.gateway.standing import (
 )
 from cairn_agent.gateway.wanted import bridged, overlay_macs
 from cairn_agent.host.bridge import BridgeOutcome, block_port, learn_stations, stations
-from cairn_agent.host.bridge_guards import Seen, read_counters, read_seen
+from cairn_agent.host.bridge_guards import Seen, hold_frozen, read_counters, read_seen
 from cairn_agent.host.network import IFF_LOWER_UP, Link, Network
 from cairn_agent.netmap.desired import tap_name
 from cairn_agent.netmap.held import Netmap
 from cairn_agent.protocol.gateway import (
+    MAX_FROZEN,
     GatewayDuty,
     GatewayEvent,
     Grant,
@@ -120,6 +122,8 @@ class Duty:
         self._known: frozenset[Seen] = frozenset()
         self._stations: frozenset[str] = frozenset()
         self._is_crowded = False
+        self._frozen: dict[str, float] = {}  # by the appliances' word -> until when
+        self._held: frozenset[str] = frozenset()  # of these, what the guards were told
         self._told: dict[str, float] = {}  # stations by the forwarder's word -> when
         self.counters: dict[str, int] = {}
         self.standing = Standing(
@@ -156,6 +160,8 @@ class Duty:
 
     def answered(self, sent: int, grant: Grant) -> None:
         """Take in what an appliance answered."""
+        now = time.monotonic()
+        self._frozen = {each.mac.lower(): now + each.left_s for each in grant.frozen[:MAX_FROZEN]}
         self._do(self.standing.answered(now_ns(), sent, grant))
 
     def note(self, event: Event) -> None:
@@ -368,7 +374,7 @@ class Duty:
         try:
             known = await stations(netlink, self.duty.vni)
             await learn_stations(netlink, self.duty.vni, here - known)
-            here |= known
+            here = (here | known) - self._frozen_now().keys()
         except NetlinkError as error:
             log.warning("stations can't be told segment=%s: %s", self.duty.name, error)
         await paced(lambda frame: self._send("overlay", frame), station_frames(here))
@@ -390,11 +396,27 @@ class Duty:
 
     async def _look_once(self, netlink: AsyncIPRoute) -> None:
         self._stations = await stations(netlink, self.duty.vni)
+        await self._hold_frozen()
         self.counters = await read_counters(self.duty.vni)
         self._tell_seen(await read_seen())
         if self.standing.is_forwarding(now_ns()):
             self._tell_stations()
             await self._report_stations()
+
+    def _frozen_now(self) -> dict[str, int]:
+        """Return whose frames may not cross from this LAN, and for how many seconds."""
+        now = time.monotonic()
+        return {mac: math.ceil(until - now) for mac, until in self._frozen.items() if until > now}
+
+    async def _hold_frozen(self) -> None:
+        """Have the guards hold whoever is frozen on another LAN; report again who no more is."""
+        frozen = self._frozen_now()
+        if not frozen and not self._held:
+            return
+        await hold_frozen(self.duty.vni, frozen)
+        term, known = self._reported
+        self._reported = term, known - (self._held - frozen.keys())
+        self._held = frozenset(frozen)
 
     def _tell_seen(self, seen: Iterable[Seen]) -> None:
         """Tell of who is new among those whose frames the guards refused.

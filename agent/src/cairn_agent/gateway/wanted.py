@@ -50,9 +50,17 @@ def bridges(netmap: Netmap | None, node_id: str, carried_mtu: int | None) -> lis
             guards=duty.guards,
             overlay_macs=overlay_macs(netmap.vsubnets[vni], duty.gateways),
             mtu=tap_mtu(netmap.vsubnets[vni].header.mtu, carried_mtu),
+            has_other_lans=_has_other_lans(netmap.vsubnets[vni], duty.gateways),
         )
         for vni, duty in sorted(bridged(netmap, node_id).items())
     ]
+
+
+def _has_other_lans(vsubnet: HeldVSubnet, gateways: list[str]) -> bool:
+    """Return whether the vSubnet has gateways of other segments."""
+    return any(
+        member.role == "gateway" and member.node_id not in gateways for member in vsubnet.readable()
+    )
 
 
 def overlay_macs(vsubnet: HeldVSubnet, gateways: list[str]) -> frozenset[str]:

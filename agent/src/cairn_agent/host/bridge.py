@@ -68,6 +68,7 @@ _NEIGHBOURS: Final = 0x4  # RTMGRP_NEIGH, which is bridges' tables too
 _AF_BRIDGE: Final = 7
 _BURST_S: Final = 0.1
 _REOPEN_S: Final = 1.0
+_ON_OTHER_LANS: Final = 4096  # stations: the kernel has one limit for both ports
 _COPIED: Final = {
     "ipv4": ("rp_filter", "arp_ignore", "arp_announce", "forwarding", "accept_redirects"),
     "ipv6": ("accept_ra", "autoconf", "use_tempaddr", "accept_redirects"),
@@ -78,8 +79,9 @@ _COPIED: Final = {
 class BridgeWanted:
     """One LAN port to be joined with one vSubnet.
 
-    `overlay_macs` are all MACs that aren't on this LAN: of the vSubnet's members, and of the
-    stations behind its other segments. The bridge learns none by itself on that side.
+    `overlay_macs` are the MACs of the vSubnet's members, none of which is on this LAN. Those of
+    stations on the vSubnet's other LANs nobody knows beforehand: where there are any, the bridge
+    learns on that side as well, which is also how it forgets a station that moved there.
     """
 
     vni: int
@@ -89,6 +91,7 @@ class BridgeWanted:
     guards: Guards
     overlay_macs: frozenset[str]
     mtu: int  # of the vSubnet
+    has_other_lans: bool = False
 
     @property
     def bridge(self) -> str:
@@ -384,7 +387,7 @@ async def _set_bridge(netlink: AsyncIPRoute, one: BridgeWanted, bridge: Detail) 
         "IFLA_BR_AGEING_TIME": _AGEING,
         "IFLA_BR_MCAST_SNOOPING": 1,
         "IFLA_BR_MCAST_QUERIER": 1,  # where nobody else asks: the kernel listens first
-        "IFLA_BR_FDB_MAX_LEARNED": one.guards.mac_limit,
+        "IFLA_BR_FDB_MAX_LEARNED": one.guards.mac_limit + one.has_other_lans * _ON_OTHER_LANS,
     }
     # What this kernel doesn't show it doesn't have; _warnings says so.
     differs = {k: v for k, v in desired.items() if k in bridge.data and bridge.data[k] != v}
@@ -504,7 +507,8 @@ async def _join_tap(netlink: AsyncIPRoute, one: BridgeWanted, journal: Journal) 
         await netlink.link("set", index=tap.index, master=bridge.index, txqlen=_TAP_QUEUE)
         changes.append(f"made {one.tap} a port of {one.bridge}")
         tap = (await read_details(netlink))[one.tap]
-    flags = {"LEARNING": 0, "UNICAST_FLOOD": 0, "MULTICAST_ROUTER": _ROUTER, "ISOLATED": 1}
+    flags = {"UNICAST_FLOOD": 0, "MULTICAST_ROUTER": _ROUTER, "ISOLATED": 1}
+    flags["LEARNING"] = int(one.has_other_lans)
     return changes + await _set_port(netlink, tap, flags)
 
 

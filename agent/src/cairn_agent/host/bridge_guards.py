@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cairn_agent.errors import AgentError, Environment
-from cairn_agent.protocol.gateway import Guards
+from cairn_agent.protocol.gateway import MAX_FROZEN, Guards
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ _SEEN_S: Final = 600
 _MOST_SEEN: Final = 1024
 _MOST_SOURCES: Final = 4096  # stations whose broadcasts are counted at once, per direction
 _SOURCE_S: Final = 10
+_FROZEN_S: Final = 600  # unless it is said for how long
 _NFT_S: Final = 10.0
 _TAGGED_TWICE: Final = [0x8100, 0x88A8, 0x9100]
 COUNTERS: Final = (
@@ -46,6 +47,7 @@ COUNTERS: Final = (
     "dhcp",
     "router_advertisement",
     "spoofed_mac",
+    "frozen",
     "source_storm",
     "storm",
 )
@@ -128,6 +130,29 @@ async def read_seen() -> tuple[Seen, ...]:
     return tuple(sorted(found, key=lambda seen: (seen.code, seen.port, seen.mac)))
 
 
+async def hold_frozen(vni: int, frozen: Mapping[str, int]) -> None:
+    """Let nothing across of these MACs (-> whole seconds that are left) from the LAN, others may.
+
+    The kernel lets each go by itself, also where nobody is there any more to say so. Without
+    the bridge's guards there is nothing to do: nothing crosses.
+    """
+    listed = next(
+        (item["set"] for item in await _list() if item.get("set", {}).get("name") == _frozen(vni)),
+        None,
+    )
+    if listed is None:
+        return
+    held = {element["elem"]["val"] for element in listed.get("elem", [])}
+    commands = [_element("delete", vni, mac) for mac in sorted(held - frozen.keys())]
+    commands += [
+        _element("add", vni, {"elem": {"val": mac, "timeout": max(1, left_s)}})
+        for mac, left_s in sorted(frozen.items())
+        if mac not in held
+    ]
+    if commands:
+        await _nft({"nftables": commands})
+
+
 def _digest(wanted: Sequence[GuardsWanted]) -> str:
     """Return the name of the counter that says which ruleset is loaded."""
     octets = json.dumps(_ruleset(wanted, ""), sort_keys=True).encode()
@@ -157,6 +182,8 @@ def _declarations(one: GuardsWanted) -> list[dict[str, Any]]:
     if one.overlay_macs:
         elements = {"elem": sorted(one.overlay_macs)}
         commands.append(_add("element", _named(_macs(one)) | elements))
+    frozen = {"name": _frozen(one.vni), "type": "ether_addr", "size": MAX_FROZEN}
+    commands.append(_add("set", _in_table(frozen | _expiring(_FROZEN_S))))
     for side in (LAN, OVERLAY):
         commands += [_add("counter", _named(_counter(one, name, side))) for name in COUNTERS]
         sources = {"name": _sources(one, side), "type": "ether_addr", "size": _MOST_SOURCES}
@@ -219,6 +246,11 @@ def _rules(one: GuardsWanted, side: str) -> list[list[dict[str, Any]]]:
         lying = _equal(_field("arp", "saddr ether"), f"@{_macs(one)}")
         for spoof in ([spoofed], [_ARP, lying]):
             rules += [note("spoofed_mac", *spoof), refuse("spoofed_mac", *spoof)]
+        held = f"@{_frozen(one.vni)}"
+        rules += [
+            refuse("frozen", _equal(_field("ether", "saddr"), held)),
+            refuse("frozen", _ARP, _equal(_field("arp", "saddr ether"), held)),
+        ]
     rules += [refuse("malformed_arp", _ARP, match) for match in _BAD_ARP]
     rules += [refuse("malformed_nd", *_ND, match) for match in _BAD_ND]
     rules.append(refuse("malformed_nd", *_FRAGMENTED_ND))
@@ -333,6 +365,14 @@ def _counter(one: GuardsWanted, name: str, side: str) -> str:
 
 def _macs(one: GuardsWanted) -> str:
     return f"v{one.vni}_macs"
+
+
+def _frozen(vni: int) -> str:
+    return f"v{vni}_frozen"
+
+
+def _element(verb: str, vni: int, element: object) -> dict[str, Any]:
+    return {verb: {"element": _named(_frozen(vni)) | {"elem": [element]}}}
 
 
 def _sources(one: GuardsWanted, side: str) -> str:

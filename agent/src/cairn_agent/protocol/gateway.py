@@ -14,6 +14,8 @@ BEAT_S = 0.5  # between beats; 0.05 while a switch-over waits for this gateway (
 HOLD_S = 1.5  # how long a grant lets its holder forward, from before its beat was sent
 SILENCE_S = 2.0  # without a beat of the holder, before another gateway is granted its segment
 
+MAX_FROZEN = 256  # stations in a grant
+
 Preference = Literal["safety", "availability"]
 FindingLevel = Literal["info", "handled", "no_go"]
 
@@ -79,6 +81,13 @@ class GatewayBeat(msgspec.Struct, frozen=True):
     boot: str = ""  # drawn by each run of the agent: a new run gets a new term
 
 
+class FrozenStation(msgspec.Struct, frozen=True):
+    """A MAC that moved too often, and is held to be on another LAN of the vSubnet."""
+
+    mac: str
+    left_s: float  # until it may be anywhere again
+
+
 class Grant(msgspec.Struct, frozen=True):
     """Who forwards for a segment, as this gateway must see it."""
 
@@ -88,6 +97,7 @@ class Grant(msgspec.Struct, frozen=True):
     hold_s: float = 0.0  # over 0 for the holder alone: forward so long from before the beat
     is_next: bool = False  # a switch-over to this gateway is on its way: beat each 50 ms
     yield_to: str = ""  # stop forwarding, then release: this node ID takes over
+    frozen: list[FrozenStation] = []  # nothing of these crosses from the segment's LAN
 
 
 class BeatAnswer(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ from starlette.requests import Request
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cairn_appliance.domain.errors import CertificateRequired
+from cairn_appliance.domain.telemetry import APPLIANCE
 from cairn_appliance.pki.authority import issuer_id_of
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class Connection:
     # Sends a piece of the answer that is under way and is waiting itself; where what was sent
     # before is still unread, nothing.
     say: Callable[[bytes], None] = lambda _: None
+    # From now on what comes is given away and is no HTTP; after the answer the connection ends.
+    listen: Callable[[Callable[[bytes], None]], None] = lambda _: None
 
 
 class CertificateProtocol(HttpToolsProtocol):
@@ -66,7 +69,9 @@ class CertificateProtocol(HttpToolsProtocol):
             transport.abort,
             partial(_heard_s, transport),
             self._say,
+            self._listen,
         )
+        self._take: Callable[[bytes], None] | None = None
         self._header_octets = 0
         self._stranger = self.loop.call_later(REQUEST_WITHIN_S, transport.abort)
         self._settled: asyncio.Future[None] | None = None
@@ -84,6 +89,7 @@ class CertificateProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         del self._connection
+        self._take = None
         self.cycle = self.scope = None  # type: ignore[assignment]
 
     async def settled(self) -> None:
@@ -96,6 +102,16 @@ class CertificateProtocol(HttpToolsProtocol):
         """The first answer makes a newcomer an ordinary client."""
         self._settle()
         super().on_response_complete()
+        if self._take is not None:
+            self._take = _pass_over
+            self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Take requests, or lines once there is a stream that listens."""
+        if self._take is None:
+            super().data_received(data)
+        else:
+            self._take(data)
 
     def on_message_begin(self) -> None:
         """Give the request its connection."""
@@ -123,6 +139,9 @@ class CertificateProtocol(HttpToolsProtocol):
     def _say(self, octets: bytes) -> None:
         if not self.flow.write_paused and not self.transport.is_closing():
             self.transport.write(b"%x\r\n%b\r\n" % (len(octets), octets))  # a chunk
+
+    def _listen(self, take: Callable[[bytes], None]) -> None:
+        self._take = take
 
     def _settle(self) -> None:
         self._is_settled = True
@@ -173,6 +192,20 @@ def node_of(connection: Connection, now: float, *, expired_for_s: float = 0.0) -
     return node_id
 
 
+def appliance_of(connection: Connection, now: float) -> None:
+    """Raise CertificateRequired unless the client is another appliance of the cluster.
+
+    Its certificate is one that no node can have: the subject of a node's is its ID, a UUID.
+    """
+    if connection.certificate is None:
+        raise CertificateRequired("the connection has no client certificate")
+    certificate = x509.load_der_x509_certificate(connection.certificate)
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    is_in_time = begins.timestamp() <= now < ends.timestamp()
+    if not is_in_time or _subject(certificate) != APPLIANCE or not _is_for_clients(certificate):
+        raise CertificateRequired("the client certificate is not that of an appliance")
+
+
 def issued_at_of(connection: Connection) -> float:
     """Return when the client's certificate begins, in seconds since 1970."""
     if connection.certificate is None:
@@ -213,6 +246,10 @@ def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLCont
     return context
 
 
+def _pass_over(_data: bytes) -> None:
+    """Take what comes after the end."""
+
+
 def _heard_s(transport: asyncio.Transport) -> float:
     """Return the seconds since the other end's kernel acknowledged anything that was sent."""
     try:
@@ -232,11 +269,15 @@ def _peer_certificate(transport: asyncio.Transport) -> bytes | None:
     return certificate
 
 
-def _subject_node(certificate: x509.Certificate) -> str | None:
+def _subject(certificate: x509.Certificate) -> str:
     subject = list(certificate.subject)
     if len(subject) != 1 or subject[0].oid != NameOID.COMMON_NAME:
-        return None
-    name = str(subject[0].value)
+        return ""
+    return str(subject[0].value)
+
+
+def _subject_node(certificate: x509.Certificate) -> str | None:
+    name = _subject(certificate)
     try:
         return name if str(uuid.UUID(name)) == name else None
     except ValueError:

@@ -14,28 +14,37 @@ from typer.exceptions import TyperException
 
 from cairn_appliance import __version__
 from cairn_appliance.cli.commands import (
+    api_token,
+    audit,
     backup,
     ca,
     cluster,
     event,
+    event_output,
     gateway,
     member,
     node,
     session,
+    sessions,
     site,
     status,
     token,
+    user,
+    views,
     vsubnet,
 )
 from cairn_appliance.cli.errors import CommandError, Exit
 from cairn_appliance.cli.options import group
 from cairn_appliance.cli.output import print_error
+from cairn_appliance.cli.watching import OPTION, is_wanted, watch
 
 _INTERRUPTED = 130
 # What the parser says of itself helps nobody who mistyped a number.
 _ABOUT_THE_PARSER = re.compile(r"Value error, |, unable to parse string as an? \w+")
 
-HELP = "Operate a Cairn cluster: vSubnets, enrolment tokens, nodes, members, gateways, events."
+HELP = (
+    "Operate a Cairn cluster: vSubnets, enrolment tokens, nodes, members, gateways, events, users."
+)
 app = group(HELP)
 
 
@@ -53,13 +62,21 @@ def _root(
             "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
         ),
     ] = False,
+    _watch: Annotated[
+        bool, typer.Option(OPTION, help="Show a list, show or status anew every 2 s, until Ctrl-C.")
+    ] = False,
 ) -> None:
-    """Take what stands before the command."""
+    """Take what stands before the command; `run` has seen to --watch by then."""
 
 
 app.command("login")(session.login)
 app.command("logout")(session.logout)
 app.command("status")(status.status)
+app.command("topology")(views.topology)
+app.command("latency")(views.latency)
+app.command("search")(views.search)
+node.app.command("report")(views.report)
+vsubnet.app.command("table")(views.table)
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(backup.app, name="backup")
 app.add_typer(ca.app, name="ca")
@@ -70,7 +87,12 @@ app.add_typer(node.app, name="node")
 app.add_typer(member.app, name="member")
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(event.app, name="event")
+app.add_typer(audit.app, name="audit")
+app.add_typer(event_output.app, name="event-output")
 app.add_typer(site.app, name="site")
+app.add_typer(user.app, name="user")
+app.add_typer(sessions.app, name="session")
+app.add_typer(api_token.app, name="api-token")
 
 
 def main() -> None:
@@ -80,8 +102,11 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code; errors are on stderr by then."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        return _run(arguments)
+        if is_wanted(given):
+            return watch(given, _ended)
+        return _run(given)
     except CommandError as error:
         print_error(error)
         return error.exit_code
@@ -95,7 +120,16 @@ def run(arguments: list[str] | None = None) -> int:
         return Exit.BUG
 
 
-def _run(arguments: list[str] | None) -> int:
+def _ended(arguments: list[str]) -> int:
+    """Run a command line once and return its exit code; errors that may pass are printed."""
+    try:
+        return _run(arguments)
+    except CommandError as error:
+        print_error(error)
+        return error.exit_code
+
+
+def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         result = command.main(args=arguments, prog_name="cairn", standalone_mode=False)

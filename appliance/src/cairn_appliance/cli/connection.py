@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import msgspec
 
+from cairn_appliance import __version__
 from cairn_appliance.cli.errors import ApiProblem, CommandError, Exit
 from cairn_appliance.cli.replies import Problem, Reply
 from cairn_appliance.cli.session import Session
@@ -98,7 +99,9 @@ class Connection:
 
     def __init__(self, session: Session) -> None:
         self._url = session.url
-        headers = {"Authorization": f"Bearer {session.token}"} if session.token else {}
+        headers = {"User-Agent": f"cairn/{__version__}"}
+        if session.token:
+            headers["Authorization"] = f"Bearer {session.token}"
         self._client = httpx.Client(
             base_url=session.url,
             verify=_trusting(session.ca),
@@ -138,9 +141,10 @@ class Connection:
         answer = self._send("POST", path, body=body, headers=headers, wait_s=wait_s)
         return _reply(answer, kind)
 
-    def put(self, path: str, kind: type[T], body: object) -> Reply[T]:
-        """Set something, whatever it was."""
-        return _reply(self._send("PUT", path, body=body), kind)
+    def put(self, path: str, kind: type[T], body: object, etag: str = "") -> Reply[T]:
+        """Set something, whatever it was, or if it is still as it was read."""
+        headers = {"If-Match": etag} if etag else {}
+        return _reply(self._send("PUT", path, body=body, headers=headers), kind)
 
     def patch(self, path: str, kind: type[T], body: object, etag: str) -> Reply[T]:
         """Change an object if it is still as it was read."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
 from datetime import timedelta
 from typing import Annotated
 
@@ -26,11 +28,11 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for a confirma
 
 
 def _complete_vsubnet(incomplete: str) -> list[str]:
-    return _names("vsubnets", incomplete)
+    return completed("vsubnets", incomplete)
 
 
 def _complete_node(incomplete: str) -> list[str]:
-    return _names("nodes", incomplete)
+    return completed("nodes", incomplete)
 
 
 Vsubnet = Annotated[
@@ -46,6 +48,7 @@ Node = Annotated[
     ),
 ]
 
+_COMPLETED_WITHIN_S = 1.0
 _LENGTH = re.compile(r"(\d{1,6})\s*(s|m|min|h|d|w)")
 _UNIT_S = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
@@ -81,14 +84,22 @@ def connection_of(session: Session) -> Connection:
     return Connection(session)
 
 
-def _names(kind: str, incomplete: str) -> list[str]:
-    """Return what a shell may complete; none where the appliance can't be asked."""
-    try:
-        with connect() as connection:
-            replies = connection.pages(path_of(kind), NodeRef)
-            return [each.value.name for each in replies if each.value.name.startswith(incomplete)]
-    except CommandError:
-        return []
+def completed(kind: str, incomplete: str) -> list[str]:
+    """Return the names that a shell may complete, as many as come within a second.
+
+    It is silent: a shell that waits for Tab has no place for an error.
+    """
+    found: list[str] = []
+    asking = threading.Thread(target=_collect_names, args=(kind, found), daemon=True)
+    asking.start()
+    asking.join(_COMPLETED_WITHIN_S)
+    return sorted(name for name in list(found) if name.startswith(incomplete))
+
+
+def _collect_names(kind: str, found: list[str]) -> None:
+    with contextlib.suppress(CommandError, msgspec.ValidationError), connect() as connection:
+        for reply in connection.pages(path_of(kind), NodeRef):
+            found.append(reply.value.name)
 
 
 def length_of_time(text: str) -> timedelta:

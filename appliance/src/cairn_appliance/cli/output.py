@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import unicodedata
 from collections.abc import Container, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -18,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cairn_appliance.cli.errors import CommandError, Exit
+from cairn_appliance.domain.visible import visible
 
 Cell = str | Text
 Value = Cell | Sequence[Cell]
@@ -25,8 +25,6 @@ _HOURS = (3600, "h", 60, "min")
 _DAYS = (86_400, "d", 3600, "h")
 _WIDTH_OF_A_FILE = 240
 _WIDTH_AT_LEAST = 80
-# Unicode categories that draw nothing themselves: control, format (bidi), surrogate, unassigned.
-_INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
 
 GOOD, WARN, BAD, DIM = "green", "yellow", "bold red", "dim"
 
@@ -41,7 +39,7 @@ def console(*, to_stderr: bool = False) -> Console:
 
 def clean(text: str) -> str:
     """Return the text with everything that draws nothing written as an escape."""
-    return "".join(_visible(character) for character in text)
+    return visible(text)
 
 
 def say(*lines: Cell) -> None:
@@ -131,6 +129,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def of_ms(milliseconds: int) -> datetime:
+    """Return the time that is so many milliseconds after 1970."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
 def span(length: timedelta) -> str:
     """Return a length of time as people say it: "45 s", "12 min", "3 h 20 min", "30 d"."""
     seconds = max(0, round(length.total_seconds()))
@@ -187,9 +190,3 @@ def _cell(value: Value) -> Text:
     if isinstance(value, str):
         return Text(clean(value))
     return Text("\n").join(_cell(each) for each in value)
-
-
-def _visible(character: str) -> str:
-    if unicodedata.category(character) not in _INVISIBLE:
-        return character
-    return character.encode("unicode_escape").decode()

@@ -32,23 +32,6 @@ class Problem(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
-class Login(msgspec.Struct, frozen=True):
-    """A new session."""
-
-    token: str
-    user: str
-    role: str
-    ends_at: datetime
-
-
-class Who(msgspec.Struct, frozen=True):
-    """The session in use."""
-
-    user: str
-    role: str
-    ends_at: datetime
-
-
 class StoreHealth(msgspec.Struct, frozen=True):
     """The store, as the appliance sees it."""
 
@@ -444,3 +427,117 @@ class Event(msgspec.Struct, frozen=True):
     node: NodeRef | None = None
     vsubnet: VSubnetRef | None = None
     details: dict[str, str] = {}
+
+
+class AuditActor(msgspec.Struct, frozen=True):
+    """Who asked."""
+
+    kind: str = ""
+    name: str = ""
+    role: str = ""
+    address: str = ""
+
+
+class Audited(msgspec.Struct, frozen=True):
+    """What was asked for, and what became of it."""
+
+    appliance: str
+    index: int
+    at: datetime
+    actor: AuditActor = AuditActor()
+    action: str = ""
+    target: str = ""
+    outcome: str = ""
+    status: int = 0
+    request_id: str = ""
+    details: dict[str, str] = {}
+    hash: str = ""
+    kind: str = ""
+
+
+class AuditChain(msgspec.Struct, frozen=True):
+    """What a look at one chain found."""
+
+    appliance: str
+    ok: bool
+    records: int = 0
+    checkpoints: int = 0
+    first: int = 0
+    index: int = 0
+    problem: str = ""
+
+
+class AuditVerified(msgspec.Struct, frozen=True):
+    """What a look at all chains found."""
+
+    ok: bool
+    at: datetime
+    cluster: str = ""
+    key: str = ""
+    chains: list[AuditChain] = []
+
+
+class OutputShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A receiver of events."""
+
+    id: str
+    min_severity: str = "info"
+    ca: str = ""
+    last_ok_at: datetime | None = None
+    failing_since: datetime | None = None
+    last_error: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        raise NotImplementedError
+
+
+class SyslogShown(OutputShown, frozen=True, kw_only=True):
+    """A syslog server."""
+
+    host: str
+    port: int
+    protocol: str
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return f"syslog+{self.protocol}://{self.host}:{self.port}"
+
+
+class WebhookShown(OutputShown, frozen=True, kw_only=True):
+    """A webhook."""
+
+    url: str
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return self.url
+
+
+class Outputs(msgspec.Struct, frozen=True):
+    """All receivers of events."""
+
+    syslog: list[SyslogShown] = []
+    webhooks: list[WebhookShown] = []
+
+    @property
+    def all(self) -> list[OutputShown]:
+        """Both kinds."""
+        return [*self.syslog, *self.webhooks]
+
+
+class OutputTest(msgspec.Struct, frozen=True):
+    """How the test of a receiver went."""
+
+    id: str
+    ok: bool
+    error: str = ""
+
+
+class OutputTests(msgspec.Struct, frozen=True):
+    """How the tests went."""
+
+    results: list[OutputTest] = []

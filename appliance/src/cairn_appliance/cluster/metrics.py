@@ -63,10 +63,22 @@ class History:
 
     def fsync_p90_s(self, within_s: float, at_least: int) -> float | None:
         """Return within what time 9 of 10 writes of the log reached the disk; None: too few."""
+        return self._fsync_s(0.9, within_s, at_least)
+
+    def fsync_p99_s(self, within_s: float, at_least: int) -> float | None:
+        """Return within what time 99 of 100 did."""
+        return self._fsync_s(0.99, within_s, at_least)
+
+    @property
+    def leader_changes_seen(self) -> int:
+        """How often the leader changed since etcd was started, as it says."""
+        return int(self._samples[-1].leader_changes) if self._samples else 0
+
+    def _fsync_s(self, share: float, within_s: float, at_least: int) -> float | None:
         samples = self._within(within_s)
         if len(samples) < 2:
             return None
-        return _p90(samples[0].fsyncs, samples[-1].fsyncs, at_least)
+        return _quantile(share, samples[0].fsyncs, samples[-1].fsyncs, at_least)
 
     def leader_changes(self, within_s: float) -> int:
         """Return how often the leader changed."""
@@ -82,10 +94,13 @@ def _count(sample: Sample) -> float:
     return sample.fsyncs[-1][1] if sample.fsyncs else 0.0
 
 
-def _p90(
-    before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]], at_least: int
+def _quantile(
+    share: float,
+    before: Sequence[tuple[float, float]],
+    after: Sequence[tuple[float, float]],
+    at_least: int,
 ) -> float | None:
     counts = [(most, late - early) for (most, late), (_, early) in zip(after, before, strict=False)]
     if not counts or counts[-1][1] < at_least:
         return None
-    return next(most for most, count in counts if count >= 0.9 * counts[-1][1])
+    return next(most for most, count in counts if count >= share * counts[-1][1])

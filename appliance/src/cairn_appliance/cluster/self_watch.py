@@ -27,6 +27,7 @@ from cairn_appliance.cluster.bootstrap import Local
 from cairn_appliance.cluster.etcd_process import EtcdProcess
 from cairn_appliance.domain.alarm import Alarm, Sign
 from cairn_appliance.domain.cluster import Appliance
+from cairn_appliance.domain.figures import OwnFigures
 from cairn_appliance.pki.authority import utc_now
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ NOTHING_OCTETS = 32 << 20  # etcd can't go on for long
 # One in ten writes of the log takes longer (10 ms is what a good disk takes for all but one in a
 # hundred): a disk that has neighbours does so now and then, and it is slow for a while or not.
 SLOW_S = 0.064
+FIGURES_WINDOW_S = 120.0  # for who reads them each minute
 SLOW_WINDOW_S, SLOW_AT_LEAST, SLOW_STAYS_S = 30.0, 10, 60.0
 UNSTEADY, UNSTEADY_WINDOW_S = 4, 300.0  # changes of the leader; a restart of all makes one or two
 FLAPS, FLAPS_WINDOW_S = 3, 600.0
@@ -62,6 +64,14 @@ class SelfWatch:
         self.signs: tuple[Sign, ...] = ()
         self.is_slow = False
         self._slow_until = 0.0
+
+    def figures(self) -> OwnFigures:
+        """Return what is measured here; reads the certificates, a few small files."""
+        return OwnFigures(
+            self._history.fsync_p99_s(FIGURES_WINDOW_S, SLOW_AT_LEAST),
+            self._history.leader_changes_seen,
+            tuple(certificate_ends(_certificates(self._local))),
+        )
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -165,6 +175,15 @@ def certificate_signs(pems: Iterable[tuple[str, bytes]], now: datetime) -> Itera
             yield Sign(Alarm.CERTIFICATE_EXPIRES, f"{name} ended on {end:%Y-%m-%d}", is_urgent=True)
         elif end - now < WARNED_BEFORE:
             yield Sign(Alarm.CERTIFICATE_EXPIRES, f"{name} ends on {end:%Y-%m-%d}")
+
+
+def certificate_ends(pems: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, float]]:
+    """Yield when each certificate ends; one that can't be read is a sign already."""
+    for name, pem in pems:
+        try:
+            yield name, x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
+        except ValueError:
+            log.debug("not a certificate file=%s", name)
 
 
 def etcd_signs(etcd: EtcdProcess, now: float) -> Iterator[Sign]:

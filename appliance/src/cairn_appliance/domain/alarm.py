@@ -39,6 +39,7 @@ class Alarm(StrEnum):
     NO_RECOVERY_KEY = "no_recovery_key"
     RESTORING = "restoring"
     NODES_UNSEEN = "nodes_unseen"
+    VALUES_UNREADABLE = "values_unreadable"
     NO_FORWARDER = "no_forwarder"
     FORWARDER_UNSTEADY = "forwarder_unsteady"
     LAN_LOOP = "lan_loop"
@@ -46,6 +47,8 @@ class Alarm(StrEnum):
     LAN_SPOOF = "lan_spoof"
     LAN_STORM = "lan_storm"
     STATION_FROZEN = "station_frozen"
+    AUDIT_BROKEN = "audit_broken"
+    RECEIVER_FAILS = "receiver_fails"
 
 
 @dataclass(frozen=True, slots=True)

@@ -280,5 +280,7 @@ REMEDIES: Mapping[str, str] = {
     Alarm.CERTIFICATE_EXPIRES: "look into its log why the certificate was not renewed; a restart "
     "of the appliance tries again",
     Alarm.ADDRESS_UNKNOWN: "correct the name at your DNS, or `addresses` in its settings.toml",
+    Alarm.AUDIT_BROKEN: "find out who writes to the store beside the appliances; keep an export as "
+    'evidence, then `cairn audit accept` begins that chain anew (docs/operate.md, "Audit")',
     Alarm.APPLIANCE_TWICE: "switch off the copy: a data directory belongs to one machine",
 }

@@ -105,16 +105,34 @@ class Station:
     since: float = 0.0  # seconds since 1970: here
     moves: tuple[float, ...] = ()  # between segments, of late
     frozen_at: float = 0.0  # 0: it isn't
+    is_gone: bool = False  # not heard any more, `since` then; kept to know a move from it
 
     def is_frozen(self, now: float) -> bool:
         """Return whether it moved too often of late."""
         return bool(self.frozen_at) and now - self.frozen_at < FROZEN_S
 
+    def frozen_for_s(self, now: float) -> float:
+        """Return for how long it stays frozen; 0: it isn't."""
+        return self.frozen_at + FROZEN_S - now if self.is_frozen(now) else 0.0
+
+    def thawed(self) -> Station:
+        """Return the station as one that never moved."""
+        return replace(self, moves=(), frozen_at=0.0)
+
+    def is_over(self, now: float) -> bool:
+        """Return whether it is gone for so long that nobody needs to know where it was."""
+        gone_for = now - self.since
+        return self.is_gone and not self.is_frozen(now) and not 0 <= gone_for < MOVES_WINDOW_S
+
+    def is_here(self, now: float) -> bool:
+        """Return whether it is held to be on its LAN: it talks there, or is frozen there."""
+        return not self.is_gone or self.is_frozen(now)
+
     def moved(self, now: float) -> Station:
         """Return the station at its new segment; frozen where that is one move too many."""
         moves = (*(at for at in self.moves if 0 <= now - at < MOVES_WINDOW_S), now)
         frozen_at = now if len(moves) >= MOVES_FREEZE else 0.0
-        return replace(self, moves=moves, since=now, frozen_at=frozen_at)
+        return replace(self, moves=moves, since=now, frozen_at=frozen_at, is_gone=False)
 
 
 @dataclass(frozen=True, slots=True)

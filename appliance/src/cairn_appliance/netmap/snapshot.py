@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,11 +11,14 @@ from cairn_appliance.domain.cluster import Appliance
 from cairn_appliance.domain.member import Member
 from cairn_appliance.domain.node import Node, NodeState, Registration
 from cairn_appliance.domain.segment import Preflight, ProbeKey, Segment
+from cairn_appliance.domain.soundness import flaw_of
 from cairn_appliance.domain.trust import Trust
 from cairn_appliance.domain.vsubnet import Psks, VSubnet
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.codec import Codec
 from cairn_appliance.store.port import Delete, Events, Item, Reset
+
+log = logging.getLogger(__name__)
 
 _CODECS: dict[str, Codec[Any]] = {
     keys.APPLIANCES: records.appliances,
@@ -58,6 +62,7 @@ class Snapshot:
         self._members: dict[str, dict[str, Member]] = {}  # by vSubnet, by node
         self._places: dict[str, set[str]] = {}  # node -> vSubnets
         self._versions: dict[str, tuple[int, int]] = {}  # key -> created, last written
+        self.flaws: dict[str, str] = {}  # key -> why its value is left out though it can be read
 
     def has(self, key: str) -> bool:
         """True while the store has the key, readable or not."""
@@ -139,12 +144,22 @@ class Snapshot:
     def _put(self, item: Item, touched: Touched) -> None:
         self._versions[item.key] = (item.created, item.revision)
         prefix = _prefix_of(item.key)
-        values = _values_of(prefix, item)
+        values = [each for each in _values_of(prefix, item) if self._is_sound(item, each)]
         if not values:
-            # A broken object is left out, as if it were not there; the quarantine has it.
+            # What is broken is left out, as if it were not there; quarantine or `flaws` have it.
             self._forget(item.key, touched)
         for value in values:
             self._set(value, touched)
+
+    def _is_sound(self, item: Item, value: object) -> bool:
+        """Return whether netmaps can be made of a value; note what is wrong with it."""
+        self.flaws.pop(item.key, None)
+        own_key = _key_of(value)
+        flaw = flaw_of(value) if own_key == item.key else f"it belongs to {own_key}"
+        if flaw:
+            self.flaws[item.key] = flaw
+            log.error("object can't be and is left out key=%s reason=%s", item.key, flaw)
+        return not flaw
 
     def _set(self, value: object, touched: Touched) -> None:
         match value:
@@ -222,6 +237,7 @@ class Snapshot:
     def _delete(self, key: str, touched: Touched) -> None:
         self._versions.pop(key, None)
         records.quarantine.release(key)
+        self.flaws.pop(key, None)
         self._forget(key, touched)
 
     def _forget(self, key: str, touched: Touched) -> None:
@@ -283,6 +299,38 @@ def _values_of(prefix: str, item: Item) -> list[object]:
     """Return the item's value, or nothing where it is broken or none of ours."""
     codec = _CODECS.get(prefix)
     return list(codec.decode_all([item], records.quarantine)) if codec else []
+
+
+def _key_of(value: object) -> str:
+    """Return where a value belongs; empty where its parts can be no key."""
+    try:
+        return _place_of(value)
+    except ValueError:
+        return ""
+
+
+def _place_of(value: object) -> str:
+    match value:
+        case Appliance():
+            return keys.appliance(value.name)
+        case Node():
+            return keys.node(value.id)
+        case Registration():
+            return keys.registration(value.node)
+        case VSubnet():
+            return keys.vsubnet(value.id)
+        case Psks():
+            return keys.psks(value.vsubnet)
+        case Member():
+            return keys.member(value.vsubnet, value.node)
+        case Segment():
+            return keys.segment(value.id)
+        case ProbeKey():
+            return keys.probe_key(value.vsubnet)
+        case Preflight():
+            return keys.preflight(value.node, value.task)
+        case _:
+            return keys.TRUST
 
 
 def _prefix_of(key: str) -> str:

@@ -8,6 +8,7 @@ of another: version octet, 12 octets nonce, ciphertext with tag.
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -21,6 +22,7 @@ _VERSION = b"\x01"
 _NONCE_OCTETS = 12  # random; far fewer than 2**32 seals under one KEK (SP 800-38D 8.3)
 _CONTEXT = b"cairn-seal-1\x00"
 _EXCHANGE = b"cairn-exchange-1"
+_DERIVED = b"cairn-derived-1"
 
 
 def new_kek() -> bytes:
@@ -44,6 +46,12 @@ class Sealer:
         if len(kek) != KEK_OCTETS:
             raise PkiError(f"a KEK has {KEK_OCTETS} octets, not {len(kek)}")
         self._aead = AESGCM(kek)
+        root = HKDF(hashes.SHA256(), KEK_OCTETS, salt=None, info=_DERIVED).derive(kek)
+        self._derive = partial(_derived, root)
+
+    def derive(self, purpose: str) -> bytes:
+        """Return 32 octets for a purpose: the same at every appliance, and nowhere in the store."""
+        return self._derive(purpose)
 
     def seal(self, name: str, secret: bytes) -> bytes:
         """Return the secret sealed for the place called `name`."""
@@ -59,3 +67,8 @@ class Sealer:
             return self._aead.decrypt(nonce, body, _CONTEXT + name.encode())
         except InvalidTag as error:
             raise SealBroken(f"{name}: damaged, or sealed under another key") from error
+
+
+def _derived(root: bytes, purpose: str) -> bytes:
+    info = _DERIVED + b"/" + purpose.encode()
+    return HKDF(hashes.SHA256(), KEK_OCTETS, salt=None, info=info).derive(root)

@@ -1,51 +1,54 @@
-"""Users, passwords and sessions.
+"""Logging in and out, and who is asking.
 
-Passwords are kept as argon2id, session tokens as SHA-256: the store alone opens nothing.
-A guess is counted before it is checked, so that guesses made at once count all the same.
+Passwords are kept as argon2id, session and API tokens as SHA-256: the store alone opens nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import logging
-import math
+import re
 import secrets
+import unicodedata
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from functools import partial
-
-import argon2
 
 from cairn_appliance.domain.access import (
-    ATTEMPTS_PER_ADDRESS,
-    ATTEMPTS_WINDOW_S,
-    FAILURES_ALLOWED,
-    FAILURES_WINDOW_S,
     SESSION_TOUCH_S,
-    AccountLocked,
+    ApiToken,
+    Credentials,
+    PasswordChangeNeeded,
     Principal,
-    Role,
     Session,
     SessionEnded,
-    TooManyLogins,
+    SignIn,
+    TotpRequired,
     User,
-    UserExists,
+    UserDisabled,
+    WrongCode,
     WrongLogin,
+    WrongPassword,
     check_password,
-    check_user_name,
     is_user_name,
-    recent,
-    wait_s,
+    lower,
 )
-from cairn_appliance.domain.errors import TooMany
-from cairn_appliance.domain.event import Severity
+from cairn_appliance.domain.cluster import ACCESS_FORMAT
+from cairn_appliance.domain.errors import Invalid, NotFound
 from cairn_appliance.domain.identity import Actor, ActorKind
+from cairn_appliance.pki.sealing import Sealer
+from cairn_appliance.services import api_tokens
+from cairn_appliance.services.api_tokens import ApiTokens
 from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.services.commit import unchanged, until_committed
 from cairn_appliance.services.events import Journal
-from cairn_appliance.store import keys
-from cairn_appliance.store.codec import Codec
+from cairn_appliance.services.formats import check_writable
+from cairn_appliance.services.guesses import Guesses
+from cairn_appliance.services.passwords import Passwords
+from cairn_appliance.services.second_factor import SecondFactor
+from cairn_appliance.services.stored import Stored, read
+from cairn_appliance.services.users import Users, new_era
+from cairn_appliance.store import keys, records
 from cairn_appliance.store.port import (
     Compare,
     Conflict,
@@ -56,29 +59,24 @@ from cairn_appliance.store.port import (
     Store,
     Unavailable,
 )
-from cairn_appliance.store.records import quarantine
 
 log = logging.getLogger(__name__)
 
 
 SESSION_TOKEN_PREFIX = "cs1_"
 _SESSION_TOKEN_OCTETS = 32
-# Each takes 64 MiB and a core for about 0.1 s: more at once would starve the agents' API.
-_HASHES_AT_ONCE = 2
-_HASHES_WAITING = 16
-_ADDRESSES_REMEMBERED = 10_000
-_TRIES = 20
-_SESSIONS_SEEN = 1000
+_SEEN_MAX = 1000
 _STORE_WITHIN_S = 1.0  # and a store call after it ends before the gate cuts it off
-# No 0, 1, i, l, o: a person may have to type it from a screen.
-_PASSWORD_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
-# Of a random password nobody has: an unknown user takes as long as a wrong password.
-_NOBODY = (
-    "$argon2id$v=19$m=65536,t=3,p=1$fRPKXBZJpUKh2yvPFqYcsw$"
-    "Pny8ztUKzadqS8QvSxbjYqclD6YJU/bZDVMoYPv0HfA"
-)
+_CLIENT_MAX = 120  # characters of what a browser calls itself
+_ID = re.compile(rf"[0-9a-f]{{{api_tokens.ID_CHARACTERS}}}")
 
-_hasher = argon2.PasswordHasher(time_cost=3, memory_cost=65_536, parallelism=1)
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Where a login comes from."""
+
+    address: str
+    client: str = ""  # as the browser or command names itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,83 +88,68 @@ class OpenedSession:
 
 
 @dataclass(frozen=True, slots=True)
-class _Failures:
-    at: tuple[float, ...] = ()
+class SessionView:
+    """A session by the ID that people use."""
 
-
-_users = Codec(User)
-_sessions = Codec(Session)
-_failures = Codec(_Failures)
-
-
-def new_password() -> str:
-    """Return a random password of 99 bits, made to be typed."""
-    parts = ("".join(secrets.choice(_PASSWORD_ALPHABET) for _ in range(5)) for _ in range(4))
-    return "-".join(parts)
-
-
-def hash_password(password: str) -> str:
-    """Return the argon2id string (64 MiB, 3 passes, 1 lane); takes about 0.1 s."""
-    return _hasher.hash(password)
-
-
-async def create_user(
-    store: Store, name: str, password: str, role: Role, *, now: Clock = wall_clock
-) -> User:
-    """Create a user; raise UserExists where there is one of that name."""
-    check_user_name(name)
-    password_hash = await asyncio.to_thread(hash_password, check_password(password))
-    user = User(name, role, password_hash, now())
-    key = keys.user(name)
-    try:
-        await store.commit([Compare(key, 0)], [Put(key, _users.encode(user))])
-    except Conflict as error:
-        raise UserExists(f"there is a user {name!r} already") from error
-    log.info("user created user=%s role=%s", name, role)
-    return user
+    id: str
+    session: Session
 
 
 class Access:
     """Logs in and out, and tells who is asking."""
 
-    def __init__(self, store: Store, *, now: Clock = wall_clock) -> None:
+    def __init__(self, store: Store, sealer: Sealer, *, now: Clock = wall_clock) -> None:
         self._store = store
         self._now = now
         self._journal = Journal(now)
-        self._hashing = asyncio.Semaphore(_HASHES_AT_ONCE)
-        self._waiting = 0
-        self._addresses = _Attempts(ATTEMPTS_PER_ADDRESS, ATTEMPTS_WINDOW_S)
+        self._passwords = Passwords()
+        self._guesses = Guesses(store, self._journal, now)
         self._seen: OrderedDict[str, Principal] = OrderedDict()
-        # Names of nobody are counted here: the store must not grow by guesses.
-        self._strangers = _Attempts(FAILURES_ALLOWED, FAILURES_WINDOW_S)
+        self.second_factor = SecondFactor(store, sealer, self._journal, now)
+        self.users = Users(store, self._passwords, self._guesses, self._journal, now)
+        self.api_tokens = ApiTokens(store, self._journal, now)
 
-    async def login(self, name: str, password: str, address: str) -> OpenedSession:
-        """Open a session; raise WrongLogin, or TooMany after too many guesses."""
-        self._limit_address(address)
-        user = await self._user(name)
-        failures = await self._count_failure(name) if user else self._count_stranger(name)
-        if not await self._verify(user.password_hash if user else _NOBODY, password) or not user:
-            log.warning("login refused user=%s address=%s", user.name if user else "?", address)
-            if user and failures == FAILURES_ALLOWED:
-                await self._tell_locked(user.name, address)
-            raise WrongLogin("the name or the password is wrong")
-        opened = await self._open(user, address)
-        log.info("login user=%s role=%s address=%s", name, user.role, address)
+    async def login(
+        self, name: str, password: str, caller: Caller, code: str = ""
+    ) -> OpenedSession:
+        """Open a session; raise WrongLogin, TotpRequired, or TooMany after too many guesses."""
+        self._guesses.limit_address(caller.address)
+        user, failures = await self._proven(name, password, caller.address)
+        if user.disabled:
+            raise UserDisabled(f"the user {name} is disabled")
+        try:
+            opened = await until_committed(lambda: self._open(user, code, caller))
+        except WrongCode:
+            log.warning("login refused for its code user=%s address=%s", name, caller.address)
+            await self._guesses.tell_if_locked(failures, name, caller.address)
+            raise
+        log.info("login user=%s role=%s address=%s", name, user.role, caller.address)
         return opened
 
-    async def authenticate(self, token: str) -> Principal:
+    async def check_own_password(self, principal: Principal, password: str, address: str) -> User:
+        """Return the user whose session it is if they know the password; raise WrongPassword."""
+        try:
+            user, _ = await self._proven(principal.name, password, address)
+        except WrongLogin as error:
+            raise WrongPassword("the password is wrong") from error
+        await self._store.commit([], [Delete(keys.login_failures(user.name))])
+        return user
+
+    async def authenticate(self, token: str, *, touch: bool = True) -> Principal:
         """Return who holds the token; raise SessionEnded if it opens nothing (any more).
 
         While the store gives no answer, a session that was seen here before goes on: its
         holder must be able to see what is wrong. No write succeeds meanwhile anyhow.
         """
-        key = _session_key(token)
+        is_api_token = token.startswith(api_tokens.PREFIX)
+        key = api_tokens.key_of(token) if is_api_token else _session_key(token)
         known = self._seen.get(key)
+        enter = self._enter_by_api_token if is_api_token else self._enter_by_session
         try:
             async with asyncio.timeout(_STORE_WITHIN_S if known else None):
-                principal = await self._authenticate(key)
+                principal = await enter(key, touch)
         except (Unavailable, TimeoutError):
-            if known is None or self._now() >= known.session.ends_at:
+            if known is None or (known.ends_at and self._now() >= known.ends_at):
                 raise
             return known
         except SessionEnded:
@@ -175,119 +158,195 @@ class Access:
         self._remember(key, principal)
         return principal
 
-    async def _authenticate(self, key: str) -> Principal:
-        item = await self._store.get(key)
-        if item is None:
-            raise SessionEnded("the session is unknown or has ended")
-        session = _sessions.decode(item)
-        now = self._now()
-        user = await self._user(session.user)
-        if user is None or now >= session.ends_at:
-            await self._drop(item)
-            raise SessionEnded("the session has ended")
-        if now - session.seen_at >= SESSION_TOUCH_S:
-            session = replace(session, seen_at=now)
-            await self._touch(item, session)
-        return Principal(user.name, user.role, session)
-
     async def logout(self, token: str) -> None:
         """End the session; nothing happens where there is none."""
-        self._seen.pop(_session_key(token), None)
-        item = await self._store.get(_session_key(token))
+        key = _session_key(token)
+        self._seen.pop(key, None)
+        item = await self._store.get(key)
         if item is not None:
             await self._drop(item)
 
+    async def change_password(
+        self, token: str, principal: Principal, old: str, new: str, address: str
+    ) -> None:
+        """Change the own password; all other sessions of the user end."""
+        await check_writable(self._store, ACCESS_FORMAT, "a new password")
+        user = await self.check_own_password(principal, old, address)
+        if check_password(new) == old:
+            raise Invalid("the new password is the old one", "choose another one")
+        password_hash = await self._passwords.hash(new)
+        by = Actor(ActorKind.OPERATOR, user.name, address)
+
+        async def attempt() -> None:
+            stored = await self._same(user)
+            session = await self._store.get(_session_key(token))
+            if session is None:
+                raise SessionEnded("the session has ended")
+            era = new_era()
+            changed = replace(
+                stored.value, password_hash=password_hash, must_change_password=False, era=era
+            )
+            kept = replace(records.sessions.decode(session), era=era)
+            key = keys.user(user.name)
+            text = f"user {user.name} has changed the own password"
+            writes = [
+                Put(key, records.users.encode(changed)),
+                Put(session.key, records.sessions.encode(kept)),
+                self._journal.entry("password_changed", text, by),
+            ]
+            compares = [Compare(key, stored.revision), Compare(session.key, session.revision)]
+            await self._store.commit(compares, writes)
+
+        await until_committed(attempt)
+
+    async def sessions(self, user: str | None = None) -> list[SessionView]:
+        """Return the open sessions of a user, or of all."""
+        users = {
+            each.name: each
+            for item in (await self._store.list(keys.USERS)).items
+            for each in records.users.decode_all([item], records.quarantine)
+        }
+        return [
+            SessionView(api_tokens.id_of(item.key), session)
+            for item in (await self._store.list(keys.SESSIONS)).items
+            for session in records.sessions.decode_all([item], records.quarantine)
+            if user in (None, session.user) and self._is_open(session, users.get(session.user))
+        ]
+
+    async def end_session(self, session_id: str, by: Actor, *, owner: str | None = None) -> None:
+        """End a session, of this owner if one is given; raise NotFound."""
+
+        async def attempt() -> None:
+            item = await self._session_item(session_id)
+            session = records.sessions.decode(item) if item else None
+            if item is None or session is None or owner not in (None, session.user):
+                raise NotFound(
+                    f"there is no session {session_id[:80]!r}", "look at `cairn session list`"
+                )
+            text = f"a session of user {session.user} was ended"
+            entry = self._journal.entry("session_ended", text, by)
+            compare = Compare(item.key, item.revision)
+            await self._journal.delete(self._store, [compare], [Delete(item.key)], entry)
+
+        await until_committed(attempt)
+
     async def sweep(self) -> int:
-        """Forget sessions that have ended and failures that no longer count; return how many."""
-        now = self._now()
+        """Forget what has ended and failures that no longer count; return how many."""
         swept = 0
         for item in (await self._store.list(keys.SESSIONS)).items:
-            for session in _sessions.decode_all([item], quarantine):
-                swept += now >= session.ends_at and await self._drop(item)
-        for item in (await self._store.list(keys.LOGIN_FAILURES)).items:
-            for failures in _failures.decode_all([item], quarantine):
-                counts = recent(failures.at, now=now, window_s=FAILURES_WINDOW_S)
-                swept += not counts and await self._drop(item)
-        return swept
+            for session in records.sessions.decode_all([item], records.quarantine):
+                user = await self._user(session.user)
+                is_open = self._is_open(session, user.value if user else None)
+                swept += not is_open and await self._drop(item)
+        return swept + await self._guesses.sweep() + await self.api_tokens.sweep()
+
+    async def _proven(self, name: str, password: str, address: str) -> tuple[User, int]:
+        """Return the user that the password is of, and the failures counted with this attempt."""
+        stored = await self._user(name)
+        user = stored.value if stored else None
+        count = await self._guesses.count(name) if user else self._guesses.count_stranger(name)
+        right = await self._passwords.is_right(user.password_hash if user else None, password)
+        if user and right:
+            return user, count
+        log.warning("login refused user=%s address=%s", user.name if user else "?", address)
+        if user:
+            await self._guesses.tell_if_locked(count, user.name, address)
+        raise WrongLogin("the name or the password is wrong")
+
+    async def _open(self, user: User, code: str, caller: Caller) -> OpenedSession:
+        """Write the session with the code that was used, and forget the failures with it."""
+        stored = await self._same(user)
+        item, known = await self.second_factor.read(user.name)
+        now = self._now()
+        kept = replace(self._accepted(user, known, code), last_login_at=now)
+        token = SESSION_TOKEN_PREFIX + secrets.token_urlsafe(_SESSION_TOKEN_OCTETS)
+        session = Session(user.name, now, now, caller.address, _drawn(caller.client), user.era)
+        key = _session_key(token)
+        kept_key = keys.credentials(user.name)
+        by = Actor(ActorKind.OPERATOR, user.name, caller.address)
+        text = f"user {user.name} logged in"
+        if len(kept.recovery) < len(known.recovery):
+            text += f" with a recovery code; {len(kept.recovery)} are left"
+        compares = [
+            Compare(key, 0),
+            Compare(keys.user(user.name), stored.revision),
+            unchanged(kept_key, item),
+        ]
+        writes: list[Put | Delete] = [
+            Put(key, records.sessions.encode(session)),
+            Put(kept_key, records.credentials.encode(kept)),
+            Delete(keys.login_failures(user.name)),
+            self._journal.entry("logged_in", text, by),
+        ]
+        await self._store.commit(compares, writes)
+        return OpenedSession(token, _principal(key, stored.value, session))
+
+    def _accepted(self, user: User, known: Credentials, code: str) -> Credentials:
+        try:
+            return self.second_factor.accept(user.name, known, code)
+        except TotpRequired:
+            log.info("login waits for a code user=%s", user.name)
+            raise
+
+    async def _same(self, user: User) -> Stored[User]:
+        """Return the user as of now; raise WrongLogin if the password was changed meanwhile."""
+        stored = await self._user(user.name)
+        if stored is None or stored.value.password_hash != user.password_hash:
+            raise WrongLogin("the name or the password is wrong")
+        if stored.value.disabled:
+            raise UserDisabled(f"the user {user.name} is disabled")
+        return stored
+
+    async def _enter_by_session(self, key: str, touch: bool) -> Principal:
+        item = await self._store.get(key)
+        if item is None:
+            raise SessionEnded("the session is unknown or has ended")
+        session = records.sessions.decode(item)
+        stored = await self._user(session.user)
+        if stored is None or not self._is_open(session, stored.value):
+            await self._drop(item)
+            raise SessionEnded("the session has ended")
+        now = self._now()
+        if touch and now - session.seen_at >= SESSION_TOUCH_S:
+            session = replace(session, seen_at=now)
+            await self._touch(item, records.sessions.encode(session), session.user)
+        return _principal(key, stored.value, session)
+
+    async def _enter_by_api_token(self, key: str, touch: bool) -> Principal:
+        item = await self._store.get(key)
+        if item is None:
+            raise SessionEnded("the API token is unknown or was deleted", _NEW_API_TOKEN)
+        token = records.api_tokens.decode(item)
+        stored = await self._user(token.user)
+        user = stored.value if stored else None
+        now = self._now()
+        if user is None or user.created_at != token.user_since or user.disabled:
+            raise SessionEnded("the owner of the API token is gone or disabled", _NEW_API_TOKEN)
+        if token.has_expired(now):
+            raise SessionEnded("the API token has expired", _NEW_API_TOKEN)
+        if touch and now - token.last_used_at >= SESSION_TOUCH_S:
+            used = records.api_tokens.encode(replace(token, last_used_at=now))
+            await self._touch(item, used, token.user)
+        return _principal_of_token(key, user, token)
+
+    def _is_open(self, session: Session, user: User | None) -> bool:
+        if user is None or user.disabled or user.era != session.era:
+            return False
+        return self._now() < session.ends_at
 
     def _remember(self, key: str, principal: Principal) -> None:
         self._seen[key] = principal
         self._seen.move_to_end(key)
-        while len(self._seen) > _SESSIONS_SEEN:
+        while len(self._seen) > _SEEN_MAX:
             self._seen.popitem(last=False)
 
-    def _limit_address(self, address: str) -> None:
-        wait = self._addresses.add(_network(address), self._now())
-        if wait:
-            raise _later(TooManyLogins("too many logins from this address", retry_after_s=wait))
-
-    def _count_stranger(self, name: str) -> int:
-        wait = self._strangers.add(name, self._now())
-        if wait:
-            raise _locked(wait)
-        return 0
-
-    async def _count_failure(self, name: str) -> int:
-        """Count a failure in advance and return how many there are now.
-
-        The loop ends because each conflict is a guess counted too.
-        """
-        key = keys.login_failures(name)
-        for _ in range(_TRIES):
-            now = self._now()
-            item = await self._store.get(key)
-            failures = _failures.decode(item) if item else _Failures()
-            at = recent(failures.at, now=now, window_s=FAILURES_WINDOW_S)
-            if len(at) >= FAILURES_ALLOWED:
-                raise _locked(wait_s(at, now=now, window_s=FAILURES_WINDOW_S))
-            at = (*at, now)
-            value = _failures.encode(_Failures(at))
-            try:
-                await self._store.commit([_unchanged(key, item)], [Put(key, value)])
-            except Conflict:
-                continue
-            return len(at)
-        raise _later(TooManyLogins("too many logins at once", retry_after_s=1.0))
-
-    async def _verify(self, password_hash: str, password: str) -> bool:
-        if self._waiting >= _HASHES_WAITING:
-            raise _later(TooManyLogins("too many logins at once", retry_after_s=1.0))
-        self._waiting += 1
+    async def _touch(self, item: Item, value: bytes, user: str) -> None:
         try:
-            async with self._hashing:
-                return await asyncio.to_thread(partial(_is_right, password_hash, password))
-        finally:
-            self._waiting -= 1
-
-    async def _tell_locked(self, name: str, address: str) -> None:
-        actor = Actor(ActorKind.OPERATOR, name, address)
-        text = f"user {name} is locked for 15 minutes after {FAILURES_ALLOWED} wrong passwords"
-        entry = self._journal.entry("account_locked", text, actor, severity=Severity.WARNING)
-        await self._store.commit([], [entry])
-
-    async def _open(self, user: User, address: str) -> OpenedSession:
-        """Write the session, and forget the failures with it."""
-        token = SESSION_TOKEN_PREFIX + secrets.token_urlsafe(_SESSION_TOKEN_OCTETS)
-        now = self._now()
-        session = Session(user.name, now, now)
-        key = _session_key(token)
-        forget = Delete(keys.login_failures(user.name))
-        actor = Actor(ActorKind.OPERATOR, user.name, address)
-        entry = self._journal.entry("logged_in", f"user {user.name} logged in", actor)
-        put = Put(key, _sessions.encode(session))
-        await self._store.commit([Compare(key, 0)], [put, forget, entry])
-        return OpenedSession(token, Principal(user.name, user.role, session))
-
-    async def _touch(self, item: Item, session: Session) -> None:
-        try:
-            await self._store.commit(
-                [Compare(item.key, item.revision)],
-                [Put(item.key, _sessions.encode(session))],
-            )
-        except Conflict:  # another request of the session did it, or ended it
-            log.debug("session touched meanwhile user=%s", session.user)
+            await self._store.commit([Compare(item.key, item.revision)], [Put(item.key, value)])
+        except Conflict:  # another request did it, or ended it
+            log.debug("touched meanwhile user=%s", user)
         except Full:  # what there is can be read all the same
-            log.info("session not extended: the store is full user=%s", session.user)
+            log.info("session not extended: the store is full user=%s", user)
 
     async def _drop(self, item: Item) -> bool:
         try:
@@ -296,68 +355,57 @@ class Access:
             return False
         return True
 
-    async def _user(self, name: str) -> User | None:
+    async def _user(self, name: str) -> Stored[User] | None:
         if not is_user_name(name):
             return None
-        item = await self._store.get(keys.user(name))
-        return None if item is None else _users.decode(item)
+        return await read(self._store, records.users, keys.user(name))
+
+    async def _session_item(self, session_id: str) -> Item | None:
+        if not _ID.fullmatch(session_id):
+            return None
+        items = (await self._store.list(keys.SESSIONS + session_id)).items
+        return items[0] if len(items) == 1 else None
 
 
-class _Attempts:
-    """Counts attempts by key in memory, for the last `window_s`; forgets the oldest keys."""
-
-    def __init__(self, allowed: int, window_s: float) -> None:
-        self._allowed = allowed
-        self._window_s = window_s
-        self._at: OrderedDict[str, tuple[float, ...]] = OrderedDict()
-
-    def add(self, key: str, now: float) -> float:
-        """Count one and return 0, or return how many seconds to wait."""
-        at = recent(self._at.pop(key, ()), now=now, window_s=self._window_s)
-        if len(at) >= self._allowed:
-            self._at[key] = at
-            return wait_s(at, now=now, window_s=self._window_s)
-        self._at[key] = (*at, now)
-        while len(self._at) > _ADDRESSES_REMEMBERED:
-            self._at.popitem(last=False)
-        return 0.0
+_NEW_API_TOKEN = "make a new one: `cairn api-token create`"
 
 
-def _is_right(password_hash: str, password: str) -> bool:
-    try:
-        return _hasher.verify(password_hash, password)
-    except argon2.exceptions.VerifyMismatchError:
-        return False
+def check_password_changed(principal: Principal) -> None:
+    """Raise PasswordChangeNeeded where someone else knows the password."""
+    if principal.must_change_password:
+        raise PasswordChangeNeeded(f"{principal.name} has to change the password first")
+
+
+def _principal(key: str, user: User, session: Session) -> Principal:
+    return Principal(
+        user.name,
+        user.role,
+        api_tokens.id_of(key),
+        session.created_at,
+        session.ends_at,
+        session.kind,
+        must_change_password=user.must_change_password and session.kind is SignIn.PASSWORD,
+    )
+
+
+def _principal_of_token(key: str, user: User, token: ApiToken) -> Principal:
+    role = lower(user.role, token.scope)
+    identifier = api_tokens.id_of(key)
+    return Principal(
+        user.name,
+        role,
+        identifier,
+        token.created_at,
+        token.expires_at,
+        SignIn.API_TOKEN,
+        token.name,
+    )
 
 
 def _session_key(token: str) -> str:
     return keys.session(hashlib.sha256(token.encode()).hexdigest())
 
 
-def _unchanged(key: str, item: Item | None) -> Compare:
-    return Compare(key, item.revision if item else 0)
-
-
-def _network(address: str) -> str:
-    """Return what one person has: an IPv4 address, or an IPv6 /64."""
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
-
-
-def _locked(wait: float) -> TooMany:
-    return _later(
-        AccountLocked("the account is locked after too many wrong passwords", retry_after_s=wait)
-    )
-
-
-def _later(error: TooMany) -> TooMany:
-    """Say in the remedy how long to wait."""
-    seconds = max(1, math.ceil(error.retry_after_s))
-    spoken = f"{seconds} seconds" if seconds < 120 else f"{math.ceil(seconds / 60)} minutes"
-    error.remedy = f"try again in {spoken}"
-    return error
+def _drawn(text: str) -> str:
+    """Return what can be seen of a text that a stranger chose."""
+    return "".join(each for each in text if unicodedata.category(each)[0] != "C")[:_CLIENT_MAX]

@@ -298,6 +298,7 @@ class Election:
                 log.debug("grant was overtaken segment=%s node=%s", segment.id, node)
         if not segment.is_bridging:
             return wire.Grant(segment.id, record.term, "")
+        frozen = self._frozen_elsewhere(segment)
         voice = situation.voices[node]
         is_next = record.next == node and record.holder != node
         if is_next:
@@ -311,7 +312,22 @@ class Election:
             hold_s=wire.HOLD_S if holds(record, voice) else 0.0,
             is_next=is_next,
             yield_to=yields_to(record, situation.voices) if record.holder == node else "",
+            frozen=frozen,
         )
+
+    def _frozen_elsewhere(self, segment: Segment) -> list[wire.FrozenStation]:
+        """Return the stations that are held to be on other LANs of the vSubnet, the newest first.
+
+        Who stands by is told too: it may forward with the next beat.
+        """
+        now = self._clock()
+        found = [
+            wire.FrozenStation(station.mac, round(station.frozen_for_s(now), 1))
+            for other in self._netmaps.snapshot.segments.values()
+            if other.vsubnet == segment.vsubnet and other.id != segment.id
+            for station in self._board.frozen(other.id, now)
+        ]
+        return sorted(found, key=lambda each: (-each.left_s, each.mac))[: wire.MAX_FROZEN]
 
     def _situation(
         self, speaker: str, segment: Segment, stored: Stored[Forwarding], revision: int

@@ -84,12 +84,12 @@ class Events:
 
     async def list(self, *, after: int = 0, limit: int = 100) -> tuple[Event, ...]:
         """Return the oldest `limit` events with a sequence above `after`."""
-        events = _in_order((await self._store.list(keys.EVENTS)).items)
+        events = in_order((await self._store.list(keys.EVENTS)).items)
         return tuple(event for event in events if event.sequence > after)[:limit]
 
     async def latest(self, limit: int = 100) -> tuple[Event, ...]:
         """Return the newest events, oldest of them first."""
-        events = _in_order((await self._store.list(keys.EVENTS)).items)
+        events = in_order((await self._store.list(keys.EVENTS)).items)
         return tuple(events[-limit:]) if limit > 0 else ()
 
     async def follow(self, after: int | None = None) -> AsyncGenerator[Event, None]:
@@ -105,7 +105,7 @@ class Events:
                     if isinstance(change, Reset)
                     else [item for item in change.puts_and_deletes if isinstance(item, Item)]
                 )
-                for event in _in_order(items):
+                for event in in_order(items):
                     if event.sequence > after:
                         yield event
                 after = max(after, change.revision)
@@ -119,7 +119,8 @@ class Events:
         return len(surplus)
 
 
-def _in_order(items: Iterable[Item]) -> list[Event]:
+def in_order(items: Iterable[Item]) -> list[Event]:
+    """Return the events that the items are; broken ones are left out and reported."""
     found = [
         replace(event, sequence=item.created)
         for item in items

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -44,14 +44,21 @@ class Sighted:
 class GatewayBoard:
     """The last beat, state and reports of every gateway, and who forwards."""
 
-    def __init__(self, store: Store, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock = time.monotonic,
+        told: Callable[[object], None] = lambda _: None,
+    ) -> None:
         self._store = store
+        self._told = told  # of each change, once it is here
         self._clock = clock
         self._beats: dict[str, Sighted] = {}
         self._states: dict[str, GatewayState] = {}
         self._records: dict[str, tuple[Stored[Forwarding], float]] = {}
         self._troubles: dict[str, dict[str, Trouble]] = {}
         self._stations: dict[str, dict[str, StationBatch]] = {}
+        self._frozen: dict[str, dict[str, tuple[Station, ...]]] = {}  # as `_stations`
         self._revision = 0
         self._begun_at = math.inf
         self._last_heard = -math.inf
@@ -62,6 +69,7 @@ class GatewayBoard:
         async with aclosing(self._store.follow(keys.GATEWAYS)) as changes:
             async for change in changes:
                 self.take(change)
+                self._told(change)
 
     def take(self, change: object) -> None:
         """Apply what the store's watch yields."""
@@ -165,6 +173,11 @@ class GatewayBoard:
         batches = self._stations.get(segment, {}).values()
         return {station.mac: station for batch in batches for station in batch.stations}
 
+    def frozen(self, segment: str, now: float) -> list[Station]:
+        """Return the machines that are held to be on the LAN of a segment, as of a wall clock."""
+        batches = self._frozen.get(segment, {}).values()
+        return [each for batch in batches for each in batch if each.is_frozen(now)]
+
     def _reset(self, items: tuple[Item, ...]) -> None:
         now = self._clock()
         self._begun_at = min(self._begun_at, now)
@@ -178,6 +191,7 @@ class GatewayBoard:
                 self._forget(key)
         self._troubles.clear()
         self._stations.clear()
+        self._frozen.clear()
         for item in items:
             self._put(item, came=False)
 
@@ -198,6 +212,8 @@ class GatewayBoard:
             segment, batch = _parts(item.key)
             for stations in _decoded(records.station_batches, item):
                 self._stations.setdefault(segment, {})[batch] = stations
+                frozen = tuple(each for each in stations.stations if each.frozen_at)
+                self._frozen.setdefault(segment, {})[batch] = frozen
 
     def _put_beat(self, beat: Beat, revision: int, *, came: bool) -> None:
         self._revision = max(self._revision, revision)
@@ -232,6 +248,8 @@ class GatewayBoard:
                 self._troubles if key.startswith(keys.TROUBLES) else self._stations  # type: ignore[assignment]
             )
             holder.get(segment, {}).pop(part, None)
+            if key.startswith(keys.STATIONS):
+                self._frozen.get(segment, {}).pop(part, None)
 
 
 def _parts(key: str) -> tuple[str, str]:

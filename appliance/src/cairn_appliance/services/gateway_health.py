@@ -32,8 +32,20 @@ class GatewayHealths:
         """Return what is wrong; nothing while it can't be known yet."""
         if self._board.listens_s < _LISTENS_S:
             return ()
-        segments = sorted(self._netmaps.snapshot.segments.values(), key=lambda each: each.name)
-        return problems_of_gateways(tuple(map(self._health, segments)))
+        return problems_of_gateways(tuple(map(self._health, self._segments())))
+
+    def problems_by_segment(self) -> list[tuple[Segment, Problem]]:
+        """Return the same, with whose problem it is."""
+        if self._board.listens_s < _LISTENS_S:
+            return []
+        return [
+            (segment, problem)
+            for segment in self._segments()
+            for problem in problems_of_gateways((self._health(segment),))
+        ]
+
+    def _segments(self) -> list[Segment]:
+        return sorted(self._netmaps.snapshot.segments.values(), key=lambda each: each.name)
 
     def why_not(self, status: GatewayStatus) -> str:
         """Return why a gateway can't forward; empty where it can."""

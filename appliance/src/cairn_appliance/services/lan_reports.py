@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import zlib
 from dataclasses import dataclass, replace
+from functools import partial
 
 from cairn_agent.protocol import gateway as wire
 
-from cairn_appliance.domain.errors import Clash, Invalid
+from cairn_appliance.domain.errors import Clash, Invalid, NotFound
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.gateway import (
     ALARMS,
@@ -82,6 +83,24 @@ class _Table:
         found = (each for each in self.stations.values() if _batch_of(each.mac) == name)
         return tuple(sorted(found, key=lambda each: each.mac))
 
+    def leave(self, mac: str, now: float) -> None:
+        """Note that one isn't heard any more.
+
+        Where it was is kept for a while: the LAN that it went to may report it after this, and
+        that is a move all the same.
+        """
+        known = self.stations.get(mac)
+        if known is None or known.is_gone:
+            return
+        if sum(each.is_gone for each in self.stations.values()) < self.segment.guards.mac_limit:
+            self.put(replace(known, is_gone=True, since=now))
+        else:
+            self.drop(mac)
+
+    def count(self, now: float) -> int:
+        """Return how many are on the LAN."""
+        return sum(each.is_here(now) for each in self.stations.values())
+
     def drop(self, mac: str) -> None:
         if self.stations.pop(mac, None) is not None:
             self.dirty.add(_batch_of(mac))
@@ -140,12 +159,43 @@ class LanReports:
 
     def on(self, segment: str) -> list[Station]:
         """Return the machines on a segment's LAN, as far as this replica has seen."""
-        stations = self._board.stations(segment)
-        return [stations[mac] for mac in sorted(stations)]
+        stations, now = self._board.stations(segment), self._clock()
+        return [stations[mac] for mac in sorted(stations) if stations[mac].is_here(now)]
+
+    async def unfreeze(self, segment: Segment, mac: str, by: Actor) -> Station:
+        """Let a frozen machine be on any LAN again; raise NotFound. One that isn't frozen stays."""
+        mac = mac.lower()
+
+        async def attempt() -> Station:
+            table = await self._table(segment)
+            known = table.stations.get(mac)
+            if known is None:
+                raise NotFound(
+                    f"there is no machine {mac} on the LAN of segment {segment.name}",
+                    f"see `cairn gateway stations {segment.name}`; it is frozen where it is listed",
+                )
+            if not known.is_frozen(self._clock()):
+                return known
+            thawed = known.thawed()
+            if thawed.is_gone:
+                table.drop(mac)
+            else:
+                table.put(thawed)
+            text = f"{mac} on segment {segment.name} may be on other LANs again"
+            entry = self._journal.entry(
+                "lan_station_unfrozen", text, by, vsubnet=segment.vsubnet, segment=segment.id
+            )
+            await self._write([table], entry)
+            return thawed
+
+        return await until_committed(attempt)
 
     async def tidy(self) -> None:
-        """Forget troubles that are over."""
+        """Forget troubles that are over, and machines that are gone for good."""
         now = self._clock()
+        for segment in list(self._netmaps.snapshot.segments.values()):
+            if any(each.is_over(now) for each in self._board.stations(segment.id).values()):
+                await until_committed(partial(self._tidy_stations, segment))
         for item in (await self._store.list(keys.TROUBLES)).items:
             for trouble in records.troubles.decode_all([item], records.quarantine):
                 if trouble.is_over(now):
@@ -153,6 +203,12 @@ class LanReports:
                     await self._store.commit([compare], [Delete(item.key)])
         self._events.tidy()
         self._reports.tidy()
+
+    async def _tidy_stations(self, segment: Segment) -> None:
+        table, now = await self._table(segment), self._clock()
+        for mac in [mac for mac, each in table.stations.items() if each.is_over(now)]:
+            table.drop(mac)
+        await self._write([table])
 
     async def _tell(
         self, segment: Segment, node: str, code: str, detail: str, address: str, count: int
@@ -213,7 +269,7 @@ class LanReports:
         if body.is_full:
             gone |= own.stations.keys() - seen.keys()
         for mac in gone:
-            own.drop(mac)
+            own.leave(mac, self._clock())
         members = self._members_by_address(segment.vsubnet)
         for mac, station in sorted(seen.items()):
             if mac in members:
@@ -233,14 +289,12 @@ class LanReports:
     def _is_news(self, segment: Segment, body: wire.StationReport) -> bool:
         """Return whether anything of the report is new to this replica: most is not."""
         known = self._board.stations(segment.id)
-        if any(mac.lower() in known for mac in body.gone):
+        here = {mac: each.ips for mac, each in known.items() if not each.is_gone}
+        if any(mac.lower() in here for mac in body.gone):
             return True
-        if body.is_full and known.keys() - {each.mac.lower() for each in body.seen}:
+        if body.is_full and here.keys() - {each.mac.lower() for each in body.seen}:
             return True
-        return any(
-            each.mac.lower() not in known or known[each.mac.lower()].ips != few(tuple(each.ips))
-            for each in body.seen
-        )
+        return any(here.get(each.mac.lower()) != few(tuple(each.ips)) for each in body.seen)
 
     def _place(
         self, own: _Table, others: list[_Table], mac: str, ips: tuple[str, ...]
@@ -250,13 +304,13 @@ class LanReports:
         if not is_station(mac):
             return None
         known = own.stations.get(mac)
-        if known is None:
+        if known is None or not known.is_here(now):
             elsewhere = next((table for table in others if mac in table.stations), None)
             if elsewhere is None:
-                if len(own.stations) >= own.segment.guards.mac_limit:
+                if own.count(now) >= own.segment.guards.mac_limit:
                     limit = own.segment.guards.mac_limit
                     return "mac_limit", f"more than {limit} machines; {mac} is left out"
-                known = Station(mac, since=now)
+                known = replace(known or Station(mac), since=now)
             else:
                 before = elsewhere.stations[mac]
                 if before.is_frozen(now):
@@ -269,7 +323,7 @@ class LanReports:
                         f"from segment {elsewhere.segment.name}: it is frozen there"
                     )
                 elsewhere.drop(mac)
-        own.put(replace(known, ips=ips))
+        own.put(replace(known, ips=ips, is_gone=False))
         return None
 
     def _members_by_address(self, vsubnet: str) -> dict[str, str]:
@@ -288,7 +342,7 @@ class LanReports:
                 stations.update({station.mac: station for station in batch.stations})
         return _Table(segment, revisions, stations, set())
 
-    async def _write(self, tables: list[_Table]) -> None:
+    async def _write(self, tables: list[_Table], *entries: Put) -> None:
         """Write batch by batch; one that has moved is in the same batch of both segments."""
         for batch in sorted(set().union(*(table.dirty for table in tables))):
             compares, writes = [], list[Put | Delete]()
@@ -300,7 +354,7 @@ class LanReports:
                 stations = table.batch(batch)
                 value = records.station_batches.encode(StationBatch(stations))
                 writes.append(Put(key, value) if stations else Delete(key))
-            await self._store.commit(compares, writes)
+            await self._store.commit(compares, [*writes, *entries])
 
 
 def _batch_of(mac: str) -> str:

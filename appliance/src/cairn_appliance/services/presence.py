@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from cairn_appliance.domain.node import Presence
 from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.services.news import What
 from cairn_appliance.store import keys
 from cairn_appliance.store.codec import Codec
 from cairn_appliance.store.port import (
@@ -53,8 +55,15 @@ _batches = Codec(_Batch)
 class PresenceBoard:
     """What this replica sees, and what the others have written."""
 
-    def __init__(self, store: Store, replica: str, clock: Clock = wall_clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        replica: str,
+        clock: Clock = wall_clock,
+        changed: Callable[[What, Iterable[str]], None] = lambda _what, _ids: None,
+    ) -> None:
         self._store = store
+        self._changed = changed
         self._replica = replica
         self._clock = clock
         self._mine: dict[str, Presence] = {}
@@ -125,6 +134,8 @@ class PresenceBoard:
         new = replace(old, last_seen=now, **changes)  # type: ignore[arg-type]
         if new.connected != old.connected:
             new = replace(new, since=now)
+            self._changed("nodes", [node])
+            self._changed("topology", [node])
         self._mine[node] = new
         self._dirty.add(_batch_of(node))
 
@@ -189,8 +200,13 @@ class PresenceBoard:
         if item.key.startswith(own):
             return
         for batch in _batches.decode_all([item], quarantine):
+            before = {each.node: each.connected for each in self._others.get(item.key, ())}
             self._forget_batch(item.key)
             self._others[item.key] = batch.presences
+            now = {each.node: each.connected for each in batch.presences}
+            if turned := [node for node, _ in before.items() ^ now.items()]:
+                self._changed("nodes", turned)
+                self._changed("topology", turned)
             for presence in batch.presences:
                 self._others_of.setdefault(presence.node, {})[item.key] = presence
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 
 from cairn_agent.protocol import netmap as wire
+from prometheus_client import Histogram
 
 from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.netmap.feed import Feed
@@ -38,6 +39,7 @@ IN_A_HURRY_MAX_MS = 1500  # where this replica is cut off: elsewhere within 5 s 
 _BATCH_MAX = 1000
 ANSWER_S = 1.5  # a machine that lives has acknowledged a heartbeat by then
 _LOOK_S = 0.02
+_FAN_OUT_BUCKETS = (0.06, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 HeardS = Callable[[], float]
 Change = Reset | Events | Progress
@@ -46,8 +48,15 @@ Change = Reset | Events | Progress
 class Streams:
     """Feeds the netmaps from the store and every open stream from the netmaps."""
 
-    def __init__(self, store: Store, netmaps: Netmaps, presence: PresenceBoard) -> None:
+    def __init__(
+        self,
+        store: Store,
+        netmaps: Netmaps,
+        presence: PresenceBoard,
+        told: Callable[[Change], None] = lambda _: None,
+    ) -> None:
         self._store = store
+        self._told = told  # of each change, once the netmaps have it
         self._netmaps = netmaps
         self._presence = presence
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
@@ -58,6 +67,12 @@ class Streams:
         self._sent_away = 0  # how often
         self._spread_ms = GO_AWAY_MAX_MS  # over which those who are sent away come elsewhere
         self.count = 0
+        self.fan_out = Histogram(
+            "cairn_netmap_fan_out_seconds",
+            "From a change of the store, as seen here, until every stream concerned was woken",
+            buckets=_FAN_OUT_BUCKETS,
+            registry=None,
+        )
 
     @property
     def is_loaded(self) -> bool:
@@ -196,16 +211,20 @@ class Streams:
         not_before = 0.0  # the next round with news
         while True:
             batch = [await changes.get()]
+            came = clock()
             if not isinstance(batch[0], Progress):
                 await asyncio.sleep(max(COALESCE_S, not_before - clock()))
             while not changes.empty():
                 batch.append(changes.get_nowait())
             concerned = self._netmaps.take(batch) & self._waiting.keys()
+            for change in batch:
+                self._told(change)
             async with self._moved:
                 self._moved.notify_all()
             begun = clock()
             await self._wake_in_turns(concerned)
             if concerned:
+                self.fan_out.observe(clock() - came)
                 not_before = clock() + _rest_s(len(concerned), clock() - begun)
 
     async def _wake_in_turns(self, node_ids: set[str]) -> None:

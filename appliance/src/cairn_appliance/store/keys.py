@@ -38,8 +38,15 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/users/<user>                         operator
     /cairn/1/sessions/<hash of the secret>        operator's session
     /cairn/1/login-failures/<user>                wrong passwords of late
+    /cairn/1/credentials/<user>                   last login; TOTP, sealed; recovery codes, hashed
+    /cairn/1/api-tokens/<hash of the string>      what a program signs in with
     /cairn/1/idempotency/<hash>                   answer to a POST, sealed under its Idempotency-Key
     /cairn/1/events/<event>                       IDs sort by time
+    /cairn/1/audit/<appliance>/<12 digits>        a record of the audit, in order
+    /cairn/1/audit/<appliance>/head               where that chain begins and ends, signed
+    /cairn/1/outputs/receivers                    who outside is told of events
+    /cairn/1/outputs/sender                       which replica sends, under its lease
+    /cairn/1/outputs/deliveries/<receiver>        how far a receiver has been told
     /cairn/1/gateways/beats/<node>                last beat: twice a second, so not in the map
     /cairn/1/gateways/states/<node>               what it said of its segments, for people
     /cairn/1/gateways/forwardings/<segment>       who forwards, in which term
@@ -101,8 +108,15 @@ TOKENS = ROOT + "tokens/"
 USERS = ROOT + "users/"
 SESSIONS = ROOT + "sessions/"
 LOGIN_FAILURES = ROOT + "login-failures/"
+CREDENTIALS = ROOT + "credentials/"
+API_TOKENS = ROOT + "api-tokens/"
 IDEMPOTENCY = ROOT + "idempotency/"
 EVENTS = ROOT + "events/"
+AUDIT = ROOT + "audit/"
+OUTPUTS = ROOT + "outputs/"
+RECEIVERS = OUTPUTS + "receivers"
+SENDER = OUTPUTS + "sender"
+DELIVERIES = OUTPUTS + "deliveries/"
 PRESENCE = ROOT + "presence/"
 REPLICAS = ROOT + "replicas/"
 
@@ -306,6 +320,16 @@ def login_failures(user_id: str) -> str:
     return LOGIN_FAILURES + _id(user_id)
 
 
+def credentials(user_id: str) -> str:
+    """Return the key of what an operator has beside the password."""
+    return CREDENTIALS + _id(user_id)
+
+
+def api_token(secret_hash: str) -> str:
+    """Return the key of an API token, by the hash of its string."""
+    return API_TOKENS + _id(secret_hash)
+
+
 def idempotency(key_hash: str) -> str:
     """Return the key of the answer to a POST, by the hash of who sent it with which key."""
     return IDEMPOTENCY + _id(key_hash)
@@ -314,6 +338,21 @@ def idempotency(key_hash: str) -> str:
 def event(event_id: str) -> str:
     """Return the key of an event; event IDs sort by time."""
     return EVENTS + _id(event_id)
+
+
+def audit_of(appliance_name: str) -> str:
+    """Return the prefix of one appliance's audit."""
+    return f"{AUDIT}{_id(appliance_name)}/"
+
+
+def audit_record(appliance_name: str, index: int) -> str:
+    """Return the key of a record; the keys of a chain sort by index, its head last."""
+    return f"{audit_of(appliance_name)}{index:012d}"
+
+
+def audit_head(appliance_name: str) -> str:
+    """Return the key of a chain's head."""
+    return audit_of(appliance_name) + "head"
 
 
 def presence_of(replica_id: str) -> str:
@@ -331,9 +370,19 @@ def replica(replica_id: str) -> str:
     return REPLICAS + _id(replica_id)
 
 
+def delivery(receiver_id: str) -> str:
+    """Return the key of how far a receiver of events has been told."""
+    return DELIVERIES + _id(receiver_id)
+
+
 def last_part(key: str) -> str:
     """Return what follows the last slash: the ID, for keys that end in one."""
     return key.rpartition("/")[2]
+
+
+def is_id(text: str) -> bool:
+    """Return whether it may be a part of a key."""
+    return _ID.fullmatch(text) is not None
 
 
 def _id(text: str) -> str:

@@ -95,6 +95,8 @@ class FakeAppliance:
         self.certificate_life = timedelta(days=30)
         self.node_id = ""
         self.stream_queries: list[str] = []
+        self.takes_reports = True  # one that is a version older doesn't
+        self.reports: list[dict[str, Any]] = []
         self._directory = directory
         self._server: asyncio.Server | None = None
         self._streams: set[asyncio.Queue[bytes]] = set()
@@ -182,7 +184,11 @@ class FakeAppliance:
                     await self._say(writer, 403, {"title": "no", "status": 403, "code": "no_cert"})
                 elif method == "GET":
                     self.stream_queries.append(target.partition("?")[2])
-                    await self._stream(writer)
+                    reading = asyncio.create_task(self._read_reports(reader))
+                    try:
+                        await self._stream(writer)
+                    finally:
+                        reading.cancel()
                     return
                 else:
                     self.requests.append((path, body))
@@ -233,7 +239,8 @@ class FakeAppliance:
 
     async def _stream(self, writer: asyncio.StreamWriter) -> None:
         queue: asyncio.Queue[bytes] = asyncio.Queue()
-        head = f"HTTP/1.1 200 OK\r\n{self._date()}transfer-encoding: chunked\r\n\r\n"
+        takes = "cairn-reports: 1\r\n" if self.takes_reports else ""
+        head = f"HTTP/1.1 200 OK\r\n{self._date()}{takes}transfer-encoding: chunked\r\n\r\n"
         writer.write(head.encode())
         self._streams.add(queue)
         try:
@@ -245,6 +252,10 @@ class FakeAppliance:
             writer.write(b"0\r\n\r\n")
         finally:
             self._streams.discard(queue)
+
+    async def _read_reports(self, reader: asyncio.StreamReader) -> None:
+        while line := await reader.readline():
+            self.reports.append(json.loads(line))
 
     def _date(self) -> str:
         now = datetime.now(UTC) + self.date_skew

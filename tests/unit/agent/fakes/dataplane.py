@@ -23,6 +23,8 @@ class FakeDataPlane:
         self.refuse_apply: str | None = None
         self.is_silent = False
         self.peers: list[dict[str, Any]] = []
+        self.probes = 0
+        self.answers_probes = True
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -90,7 +92,10 @@ class FakeDataPlane:
                     "vsubnets": [{"vni": vni, "peers": self.peers} for vni in vnis],
                 }
             case "probe":
-                return {"rtt_us": 420, "endpoint": "192.0.2.2:8002"}
+                self.probes += 1
+                if self.answers_probes:
+                    return {"rtt_us": 420, "endpoint": "192.0.2.2:8002"}
+                return {"ok": False, "error": {"code": "timeout", "message": "no answer; look"}}
             case "gate":
                 return self._gate(request)
             case "forget":

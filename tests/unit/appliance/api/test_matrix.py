@@ -6,8 +6,15 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from cairn_appliance.api.ops_v1.matrix import MATRIX, PUBLIC, find
-from cairn_appliance.domain.access import Role
+from cairn_appliance.api.ops_v1.gate import SESSION_COOKIE
+from cairn_appliance.api.ops_v1.matrix import (
+    BEFORE_PASSWORD_CHANGE,
+    MATRIX,
+    PERSONS_ONLY,
+    PUBLIC,
+    find,
+)
+from cairn_appliance.domain.access import Role, csrf_of
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
@@ -15,7 +22,8 @@ from tests.unit.appliance.operations import Operations, operations
 
 ROLES = list(Role)
 # A stream does not end: the gate is the same, and tests of the stream are elsewhere.
-CALLED = [entry for entry in MATRIX if entry != ("GET", "/api/v1/events/stream")]
+STREAMS = {entry for entry in MATRIX if entry[1].endswith("/stream")}
+CALLED = [entry for entry in MATRIX if entry not in STREAMS]
 GUARDED = [entry for entry in MATRIX if MATRIX[entry] is not PUBLIC]
 
 
@@ -36,6 +44,12 @@ def url(path: str) -> str:
         backup="b1",
         segment="lan",
         task="t9",
+        user="nobody",
+        session="0" * 16,
+        api_token="0" * 16,
+        a="web-1",
+        b="web-2",
+        mac="02:00:00:00:00:07",
     )
 
 
@@ -83,19 +97,76 @@ async def test_without_a_session_nothing_is_answered(
             assert answer.json()["code"] in ("not_signed_in", "session_ended")
 
 
+async def refused(client: httpx.AsyncClient, headers: dict[str, str]) -> set[tuple[str, str]]:
+    """Call everything there is, with no body, and return what was refused at the gate."""
+    found = set()
+    for method, path in sorted(CALLED, key=lambda entry: entry[1].endswith("logout")):
+        answer = await client.request(method, url(path), headers=headers, content=b"{")
+        if answer.status_code in (401, 403):
+            found.add((method, path))
+    return found
+
+
+def above(role: Role) -> set[tuple[str, str]]:
+    """Return what the matrix keeps from a role."""
+    kept = {entry: needed for entry in CALLED if (needed := MATRIX[entry]) is not PUBLIC}
+    return {entry for entry, needed in kept.items() if ROLES.index(needed) > ROLES.index(role)}
+
+
 async def test_each_role_may_what_the_matrix_says_and_no_more(
     user: tuple[Role, httpx.AsyncClient],
 ) -> None:
     role, client = user
-    wrong = []
-    for method, path in sorted(CALLED, key=lambda entry: entry[1].endswith("logout")):
-        needed = MATRIX[method, path]
-        answer = await client.request(method, url(path), content=b"{")
-        may = needed is PUBLIC or ROLES.index(role) >= ROLES.index(needed)
-        if (answer.status_code not in (401, 403)) is not may:
-            wrong.append((method, path, answer.status_code))
 
-    assert wrong == []
+    assert await refused(client, {}) == above(role)
+
+
+async def test_each_role_may_the_same_by_a_cookie(ops: Operations) -> None:
+    for role in ROLES:
+        await ops.add_user(f"the-{role}", role)
+        token = await ops.session(f"the-{role}")
+        cookie = {"Cookie": f"{SESSION_COOKIE}={token}"}
+        async with ops.client() as client:
+            changes = {each for each in CALLED if each[0] not in ("GET", "HEAD")}
+            guarded = {each for each in changes if MATRIX[each] is not PUBLIC}
+
+            assert await refused(client, cookie) == guarded | above(role)
+            with_csrf = {**cookie, "X-CSRF-Token": csrf_of(token)}
+            assert await refused(client, with_csrf) == above(role)
+
+
+@pytest.mark.parametrize("scope", ROLES)
+@pytest.mark.parametrize("owner", ROLES)
+async def test_an_api_token_may_what_both_its_scope_and_its_owner_may(
+    ops: Operations, owner: Role, scope: Role
+) -> None:
+    await ops.add_user("owner", owner)
+    may = min(owner, scope, key=ROLES.index)
+    async with ops.client(await ops.api_token(scope, "owner")) as client:
+        assert await refused(client, {}) == above(may) | PERSONS_ONLY
+
+
+async def test_what_only_persons_may(ops: Operations) -> None:
+    assert {path for _, path in PERSONS_ONLY} == {
+        "/api/v1/session/password",
+        "/api/v1/session/totp",
+        "/api/v1/session/totp/confirm",
+        "/api/v1/session/totp/remove",
+        "/api/v1/sessions/{session}",
+        "/api/v1/users",
+        "/api/v1/users/{user}",
+        "/api/v1/api-tokens",
+        "/api/v1/api-tokens/{api_token}",
+    }
+
+
+async def test_who_must_change_the_password_may_nothing_else(ops: Operations) -> None:
+    await ops.add_user("fresh", Role.ADMIN, must_change_password=True)
+    async with ops.client(await ops.session("fresh")) as client:
+        assert await refused(client, {}) == {*GUARDED} - BEFORE_PASSWORD_CHANGE - STREAMS
+        answer = await client.get("/api/v1/status")
+    assert answer.status_code == 401  # the last call was the logout
+    assert len(BEFORE_PASSWORD_CHANGE) == 3
 
 
 async def test_a_role_that_is_too_low_is_told_which_one_is_needed(ops: Operations) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 
 import httpx
 from cairn_agent.protocol.token import decode_token
 from cairn_appliance.api.ops_v1.matrix import MATRIX
+from cairn_appliance.domain import totp
+from cairn_appliance.domain.access import Role
+from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.services.segments import ProbeKeys
 from cairn_appliance.services.vsubnets import Epochs
 from cairn_appliance.store import keys, records
@@ -37,6 +41,15 @@ async def secrets_of(ops: Operations, token_text: str, session: str) -> dict[str
             secret = Epochs(ops.sealer).open(stored.vsubnet, epoch.epoch, epoch.sealed)
             found[f"PSK {epoch.epoch}"] = secret
             found[f"PSK {epoch.epoch} in hex"] = base64.b64decode(secret).hex()
+    for item in (await ops.store.list(keys.CREDENTIALS)).items:
+        known = records.credentials.decode(item)
+        if known.totp:
+            found["sealed TOTP secret"] = known.totp
+            secret = ops.sealer.open("totp/admin", base64.b64decode(known.totp))
+            found["TOTP secret"] = totp.base32(secret)
+            found["hash of a recovery code"] = known.recovery[0]
+    for item in (await ops.store.list(keys.API_TOKENS)).items:
+        found["hash of an API token"] = keys.last_part(item.key)
     for item in (await ops.store.list(keys.PROBE_KEYS)).items:
         sealed = records.probe_keys.decode(item)
         found["sealed probe key"] = sealed.sealed
@@ -51,6 +64,11 @@ def seen(secrets: dict[str, str], answer: httpx.Response) -> set[str]:
 
 async def test_no_answer_holds_a_secret(ops: Operations) -> None:
     session = await ops.login()
+    second = ops.app.state.ops.access.second_factor
+    secret = base64.b32decode((await second.offer("admin")).secret)
+    code = totp.code_at(secret, int(ops.clock() // totp.STEP_S))
+    codes = await second.confirm("admin", code, SYSTEM)
+    api_token = await ops.api_token(Role.ADMIN)
     async with ops.client(session) as client:
         body = {"name": "office", "prefixes": ["10.7.0.0/24"]}
         answers = [await client.post("/api/v1/vsubnets", json=body)]
@@ -73,6 +91,12 @@ async def test_no_answer_holds_a_secret(ops: Operations) -> None:
                 backup="b1",
                 segment="lan",
                 task="t9",
+                user="admin",
+                session="0" * 16,
+                api_token="0" * 16,
+                mac="02:00:00:00:00:07",
+                a="web-1",
+                b="web-2",
             )
             for content in (None, b"{", b'{"name": "\xff', PASSWORD.encode()):
                 answers.append(await client.request(method, url, content=content))
@@ -81,8 +105,9 @@ async def test_no_answer_holds_a_secret(ops: Operations) -> None:
         missing = {"name": 7, "password": PASSWORD}
         answers.append(await client.post("/api/v1/login", json=missing))
         secrets = await secrets_of(ops, token_text, session)
+        secrets |= {"API token": api_token, "recovery code": codes[0]}
 
-    assert len(secrets) >= 13
+    assert len(secrets) >= 19
     assert [each.status_code for each in answers[1:3]] == [201, 201]
     assert len({answer.status_code for answer in answers}) > 4
     leaks = {(str(a.request.url), what) for a in answers for what in seen(secrets, a)}
@@ -112,3 +137,27 @@ async def test_the_store_holds_neither_tokens_nor_sessions(ops: Operations) -> N
 
     for secret in (session, session.removeprefix("cs1_"), token, decode_token(token).secret):
         assert secret not in content
+
+
+async def test_the_store_holds_no_code_no_api_token_and_no_password(ops: Operations) -> None:
+    """Nor a plain hash of a password, which could be guessed at without end."""
+    second = ops.app.state.ops.access.second_factor
+    offered = await second.offer("admin")
+    secret = base64.b32decode(offered.secret)
+    code = totp.code_at(secret, int(ops.clock() // totp.STEP_S))
+    codes = await second.confirm("admin", code, SYSTEM)
+    body = b'{"name":"bob","role":"viewer","password":"a long password of bob"}'
+    async with ops.client(await ops.session()) as client:
+        headers = {"Idempotency-Key": "0123456789abcdef", "Content-Type": "application/json"}
+        made = await client.post("/api/v1/users", content=body, headers=headers)
+        again = await client.post("/api/v1/users", content=body, headers=headers)
+        api = await client.post("/api/v1/api-tokens", json={"name": "ci", "scope": "viewer"})
+    assert [each.status_code for each in (made, again, api)] == [201, 201, 201]
+
+    content = b"".join(item.key.encode() + item.value for item in (await ops.store.list("/")).items)
+
+    text = api.json()["token"]
+    asked = hashlib.sha256(b"POST /api/v1/users?\n" + body).hexdigest()
+    for told in (offered.secret, secret.hex(), text, text[4:], *codes, "password of bob", asked):
+        assert told.encode() not in content
+    assert hashlib.sha256(text.encode()).hexdigest().encode() in content

@@ -140,7 +140,7 @@ def test_a_vsubnet_gets_a_new_secret(live: Live, logged_in: Shell) -> None:
     logged_in.ok(*OFFICE)
     told = logged_in.ok("vsubnet", "rotate", "office")
     assert "epoch 2; the old one is accepted for another 10 minutes" in " ".join(told.split())
-    told = logged_in.ok("vsubnet", "rotate", "office", "--revoke-now")
+    told = logged_in.ok("vsubnet", "rotate", "office", "--revoke-now", "--yes")
     assert "epoch 3; the old one is over" in " ".join(told.split())
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
+import zlib
 
 from cairn_agent.protocol import gateway as wire
+from cairn_appliance.domain.gateway import Station, StationBatch
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.services.vsubnets import VSubnetOrder
-from cairn_appliance.store import keys
-from cairn_appliance.store.port import Reset
+from cairn_appliance.store import keys, records
+from cairn_appliance.store.port import Put, Reset
 
 from tests.unit.appliance.cli.conftest import Live, Shell
 
@@ -141,6 +143,25 @@ def test_stations_are_listed(live: Live, logged_in: Shell) -> None:
     live.do(live.operations.services.lan_reports.stations(first, report, ""))
     look(live)
     assert "10.7.0.77" in logged_in.ok("gateway", "stations", "lan")
+
+
+def test_a_frozen_station_is_shown_and_let_go(live: Live, logged_in: Shell) -> None:
+    segment, _, _ = office(live, logged_in)
+    mac, now = "02:00:00:00:00:07", time.time()
+    frozen = StationBatch((Station(mac, since=now, moves=(now,) * 5, frozen_at=now),))
+    batch = f"{zlib.crc32(mac.encode()) % 64:02d}"
+    put = Put(keys.stations(segment, batch), records.station_batches.encode(frozen))
+    live.do(live.operations.store.commit([], [put]))
+    look(live)
+    assert "frozen: moved too often" in logged_in.ok("gateway", "stations", "lan")
+    missing = logged_in("gateway", "unfreeze", "lan", "02:00:00:00:00:09")
+    assert missing.code == 2
+    assert "there is no machine 02:00:00:00:00:09" in missing.err
+    told = logged_in.ok("gateway", "unfreeze", "lan", mac.upper())
+    assert told == f"{mac} may be on any LAN of red again.\n"
+    look(live)
+    assert "frozen" not in logged_in.ok("gateway", "stations", "lan")
+    assert "lan_station_unfrozen" in logged_in.ok("event", "list", "--json")
 
 
 def answer(live: Live, node: str, *, is_go: bool, error: str = "") -> threading.Thread:

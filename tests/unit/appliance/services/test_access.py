@@ -14,15 +14,19 @@ from cairn_appliance.domain.access import (
     WrongLogin,
 )
 from cairn_appliance.domain.errors import CairnError, Invalid
-from cairn_appliance.services.access import Access, create_user, new_password
+from cairn_appliance.pki.sealing import Sealer, new_kek
+from cairn_appliance.services.access import Access, Caller
 from cairn_appliance.services.events import Events
+from cairn_appliance.services.passwords import new_password
+from cairn_appliance.services.users import create_user
 from cairn_appliance.store import keys
 from cairn_appliance.store.memory import MemoryStore
 from cairn_appliance.store.port import Delete, Put, Unavailable
 
 from tests.unit.appliance.operations import PASSWORD, Clock, Operations, operations
 
-HERE = "192.0.2.50"
+ADDRESS = "192.0.2.50"
+HERE = Caller(ADDRESS, "test")
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ async def ops() -> Operations:
 @pytest.fixture
 def access(ops: Operations) -> Access:
     """Return the service on the same store and clock."""
-    return Access(ops.store, now=ops.clock)
+    return Access(ops.store, ops.sealer, now=ops.clock)
 
 
 async def test_the_right_password_opens_a_session(access: Access) -> None:
@@ -82,7 +86,7 @@ async def test_a_lock_is_an_event(ops: Operations, access: Access) -> None:
 
     locked = [e for e in await Events(ops.store).latest() if e.kind == "account_locked"]
 
-    assert [(event.by.name, event.by.address) for event in locked] == [("admin", HERE)]
+    assert [(event.by.name, event.by.address) for event in locked] == [("admin", ADDRESS)]
 
 
 async def test_the_right_password_forgets_the_wrong_ones(access: Access) -> None:
@@ -94,7 +98,7 @@ async def test_the_right_password_forgets_the_wrong_ones(access: Access) -> None
 
 
 async def test_guesses_made_at_once_are_all_counted(access: Access) -> None:
-    guesses = [access.login("admin", "wrong", f"192.0.2.{n}") for n in range(12)]
+    guesses = [access.login("admin", "wrong", Caller(f"192.0.2.{n}")) for n in range(12)]
     outcomes = await asyncio.gather(*guesses, return_exceptions=True)
 
     checked = [outcome for outcome in outcomes if isinstance(outcome, WrongLogin)]
@@ -115,10 +119,10 @@ async def test_an_unknown_user_is_locked_as_a_known_one(ops: Operations, access:
 @pytest.mark.parametrize(
     ("first", "second", "is_one"),
     [
-        pytest.param(HERE, HERE, True, id="an address"),
+        pytest.param(ADDRESS, ADDRESS, True, id="an address"),
         pytest.param("2001:db8:1:2::1", "2001:db8:1:2::ffff", True, id="a /64"),
         pytest.param("2001:db8:1:2::1", "2001:db8:1:3::1", False, id="two of a /48"),
-        pytest.param(HERE, "192.0.2.51", False, id="two IPv4 addresses"),
+        pytest.param(ADDRESS, "192.0.2.51", False, id="two IPv4 addresses"),
     ],
 )
 async def test_an_address_has_twenty_logins_a_minute(
@@ -126,13 +130,13 @@ async def test_an_address_has_twenty_logins_a_minute(
 ) -> None:
     for number in range(20):
         with pytest.raises(WrongLogin):
-            await access.login(f"nobody{number}", "wrong", first)
+            await access.login(f"nobody{number}", "wrong", Caller(first))
 
     expected: type[CairnError] = TooManyLogins if is_one else WrongLogin
     with pytest.raises(expected):
-        await access.login("somebody", "wrong", second)
+        await access.login("somebody", "wrong", Caller(second))
     ops.clock.advance(60)
-    assert await access.login("admin", PASSWORD, first)
+    assert await access.login("admin", PASSWORD, Caller(first))
 
 
 async def test_a_session_ends_after_half_an_hour_without_use(
@@ -258,7 +262,8 @@ async def test_a_user_is_created_once() -> None:
 
     with pytest.raises(UserExists):
         await create_user(store, "admin", "another long password", Role.ADMIN, now=Clock())
-    opened = await Access(store, now=Clock()).login("admin", "a long enough password", HERE)
+    access = Access(store, Sealer(new_kek()), now=Clock())
+    opened = await access.login("admin", "a long enough password", HERE)
     assert opened.principal.role is Role.ADMIN
 
 

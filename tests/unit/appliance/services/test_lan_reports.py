@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from cairn_agent.protocol import gateway as wire
 from cairn_appliance.domain.alarm import Alarm
-from cairn_appliance.domain.errors import Clash, Invalid, Refused, TooMany
+from cairn_appliance.domain.errors import Clash, Invalid, NotFound, Refused, TooMany
 from cairn_appliance.domain.event import Severity
-from cairn_appliance.domain.gateway import ALARMS, FROZEN_S, TROUBLE_S
+from cairn_appliance.domain.gateway import ALARMS, FROZEN_S, MOVES_WINDOW_S, TROUBLE_S
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.segment import STATIONS_MAX, Guards
 from cairn_appliance.services.lan_reports import EVENTS_AT_ONCE
@@ -144,6 +144,106 @@ async def test_five_moves_in_three_minutes_freeze_a_mac() -> None:
     lans.office.wait(FROZEN_S)
     await lans.report(1, PRINTER)
     assert lans.macs(1) == [PRINTER]
+
+
+async def frozen_at_first(lans: Lans) -> None:
+    """Have the printer move from one LAN to the other and back until it is frozen at the first."""
+    await lans.report(0, PRINTER)
+    for number in (1, 0, 1, 0, 1):
+        lans.office.wait(1.0)
+        await lans.report(number, PRINTER)
+    assert (lans.macs(0), lans.macs(1)) == ([PRINTER], [])
+
+
+async def frozen_by_grants(lans: Lans) -> list[list[str]]:
+    """Return the MACs that each segment's gateway is told to take nothing of."""
+    grants = [
+        await lans.office.first.beat(node, segment, term=lans.terms[segment])
+        for node, segment in zip(lans.office.gateways, lans.segments, strict=True)
+    ]
+    return [[each.mac for each in grant.frozen] for grant in grants]
+
+
+async def test_gateways_of_other_lans_are_told_whom_to_hold_and_until_when() -> None:
+    lans = await Lans.make()
+    await frozen_at_first(lans)
+    assert await frozen_by_grants(lans) == [[], [PRINTER]]
+    lans.office.wait(FROZEN_S - 1.0)
+    (left,) = (await lans.office.first.beat(lans.office.gateways[1], lans.segments[1])).frozen
+    assert left.left_s == pytest.approx(1.0)
+    lans.office.wait(1.0)
+    assert await frozen_by_grants(lans) == [[], []]
+
+
+async def test_a_grant_holds_so_many_and_the_newest() -> None:
+    lans = await Lans.make()
+    macs = [f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}" for n in range(wire.MAX_FROZEN + 5)]
+    for number in (0, 1, 0, 1, 0, 1):
+        await lans.report(number, *macs[:5])
+    lans.office.wait(20.0)
+    for number in (0, 1, 0, 1, 0, 1):
+        await lans.report(number, *macs[5:])
+    told = (await frozen_by_grants(lans))[1]
+    assert told == macs[5:]
+
+
+async def test_a_frozen_mac_that_isn_t_heard_any_more_stays_frozen() -> None:
+    lans = await Lans.make()
+    await frozen_at_first(lans)
+    await lans.report(0, gone=(PRINTER,))
+    await lans.report(0, CAMERA, is_full=True)
+    assert await frozen_by_grants(lans) == [[], [PRINTER]]
+    lans.office.wait(FROZEN_S)
+    await lans.office.replica.services.lan_reports.tidy()
+    await lans.office.look()
+    assert lans.macs(0) == [CAMERA]
+
+
+async def test_moves_count_whichever_lan_reports_first() -> None:
+    lans = await Lans.make()
+    await lans.report(0, PRINTER)
+    for number in (1, 0, 1, 0, 1):
+        lans.office.wait(1.0)
+        await lans.report(1 - number, gone=(PRINTER,))
+        assert (lans.macs(0), lans.macs(1)) == ([], [])
+        await lans.report(number, PRINTER)
+    assert (lans.macs(0), lans.macs(1)) == ([PRINTER], [])
+    assert "lan_station_frozen" in await lans.office.replica.kinds()
+
+
+async def test_one_that_went_is_forgotten_and_takes_no_room_meanwhile() -> None:
+    lans = await Lans.make()
+    segments = lans.office.replica.services.segments
+    revision = (await segments.get(lans.segments[0])).revision
+    change = SegmentChange(guards=Guards(mac_limit=16))
+    await segments.change(lans.segments[0], change, SYSTEM, expected=revision)
+    macs = [f"02:00:00:00:01:{n:02x}" for n in range(48)]
+    for turn in range(3):
+        await lans.report(0, *macs[16 * turn : 16 * turn + 16], is_full=True)
+    assert lans.macs(0) == macs[32:]
+    assert "lan_mac_limit" not in await lans.office.replica.kinds()
+    kept = lans.office.replica.services.board.stations(lans.segments[0])
+    assert len(kept) == 32
+    lans.office.wait(MOVES_WINDOW_S)
+    await lans.office.replica.services.lan_reports.tidy()
+    await lans.office.look()
+    assert len(lans.office.replica.services.board.stations(lans.segments[0])) == 16
+
+
+async def test_an_operator_lets_a_frozen_mac_go() -> None:
+    lans = await Lans.make()
+    await frozen_at_first(lans)
+    reports, segments = lans.office.replica.services.lan_reports, lans.office.replica.services
+    (lan, far) = [(await segments.segments.get(each)).value for each in lans.segments]
+    with pytest.raises(NotFound):
+        await reports.unfreeze(far, PRINTER, SYSTEM)
+    await reports.unfreeze(lan, PRINTER.upper(), SYSTEM)
+    await reports.unfreeze(lan, PRINTER, SYSTEM)  # and again: nothing
+    await lans.office.look()
+    assert await frozen_by_grants(lans) == [[], []]
+    assert (await lans.office.replica.kinds()).count("lan_station_unfrozen") == 1
+    await lans.report(1, PRINTER)
+    assert (lans.macs(0), lans.macs(1)) == ([], [PRINTER])
 
 
 async def test_moves_that_take_their_time_are_none_too_many() -> None:

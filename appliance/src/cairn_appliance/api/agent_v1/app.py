@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 from cairn_agent.protocol import enrolment as wire
-from cairn_agent.protocol import gateway, reassertion
+from cairn_agent.protocol import gateway, reassertion, telemetry
 from fastapi import FastAPI, Query
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from cairn_appliance.api import errors
+from cairn_appliance.api.agent_v1.lines import Lines
 from cairn_appliance.api.agent_v1.packages import PackageRoutes, Packages
 from cairn_appliance.api.agent_v1.stream import NetmapStream
 from cairn_appliance.api.client_certificate import (
     Connection,
+    appliance_of,
     connection_of,
     control_key_of,
     issued_at_of,
@@ -31,6 +35,7 @@ from cairn_appliance.api.client_certificate import (
 from cairn_appliance.api.limits import StrangerLimit
 from cairn_appliance.domain.errors import CertificateRequired, Invalid, Unavailable
 from cairn_appliance.domain.identity import Facts
+from cairn_appliance.domain.telemetry import SHARED_REPORTS
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.enrolment import Credentials, Newcomer
 from cairn_appliance.services.registry import Report
@@ -98,6 +103,7 @@ class _AgentApi:
         yield f"{root}/gateway/event", "POST", self.gateway_event
         yield f"{root}/gateway/stations", "POST", self.gateway_stations
         yield f"{root}/gateway/preflight", "POST", self.gateway_preflight
+        yield SHARED_REPORTS, "GET", self.appliance_telemetry
         yield "/healthz", "GET", self.healthz
         yield "/readyz", "GET", self.readyz
 
@@ -169,7 +175,10 @@ class _AgentApi:
             is_believed=lambda: keyring.is_believed(issuer),
         )
         first = await anext(lines)
-        return NetmapStream(node_id, first, lines, connection.abort)
+        take = partial(self._services.telemetry.take, node_id)
+        connection.listen(Lines(take, connection.abort, self._clock).feed)
+        headers = {telemetry.HEADER: str(telemetry.VERSION)}
+        return NetmapStream(node_id, first, lines, connection.abort, headers)
 
     async def ack(self, request: Request) -> Response:
         """A node says what its data plane has loaded."""
@@ -295,6 +304,22 @@ class _AgentApi:
         body = await _decoded(request, gateway.PreflightReport, STATIONS_MAX_OCTETS)
         await self._services.preflights.take(node_id, body)
         return Response(status_code=204)
+
+    async def appliance_telemetry(
+        self,
+        request: Request,
+        instance: str = Query("", max_length=64),
+        after: int = Query(0, ge=0),
+    ) -> Response:
+        """Another appliance wants to know what the nodes report that are linked to this one."""
+        connection = connection_of(request)
+        appliance_of(connection, self._clock())
+        if not self._is_believed(connection):
+            raise CertificateRequired("the certificate is of an authority that was replaced")
+        octets = self._services.telemetry.since(instance, after)
+        headers = {"content-encoding": "gzip"}
+        packed = await asyncio.to_thread(gzip.compress, octets, 1)
+        return Response(packed, media_type="application/json", headers=headers)
 
     async def healthz(self, request: Request) -> Response:
         """The process is alive."""

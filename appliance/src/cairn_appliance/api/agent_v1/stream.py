@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from types import MappingProxyType
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -27,9 +28,14 @@ class NetmapStream(Response):
     media_type = "application/x-ndjson"
 
     def __init__(
-        self, node: str, first: bytes, rest: AsyncGenerator[bytes, None], abort: Callable[[], None]
+        self,
+        node: str,
+        first: bytes,
+        rest: AsyncGenerator[bytes, None],
+        abort: Callable[[], None],
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        super().__init__(headers={"cache-control": "no-store"})
+        super().__init__(headers={"cache-control": "no-store", **headers})
         del self.headers["content-length"]
         self._node = node
         self._first = first

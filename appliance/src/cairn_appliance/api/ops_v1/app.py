@@ -16,22 +16,32 @@ from cairn_appliance.api.limits import StrangerLimit
 from cairn_appliance.api.ops_v1.context import Ops
 from cairn_appliance.api.ops_v1.gate import Gate
 from cairn_appliance.api.ops_v1.matrix import ROOT
+from cairn_appliance.api.ops_v1.meter import Meter, Metered
 from cairn_appliance.api.ops_v1.models import ProblemBody
+from cairn_appliance.api.ops_v1.recorder import Recorder
 from cairn_appliance.api.ops_v1.routes import (
+    api_tokens,
+    audit,
     backups,
     cluster,
     events,
     members,
+    metrics,
     nodes,
+    outputs,
     segments,
     session,
+    sessions,
     sites,
     status,
     tokens,
     trust,
+    users,
+    views,
     vsubnets,
 )
 from cairn_appliance.domain.errors import JoinRefused
+from cairn_appliance.domain.figures import OwnFigures
 from cairn_appliance.services.access import Access
 from cairn_appliance.services.backups import Backups
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -45,6 +55,9 @@ log = logging.getLogger(__name__)
 SWEEP_EVERY_S = 600.0
 _RESOURCES = (
     session,
+    sessions,
+    users,
+    api_tokens,
     status,
     cluster,
     backups,
@@ -56,6 +69,9 @@ _RESOURCES = (
     tokens,
     nodes,
     events,
+    audit,
+    views,
+    outputs,
 )
 _PROBLEM = {
     "description": "An error: its code, its cause and what to do",
@@ -71,15 +87,28 @@ def create_app(
     *,
     clock: Clock = wall_clock,
     install: Callable[[], str] = str,
+    own: Callable[[], OwnFigures] = OwnFigures,
 ) -> FastAPI:
-    """Return the application.
+    """Return the application; `own` says what the appliance measures of itself.
 
     Its lifespan sweeps what has expired in the store, so run it with lifespan on.
     """
-    access = Access(services.store, now=clock)
+    access = Access(services.store, services.sealer, now=clock)
     answers = Idempotency(services.store, now=clock)
     joinings = StrangerLimit(clock, JoinRefused)
-    ops = Ops(services, membership, making, access, answers, joinings, install, clock)
+    meter = Meter()
+    ops = Ops(
+        services,
+        membership,
+        making,
+        access,
+        answers,
+        joinings,
+        install,
+        clock,
+        meter,
+        own,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -100,8 +129,11 @@ def create_app(
     app.state.ops = ops
     errors.install(app)
     app.include_router(status.health)
+    app.include_router(metrics.router)
     app.include_router(_api())
-    app.add_middleware(Gate, access=access)
+    app.add_middleware(Recorder, audit=services.audit)  # behind the gate, before every route
+    app.add_middleware(Gate, access=access, audit=services.audit)
+    app.add_middleware(Metered, meter=meter)
     return app
 
 

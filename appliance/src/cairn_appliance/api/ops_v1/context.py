@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Header, Request, Response
 from starlette.exceptions import HTTPException
 
 from cairn_appliance.api.limits import StrangerLimit
+from cairn_appliance.api.ops_v1.meter import Meter
 from cairn_appliance.domain.access import Principal
 from cairn_appliance.domain.errors import Invalid
+from cairn_appliance.domain.figures import OwnFigures
 from cairn_appliance.domain.identity import Actor, ActorKind
 from cairn_appliance.services.access import Access
 from cairn_appliance.services.backups import Backups
@@ -33,10 +35,11 @@ class Ops:
     access: Access
     idempotency: Idempotency
     joinings: StrangerLimit
-    install: Callable[
-        [], str
-    ]  # the command that installs the agent from here; empty: there is none
+    install: Callable[[], str]  # the command that installs the agent from here; empty: none
     now: Callable[[], float]
+    meter: Meter
+    own: Callable[[], OwnFigures]
+    first_seen: dict[tuple[str, str], float] = field(default_factory=dict)  # problems, here
 
 
 def _ops(request: Request) -> Ops:
@@ -58,7 +61,7 @@ def _principal(request: Request) -> Principal:
 
 
 def _actor(request: Request) -> Actor:
-    return Actor(ActorKind.OPERATOR, _principal(request).name, client_address(request))
+    return Actor(ActorKind.OPERATOR, _principal(request).spoken, client_address(request))
 
 
 def _expected(if_match: Annotated[str | None, Header()] = None) -> int | None:

@@ -20,12 +20,28 @@ PUBLIC: Final = None
 MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
+    ("GET", "/metrics"): Role.VIEWER,
     ("GET", f"{ROOT}/openapi.json"): PUBLIC,
     ("HEAD", f"{ROOT}/openapi.json"): PUBLIC,
     ("GET", f"{ROOT}/ca"): PUBLIC,
     ("POST", f"{ROOT}/login"): PUBLIC,
     ("POST", f"{ROOT}/logout"): Role.VIEWER,
+    ("GET", f"{ROOT}/login-methods"): PUBLIC,
     ("GET", f"{ROOT}/session"): Role.VIEWER,
+    ("POST", f"{ROOT}/session/password"): Role.VIEWER,
+    ("POST", f"{ROOT}/session/totp"): Role.VIEWER,
+    ("POST", f"{ROOT}/session/totp/confirm"): Role.VIEWER,
+    ("POST", f"{ROOT}/session/totp/remove"): Role.VIEWER,
+    ("GET", f"{ROOT}/sessions"): Role.VIEWER,  # admins see all, others their own
+    ("DELETE", f"{ROOT}/sessions/{{session}}"): Role.VIEWER,
+    ("GET", f"{ROOT}/users"): Role.ADMIN,
+    ("POST", f"{ROOT}/users"): Role.ADMIN,
+    ("GET", f"{ROOT}/users/{{user}}"): Role.ADMIN,
+    ("PATCH", f"{ROOT}/users/{{user}}"): Role.ADMIN,
+    ("DELETE", f"{ROOT}/users/{{user}}"): Role.ADMIN,
+    ("GET", f"{ROOT}/api-tokens"): Role.VIEWER,  # the same
+    ("POST", f"{ROOT}/api-tokens"): Role.VIEWER,
+    ("DELETE", f"{ROOT}/api-tokens/{{api_token}}"): Role.VIEWER,
     ("GET", f"{ROOT}/status"): Role.VIEWER,
     ("GET", f"{ROOT}/cluster"): Role.VIEWER,
     ("POST", f"{ROOT}/cluster/join-strings"): Role.ADMIN,
@@ -68,6 +84,7 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", f"{ROOT}/segments/{{segment}}/stop"): Role.OPERATOR,
     ("POST", f"{ROOT}/segments/{{segment}}/resume"): Role.OPERATOR,
     ("GET", f"{ROOT}/segments/{{segment}}/stations"): Role.VIEWER,
+    ("POST", f"{ROOT}/segments/{{segment}}/stations/{{mac}}/unfreeze"): Role.OPERATOR,
     ("POST", f"{ROOT}/preflights"): Role.OPERATOR,
     ("GET", f"{ROOT}/preflights/{{task}}"): Role.VIEWER,
     ("GET", f"{ROOT}/tokens"): Role.VIEWER,
@@ -81,12 +98,49 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", f"{ROOT}/nodes/{{node}}/reject"): Role.OPERATOR,
     ("POST", f"{ROOT}/nodes/{{node}}/claim"): Role.OPERATOR,
     ("POST", f"{ROOT}/nodes/{{node}}/unfreeze"): Role.OPERATOR,
+    ("GET", f"{ROOT}/settings/events"): Role.ADMIN,
+    ("PUT", f"{ROOT}/settings/events"): Role.ADMIN,
+    ("POST", f"{ROOT}/settings/events/test"): Role.ADMIN,
     ("GET", f"{ROOT}/events"): Role.VIEWER,
     ("GET", f"{ROOT}/events/stream"): Role.VIEWER,
+    ("GET", f"{ROOT}/audit"): Role.OPERATOR,
+    ("GET", f"{ROOT}/audit/export"): Role.OPERATOR,
+    ("GET", f"{ROOT}/audit/verify"): Role.OPERATOR,
+    ("POST", f"{ROOT}/audit/accept"): Role.ADMIN,
+    ("GET", f"{ROOT}/overview"): Role.VIEWER,
+    ("GET", f"{ROOT}/topology"): Role.VIEWER,
+    ("GET", f"{ROOT}/latency"): Role.VIEWER,
+    ("GET", f"{ROOT}/latency/{{a}}/{{b}}"): Role.VIEWER,
+    ("GET", f"{ROOT}/vsubnets/{{vsubnet}}/table"): Role.VIEWER,
+    ("GET", f"{ROOT}/nodes/{{node}}/report"): Role.VIEWER,
+    ("GET", f"{ROOT}/search"): Role.VIEWER,
+    ("GET", f"{ROOT}/stream"): Role.VIEWER,
+    ("GET", f"{ROOT}/enrolment"): Role.VIEWER,
 }
 
+# What only a person may, after a login: an API token must not make itself a way to stay.
+PERSONS_ONLY: Final = frozenset(
+    entry
+    for entry in MATRIX
+    if entry[1].startswith(
+        tuple(f"{ROOT}/{part}" for part in ("session/", "sessions", "users", "api-tokens"))
+    )
+    and entry[0] != "GET"
+)
+# What is open to one whose password is known to someone else.
+BEFORE_PASSWORD_CHANGE: Final = frozenset(
+    (("POST", f"{ROOT}/logout"), ("GET", f"{ROOT}/session"), ("POST", f"{ROOT}/session/password"))
+)
+# Reading that is recorded in the audit as every change is: it takes something away.
+READS_RECORDED: Final[frozenset[tuple[str, str]]] = frozenset(
+    {("GET", f"{ROOT}/backups/{{backup}}/file"), ("GET", f"{ROOT}/audit/export")}
+)
+
 # What may take longer than other answers, in seconds.
-LONG: Final[dict[tuple[str, str], float]] = {("POST", f"{ROOT}/backups"): 600.0}
+LONG: Final[dict[tuple[str, str], float]] = {
+    ("POST", f"{ROOT}/backups"): 600.0,
+    ("POST", f"{ROOT}/settings/events/test"): 20.0,
+}
 
 _PATTERNS = tuple(
     (compile_path(path)[0], method, path, needed) for (method, path), needed in MATRIX.items()
@@ -99,6 +153,13 @@ class Listed:
 
     path: str
     needed: Role | None
+    persons_only: bool = False
+    before_password_change: bool = False
+
+
+def is_recorded(method: str, path: str) -> bool:
+    """Return whether a request to this entry is recorded in the audit."""
+    return method not in ("GET", "HEAD") or (method, path) in READS_RECORDED
 
 
 def find(method: str, path: str) -> tuple[Listed | None, frozenset[str]]:
@@ -107,6 +168,8 @@ def find(method: str, path: str) -> tuple[Listed | None, frozenset[str]]:
     for pattern, known, template, needed in _PATTERNS:
         if pattern.match(path):
             if known == method:
-                return Listed(template, needed), frozenset()
+                entry = (method, template)
+                is_for_persons, is_first = entry in PERSONS_ONLY, entry in BEFORE_PASSWORD_CHANGE
+                return Listed(template, needed, is_for_persons, is_first), frozenset()
             methods.add(known)
     return None, frozenset(methods)

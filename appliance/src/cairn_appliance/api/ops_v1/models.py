@@ -54,30 +54,6 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-class LoginAsked(Asked):
-    """Who logs in; the password is never logged or answered."""
-
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    password: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
-        json_schema_extra={"writeOnly": True}
-    )
-
-
-class SessionOut(BaseModel):
-    """A session: `ends_at` if it is not used again before."""
-
-    user: str
-    role: str
-    created_at: datetime
-    ends_at: datetime
-
-
-class LoginOut(SessionOut):
-    """A new session; `token` goes into `Authorization: Bearer` and is told only once."""
-
-    token: str
-
-
 class StoreOut(BaseModel):
     """The store as this replica sees it now."""
 

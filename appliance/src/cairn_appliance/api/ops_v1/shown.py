@@ -17,14 +17,12 @@ from cairn_appliance.api.ops_v1.models import (
     NodeOut,
     NodeRef,
     PolicyModel,
-    SessionOut,
     TokenOut,
     VSubnetOut,
     VSubnetRef,
     moment,
     moment_or_none,
 )
-from cairn_appliance.domain.access import Principal
 from cairn_appliance.domain.event import Event
 from cairn_appliance.domain.member import Member
 from cairn_appliance.domain.node import Presence
@@ -65,16 +63,6 @@ async def all_names(services: Services) -> Names:
     vsubnets = await vsubnet_names(services)
     nodes = await read_all(services.store, records.nodes, keys.NODES)  # removed ones too
     return Names(vsubnets.vsubnets, {each.value.id: each.value.name for each in nodes})
-
-
-def session_out(principal: Principal) -> SessionOut:
-    """Return the session of who is asking."""
-    return SessionOut(
-        user=principal.name,
-        role=principal.role,
-        created_at=moment(principal.session.created_at),
-        ends_at=moment(principal.session.ends_at),
-    )
 
 
 def vsubnet_out(vsubnet: VSubnet, members: int) -> VSubnetOut:

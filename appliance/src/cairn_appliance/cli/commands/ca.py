@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.text import Text
 
 from cairn_appliance.cli import output
@@ -44,15 +46,18 @@ def ca_rotate(yes: Yes = False, as_json: AsJson = False) -> None:
 @app.command("issue")
 def ca_issue(yes: Yes = False, as_json: AsJson = False) -> None:
     """Let the new CA issue now, although nodes are behind; they find their way later."""
-    output.confirm("Let the new CA issue now?", [], yes=yes)
+    _confirm("Let the new CA issue now?", [], yes, _behind_in_ca)
     _change("ca", "issue", as_json)
 
 
 @app.command("retire")
 def ca_retire(yes: Yes = False, as_json: AsJson = False) -> None:
     """Retire the former CA now, although nodes are behind; they renew when they come back."""
-    lost = ["enrolment tokens and join strings that were made under it"]
-    output.confirm("Retire the former CA now?", lost, yes=yes)
+    lost = ["join strings that were made under it"]
+    _confirm("Retire the former CA now?", lost, yes, lambda trust: [
+        *_behind_in_ca(trust),
+        f"{counted(len(trust.ca.old_tokens), 'enrolment token')} made under it",
+    ])  # fmt: skip
     _change("ca", "retire", as_json)
 
 
@@ -74,8 +79,27 @@ def map_key_rotate(yes: Yes = False, as_json: AsJson = False) -> None:
 def map_key_use(yes: Yes = False, as_json: AsJson = False) -> None:
     """Sign by the new map key now, although nodes are behind."""
     lost = ["agents that are too old to know of it get no further changes until they are updated"]
-    output.confirm("Use the new map key now?", lost, yes=yes)
+    _confirm("Use the new map key now?", lost, yes, lambda trust: _behind(trust.map_key))
     _change("map-key", "use", as_json)
+
+
+def _confirm(question: str, lost: list[str], yes: bool, more: Callable[[Trust], list[str]]) -> None:
+    """Ask, with how many it touches; who is not asked needs no answer of the appliance."""
+    if yes:
+        return
+    with connect() as connection:
+        trust = connection.get(path_of("trust"), Trust).value
+    output.confirm(question, [*more(trust), *lost], yes=yes)
+
+
+def _behind_in_ca(trust: Trust) -> list[str]:
+    return _behind(trust.ca)
+
+
+def _behind(progress: KeyProgress) -> list[str]:
+    left = progress.nodes - progress.done
+    nodes = counted(progress.nodes, "node")
+    return [f"{left} of {nodes} are behind: they are left so until they come back"]
 
 
 def _status(key: str, as_json: bool) -> None:

@@ -16,7 +16,7 @@ from cairn_appliance.cli import output
 from cairn_appliance.cli.connection import Connection, path_of
 from cairn_appliance.cli.errors import CommandError, Exit
 from cairn_appliance.cli.find import find_node
-from cairn_appliance.cli.options import AsJson, Node, Yes, connect, group
+from cairn_appliance.cli.options import AsJson, Node, Yes, completed, connect, group
 from cairn_appliance.cli.output import ago, counted, local, span
 from cairn_appliance.cli.replies import (
     Gateway,
@@ -45,12 +45,7 @@ class Preference(StrEnum):
 
 
 def _complete_segment(incomplete: str) -> list[str]:
-    try:
-        with connect() as connection:
-            found = connection.pages(path_of("segments"), Segment)
-            return [each.value.name for each in found if each.value.name.startswith(incomplete)]
-    except CommandError:
-        return []
+    return completed("segments", incomplete)
 
 
 SegmentName = Annotated[
@@ -267,7 +262,11 @@ def stop(segment: SegmentName, yes: Yes = False, as_json: AsJson = False) -> Non
     with connect() as connection:
         known = connection.get(path_of("segments", segment), Segment).value
         question = f"Stop bridging {known.name}?"
-        lost = [f"its LAN and vSubnet {known.vsubnet.name} reach each other no more"]
+        gateways = output.counted(len(known.gateways), "gateway")
+        lost = [
+            f"its LAN and vSubnet {known.vsubnet.name} reach each other no more",
+            f"{gateways} of it forward nothing until `cairn gateway resume {known.name}`",
+        ]
         output.confirm(question, lost, yes=yes)
         _print(connection.post(path_of("segments", known.id, "stop"), Segment), as_json)
 
@@ -301,6 +300,24 @@ def stations(segment: SegmentName, as_json: AsJson = False) -> None:
         fold=("ADDRESSES", "STATE"),
         empty="No machine has been seen on this LAN.",
     )
+
+
+@app.command()
+def unfreeze(
+    segment: SegmentName,
+    mac: Annotated[str, typer.Argument(metavar="MAC", help="As `cairn gateway stations` has it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let a machine that moved too often be on another LAN again, once the cause is gone."""
+    with connect() as connection:
+        known = connection.get(path_of("segments", segment), Segment).value
+        path = path_of("segments", known.id, "stations", mac, "unfreeze")
+        reply = connection.post(path, Station)
+    if as_json:
+        output.print_json(reply.whole)
+        return
+    text = f"{reply.value.mac} may be on any LAN of {known.vsubnet.name} again."
+    output.say(output.clean(text))
 
 
 @app.command()

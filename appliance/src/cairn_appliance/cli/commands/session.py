@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
 import re
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
-from cairn_appliance.cli import output
+from cairn_appliance.cli import output, secret_input
 from cairn_appliance.cli.connection import (
     Connection,
     base_url,
@@ -21,11 +19,12 @@ from cairn_appliance.cli.connection import (
 )
 from cairn_appliance.cli.errors import ApiProblem, CommandError, Exit
 from cairn_appliance.cli.options import AsJson
-from cairn_appliance.cli.replies import Login
+from cairn_appliance.cli.replies import Reply
+from cairn_appliance.cli.replies_access import Login
+from cairn_appliance.cli.secret_input import PROMPT, PasswordFile
 from cairn_appliance.cli.session import Session, load, save
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PASSWORD_MAX_OCTETS = 4096
 
 
 def login(
@@ -34,9 +33,11 @@ def login(
         typer.Argument(metavar="[URL]", help="https://HOST:8443; the last one if left out."),
     ] = None,
     user: Annotated[str | None, typer.Option(help="User name; admin if left out.")] = None,
-    password_file: Annotated[
-        str, typer.Option(metavar="FILE", help="File with the password; - reads stdin.")
-    ] = "prompt",
+    password_file: PasswordFile = PROMPT,
+    code_file: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="File with the code, if one is needed; - reads stdin."),
+    ] = PROMPT,
     fingerprint: Annotated[
         str | None,
         typer.Option(
@@ -54,8 +55,8 @@ def login(
     name = user or (known.user if known and known.url == address else "admin")
     opened = Session(address, name, ca, fingerprint_of(ca))
     with Connection(opened) as connection:
-        body = {"name": name, "password": _password(password_file, name, address)}
-        reply = connection.post(path_of("login"), Login, body)
+        password = secret_input.password(password_file, f"Password of {name} at {address}: ")
+        reply = _log_in(connection, {"name": name, "password": password}, code_file)
         ca = connection.ca()  # another one where it was replaced since the last login
     opened = msgspec.structs.replace(
         opened, token=reply.value.token, ca=ca, fingerprint=fingerprint_of(ca)
@@ -77,6 +78,17 @@ def logout(as_json: AsJson = False) -> None:
         output.say(f"Logged out of {session.url}.")
 
 
+def _log_in(connection: Connection, body: dict[str, str], code_file: str) -> Reply[Login]:
+    """Log in, with a code where the account needs one."""
+    try:
+        return connection.post(path_of("login"), Login, body)
+    except ApiProblem as problem:
+        if problem.code != "totp_required":
+            raise
+    code = secret_input.code(code_file, "Code of your app, or a recovery code: ")
+    return connection.post(path_of("login"), Login, {**body, "code": code})
+
+
 def _end(session: Session) -> None:
     try:
         with Connection(session) as connection:
@@ -93,6 +105,8 @@ def _tell(address: str, fingerprint: str, opened: Login, as_json: bool) -> None:
         output.print_json({**told, "fingerprint": fingerprint, "ends_at": ends})
         return
     output.say(f"Logged in to {address} as {opened.user} ({opened.role}).")
+    if opened.must_change_password:
+        output.say("The password has to be changed first: cairn user password")
 
 
 def _trusted_ca(address: str, known: Session | None, fingerprint: str | None) -> str:
@@ -136,31 +150,3 @@ def _pin(text: str) -> str:
             "give the 64 hexadecimal digits that `cairn-appliance init` printed",
         )
     return pin
-
-
-def _password(source: str, user: str, address: str) -> str:
-    if source == "-":
-        return sys.stdin.readline(_PASSWORD_MAX_OCTETS).rstrip("\r\n")
-    if source != "prompt":
-        return _password_of_file(Path(source))
-    if not sys.stdin.isatty():
-        raise CommandError(
-            Exit.BAD_INPUT,
-            "there is no terminal to ask for the password on",
-            "add --password-file FILE, or --password-file - and send it to stdin",
-        )
-    return getpass.getpass(f"Password of {user} at {address}: ")
-
-
-def _password_of_file(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8") as file:
-            return file.readline(_PASSWORD_MAX_OCTETS).rstrip("\r\n")
-    except OSError as error:
-        raise CommandError(
-            Exit.LOCAL_STATE, f"{path} can't be read: {error.strerror}", "name a readable file"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise CommandError(
-            Exit.BAD_INPUT, f"{path} is no text", "put the password into its first line"
-        ) from error

@@ -11,7 +11,8 @@ from cairn_appliance.cli.connection import path_of
 from cairn_appliance.cli.errors import Exit
 from cairn_appliance.cli.options import AsJson, connect
 from cairn_appliance.cli.output import counted, until
-from cairn_appliance.cli.replies import Counts, Status, StoreHealth, Who
+from cairn_appliance.cli.replies import Counts, Status, StoreHealth
+from cairn_appliance.cli.replies_access import Who
 
 
 def status(as_json: AsJson = False) -> None:
@@ -31,7 +32,7 @@ def _show(url: str, status: Status, who: Who) -> None:
     counts = status.counts
     pairs: list[tuple[str, output.Value]] = [
         ("appliance", f"{url}, version {status.version}"),
-        ("you", f"{who.user} ({who.role}), the session ends {until(who.ends_at)} if not used"),
+        ("you", f"{who.user} ({who.role}){_ends(who)}"),
         ("agents reach", ", ".join(status.appliances)),
         ("store", _store(status.store)),
     ]
@@ -46,6 +47,10 @@ def _show(url: str, status: Status, who: Who) -> None:
     if counts is not None:
         output.say(*_hints(counts))
     show_problems(status.problems)
+
+
+def _ends(who: Who) -> str:
+    return f", the session ends {until(who.ends_at)} if not used" if who.ends_at else ""
 
 
 def _store(store: StoreHealth) -> Text:

@@ -141,10 +141,16 @@ def change(
 
 
 @app.command()
-def rotate(vsubnet: Vsubnet, revoke_now: RevokeNow = False, as_json: AsJson = False) -> None:
+def rotate(
+    vsubnet: Vsubnet, revoke_now: RevokeNow = False, yes: Yes = False, as_json: AsJson = False
+) -> None:
     """Start a new secret of a vSubnet; it happens daily and with each removal by itself."""
     with connect() as connection:
         known = connection.get(path_of("vsubnets", vsubnet), VSubnet).value
+        if revoke_now:
+            members = output.counted(known.members, "member")
+            lost = [f"the sessions of those of its {members} that are out of reach of an appliance"]
+            output.confirm(f"End the old secret of {known.name} at once?", lost, yes=yes)
         path = path_of("vsubnets", known.id, "rotate")
         reply = connection.post(path, Rotation, {"revoke_now": revoke_now})
     if as_json:

@@ -62,7 +62,7 @@ def _filter(
     return EventFilter(kind, tuple(severity), node, vsubnet, began, ended)
 
 
-def _resume(last_event_id: Annotated[str | None, Header()] = None) -> tuple[int, str] | None:
+def resume_after(last_event_id: Annotated[str | None, Header()] = None) -> tuple[int, str] | None:
     """Return the position that a client has seen last; None: it starts now."""
     if last_event_id is None:
         return None
@@ -77,7 +77,7 @@ def _resume(last_event_id: Annotated[str | None, Header()] = None) -> tuple[int,
 
 
 FilterDep = Annotated[EventFilter, Depends(_filter)]
-ResumeDep = Annotated[tuple[int, str] | None, Depends(_resume)]
+ResumeDep = Annotated[tuple[int, str] | None, Depends(resume_after)]
 
 
 @router.get("")
@@ -97,13 +97,13 @@ async def stream_events(
     after = None if resume is None else resume[0] - 1
     async with aclosing(services.events.follow(after)) as events:
         async for event in events:
-            if which.wants(event) and _is_new(event, resume):
+            if which.wants(event) and is_new(event, resume):
                 shown = event_out(event, await all_names(services))
                 event_id = f"{event.sequence}/{event.id}"
                 yield ServerSentEvent(data=shown, event="event", id=event_id)
 
 
-def _is_new(event: Event, resume: tuple[int, str] | None) -> bool:
+def is_new(event: Event, resume: tuple[int, str] | None) -> bool:
     """Events of one change share its sequence: some of them may have been seen."""
     return resume is None or (event.sequence, event.id) > resume
 

@@ -147,6 +147,15 @@ async def list_stations(
     return Page(items=[station_out(each, ops.now()) for each in page], next=following)
 
 
+@router.post(ONE + "/stations/{mac}/unfreeze")
+async def unfreeze_station(
+    segment: str, mac: str, services: ServicesDep, ops: OpsDep, by: ActorDep
+) -> StationOut:
+    """Let a machine that moved too often be on another LAN again."""
+    found = (await services.segments.get(segment)).value
+    return station_out(await services.lan_reports.unfreeze(found, mac, by), ops.now())
+
+
 @router.post("/preflights", status_code=201)
 async def ask_preflight(
     asked: PreflightAsked, response: Response, services: ServicesDep, by: ActorDep

@@ -20,6 +20,7 @@ from cairn_appliance.api.ops_v1.models import (
 from cairn_appliance.api.ops_v1.routes.cluster import problem_out, problems_out
 from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.domain.node import NodeState
+from cairn_appliance.services.damaged import damaged_values
 from cairn_appliance.services.services import Services
 from cairn_appliance.services.sites import sites_of
 from cairn_appliance.store import keys
@@ -75,7 +76,7 @@ async def status(ops: OpsDep) -> StatusOut:
         appliances=list(cluster.appliances),
         at=moment(ops.now()),
         store=store,
-        counts=await _counts(ops.services) if store.healthy else None,
+        counts=await counts_of(ops.services) if store.healthy else None,
         problems=await _problems(ops),
     )
 
@@ -91,17 +92,24 @@ async def _store_health(ops: Ops) -> StoreOut:
 
 
 async def _problems(ops: Ops) -> list[ProblemOut]:
-    """Return what is wrong with cluster and gateways, as far as that can be known soon."""
-    gateways = [problem_out(each) for each in ops.services.gateway_health.problems()]
+    """Return what is wrong with cluster, gateways and receivers, as far as it is known soon."""
+    services = ops.services
+    found_here = (
+        *damaged_values(services.netmaps),
+        *services.gateway_health.problems(),
+        *services.outputs.problems(),
+    )
+    here = [problem_out(each) for each in found_here]
     try:
         async with asyncio.timeout(PROBLEMS_WITHIN_S):
-            found = [*problems_out(await ops.membership.view()), *gateways]
+            found = [*problems_out(await ops.membership.view()), *here]
     except (StoreError, TimeoutError):
-        found = gateways
+        found = here
     return sorted(found, key=lambda problem: not problem.urgent)
 
 
-async def _counts(services: Services) -> Counts:
+async def counts_of(services: Services) -> Counts:
+    """Return how many there are of everything."""
     views = [each.value for each in await services.nodes.list()]
     presences = [view.presence for view in views if view.presence is not None]
     return Counts(

@@ -1,0 +1,65 @@
+import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
+import { createBrowserRouter, Navigate, type RouteObject } from "react-router";
+import { RouterProvider } from "react-router/dom";
+import { failureFrom } from "../api/failure";
+import { Loading } from "../parts/states";
+import { RouteFailed } from "./RouteFailed";
+import { SessionProvider } from "./session";
+import { Root } from "./Root";
+
+const STALE_MS = 5_000;
+const AGAIN_MS = 15_000; // also where the stream says nothing
+
+const client = new QueryClient({
+  defaultOptions: {
+    queries: {
+      staleTime: STALE_MS,
+      refetchInterval: AGAIN_MS,
+      networkMode: "always", // the appliance may be near where the internet is not
+      retry: (count, error) => {
+        const { status } = failureFrom(error);
+        return count < 1 && (status === 0 || status >= 500);
+      },
+      retryDelay: () => 500 + Math.random() * 500,
+    },
+    mutations: { networkMode: "always", retry: false },
+  },
+});
+
+type Lazy = NonNullable<RouteObject["lazy"]>;
+const page = (path: string, lazy: Lazy): RouteObject => ({
+  path,
+  lazy,
+  errorElement: <RouteFailed />,
+});
+
+const router = createBrowserRouter([
+  {
+    element: <Root />,
+    errorElement: <RouteFailed />,
+    hydrateFallbackElement: <Loading what="console" />,
+    children: [
+      page("/", async () => import("../routes/overview/Overview")),
+      page("/nodes", async () => import("../routes/nodes/Nodes")),
+      page("/nodes/:node", async () => import("../routes/nodes/Node")),
+      page("/join", async () => import("../routes/join/Join")),
+      page("/vsubnets", async () => import("../routes/vsubnets/VSubnets")),
+      page("/vsubnets/:vsubnet", async () => import("../routes/vsubnets/VSubnet")),
+      page("/events", async () => import("../routes/events/Events")),
+      page("/latency", async () => import("../routes/latency/Latency")),
+      page("/cluster", async () => import("../routes/cluster/Cluster")),
+      { path: "/tokens", element: <Navigate to="/join" replace /> },
+      page("*", async () => import("../routes/NotFound")),
+    ],
+  },
+]);
+
+export function App() {
+  return (
+    <QueryClientProvider client={client}>
+      <SessionProvider>
+        <RouterProvider router={router} />
+      </SessionProvider>
+    </QueryClientProvider>
+  );
+}

@@ -1,0 +1,11 @@
+/** The pages in the order of the navigation; the first part of each address is in the
+ * appliance's `ROUTES` too. */
+export const PAGES = [
+  { path: "/", title: "Overview" },
+  { path: "/nodes", title: "Nodes" },
+  { path: "/join", title: "Join a node" },
+  { path: "/vsubnets", title: "vSubnets" },
+  { path: "/latency", title: "Latency" },
+  { path: "/events", title: "Events" },
+  { path: "/cluster", title: "Cluster" },
+] as const;

@@ -1,0 +1,76 @@
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { createContext, useContext, useEffect, useMemo, useState, type ReactNode } from "react";
+import { answered, api, onSignedOut, setCsrf, type Schemas } from "../api/client";
+import { failureFrom } from "../api/failure";
+
+export type Session = Schemas["SessionOut"];
+
+interface SessionState {
+  session: Session | undefined;
+  /** It ended while the console was open: what was typed stays, the login comes over it. */
+  ended: boolean;
+  checking: boolean;
+  problem: unknown;
+  login: (name: string, password: string, code: string) => Promise<void>;
+  logout: () => Promise<void>;
+  again: () => void;
+}
+
+const Context = createContext<SessionState | undefined>(undefined);
+
+export function useSession(): SessionState {
+  const state = useContext(Context);
+  if (!state) throw new Error("there is no SessionProvider");
+  return state;
+}
+
+const RANKS = ["viewer", "operator", "admin"];
+
+/** Says whether the person may do what needs `role`. */
+export function useMay(role: "operator" | "admin"): boolean {
+  const { session } = useSession();
+  return RANKS.indexOf(session?.role ?? "") >= RANKS.indexOf(role);
+}
+
+export function SessionProvider({ children }: { children: ReactNode }) {
+  const client = useQueryClient();
+  const [ended, setEnded] = useState(false);
+  const query = useQuery({
+    queryKey: ["session"],
+    staleTime: Infinity,
+    refetchInterval: false,
+    retry: false,
+    queryFn: async ({ signal }) => {
+      const session = await answered(api.GET("/api/v1/session", { signal }));
+      setCsrf(session.csrf);
+      return session;
+    },
+  });
+  useEffect(() => onSignedOut(() => setEnded(true)), []);
+
+  const known = query.data;
+  const state = useMemo<SessionState>(() => {
+    const isStranger = failureFrom(query.error).status === 401;
+    return {
+      session: known,
+      ended: ended && known !== undefined,
+      checking: query.isPending,
+      problem: query.isError && !isStranger ? query.error : undefined,
+      again: () => void query.refetch(),
+      login: async (name, password, code) => {
+        const body = { name, password, code };
+        const opened = await answered(api.POST("/api/v1/login", { body }));
+        setCsrf(opened.csrf);
+        if (known && known.user !== opened.user) client.clear(); // nothing of another person stays
+        await query.refetch();
+        setEnded(false);
+        await client.invalidateQueries();
+      },
+      logout: async () => {
+        await answered(api.POST("/api/v1/logout"));
+        window.location.assign("/"); // a fresh page: nothing stays in memory
+      },
+    };
+  }, [known, ended, query, client]);
+  return <Context.Provider value={state}>{children}</Context.Provider>;
+}

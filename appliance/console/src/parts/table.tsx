@@ -1,0 +1,159 @@
+import {
+  Pagination,
+  SearchInput,
+  Toolbar,
+  ToolbarContent,
+  ToolbarItem,
+  FormSelect,
+  FormSelectOption,
+} from "@patternfly/react-core";
+import { Table, Tbody, Td, Th, Thead, Tr } from "@patternfly/react-table";
+import type { ReactNode } from "react";
+import { useSearchParams } from "react-router";
+import { chosen, wantedFrom, type Column as Listed } from "./list";
+
+const SIZE = 50;
+
+export interface Column<Row> extends Listed<Row> {
+  cell: (row: Row) => ReactNode;
+}
+
+export interface Choice<Row> {
+  key: string;
+  label: string;
+  options: readonly { value: string; label: string }[];
+  /** Absent where the appliance filters itself. */
+  wants?: (row: Row, value: string) => boolean;
+}
+
+interface ListTableProps<Row> {
+  label: string;
+  rows: readonly Row[];
+  columns: readonly Column<Row>[];
+  id: (row: Row) => string;
+  searched: (row: Row) => readonly string[];
+  sort: string;
+  choices?: readonly Choice<Row>[];
+  actions?: ReactNode;
+  rowActions?: (row: Row) => ReactNode;
+}
+
+/** Sets one parameter of the address; an empty one goes. */
+export function useParameter(): (key: string, value: string) => void {
+  const [, setSearch] = useSearchParams();
+  return (key, value) =>
+    setSearch(
+      (before) => {
+        const after = new URLSearchParams(before);
+        if (value) after.set(key, value);
+        else after.delete(key);
+        if (key !== "page") after.delete("page");
+        return after;
+      },
+      { replace: true },
+    );
+}
+
+/** A table whose filter, order and page are in the address. */
+export function ListTable<Row>(props: ListTableProps<Row>) {
+  const [search] = useSearchParams();
+  const set = useParameter();
+  const wanted = wantedFrom(search, props.sort, SIZE);
+  const choices = props.choices ?? [];
+  const rows = props.rows.filter((row) =>
+    choices.every(({ key, wants }) => {
+      const value = search.get(key);
+      return !value || !wants || wants(row, value);
+    }),
+  );
+  const shown = chosen(rows, props.columns, props.searched, wanted);
+  const isDown = wanted.sort.startsWith("-");
+  const sorted = props.columns.findIndex(({ key }) => key === wanted.sort.replace(/^-/, ""));
+  const what = props.label.charAt(0).toLowerCase() + props.label.slice(1);
+  return (
+    <>
+      <Toolbar>
+        <ToolbarContent>
+          <ToolbarItem>
+            <SearchInput
+              aria-label={`Filter ${what}`}
+              placeholder={`Filter ${what}`}
+              value={wanted.text}
+              onChange={(_, value) => set("q", value)}
+              onClear={() => set("q", "")}
+            />
+          </ToolbarItem>
+          {choices.map(({ key, label, options }) => (
+            <ToolbarItem key={key}>
+              <FormSelect
+                aria-label={label}
+                value={search.get(key) ?? ""}
+                onChange={(_, value) => set(key, value)}
+              >
+                <FormSelectOption value="" label={`${label}: all`} />
+                {options.map((option) => (
+                  <FormSelectOption key={option.value} {...option} />
+                ))}
+              </FormSelect>
+            </ToolbarItem>
+          ))}
+          {props.actions && <ToolbarItem>{props.actions}</ToolbarItem>}
+          <ToolbarItem variant="pagination" align={{ default: "alignEnd" }}>
+            <Pagination
+              itemCount={shown.found}
+              perPage={SIZE}
+              page={shown.page}
+              perPageOptions={[]}
+              isCompact
+              titles={{ paginationAriaLabel: `Pages of ${what}` }}
+              onSetPage={(_, page) => set("page", page > 1 ? String(page) : "")}
+            />
+          </ToolbarItem>
+        </ToolbarContent>
+      </Toolbar>
+      <Table aria-label={props.label} variant="compact">
+        <Thead>
+          <Tr>
+            {props.columns.map((column, index) => (
+              <Th
+                key={column.key}
+                sort={
+                  column.isSortable === false
+                    ? undefined
+                    : {
+                        columnIndex: index,
+                        sortBy: { index: sorted, direction: isDown ? "desc" : "asc" },
+                        onSort: (_event, _index, direction) =>
+                          set("sort", `${direction === "desc" ? "-" : ""}${column.key}`),
+                      }
+                }
+              >
+                {column.title}
+              </Th>
+            ))}
+            {props.rowActions && <Th screenReaderText="Actions" />}
+          </Tr>
+        </Thead>
+        <Tbody>
+          {shown.rows.map((row) => (
+            <Tr key={props.id(row)}>
+              {props.columns.map((column) => (
+                <Td key={column.key} dataLabel={column.title}>
+                  {column.cell(row)}
+                </Td>
+              ))}
+              {props.rowActions && <Td isActionCell>{props.rowActions(row)}</Td>}
+            </Tr>
+          ))}
+          {shown.rows.length === 0 && (
+            <Tr>
+              <Td colSpan={props.columns.length + (props.rowActions ? 1 : 0)}>
+                None of {props.rows.length.toLocaleString("en")} {what} fits the filter.
+              </Td>
+            </Tr>
+          )}
+        </Tbody>
+      </Table>
+    </>
+  );
+}

@@ -1,0 +1,172 @@
+"""What nodes report of themselves, as the appliances keep it: in memory, cleaned, bounded."""
+
+from __future__ import annotations
+
+import unicodedata
+from array import array
+from collections.abc import Iterator
+
+import msgspec
+from cairn_agent.protocol import telemetry as wire
+
+# Between appliances, on the agents' port: the path, and the subject of the client's certificate.
+SHARED_REPORTS = "/appliance/v1/telemetry"
+APPLIANCE = "cairn-appliance"
+PEERS_KEPT = 2_048  # of one node; with so many sessions nothing draws them either
+KEPT_S = 600.0  # a report that is older is forgotten
+POINT_EVERY_S, POINTS_MAX = 30.0, 120  # of one path's history: an hour
+_PATHS = frozenset({"direct", "relayed", "gateway"})
+_report = msgspec.json.Decoder(wire.Report)
+_INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")
+
+
+class PeerKnown(msgspec.Struct):
+    """What a node said last of a peer in a vSubnet, and when (seconds since 1970)."""
+
+    said: wire.PeerSaid
+    at: float
+
+
+class NodeRecord(msgspec.Struct):
+    """All that a node has reported; `at` is when the last report came, `measured_at` of when
+    its figures are."""
+
+    node: str
+    at: float = 0.0
+    measured_at: float = 0.0
+    agent_version: str = ""
+    dataplane: wire.DataPlaneSaid = wire.DataPlaneSaid()
+    vsubnets: list[wire.VSubnetSaid] = []
+    problems: list[wire.ProblemSaid] = []
+    storms: dict[int, float] = {}  # VNI -> frames a second that its limits dropped, of late
+    peers: dict[str, PeerKnown] = {}  # by "VNI/node ID"
+    version: int = 0  # of the board, when it was changed last
+
+    def is_fresh(self, now: float) -> bool:
+        """Return whether it says something of now."""
+        return now - self.at <= wire.STALE_S
+
+    def shifted(self, seconds: float) -> NodeRecord:
+        """Return the record with its times on a clock that is so far ahead."""
+        peers = {
+            key: PeerKnown(known.said, known.at + seconds) for key, known in self.peers.items()
+        }
+        return msgspec.structs.replace(
+            self, at=self.at + seconds, measured_at=self.measured_at + seconds, peers=peers
+        )
+
+
+class Shared(msgspec.Struct):
+    """What one appliance tells another: the records that have changed after `after`."""
+
+    instance: str  # of the board: versions of another one mean nothing
+    version: int
+    now: float  # of its clock
+    nodes: list[NodeRecord]
+
+
+class History:
+    """The last hour of one path, thirty seconds apart: 12 octets a point."""
+
+    def __init__(self) -> None:
+        self._points = array("f")  # (seconds after `_base`, ms, loss), one after the other
+        self._base = 0.0
+        self._last = 0.0
+
+    def add(self, at: float, rtt_ms: float, loss: float) -> None:
+        """Add a point where the last one is old enough; the oldest goes."""
+        if at - self._last < POINT_EVERY_S:
+            return
+        if not self._points:
+            self._base = at
+        self._last = at
+        self._points.extend((at - self._base, rtt_ms, loss))
+        if len(self._points) > 3 * POINTS_MAX:
+            del self._points[:3]
+
+    def points(self) -> Iterator[tuple[float, float, float]]:
+        """Yield (seconds since 1970, ms, loss), oldest first."""
+        for begin in range(0, len(self._points), 3):
+            past_s, rtt_ms, loss = self._points[begin : begin + 3]
+            yield self._base + past_s, rtt_ms, loss
+
+
+def storm_dropped(said: wire.VSubnetSaid) -> int:
+    """Return how many broadcast, unknown and multicast frames the limits have dropped."""
+    return sum(said.drops.get(name, 0) for name in ("storm_limit", "source_storm_limit"))
+
+
+def clean(text: str) -> str:
+    """Return the text without what draws nothing: control characters, marks of direction."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(each for each in text if unicodedata.category(each) not in _INVISIBLE)
+
+
+def decoded(line: bytes) -> wire.Report:
+    """Return the report with all its texts cleaned; raise msgspec.MsgspecError for what is none.
+
+    A line of printable ASCII without escapes has nothing to clean, and nearly all are such:
+    JSON allows no control character but the last of ASCII in a string.
+    """
+    said = _report.decode(line)
+    if line.isascii() and b"\\" not in line and b"\x7f" not in line:
+        return said
+    return _cleaned(said)
+
+
+def path_of(said: wire.PeerSaid) -> str:
+    """Return how a peer is reached, where that is known here; a newer agent may say more."""
+    return said.path if said.path in _PATHS else ""
+
+
+def loss_of(lost: int, probes: int) -> float | None:
+    """Return the share of probes without an answer; None where there were none."""
+    return round(min(lost, probes) / probes, 4) if probes else None
+
+
+def _cleaned(said: wire.Report) -> wire.Report:
+    replace = msgspec.structs.replace
+    dataplane, vsubnets, problems = said.dataplane, said.vsubnets, said.problems
+    if dataplane is not None:
+        dataplane = replace(
+            dataplane, version=clean(dataplane.version), drops=_counters(dataplane.drops)
+        )
+    if vsubnets is not None:
+        vsubnets = [
+            replace(
+                each,
+                problem=clean(each.problem),
+                drops=_counters(each.drops),
+                counters=_counters(each.counters),
+                learned=[replace(one, mac=clean(one.mac)) for one in each.learned],
+            )
+            for each in vsubnets
+        ]
+    if problems is not None:
+        problems = [
+            wire.ProblemSaid(clean(each.name), clean(each.cause), clean(each.remedy))
+            for each in problems
+        ]
+    version = None if said.agent_version is None else clean(said.agent_version)
+    peers = [
+        replace(
+            each,
+            node=clean(each.node),
+            path=clean(each.path),
+            endpoint=clean(each.endpoint),
+        )
+        for each in said.peers
+    ]
+    return replace(
+        said,
+        agent_version=version,
+        dataplane=dataplane,
+        vsubnets=vsubnets,
+        problems=problems,
+        peers=peers,
+    )
+
+
+def _counters(counters: dict[str, int]) -> dict[str, int]:
+    return {clean(name): number for name, number in counters.items()}

@@ -1,0 +1,110 @@
+"""What the appliance shows is what real agents measure and load, and how old that is."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from tests.integration.world import World
+from tests.lab import until
+from tests.lab.cairn import OPS_PORT, Appliance, Node
+
+pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.etcd]
+
+
+def shown(appliance: Appliance, path: str) -> Any:
+    """Return what the operations API answers to a GET."""
+    bearer = f"Authorization: Bearer {appliance.session()}"
+    url = f"https://127.0.0.1:{OPS_PORT}/api/v1{path}"
+    done = appliance.host.run(["curl", "-skf", "--compressed", "-m", "10", "-H", bearer, url])
+    return json.loads(done.stdout)
+
+
+def health(appliance: Appliance, name: str) -> str:
+    nodes = shown(appliance, "/topology")["nodes"]
+    return next(str(each["health"]) for each in nodes if each["name"] == name)
+
+
+def round_trip_ms(node: Node, address: str) -> float:
+    """Return the median of ten pings."""
+    text = node.host.run(["ping", "-n", "-c10", "-i0.1", address]).stdout
+    return sorted(float(each) for each in re.findall(r"time=([0-9.]+)", text))[4]
+
+
+def test_the_matrix_has_the_round_trip_times_that_ping_has(world: World) -> None:
+    world.settle()
+    appliance, nodes = world.appliance, world.appliance.nodes()
+
+    def measured() -> dict[frozenset[str], dict[str, Any]] | None:
+        rows = shown(appliance, "/latency?vsubnet=prod")["rows"]
+        found = {
+            frozenset((row["a"], row["b"])): row for row in rows if row["jitter_ms"] is not None
+        }
+        return found if len(found) >= 3 else None
+
+    rows = until("all three pairs are measured", measured, within_s=30)
+    for name, other in (("a1", "a2"), ("a1", "b1"), ("a2", "b1")):
+        row = rows[frozenset((nodes[name]["id"], nodes[other]["id"]))]
+        pinged = round_trip_ms(world.node(name), world.address(other))
+        assert abs(row["rtt_ms"] - pinged) < max(3.0, pinged), (name, other, row, pinged)
+        assert row["loss"] == 0.0
+        assert row["path"] == "direct"
+
+
+def test_a_report_says_what_the_data_plane_has_loaded(world: World) -> None:
+    report = until("a1 reports", lambda: shown(world.appliance, "/nodes/a1/report"), within_s=15)
+    status = world.node("a1").status()
+    assert not report["stale"]
+    assert report["age_s"] < 15
+    assert report["dataplane"]["up"]
+    assert report["dataplane"]["version"] == status["dataplane"]["version"]
+    assert [each["name"] for each in report["vsubnets"]] == [
+        each["name"] for each in status["vsubnets"]
+    ]
+    assert {each["name"] for each in report["peers"]} >= {"a2", "b1"}
+
+
+def test_a_change_is_on_the_stream_within_a_second(world: World) -> None:
+    appliance = world.appliance
+    bearer = f"Authorization: Bearer {appliance.session()}"
+    url = f"https://127.0.0.1:{OPS_PORT}/api/v1/stream"
+    program = appliance.host.start(["curl", "-skN", "-H", bearer, url], name="stream")
+    until("the stream greets", lambda: "event: hello" in program.text(), within_s=5)
+    until("the stream beats", lambda: "event: beat" in program.text(), within_s=5)
+    network = appliance.network("seen", "10.44.0.0/24")
+    begun = time.monotonic()
+    until("the change is told", lambda: '"vsubnets"' in program.text(), within_s=5)
+    took = time.monotonic() - begun
+    until("the event is told", lambda: "vsubnet_created" in program.text(), within_s=5)
+    program.stop()
+    appliance.remove_network(network)
+    assert took < 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_killed_node_is_stale_then_down_and_its_paths_go(world: World) -> None:
+    appliance = world.appliance
+    node = world.new_node("late", "cloud-b")
+    node.join(appliance.token(world.prod))
+    node.wait_for_ping(world.address("a1"), within_s=20)
+    until("it is up", lambda: health(appliance, "late") == "up", within_s=30)
+    identity = appliance.nodes()["late"]["id"]
+
+    def edges() -> list[bool]:
+        found = shown(appliance, "/topology")["edges"]
+        return [each["up"] for each in found if identity in (each["a"], each["b"])]
+
+    until("it has a path", lambda: any(edges()), within_s=20)
+    for program in (node.agent, node.dataplane):
+        assert program is not None
+        program.stop(number=signal.SIGKILL)  # and nobody starts it again
+    until("it is stale", lambda: health(appliance, "late") == "stale", within_s=30)
+    until("it is down", lambda: health(appliance, "late") == "down", within_s=60)
+    assert not any(edges())
+    appliance.cairn("node", "delete", "late", "--yes")

@@ -1,0 +1,155 @@
+"""Reports over real TLS: up the netmap stream from a node, and from one appliance to another."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+from cairn_agent.protocol import telemetry as wire
+from cairn_appliance.api.agent_v1 import app as agent_api
+from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
+from cairn_appliance.cluster.telemetry_exchange import TelemetryExchange
+from cairn_appliance.domain.cluster import Appliance
+from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.domain.telemetry import SHARED_REPORTS
+from cairn_appliance.pki.authority import utc_now
+from cairn_appliance.serving import server
+
+from tests.sim.connection import Connection
+from tests.simulated_node import SimulatedNode
+from tests.unit.agent.fakes.running import beside, until
+from tests.unit.appliance.replica import AUTHORITY, Replica
+
+
+@dataclass
+class Served:
+    """A replica whose agent API listens on loopback, and the files of its node's certificate."""
+
+    replica: Replica
+    port: int
+    directory: Path
+
+    @property
+    def place(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def context(self, node: SimulatedNode | None = None) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.load_verify_locations(cadata=AUTHORITY.certificate.decode())
+        if node is not None:
+            pem = AUTHORITY.issue_agent(node.certificate_request().encode(), node.id, utc_now())
+            path = self.directory / f"{node.id}.pem"
+            path.write_bytes(pem + node.key_pem)
+            context.load_cert_chain(path)
+        return context
+
+    async def stream(self, node: SimulatedNode) -> Connection:
+        connection = await Connection.open("127.0.0.1", self.port, self.context(node))
+        await connection.follow("netmap?incarnation=0&after=0", lambda _: None)
+        assert connection.takes_reports
+        return connection
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    replica = Replica()
+    pair = AUTHORITY.issue_pair("appliance", "server", ("127.0.0.1",), utc_now())
+    paths = {name: tmp_path / f"{name}.pem" for name in ("api", "key", "ca")}
+    contents = (pair.certificate, pair.private_key, AUTHORITY.certificate)
+    for path, octets in zip(paths.values(), contents, strict=True):
+        path.write_bytes(octets)
+    context = server_context(paths["api"], paths["key"], paths["ca"])
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    app = agent_api.create_app(replica.services, lambda: utc_now().timestamp())
+    stop = asyncio.Event()
+    running = server(app, context, CertificateProtocol, lifespan=False)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(beside(replica.services.streams.run()))
+        serving = asyncio.create_task(running.run_until(stop, [listening]))
+        yield Served(replica, listening.getsockname()[1], tmp_path)
+        replica.services.streams.close()
+        stop.set()
+        await serving
+
+
+def report(vni: int, peer: str, session: str = "up") -> bytes:
+    said = wire.PeerSaid(peer, vni, session, "direct", rtt_us=700)  # type: ignore[arg-type]
+    return msgspec.json.encode(wire.Report(full=True, peers=[said])) + b"\n"
+
+
+async def two_nodes(replica: Replica) -> tuple[list[SimulatedNode], int]:
+    vsubnet = await replica.vsubnet("red")
+    nodes = [await replica.joined(name, "red") for name in ("n1", "n2")]
+    snapshot = replica.services.netmaps.snapshot
+    await until(lambda: len(snapshot.members_of(vsubnet)) == 2)
+    return nodes, snapshot.vsubnets[vsubnet].vni
+
+
+async def test_reports_come_up_the_stream_and_the_stream_goes_on(served: Served) -> None:
+    (first, second), vni = await two_nodes(served.replica)
+    lines: list[bytes] = []
+    connection = await Connection.open("127.0.0.1", served.port, served.context(first))
+    await connection.follow("netmap?incarnation=0&after=0", lines.append)
+    octets = report(vni, second.id)
+    connection.report(octets[:10])
+    await asyncio.sleep(0.05)
+    connection.report(octets[10:] + b"no report\n" + report(vni, second.id))
+    board = served.replica.services.telemetry
+    await until(lambda: board.record(first.id) is not None and board.refused == 1)
+    assert [way.is_up for way in served.replica.services.picture.ways()] == [True]
+    before = len(lines)
+    await served.replica.services.vsubnets.rotate_secret("red", SYSTEM)
+    await until(lambda: len(lines) > before)
+    served.replica.services.streams.send_away()  # what comes after the end is passed over
+    await until(lambda: not connection.is_open)
+
+
+async def test_a_node_that_floods_is_cut_off(served: Served) -> None:
+    (first, _), _ = await two_nodes(served.replica)
+    connection = await served.stream(first)
+    connection.report(b"x" * 300_000)
+    await until(lambda: not connection.is_open)
+    presence = served.replica.services.presence
+    await until(lambda: not presence.is_connected(first.id))
+
+
+async def test_an_appliance_reads_what_another_ones_nodes_report(served: Served) -> None:
+    (first, second), vni = await two_nodes(served.replica)
+    connection = await served.stream(first)
+    other = Replica(served.replica.memory, "r2")
+    appliances = [Appliance("r1", (served.place,)), Appliance("r2", ("192.0.2.2:8002",))]
+    theirs = other.services.telemetry
+    exchange = TelemetryExchange(theirs, other.services.keyring, "r2", lambda: appliances)
+    async with beside(other.services.streams.run()), beside(exchange.run()):
+        await until(lambda: other.services.netmaps.revision > 0)
+        connection.report(report(vni, second.id))
+        await until(lambda: served.replica.services.telemetry.record(first.id) is not None)
+        await asyncio.sleep(0.6)
+        assert theirs.record(first.id) is None  # nobody looks: nothing is asked
+        await theirs.look()
+        assert [way.is_up for way in other.services.picture.ways()] == [True]
+        connection.report(report(vni, second.id, "down"))
+        await until(lambda: not other.services.picture.ways()[0].is_up)
+        appliances[0] = Appliance("r1", ("127.0.0.1:1",))
+        await exchange.refresh()  # it gives no answer: what is known stays, and ages
+        assert theirs.record(first.id) is not None
+
+
+async def test_a_node_and_a_stranger_are_told_nothing_of_others(served: Served) -> None:
+    (first, _), _ = await two_nodes(served.replica)
+    url = f"https://{served.place}{SHARED_REPORTS}"
+    for context in (served.context(first), served.context()):
+        async with httpx.AsyncClient(verify=context) as client:
+            answer = await client.get(url)
+        assert answer.status_code == 403
+        assert answer.json()["code"] == "certificate_required"
