@@ -78,10 +78,15 @@ def quarantine(path: Path) -> Path:
 
 @contextlib.contextmanager
 def held_lock(path: Path, holder: str) -> Iterator[None]:
-    """Hold a lock file while the block runs; raise Environment where another process does."""
+    """Hold a lock file while the block runs; raise Environment where another process does.
+
+    No symbolic link is followed: root locks in a directory of the agent's user, and would give it
+    the file that the link names.
+    """
     make_directory(path.parent)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, flags, 0o600)
     except OSError as error:
         raise unusable("open the lock file", path, error) from error
     try:

@@ -51,7 +51,7 @@ removing() {
 
 # After the files went.
 removed() {
-    rm -rf /run/cairn /run/cairn-dataplane
+    rm -rf /run/cairn /run/cairn-dataplane /run/cairn-facts
     if runs_systemd; then systemctl daemon-reload || :; fi
 }
 

@@ -11,7 +11,7 @@ from cairn_agent.protocol.enrolment import Facts
 
 _DMI_UUIDS = (
     Path("/sys/class/dmi/id/product_uuid"),  # for root alone
-    Path("/run/cairn/product-uuid"),  # as root read it for an agent of another user (its unit)
+    Path("/run/cairn-facts/product-uuid"),  # as root read it for an agent that may not (its unit)
 )
 _CLOUD_IDS = (
     Path("/run/cloud-init/.instance-id"),  # not the one on disk, which goes along with a copy
