@@ -103,7 +103,6 @@ UNNEEDED = frozenset(
         "tkinter",
         "turtle.py",
         "venv",
-        "wsgiref",
         "xmlrpc",
     }
 )
