@@ -9,10 +9,10 @@ ARGS ?=
 CHAOS := $(filter-out %_soak.py,$(wildcard tests/integration/test_cluster*.py)) tests/integration/test_rotation.py tests/integration/test_restore.py tests/integration/test_bridge_crashes.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test console-test lab chaos chaos-soak upgrade races clones gateway scale bench bench-gateway bench-micro soak fuzz proofs clean
+.PHONY: help setup demo check test console-test lab chaos chaos-soak upgrade races clones gateway scale bench bench-gateway bench-micro soak fuzz proofs packages packages-test clean
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## install and build what is missing (apt, uv, cargo, etcd)
 	@tools/setup
@@ -75,6 +75,15 @@ bench-micro: setup  ## single steps of the packet path, by the nanosecond (ARGS:
 
 fuzz: setup  ## every fuzz target for FUZZ_SECONDS (default 600)
 	@tools/fuzz $(FUZZ_SECONDS)
+
+packages:  ## the agent as deb, rpm and tarball, signed, with install.sh, in build/packages/dist (RELEASE=, KEY=)
+	@tools/setup packages
+	@$(RUN) python images/agent/build.py --release $${RELEASE:-1} $${KEY:+--key $$KEY}
+
+packages-test:  ## packages on minimal Debian 12 and 13: from the appliance only, upgraded, put back, removed
+	@tools/setup packages
+	@images/agent/test-systems
+	@$(RUN) pytest -s -m slow tests/packages $(ARGS)
 
 proofs:  ## the proofs under build/proofs as a table
 	@$(RUN) python tools/proofs.py

@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import socket
+import stat
 import sys
 import time
 import uuid
@@ -484,8 +485,12 @@ def test_it_runs_without_root_on_a_tap_of_its_own(lab: Lab) -> None:
     a.make_tap()
     b.make_tap("user", nobody)
     a.start()
-    # Files may be of any mode here (the checkout, /dev/net/tun): only the network's own
-    # permissions are at stake.
+    # Files may be of any mode here (the checkout): only the network's own permissions are at
+    # stake. The data plane drops this capability too, so /dev/net/tun gets the mode of udev.
+    tun = b.host.directory / "tun"
+    os.mknod(tun, 0o600 | stat.S_IFCHR, Path("/dev/net/tun").stat().st_rdev)
+    tun.chmod(0o666)
+    b.host.run(["mount", "--bind", str(tun), "/dev/net/tun"])
     files = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
     b.start(prefix=["setpriv", f"--reuid={nobody}", f"--regid={nobody}", "--clear-groups", *files])
 

@@ -176,6 +176,15 @@ def leave(
     _out.print("left; join again with a new token")
 
 
+@app.command()
+def clear(context: typer.Context) -> None:
+    """Remove TAPs, bridges and filters from this machine; it stays joined. Stop the agent first."""
+    from cairn_agent import onboarding
+
+    asyncio.run(onboarding.clear_host(context.obj))
+    _out.print("cleared; what the agent needs it makes anew when it runs again")
+
+
 @app.command(name="seal-image")
 def seal_image(
     context: typer.Context,

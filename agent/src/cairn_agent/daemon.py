@@ -23,7 +23,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from cairn_agent.control.copies import become, enrol_copy
 from cairn_agent.control.link import Barred
-from cairn_agent.dataplane import DataPlane, Event, Hello, connected
+from cairn_agent.dataplane import DataPlane, Event, Hello, connected, user_of
 from cairn_agent.entropy import key_octets
 from cairn_agent.errors import AgentError, Refused, StateUnusable
 from cairn_agent.files import held_lock
@@ -334,7 +334,8 @@ class Agent:
     async def _apply(self) -> float:
         """Bring host and data plane to what is desired; return when to look again."""
         wanted = self._desired()
-        outcome = await ensure_taps(self.netlink, wanted.taps)
+        owner = user_of(self.settings.dataplane_socket)
+        outcome = await ensure_taps(self.netlink, wanted.taps, owner)
         failed = {vni: f"{e.cause}; {e.remedy}" for vni, e in outcome.failed.items()}
         self._note_problems({**wanted.problems, **failed})
         state = _without(wanted.state, failed.keys())

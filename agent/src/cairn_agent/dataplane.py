@@ -297,6 +297,14 @@ class DataPlane:
         )
 
 
+def user_of(path: Path) -> int | None:
+    """Return the user that the data plane at `path` runs as, None where there is no trace of it."""
+    for place in (path, path.parent):
+        with contextlib.suppress(OSError):
+            return place.stat().st_uid
+    return None
+
+
 @contextlib.asynccontextmanager
 async def connected(path: Path) -> AsyncIterator[DataPlane]:
     """Connect to the data plane; raise Unreachable where it doesn't run."""

@@ -78,13 +78,19 @@ def quarantine(path: Path) -> Path:
 
 @contextlib.contextmanager
 def held_lock(path: Path, holder: str) -> Iterator[None]:
-    """Hold a lock file while the block runs; raise Environment where another process does."""
+    """Hold a lock file while the block runs; raise Environment where another process does.
+
+    No symbolic link is followed: root locks in a directory of the agent's user, and would give it
+    the file that the link names.
+    """
     make_directory(path.parent)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, flags, 0o600)
     except OSError as error:
         raise unusable("open the lock file", path, error) from error
     try:
+        _give_to_owner(descriptor, path.parent)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -107,6 +113,7 @@ def _write_whole(path: Path, octets: bytes) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            _give_to_owner(file.fileno(), path.parent)
             file.write(octets)
             file.flush()
             os.fsync(file.fileno())
@@ -115,6 +122,13 @@ def _write_whole(path: Path, octets: bytes) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
+
+
+def _give_to_owner(descriptor: int, directory: Path) -> None:
+    """Let a command of root's write what the agent, which is of another user, can read."""
+    if os.geteuid() == 0:
+        owner = directory.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def _sync_directory(path: Path) -> None:

@@ -127,6 +127,14 @@ async def seal_image(settings: Settings, token_text: str = "") -> Identity | Non
     return identity
 
 
+async def clear_host(settings: Settings) -> None:
+    """Make this machine what it was before the agent configured it, and stay joined: the agent
+    makes everything anew when it runs again. The agent must not run."""
+    state = StateDir(settings.state_dir)
+    with _changing(state), held_lock(state.lock, "the agent"):
+        await _clear(settings)
+
+
 async def join_at_first_boot(agent: Agent) -> None:
     """Join with the token that a sealed image carries, until that worked or was refused."""
     backoff = Backoff(first_s=3.0, max_s=60.0)

@@ -31,13 +31,14 @@ class Settings:
     state_dir: Path = DEFAULT_STATE_DIR
     runtime_dir: Path = DEFAULT_RUNTIME_DIR
     timers: Mapping[str, int] = field(default_factory=dict)  # test setting, docs/protocol.md 2.1
+    dataplane: Path | None = None  # its socket, where packages put it; the runtime directory's own
     offline_trust_s: int | None = None  # test setting: overrides every vSubnet's policy
     metrics_file: Path | None = None  # for node_exporter's textfile collector
 
     @property
     def dataplane_socket(self) -> Path:
         """The control socket of the data plane."""
-        return self.runtime_dir / "dataplane.sock"
+        return self.dataplane or self.runtime_dir / "dataplane.sock"
 
     @property
     def bridge_journal(self) -> Path:
@@ -58,10 +59,19 @@ def from_environment(
         state_dir=state_dir or Path(environment.get("CAIRN_STATE_DIR") or DEFAULT_STATE_DIR),
         runtime_dir=runtime_dir
         or Path(environment.get("CAIRN_RUNTIME_DIR") or DEFAULT_RUNTIME_DIR),
+        dataplane=_dataplane(environment, runtime_dir),
         timers=_timers(environment.get("CAIRN_TEST_TIMERS", "")),
         offline_trust_s=_seconds(environment.get("CAIRN_TEST_OFFLINE_TRUST_S", "")),
         metrics_file=_metrics_file(environment.get("CAIRN_METRICS_FILE", "")),
     )
+
+
+def _dataplane(environment: Mapping[str, str], runtime_dir: Path | None) -> Path | None:
+    """Return where the packages' data plane listens; a runtime directory that was asked for has
+    a data plane of its own."""
+    place = environment.get("CAIRN_DATAPLANE_SOCKET")
+    is_asked = runtime_dir is not None or bool(environment.get("CAIRN_RUNTIME_DIR"))
+    return Path(place) if place and not is_asked else None
 
 
 def _metrics_file(text: str) -> Path | None:

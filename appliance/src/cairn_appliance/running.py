@@ -17,6 +17,7 @@ from cairn_agent.protocol.enrolment import PROTOCOL
 from cairn_appliance import __version__
 from cairn_appliance import settings as settings_file
 from cairn_appliance.api.agent_v1 import app as agent_api
+from cairn_appliance.api.agent_v1.packages import Packages
 from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
 from cairn_appliance.api.console import Console, find_console
 from cairn_appliance.api.ops_v1 import app as ops_api
@@ -325,17 +326,30 @@ class Appliance:
             await self._membership.hand_over_lead(self._local.member)
 
     def _agent_server(self) -> Server:
-        app = agent_api.create_app(self._services)
+        app = agent_api.create_app(self._services, packages=self._packages())
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS)
         return server(guarded, self._context, CertificateProtocol, lifespan=False)
 
     def _ops_server(self) -> Server:
+        packages = self._packages()
         app = ops_api.create_app(
-            self._services, self._membership, self._backups, own=self._watch.figures
+            self._services,
+            self._membership,
+            self._backups,
+            install=packages.command,
+            own=self._watch.figures,
         )
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS, LONG)
         return server(
             Console(guarded, find_console()), self._context, CertificateProtocol, lifespan=True
+        )
+
+    def _packages(self) -> Packages:
+        settings = self._local.settings
+        return Packages(
+            Path(settings.packages_dir),
+            settings.appliances(),
+            self._local.pki("api.pem").read_bytes,
         )
 
     def _has_others(self) -> bool:

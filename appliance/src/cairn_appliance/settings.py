@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     etcd_quota_mib: int = 2048  # of the store; the same at each appliance
     backup_every_s: float = 3600.0  # 0: only when asked for
     backup_dir: str = ""  # where backups are written; empty: backups/ in the data directory
+    packages_dir: str = "/usr/share/cairn/packages"  # of the agent, for new nodes; may be missing
     backups_kept: int = 72  # on this appliance; the oldest beyond go
 
     def appliances(self) -> tuple[str, ...]:
@@ -147,6 +148,11 @@ def check(settings: Settings) -> None:
         raise SettingsError(
             f"agent_certificate_s = {settings.agent_certificate_s} is out of range",
             remedy="use 10 seconds to a year (31622400); a day (86400) and more is sensible",
+        )
+    if not Path(settings.packages_dir).is_absolute():
+        raise SettingsError(
+            f"packages_dir = {settings.packages_dir!r} is no absolute path",
+            remedy="write it from / on",
         )
     _check_backups(settings)
 

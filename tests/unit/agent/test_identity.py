@@ -183,3 +183,16 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
         pass
     with files.held_lock(path, "the agent"):
         pass
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    """Root would give what it names to the owner of the directory."""
+    other = tmp_path / "other"
+    lock = tmp_path / "state" / "lock"
+    lock.parent.mkdir()
+    lock.symlink_to(other)
+
+    with pytest.raises(StateUnusable), files.held_lock(lock, "the agent"):
+        pass
+
+    assert not other.exists()

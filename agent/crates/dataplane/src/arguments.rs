@@ -14,6 +14,8 @@ pub enum Arguments {
         socket: PathBuf,
         /// Take sockets and TAPs over from the process that is running there.
         take_over: bool,
+        /// Whether the process's group may use the control socket.
+        group_access: bool,
     },
     /// Print the version.
     Version,
@@ -28,9 +30,10 @@ const DEFAULT_SOCKET: &str = "/run/cairn/dataplane.sock";
 pub const USAGE: &str = "\
 cairn-dataplane: the packet process of a Cairn node
 
-usage: cairn-dataplane [--socket PATH] [--take-over]
+usage: cairn-dataplane [--socket PATH] [--group-access] [--take-over]
 
   --socket PATH   control socket (default /run/cairn/dataplane.sock)
+  --group-access  let this process's group use the control socket, not its user only
   --take-over     take sockets and TAPs over from the process running at PATH
   --version       print the version
   --help          print this
@@ -44,6 +47,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments,
     let mut arguments = arguments.into_iter();
     let mut socket = PathBuf::from(DEFAULT_SOCKET);
     let mut take_over = false;
+    let mut group_access = false;
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--socket") => {
@@ -53,12 +57,17 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments,
                     .into();
             }
             Some("--take-over") => take_over = true,
+            Some("--group-access") => group_access = true,
             Some("--version") => return Ok(Arguments::Version),
             Some("--help" | "-h") => return Ok(Arguments::Help),
             _ => return Err(usage(format!("unknown argument {argument:?}"))),
         }
     }
-    Ok(Arguments::Run { socket, take_over })
+    Ok(Arguments::Run {
+        socket,
+        take_over,
+        group_access,
+    })
 }
 
 fn usage(cause: String) -> Failure {
@@ -78,13 +87,16 @@ mod tests {
         let run = Arguments::Run {
             socket: DEFAULT_SOCKET.into(),
             take_over: false,
+            group_access: false,
         };
         assert_eq!(parsed(&[]).unwrap(), run);
         let run = Arguments::Run {
             socket: "/tmp/x".into(),
             take_over: true,
+            group_access: true,
         };
-        assert_eq!(parsed(&["--take-over", "--socket", "/tmp/x"]).unwrap(), run);
+        let given = ["--take-over", "--group-access", "--socket", "/tmp/x"];
+        assert_eq!(parsed(&given).unwrap(), run);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod desired;
 mod failure;
 mod lanes;
 mod log;
+mod manager;
 mod offloads;
 mod outbox;
 mod plumbing;
@@ -22,9 +23,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use arguments::Arguments;
-use cairn_device::process;
 use cairn_device::signals::EndSignals;
-use control::{Control, Listener};
+use cairn_device::udp::Spare;
+use cairn_device::{confine, process};
+use control::{Access, Control, Listener};
 use failure::Failure;
 
 fn main() -> ExitCode {
@@ -41,7 +43,18 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments {
         Arguments::Version => print(concat!("cairn-dataplane ", env!("CARGO_PKG_VERSION"), "\n")),
         Arguments::Help => print(arguments::USAGE),
-        Arguments::Run { socket, take_over } => serve(&socket, take_over),
+        Arguments::Run {
+            socket,
+            take_over,
+            group_access,
+        } => {
+            let access = if group_access {
+                Access::Group
+            } else {
+                Access::User
+            };
+            serve(&socket, take_over, access)
+        }
     }
 }
 
@@ -51,29 +64,34 @@ fn print(text: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::environment(format!("stdout: {error}"), "give it an open stdout"))
 }
 
-fn serve(socket: &Path, take_over: bool) -> Result<(), Failure> {
+fn serve(socket: &Path, take_over: bool, access: Access) -> Result<(), Failure> {
     log::set_level(std::env::var("CAIRN_DATAPLANE_LOG").ok().as_deref());
     std::panic::set_hook(Box::new(|panic| die(&format!("bug: {panic}"))));
     let signals = EndSignals::new()
         .map_err(|error| Failure::internal(format!("signals can't be read: {error}")))?;
-    let hardening = process::harden();
-    for missing in &hardening.missing {
-        log::warn("degraded", &[("what", &"hardening"), ("reason", missing)]);
-    }
+    let mut hardening = process::harden();
+    let spare = Spare::prepare(lanes::pairs());
     let listener = if take_over {
         None
     } else {
-        Some(Listener::bind(socket)?)
+        Some(Listener::bind(socket, access)?)
     };
-    let mut control = Control::new(signals, hardening)?;
+    // Before there is a second thread: what a thread may do is inherited, and not taken back.
+    let keep_lock = hardening.lock_needs_capability;
+    hardening.missing.extend(confine::confine(keep_lock));
+    for missing in &hardening.missing {
+        log::warn("degraded", &[("what", &"hardening"), ("reason", missing)]);
+    }
+    let mut control = Control::new(signals, hardening, spare)?;
     match listener {
         Some(listener) => control.listen(listener)?,
-        None => control::take_over(&mut control, socket)?,
+        None => control::take_over(&mut control, socket, access)?,
     }
     log::info(
         "ready",
         &[("socket", &socket.display()), ("pid", &std::process::id())],
     );
+    manager::tell_ready();
     control.run()
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cairn_device::tap::Tap;
-use cairn_device::udp::{DatagramSocket, Family, Off, UdpSocket};
+use cairn_device::udp::{DatagramSocket, Family, Off, Spare, UdpSocket};
 use cairn_engine::{Gate, State, Vni};
 
 use crate::offloads::{self, Offloads};
@@ -55,7 +55,12 @@ impl Wiring {
 
     /// Opens what `state` needs and isn't open yet. Nothing is closed or changed:
     /// on an error what is open goes on.
-    pub fn plan(&self, state: &State, inherited: &mut Inherited) -> Result<Self, Refusal> {
+    pub fn plan(
+        &self,
+        state: &State,
+        inherited: &mut Inherited,
+        spare: &mut Spare,
+    ) -> Result<Self, Refusal> {
         let mut names = HashSet::new();
         if let Some(twice) = state
             .vsubnets
@@ -69,7 +74,7 @@ impl Wiring {
         }
         let mut plan = self.clone();
         if self.udp_port != state.port {
-            plan.bind(state.port, inherited)?;
+            plan.bind(state.port, inherited, spare)?;
         }
         let ports: Result<Vec<_>, Refusal> = state
             .vsubnets
@@ -169,19 +174,28 @@ impl Wiring {
         Ok(Arc::new(Port::new(name, tap, on)))
     }
 
-    fn bind(&mut self, port: u16, inherited: &mut Inherited) -> Result<(), Refusal> {
+    fn bind(
+        &mut self,
+        port: u16,
+        inherited: &mut Inherited,
+        spare: &mut Spare,
+    ) -> Result<(), Refusal> {
         let pairs = self.plumbings.len();
         let v4 = match inherited.take(Family::V4) {
             Some(socket) => socket,
-            None => UdpSocket::bind(Family::V4, port).map_err(|error| not_bound(port, &error))?,
+            None => spare
+                .bind(Family::V4, port)
+                .map_err(|error| not_bound(port, &error))?,
         };
         let (v6, without_ipv6) = match inherited.take(Family::V6) {
             Some(socket) => (Some(socket), None),
-            None => bind_ipv6(port)?,
+            None => bind_ipv6(port, spare)?,
         };
-        let v4 = beside(v4, pairs, port, inherited)?.map(Some);
+        let v4 = beside(v4, pairs, port, inherited, spare)?.map(Some);
         let v6: Vec<_> = match v6 {
-            Some(first) => beside(first, pairs, port, inherited)?.map(Some).collect(),
+            Some(first) => beside(first, pairs, port, inherited, spare)?
+                .map(Some)
+                .collect(),
             None => vec![None; pairs],
         };
         let sockets = v4.zip(v6).map(|(v4, v6)| Sockets { v4, v6 });
@@ -211,14 +225,15 @@ fn beside(
     count: usize,
     port: u16,
     inherited: &mut Inherited,
+    spare: &mut Spare,
 ) -> Result<impl Iterator<Item = Arc<dyn DatagramSocket>> + use<>, Refusal> {
     let mut all = vec![first];
     while all.len() < count {
         let family = all[0].family();
         let next = match inherited.take(family) {
             Some(socket) => socket,
-            None => all[0]
-                .bind_beside()
+            None => spare
+                .bind_beside(&all[0])
                 .map_err(|error| not_bound(port, &error))?,
         };
         all.push(next);
@@ -240,8 +255,8 @@ impl Inherited {
 }
 
 /// A host without IPv6 works with IPv4 alone.
-fn bind_ipv6(port: u16) -> Result<(Option<UdpSocket>, Option<String>), Refusal> {
-    match UdpSocket::bind(Family::V6, port) {
+fn bind_ipv6(port: u16, spare: &mut Spare) -> Result<(Option<UdpSocket>, Option<String>), Refusal> {
+    match spare.bind(Family::V6, port) {
         Ok(socket) => Ok((Some(socket), None)),
         Err(error) if error.kind() == ErrorKind::AddrInUse => Err(not_bound(port, &error)),
         Err(error) => Ok((None, Some(format!("the host has no IPv6 ({error})")))),

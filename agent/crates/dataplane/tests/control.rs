@@ -195,14 +195,15 @@ fn the_agents_going_away_leaves_the_state_in_place() {
 #[test]
 fn without_descriptors_to_spare_it_waits_and_goes_on() {
     let place = Place::new();
-    // Enough for the start and a client or two.
+    // Enough for the start, its two sockets and a client or two.
     let limited = format!(
-        "ulimit -n 14; exec {} --socket {}",
+        "ulimit -n 17; exec {} --socket {}",
         env!("CARGO_BIN_EXE_cairn-dataplane"),
         place.socket().display()
     );
     let process = Command::new("sh")
         .args(["-c", &limited])
+        .env("CAIRN_TEST_THREAD_PAIRS", "1")
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -237,6 +238,79 @@ fn the_socket_is_for_its_owner_only() {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&place.socket()), 0o600);
     assert_eq!(mode(place.socket().parent().unwrap()), 0o755);
+}
+
+#[test]
+fn the_socket_is_for_the_group_too_where_that_is_asked_for() {
+    let place = Place::new();
+    let _dataplane = DataPlane::start_with(&place, &["--group-access"]);
+    let mode = fs::metadata(place.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+}
+
+/// What a process of another user of the group `group` is answered; it needs root.
+fn asked_by_another_user(place: &Place, group: &str) -> String {
+    let script = format!(
+        "import socket; s = socket.socket(socket.AF_UNIX); s.connect({:?}); \
+         s.send(b'{{\"id\":1,\"op\":\"hello\"}}\\n'); print(s.recv(4096).decode())",
+        place.socket()
+    );
+    let user = [
+        "--reuid=65534",
+        "--clear-groups",
+        "--regid",
+        group,
+        "/usr/bin/python3",
+        "-c",
+    ];
+    let output = Command::new("setpriv")
+        .args(user)
+        .arg(script)
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn another_user_is_answered_where_the_group_has_access_and_is_its_own() {
+    if cairn_device::local::own().uid != 0 {
+        eprintln!("not run: needs root");
+        return;
+    }
+    for (arguments, group, is_answered) in [
+        (&["--group-access"][..], "0", true),
+        (&["--group-access"][..], "65534", false),
+        (&[][..], "0", false),
+    ] {
+        let place = Place::new();
+        let _dataplane = DataPlane::start_with(&place, arguments);
+        let text = asked_by_another_user(&place, group);
+        assert_eq!(
+            text.contains("generation"),
+            is_answered,
+            "{arguments:?} {group}: {text}"
+        );
+    }
+}
+
+#[test]
+fn once_it_runs_it_has_no_capability_and_most_calls_are_forbidden() {
+    let place = Place::new();
+    let dataplane = DataPlane::start(&place);
+    dataplane.agent().ask(json!({"op": "hello"}));
+    let status = fs::read_to_string(format!("/proc/{}/status", dataplane.process.id())).unwrap();
+    let value = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().to_owned()
+    };
+    // CAP_IPC_LOCK stays where the limit of locked memory can't be lifted, as in a container.
+    let effective = u64::from_str_radix(&value("CapEff:"), 16).unwrap();
+    assert_eq!(effective & !(1 << 14), 0, "{status}");
+    assert_eq!(value("CapPrm:"), value("CapEff:"));
+    assert_eq!(
+        (value("NoNewPrivs:"), value("Seccomp:")),
+        ("1".into(), "2".into())
+    );
 }
 
 #[test]
@@ -421,8 +495,12 @@ struct DataPlane<'a> {
 impl<'a> DataPlane<'a> {
     /// Starts it and waits until it listens.
     fn start(place: &'a Place) -> Self {
+        Self::start_with(place, &[])
+    }
+
+    fn start_with(place: &'a Place, arguments: &[&str]) -> Self {
         let dataplane = Self {
-            process: spawn(place, &[]),
+            process: spawn(place, arguments),
             place,
         };
         dataplane.agent();

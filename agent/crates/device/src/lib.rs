@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod clock;
+pub mod confine;
 pub mod entropy;
 pub mod local;
 pub mod memory;

@@ -6,8 +6,17 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use crate::call::{check, check_length, retry};
 
-/// The user id of the process that connected (SO_PEERCRED).
-pub fn peer_uid(socket: impl AsFd) -> io::Result<u32> {
+/// User and group of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Its effective user id.
+    pub uid: u32,
+    /// Its effective group id.
+    pub gid: u32,
+}
+
+/// Whose process connected (SO_PEERCRED).
+pub fn peer(socket: impl AsFd) -> io::Result<Credentials> {
     let mut credentials = libc::ucred {
         pid: 0,
         uid: 0,
@@ -24,13 +33,17 @@ pub fn peer_uid(socket: impl AsFd) -> io::Result<u32> {
             &raw mut length,
         )
     })?;
-    Ok(credentials.uid)
+    Ok(Credentials {
+        uid: credentials.uid,
+        gid: credentials.gid,
+    })
 }
 
-/// The effective user id of this process.
-pub fn own_uid() -> u32 {
-    // SAFETY: takes nothing and can't fail.
-    unsafe { libc::geteuid() }
+/// Whose process this is.
+pub fn own() -> Credentials {
+    // SAFETY: both take nothing and can't fail.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    Credentials { uid, gid }
 }
 
 /// Most descriptors in one message (the kernel's SCM_MAX_FD).
@@ -169,7 +182,7 @@ mod tests {
     #[test]
     fn the_peer_of_a_pair_is_ourselves() {
         let (a, _b) = UnixStream::pair().unwrap();
-        assert_eq!(peer_uid(&a).unwrap(), own_uid());
+        assert_eq!(peer(&a).unwrap(), own());
     }
 
     #[test]

@@ -9,6 +9,8 @@ use crate::call::check;
 pub struct Hardening {
     /// Protections that could not be had; each a cause with its remedy.
     pub missing: Vec<String>,
+    /// Memory is locked by the capability alone, as the limit could not be lifted.
+    pub lock_needs_capability: bool,
 }
 
 /// Makes the process non-dumpable, forbids core files and locks its memory.
@@ -25,7 +27,11 @@ pub fn harden() -> Hardening {
     use_one_arena();
     note(forbid_dumps(), "the process may be dumped");
     note(forbid_core_files(), "core files may be written");
-    note(lock_memory(), "memory is not locked and may reach swap");
+    let locked = lock_memory();
+    let is_locked = locked.is_ok();
+    note(locked, "memory is not locked and may reach swap");
+    hardening.lock_needs_capability =
+        is_locked && lock_limit().is_ok_and(|limit| limit != libc::RLIM_INFINITY);
     hardening
 }
 
@@ -59,6 +65,7 @@ fn forbid_core_files() -> io::Result<()> {
 /// Under a limit, locking what comes would make allocations fail later on and end
 /// the process; then nothing is locked.
 fn lock_memory() -> io::Result<()> {
+    lift_lock_limit();
     if !may_lock_without_limit()? {
         return Err(io::Error::other(
             "RLIMIT_MEMLOCK is too low; set LimitMEMLOCK=infinity in the unit",
@@ -71,18 +78,33 @@ fn lock_memory() -> io::Result<()> {
     Ok(())
 }
 
+/// Lifts the limit itself where that is permitted: the capability that stands in for it goes.
+fn lift_lock_limit() {
+    let none = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: `none` outlives the call. Whether it worked is asked right after.
+    let _asked_after = check(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const none) });
+}
+
 /// The number of CAP_IPC_LOCK, which lifts the limit (capabilities(7)).
-const CAP_IPC_LOCK: u32 = 14;
+pub(crate) const CAP_IPC_LOCK: u32 = 14;
 
 fn may_lock_without_limit() -> io::Result<bool> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let is_capable = effective(&status) >> CAP_IPC_LOCK & 1 == 1;
+    Ok(lock_limit()? == libc::RLIM_INFINITY || is_capable)
+}
+
+fn lock_limit() -> io::Result<libc::rlim_t> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: `limit` outlives the call.
     check(unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) })?;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    Ok(limit.rlim_cur == libc::RLIM_INFINITY || effective(&status) >> CAP_IPC_LOCK & 1 == 1)
+    Ok(limit.rlim_cur)
 }
 
 /// The effective capabilities that a `/proc/PID/status` shows.

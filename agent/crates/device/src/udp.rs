@@ -226,13 +226,16 @@ impl UdpSocket {
     /// # Errors
     /// `AddrInUse` where another process has the port; `EAFNOSUPPORT` without the family.
     pub fn bind(family: Family, port: u16) -> io::Result<Self> {
-        Self::bind_with(family, port, false)
+        let socket = Self::open(family)?;
+        socket.bind_to(port)?;
+        Ok(socket)
     }
 
-    fn bind_with(family: Family, port: u16, beside: bool) -> io::Result<Self> {
-        let (domain, any) = match family {
-            Family::V4 => (libc::AF_INET, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-            Family::V6 => (libc::AF_INET6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+    /// Makes a socket that is bound to nothing yet, with its buffers.
+    fn open(family: Family) -> io::Result<Self> {
+        let domain = match family {
+            Family::V4 => libc::AF_INET,
+            Family::V6 => libc::AF_INET6,
         };
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: no pointer is passed; the result is checked before it is owned.
@@ -242,29 +245,24 @@ impl UdpSocket {
         let socket = Self::plain(socket, family);
         socket.set_path_mtu_probing()?;
         socket.set_buffers();
-        if beside {
-            socket.set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-        }
+        Ok(socket)
+    }
+
+    fn bind_to(&self, port: u16) -> io::Result<()> {
+        let any = match self.family {
+            Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
         let address = RawAddress::from(SocketAddr::new(any, port));
         // SAFETY: pointer and length describe `address`, which outlives the call.
         check(unsafe {
             libc::bind(
-                socket.fd(),
+                self.fd(),
                 (&raw const address.storage).cast(),
                 address.length,
             )
         })?;
-        Ok(socket)
-    }
-
-    /// Binds another socket on the port of this one (`SO_REUSEPORT`, socket(7)): the kernel
-    /// spreads senders over them. This one was bound alone, so that the port was nobody else's.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn bind_beside(&self) -> io::Result<Self> {
-        self.set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
-        Self::bind_with(self.family, self.local_address()?.port(), true)
+        Ok(())
     }
 
     /// Takes over a socket that another process bound.
@@ -511,6 +509,57 @@ impl UdpSocket {
             }
         }
         self.send_all(&singles[..count], sent);
+    }
+}
+
+/// Sockets that are bound to nothing yet, made while the process still had the capability to
+/// lift the system's limit on their buffers.
+#[derive(Debug, Default)]
+pub struct Spare {
+    sockets: Vec<UdpSocket>,
+}
+
+impl Spare {
+    /// Makes so many of each family that there is.
+    pub fn prepare(count: usize) -> Self {
+        let families = [Family::V4, Family::V6].into_iter();
+        let all = families.flat_map(|family| std::iter::repeat_n(family, count));
+        Self {
+            sockets: all
+                .filter_map(|family| UdpSocket::open(family).ok())
+                .collect(),
+        }
+    }
+
+    /// As [`UdpSocket::bind`], with a spare socket while there is one.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::bind`]; the socket is kept then.
+    pub fn bind(&mut self, family: Family, port: u16) -> io::Result<UdpSocket> {
+        let socket = self.take(family)?;
+        if let Err(error) = socket.bind_to(port) {
+            self.sockets.push(socket);
+            return Err(error);
+        }
+        Ok(socket)
+    }
+
+    /// Binds another socket on the port of `first` (`SO_REUSEPORT`, socket(7)): the kernel
+    /// spreads senders over them. `first` was bound alone, so that the port was nobody else's.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn bind_beside(&mut self, first: &UdpSocket) -> io::Result<UdpSocket> {
+        first.set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        let socket = self.take(first.family)?;
+        socket.set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        socket.bind_to(first.local_address()?.port())?;
+        Ok(socket)
+    }
+
+    fn take(&mut self, family: Family) -> io::Result<UdpSocket> {
+        let at = self.sockets.iter().position(|one| one.family == family);
+        at.map_or_else(|| UdpSocket::open(family), |at| Ok(self.sockets.remove(at)))
     }
 }
 
@@ -820,7 +869,7 @@ mod tests {
             let Some((a, first, to)) = pair(family) else {
                 continue;
             };
-            let second = first.bind_beside().unwrap();
+            let second = Spare::default().bind_beside(&first).unwrap();
             let error = UdpSocket::bind(family, to.port()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
             let mut others = vec![a];

@@ -165,7 +165,7 @@ fn inside(name: &str, test: impl FnOnce()) {
 }
 
 fn missing() -> Option<String> {
-    if cairn_device::local::own_uid() != 0 {
+    if cairn_device::local::own().uid != 0 {
         Some("not root".to_owned())
     } else if let Err(error) = std::fs::File::open("/dev/net/tun") {
         Some(format!("/dev/net/tun: {error}"))

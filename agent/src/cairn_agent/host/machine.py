@@ -9,6 +9,10 @@ from pathlib import Path
 from cairn_agent.host.network import Network
 from cairn_agent.protocol.enrolment import Facts
 
+_DMI_UUIDS = (
+    Path("/sys/class/dmi/id/product_uuid"),  # for root alone
+    Path("/run/cairn-facts/product-uuid"),  # as root read it for an agent that may not (its unit)
+)
 _CLOUD_IDS = (
     Path("/run/cloud-init/.instance-id"),  # not the one on disk, which goes along with a copy
     Path("/sys/devices/virtual/dmi/id/board_asset_tag"),  # EC2 puts "i-..." here
@@ -18,7 +22,7 @@ _CLOUD_IDS = (
 def machine_facts(network: Network) -> Facts:
     """Return the facts that tell one machine from another (control-plane: Identity)."""
     return Facts(
-        dmi_uuid=_text(Path("/sys/class/dmi/id/product_uuid")).lower(),
+        dmi_uuid=next(filter(None, map(_text, _DMI_UUIDS)), "").lower(),
         machine_id=_text(Path("/etc/machine-id")),
         cloud_instance_id=_cloud_instance_id(),
         boot_id=_text(Path("/proc/sys/kernel/random/boot_id")),

@@ -52,14 +52,20 @@ class Outcome:
     failed: Mapping[int, AgentError]
 
 
-async def ensure_taps(netlink: AsyncIPRoute, taps: Sequence[Tap]) -> Outcome:
-    """Make the desired TAPs exist as they should; one that fails doesn't stop the others."""
+async def ensure_taps(
+    netlink: AsyncIPRoute, taps: Sequence[Tap], owner: int | None = None
+) -> Outcome:
+    """Make the desired TAPs exist as they should; one that fails doesn't stop the others.
+
+    `owner` is the user of the data plane: the kernel gives a queue of a new TAP to no other user
+    (of a TAP without an owner to anyone).
+    """
     network = await read_network(netlink)
     changes: list[str] = []
     failed: dict[int, AgentError] = {}
     for tap in taps:
         try:
-            changes += await _ensure(netlink, network, tap)
+            changes += await _ensure(netlink, network, tap, owner)
         except NetlinkError as error:
             failed[tap.vni] = _environment(tap, error)
         except OSError as error:
@@ -85,7 +91,9 @@ def _log(changes: Sequence[str]) -> None:
         log.info("host changed: %s", change)
 
 
-async def _ensure(netlink: AsyncIPRoute, network: Network, tap: Tap) -> list[str]:
+async def _ensure(
+    netlink: AsyncIPRoute, network: Network, tap: Tap, owner: int | None
+) -> list[str]:
     link = next((link for link in network.links if link.name == tap.name), None)
     changes: list[str] = []
     if link is None or not (link.is_own or _is_left_half_made(link)):
@@ -94,7 +102,7 @@ async def _ensure(netlink: AsyncIPRoute, network: Network, tap: Tap) -> list[str
                 f"the interface {tap.name} exists, and the agent didn't make it",
                 f"remove or rename it (ip link delete {tap.name})",
             )
-        await _create(netlink, tap)
+        await _create(netlink, tap, owner)
         changes.append(f"made {tap.name}")
         network = await read_network(netlink)
         link = next(link for link in network.links if link.name == tap.name)
@@ -109,8 +117,9 @@ def _is_left_half_made(link: Link) -> bool:
     return link.kind == "tun" and not link.alias and not link.is_up
 
 
-async def _create(netlink: AsyncIPRoute, tap: Tap) -> None:
-    await netlink.link("add", ifname=tap.name, kind="tuntap", mode="tap", ifr=_TAP_FLAGS)
+async def _create(netlink: AsyncIPRoute, tap: Tap, owner: int | None) -> None:
+    who = {} if owner is None else {"uid": owner}
+    await netlink.link("add", ifname=tap.name, kind="tuntap", mode="tap", ifr=_TAP_FLAGS, **who)
 
 
 async def _set_link(netlink: AsyncIPRoute, link: Link, tap: Tap) -> list[str]:

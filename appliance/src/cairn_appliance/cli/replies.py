@@ -343,6 +343,7 @@ class Token(msgspec.Struct, frozen=True):
     created_at: datetime | None = None
     created_by: str = ""
     token: str = ""
+    install: str = ""
 
 
 class Site(msgspec.Struct, frozen=True):

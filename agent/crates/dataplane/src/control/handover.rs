@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::request::{Apply, Endpoints, Gate};
-use super::{ClientId, Control, Listener};
+use super::{Access, ClientId, Control, Listener};
 use crate::failure::Failure;
 use crate::lanes::{self, Lanes};
 use crate::log;
@@ -264,7 +264,7 @@ struct Why {
 }
 
 /// Takes over from the process at `path`, and listens there in its place.
-pub fn take_over(control: &mut Control, path: &Path) -> Result<(), Failure> {
+pub fn take_over(control: &mut Control, path: &Path, access: Access) -> Result<(), Failure> {
     let old = connect(path)?;
     let (line, fds) = ask(&old).map_err(|error| lost(&error))?;
     check_verdict(&line)?;
@@ -272,7 +272,7 @@ pub fn take_over(control: &mut Control, path: &Path) -> Result<(), Failure> {
         .map_err(|error| Failure::internal(format!("the old process's answer: {error}")))?;
     control.inherit(&handed_over, fds)?;
     let kept = Kept::keep(path);
-    let listener = Listener::replace(path).inspect_err(|_| kept.forget())?;
+    let listener = Listener::replace(path, access).inspect_err(|_| kept.forget())?;
     control.listen(listener)?;
     if let Err(error) = finish(&old) {
         kept.give_back(path);

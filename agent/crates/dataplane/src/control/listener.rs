@@ -9,29 +9,48 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
 
+/// Who may connect, beside root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// This process's user.
+    User,
+    /// Its group too: the agent is of another user then.
+    Group,
+}
+
+impl Access {
+    fn mode(self) -> u32 {
+        match self {
+            Self::User => 0o600,
+            Self::Group => 0o660,
+        }
+    }
+}
+
 /// A bound control socket; its file goes with it, unless a successor has replaced it.
 #[derive(Debug)]
 pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
+    access: Access,
 }
 
 impl Listener {
     /// Binds where no other process listens; a file that one left behind is replaced.
-    pub fn bind(path: &Path) -> Result<Self, Failure> {
+    pub fn bind(path: &Path, access: Access) -> Result<Self, Failure> {
         if let Some(cause) = occupied(path) {
             return Err(cause);
         }
-        Self::replace(path)
+        Self::replace(path, access)
     }
 
     /// Binds in the place of a process that is about to end.
     ///
     /// The file appears under its name with its final mode: there is no moment at
     /// which another user could connect.
-    pub fn replace(path: &Path) -> Result<Self, Failure> {
-        Self::place(path).map_err(|error| {
+    pub fn replace(path: &Path, access: Access) -> Result<Self, Failure> {
+        Self::place(path, access).map_err(|error| {
             Failure::environment(
                 format!(
                     "the control socket {} can't be made: {error}",
@@ -42,7 +61,7 @@ impl Listener {
         })
     }
 
-    fn place(path: &Path) -> io::Result<Self> {
+    fn place(path: &Path, access: Access) -> io::Result<Self> {
         if let Some(parent) = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
@@ -58,14 +77,20 @@ impl Listener {
         remove_if_there(&unfinished)?;
         let listener = UnixListener::bind(&unfinished)?;
         listener.set_nonblocking(true)?;
-        fs::set_permissions(&unfinished, Permissions::from_mode(0o600))?;
+        fs::set_permissions(&unfinished, Permissions::from_mode(access.mode()))?;
         let inode = fs::metadata(&unfinished)?.ino();
         fs::rename(&unfinished, path)?;
         Ok(Self {
             listener,
             path: path.to_owned(),
             inode,
+            access,
         })
+    }
+
+    /// Who may connect.
+    pub fn access(&self) -> Access {
+        self.access
     }
 
     /// Takes the next connection, if one waits.

@@ -10,7 +10,7 @@ mod operations;
 mod request;
 
 pub use handover::take_over;
-pub use listener::Listener;
+pub use listener::{Access, Listener};
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,6 +23,7 @@ use cairn_device::entropy::SystemEntropy;
 use cairn_device::process::Hardening;
 use cairn_device::readiness::{Epoll, Interest, Ready};
 use cairn_device::signals::EndSignals;
+use cairn_device::udp::Spare;
 use cairn_device::{clock, local, multicast};
 use cairn_engine::{Core, Entropy, Fact, ProbeOutcome, Time};
 use serde_json::{Value, json};
@@ -73,6 +74,7 @@ pub struct Control {
     /// One or more; none while another process takes over.
     lanes: Vec<Lanes>,
     wiring: Wiring,
+    spare: Spare,
     outbox: Outbox,
     epoll: Epoll,
     signals: EndSignals,
@@ -97,8 +99,8 @@ pub struct Control {
 
 impl Control {
     /// Starts the packet threads, which have nothing to do yet.
-    pub fn new(signals: EndSignals, hardening: Hardening) -> Result<Self, Failure> {
-        Self::build(signals, hardening).map_err(|error| {
+    pub fn new(signals: EndSignals, hardening: Hardening, spare: Spare) -> Result<Self, Failure> {
+        Self::build(signals, hardening, spare).map_err(|error| {
             Failure::environment(
                 format!("threads and descriptors can't be had: {error}"),
                 "raise the limits of processes and open files (ulimit -u, ulimit -n)",
@@ -106,7 +108,7 @@ impl Control {
         })
     }
 
-    fn build(signals: EndSignals, hardening: Hardening) -> io::Result<Self> {
+    fn build(signals: EndSignals, hardening: Hardening, spare: Spare) -> io::Result<Self> {
         let entropy = Arc::new(SystemEntropy::new());
         let core = Core::new(Arc::clone(&entropy) as Arc<dyn Entropy>);
         let counters = Arc::new(Counters::default());
@@ -126,6 +128,7 @@ impl Control {
             submit,
             lanes,
             wiring: Wiring::new(pairs),
+            spare,
             epoll,
             signals,
             listener: None,
@@ -233,9 +236,12 @@ impl Control {
     }
 
     fn admit(&mut self, stream: std::os::unix::net::UnixStream) -> Result<(), Gone> {
-        let uid = local::peer_uid(&stream)?;
+        let (peer, own) = (local::peer(&stream)?, local::own());
+        let uid = peer.uid;
         let mut client = Client::new(stream)?;
-        if uid != 0 && uid != local::own_uid() {
+        let access = self.listener.as_ref().map(Listener::access);
+        let by_group = access == Some(Access::Group) && peer.gid == own.gid;
+        if uid != 0 && uid != own.uid && !by_group {
             let refusal = Refusal::new(
                 "not_permitted",
                 format!("user {uid} may not control the data plane; run as root or as its user"),

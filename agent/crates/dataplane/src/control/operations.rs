@@ -109,7 +109,7 @@ impl Control {
     ) -> Result<Value, Refusal> {
         let text = apply.state.get();
         let state = desired::read(text)?;
-        let plan = self.wiring.plan(&state, inherited)?;
+        let plan = self.wiring.plan(&state, inherited, &mut self.spare)?;
         let rewired = !plan.is_same(&self.wiring);
         let changed = self.core.apply(state, clock::now())? || rewired;
         let plan = plan.with_gates(self.core.gates());

@@ -21,6 +21,7 @@ from starlette.responses import Response
 
 from cairn_appliance.api import errors
 from cairn_appliance.api.agent_v1.lines import Lines
+from cairn_appliance.api.agent_v1.packages import PackageRoutes, Packages
 from cairn_appliance.api.agent_v1.stream import NetmapStream
 from cairn_appliance.api.client_certificate import (
     Connection,
@@ -56,7 +57,9 @@ _DIGEST_MAX = 64  # hex digits of SHA-256
 T = TypeVar("T")
 
 
-def create_app(services: Services, clock: Clock = wall_clock) -> FastAPI:
+def create_app(
+    services: Services, clock: Clock = wall_clock, packages: Packages | None = None
+) -> FastAPI:
     """Return the application; it has to be served by CertificateProtocol."""
     app = FastAPI(
         title="Cairn agent API",
@@ -67,6 +70,11 @@ def create_app(services: Services, clock: Clock = wall_clock) -> FastAPI:
     agent_api = _AgentApi(services, clock)
     for path, method, endpoint in agent_api.routes():
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
+    if packages is not None:
+        given = PackageRoutes(packages, clock)
+        app.add_api_route("/install.sh", given.script, methods=["GET"], response_model=None)
+        app.add_api_route("/packages/", given.index, methods=["GET"], response_model=None)
+        app.add_api_route("/packages/{name}", given.file, methods=["GET"], response_model=None)
     return app
 
 

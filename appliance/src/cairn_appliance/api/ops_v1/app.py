@@ -86,6 +86,7 @@ def create_app(
     making: Backups,
     *,
     clock: Clock = wall_clock,
+    install: Callable[[], str] = str,
     own: Callable[[], OwnFigures] = OwnFigures,
 ) -> FastAPI:
     """Return the application; `own` says what the appliance measures of itself.
@@ -96,7 +97,18 @@ def create_app(
     answers = Idempotency(services.store, now=clock)
     joinings = StrangerLimit(clock, JoinRefused)
     meter = Meter()
-    ops = Ops(services, membership, making, access, answers, joinings, clock, meter, own)
+    ops = Ops(
+        services,
+        membership,
+        making,
+        access,
+        answers,
+        joinings,
+        install,
+        clock,
+        meter,
+        own,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

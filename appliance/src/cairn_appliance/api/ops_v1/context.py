@@ -35,6 +35,7 @@ class Ops:
     access: Access
     idempotency: Idempotency
     joinings: StrangerLimit
+    install: Callable[[], str]  # the command that installs the agent from here; empty: none
     now: Callable[[], float]
     meter: Meter
     own: Callable[[], OwnFigures]

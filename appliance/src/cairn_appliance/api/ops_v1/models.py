@@ -296,9 +296,12 @@ class TokenOut(BaseModel):
 
 
 class TokenCreated(TokenOut):
-    """A new token; `token` is the pasteable string, which is told only once."""
+    """A new token; `token` is the pasteable string, which is told only once. `install`, with the
+    token after it, is what to run on a machine that has no agent; empty where this appliance has
+    no packages."""
 
     token: str
+    install: str = ""
 
 
 Port = Annotated[str, StringConstraints(min_length=1, max_length=15)]

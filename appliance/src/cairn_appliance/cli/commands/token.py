@@ -163,5 +163,8 @@ def _show_new(token: Token) -> None:
         "",
         f"cairn-agent join {token.token}",
     )
+    if token.install:
+        install = f"{token.install} {token.token}"
+        output.say("", Text("Or, where no agent is installed yet:", style="bold"), "", install)
     if token.needs_approval:
         output.say("", "Then let it in: cairn node list --state pending")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Response
 
 from cairn_appliance.api.ops_v1.context import ActorDep, ExpectedDep, OpsDep, ServicesDep, tagged
@@ -35,7 +37,8 @@ async def create_token(
     tagged(response, stored.revision)
     response.headers["Location"] = f"/api/v1/tokens/{stored.value.id}"
     shown = token_out(stored.value, await vsubnet_names(ops.services), ops.now())
-    return TokenCreated(**shown.model_dump(), token=text)
+    install = await asyncio.to_thread(ops.install)
+    return TokenCreated(**shown.model_dump(), token=text, install=install)
 
 
 @router.get("/{token}")

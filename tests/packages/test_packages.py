@@ -1,0 +1,185 @@
+"""The agent's packages on minimal systems that reach nothing but the appliance's TCP port.
+
+`make packages-test` builds two releases and the systems, and runs this: installing from the
+appliance, joining, going on through an upgrade and back, and leaving nothing behind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests import proofs
+from tests.integration.world import start_appliance
+from tests.lab import Host, Lab, Probes
+from tests.lab.cairn import Appliance, Network, Node
+from tests.lab.wait import until
+from tests.packages.guest import ROOT, Guest, booted
+
+pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.slow]
+
+BUILT = ROOT / "build/packages"
+MOST_RSS_MIB = 60.0
+MOST_LOSS_S = 2.0
+UNITS = {"cairn-agent": 2.0, "cairn-dataplane": 2.0}
+
+
+@dataclass
+class Scene:
+    """An appliance with packages, a node of this checkout, and room for guests."""
+
+    lab: Lab
+    appliance: Appliance
+    prod: Network
+    peer: Node
+
+    def serve(self, release: int) -> None:
+        """Give the appliance the packages of a release, in one step."""
+        link = self.lab.directory / "packages"
+        fresh = self.lab.directory / "packages.new"
+        fresh.symlink_to(BUILT / ("dist" if release == 1 else f"dist-{release}"))
+        fresh.rename(link)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    """Only UDP and TCP 8002 pass between the sites."""
+    with Lab("packages") as lab:
+        office = lab.site("office")
+        appliance = start_appliance(office)
+        appliance.set(packages_dir=str(lab.directory / "packages"))
+        appliance.stop()
+        appliance.start()
+        prod = appliance.network("prod", "10.7.0.0/24")
+        peer = Node(lab.site("cloud-b").host("peer"))
+        peer.start()
+        peer.join(appliance.token(prod))
+        scene = Scene(lab, appliance, prod, peer)
+        lab.site("cloud-a")
+        scene.serve(1)
+        yield scene
+
+
+def _installer(scene: Scene, guest: Guest) -> tuple[str, str]:
+    """Return the command that the appliance tells, and a token; wget where curl is missing."""
+    made = scene.appliance.cairn("token", "create", "--vsubnet", scene.prod.name)
+    command, token = made["install"], made["token"]
+    if "curl" not in guest.run("command -v curl", check=False):
+        command = command.replace(
+            "curl -fsS -k --pinnedpubkey ", "wget -qO- --no-check-certificate --pinnedpubkey="
+        )
+    return command, token
+
+
+@pytest.mark.parametrize("system", ["debian-12", "debian-13"])
+def test_a_minimal_system_joins_goes_on_through_an_upgrade_and_is_as_it_was_after(
+    scene: Scene, system: str
+) -> None:
+    """Each step looks at what people would: ping, screens, files, users, interfaces."""
+    scene.serve(1)
+    host = scene.lab.sites["cloud-a"].host(system)
+    with booted(system, host, scene.lab.directory) as guest:
+        assert not guest.run("command -v python3", check=False), "there is a Python"
+        files, users = guest.files(), guest.run("cat /etc/passwd /etc/group")
+        command, token = _installer(scene, guest)
+
+        told = guest.run(f"{command} {token}")
+        assert "is installed" in told and "joined as" in told, told
+        address = scene.peer.address(scene.prod)
+        until("the first ping", lambda: _pings(guest, address), within_s=20)
+        is_small = _check_running(guest, system)
+
+        packaged = "cd /; find usr/lib/cairn usr/lib/systemd etc var/lib/cairn-agent -type f -ls"
+        before = guest.run(packaged)
+        again = guest.run(f"{command} {token}")
+        assert "installed already" in again and "joined already" in again
+        assert guest.run(packaged) == before
+        _check_upgrade(scene, guest, host, command, system)
+
+        guest.run("dpkg --purge cairn-agent")
+        assert guest.run("cat /etc/passwd /etc/group") == users
+        assert {name for name in guest.files() - files if "cairn" in name} == set()
+        assert guest.files() - files <= {"/etc/passwd-", "/etc/group-", "/etc/.pwd.lock"}, (
+            guest.files() - files
+        )
+        assert "cairn" not in host.run(["ip", "-br", "link"]).stdout
+        assert "cairn" not in host.run(["nft", "list", "ruleset"]).stdout
+        assert not guest.run("ls -d /run/cairn* /var/lib/cairn*", check=False).startswith("/")
+    assert is_small, "agent and data plane need more memory than they may"
+
+
+def _pings(guest: Guest, address: str) -> bool:
+    return ", 1 received" in guest.run(f"ping -c1 -W1 {address}", check=False)
+
+
+def _check_running(guest: Guest, system: str) -> bool:
+    """Two users, no capability in the data plane, the bar of exposure; return whether that of
+    memory holds: it says nothing of the steps that follow."""
+    kib = 0
+    for unit, bar in UNITS.items():
+        pid = guest.run(f"systemctl show -P MainPID {unit}").strip()
+        status = guest.run(f"cat /proc/{pid}/status")
+        assert re.search(r"NoNewPrivs:\s+1", status) and re.search(r"Seccomp:\s+2", status)
+        user = guest.run(f"stat -c %U /proc/{pid}/task").strip()
+        uid = re.search(r"Uid:\s+(\d+)", status)
+        assert uid is not None and uid[1] != "0", (unit, user)
+        if unit == "cairn-dataplane":
+            assert re.search(r"CapEff:\s+0+\n", status), status
+        print(unit, re.findall(r"(?:VmRSS|RssAnon|RssFile):.*", status))
+        size = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert size is not None
+        kib += int(size[1])
+        shown = guest.run(f"systemd-analyze security {unit} --no-pager | tail -n 1")
+        exposure = float(re.search(r": ([0-9.]+) ", shown)[1])  # type: ignore[index]
+        assert proofs.record(
+            f"PKG-exposure-{unit}-{system}",
+            what=f"exposure of {unit} on {system} (systemd-analyze security)",
+            bar=f"<= {bar}",
+            value=exposure,
+            unit="of 10",
+            holds=exposure <= bar,
+            command="make packages-test",
+        )
+    return proofs.record(
+        f"PKG-rss-{system}",
+        what=f"agent and data plane together, idle, on {system}",
+        bar=f"<= {MOST_RSS_MIB:g}",
+        value=round(kib / 1024, 1),
+        unit="MiB resident",
+        holds=kib / 1024 <= MOST_RSS_MIB,
+        command="make packages-test",
+    )
+
+
+def _check_upgrade(scene: Scene, guest: Guest, host: Host, command: str, system: str) -> None:
+    """To the next release and back, with frames under way; the process is another one after."""
+    shown = guest.run("ip -4 -o addr show | grep cairn")
+    own = re.search(r"inet ([0-9.]+)/", shown)
+    assert own is not None, shown
+    probes = Probes(
+        {host: own[1], scene.peer.host: scene.peer.address(scene.prod)},
+        directory=scene.lab.directory,
+    )
+    try:
+        for release in (2, 1):
+            scene.serve(release)
+            pid = guest.run("systemctl show -P MainPID cairn-dataplane")
+            assert f"-{release} is installed" in guest.run(command.removesuffix(" --"))
+            assert guest.run("systemctl show -P MainPID cairn-dataplane") != pid
+            for unit in UNITS:
+                assert guest.run(f"systemctl is-active {unit}").strip() == "active"
+    finally:
+        probes.stop()
+    longest = probes.worst().outage_s
+    assert proofs.record(
+        f"PKG-upgrade-{system}",
+        what=f"longest silence between two nodes while one is upgraded and put back, on {system}",
+        bar=f"<= {MOST_LOSS_S:g}",
+        value=round(longest, 3),
+        unit="s",
+        holds=longest <= MOST_LOSS_S,
+        command="make packages-test",
+    )
