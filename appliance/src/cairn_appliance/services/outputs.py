@@ -122,12 +122,16 @@ class Outputs:
 
     def problems(self) -> tuple[Problem, ...]:
         """Return what is wrong with receivers; from memory."""
+        return tuple(problem for _, problem in self.problems_by_receiver())
+
+    def problems_by_receiver(self) -> list[tuple[Receiver, Problem]]:
+        """Return the same, with whose problem it is."""
         now = self._clock()
-        return tuple(
-            problem_of(receiver, delivery)
+        return [
+            (receiver, problem_of(receiver, delivery))
             for receiver, delivery in self.states()
             if delivery.fails(now)
-        )
+        ]
 
     async def get(self) -> Stored[Receivers]:
         """Return the receivers; at revision 0 none was ever set."""
