@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from time import perf_counter
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
 
 import cairn_appliance
+from cairn_appliance.api.ops_v1 import reference
 from cairn_appliance.api.ops_v1.context import Ops, OpsDep
 from cairn_appliance.api.ops_v1.models import (
     Counts,
@@ -55,6 +57,14 @@ class PemResponse(Response):
     """A certificate as text."""
 
     media_type = "application/x-pem-file"
+
+
+@router.get("/docs", response_class=HTMLResponse)
+async def docs(request: Request) -> Response:
+    """This reference as a page, made by the appliance itself; it needs no network."""
+    app: FastAPI = request.app
+    text = await asyncio.to_thread(reference.page, app.openapi())
+    return HTMLResponse(text, headers={"Content-Security-Policy": reference.POLICY})
 
 
 @router.get("/ca", response_class=PemResponse)

@@ -30,6 +30,7 @@ from cairn_appliance.api.ops_v1.models_views import (
     TableOut,
     TopologyOut,
 )
+from cairn_appliance.api.ops_v1.paging import Reference
 from cairn_appliance.api.ops_v1.routes.events import ResumeDep, is_new
 from cairn_appliance.api.ops_v1.routes.status import cluster_view, counts_of
 from cairn_appliance.api.ops_v1.shown import all_names, event_out
@@ -59,7 +60,6 @@ RECENT = 10
 NODE_PROBLEMS_MAX = 50
 PACKED_FROM_OCTETS = 2048
 Site = Annotated[str, Query(max_length=63)]
-Reference = Annotated[str, Query(max_length=128, description="name, ID or VNI")]
 
 
 @router.get("/overview")
