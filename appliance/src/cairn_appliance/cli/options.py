@@ -68,7 +68,8 @@ def group(help_text: str) -> typer.Typer:
 def connect(*, at: str = "") -> Connection:
     """Return a connection with the remembered session; raise CommandError where there is none.
 
-    A script's API token, where a file with one was named, goes before the session. `at` is another appliance of the cluster: a session is good at each.
+    A script's API token, where a file with one was named, goes before the session. `at` is
+    another appliance of the cluster: both are good at each.
     """
     path = token_file.chosen()
     session = token_file.session_of(path) if path else load()

@@ -44,7 +44,8 @@ def session_of(path: str) -> Session:
         raise CommandError(
             Exit.BAD_INPUT,
             "no appliance is named",
-            f"set {URL}=https://APPLIANCE:8443 and {FINGERPRINT} to the SHA-256 of the cluster's CA",
+            f"set {URL}=https://APPLIANCE:8443 and {FINGERPRINT} to the SHA-256 of the cluster's "
+            "CA",
         )
     if pin := _pin(os.environ.get(FINGERPRINT, "")):
         return Session(url, "", _pinned(url, pin), pin, token)

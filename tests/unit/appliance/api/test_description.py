@@ -93,7 +93,9 @@ def test_every_post_that_makes_something_takes_an_idempotency_key(
         if "201" in operation["responses"] and "idempotency-key" not in parameters(operation)
     }
     assert lacking - NOT_REPEATED == set()
-    said = {p for p, each in operations_of(described, "post") if "idempotency-key" in parameters(each)}
+    said = {
+        p for p, each in operations_of(described, "post") if "idempotency-key" in parameters(each)
+    }
     assert {"/vsubnets", "/users", "/cluster/join-strings", "/backups"} <= said
 
 

@@ -1,4 +1,4 @@
-"""Completes the API's own description: an example of each request, and what headers a POST takes."""
+"""Completes the API's own description: examples of requests, headers that a POST takes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,12 @@ EXAMPLES: Final[dict[tuple[str, str], Description]] = {
     ("POST", "/segments/{segment}/gateways"): {"node": "gw-1", "port": "eth1", "vlan": 120},
     ("POST", "/segments/{segment}/switch-over"): {"to": "gw-2"},
     ("POST", "/preflights"): {"node": "gw-1", "port": "eth1", "vsubnet": "office"},
-    ("POST", "/tokens"): {"vsubnets": ["office"], "max_uses": 20, "life_s": 86_400, "site": "north"},
+    ("POST", "/tokens"): {
+        "vsubnets": ["office"],
+        "max_uses": 20,
+        "life_s": 86_400,
+        "site": "north",
+    },
     ("POST", "/nodes/{node}/reject"): {"reason": "nobody knows it"},
     ("PUT", "/settings/events"): {
         "syslog": [{"host": "192.0.2.9", "port": 6514, "protocol": "tls"}],
@@ -65,7 +70,10 @@ _IDEMPOTENCY_KEY: Final[Description] = {
     "required": False,
     "description": "16 to 128 visible characters, drawn by the client: the same request with the "
     "same key is carried out once and answered as often as it is sent, for a day.",
-    "schema": {"type": "string", "pattern": f"^[!-~]{{{KEY_MIN_CHARACTERS},{KEY_MAX_CHARACTERS}}}$"},
+    "schema": {
+        "type": "string",
+        "pattern": f"^[!-~]{{{KEY_MIN_CHARACTERS},{KEY_MAX_CHARACTERS}}}$",
+    },
 }
 
 

@@ -35,6 +35,7 @@ from cairn_appliance.services.picture import Entry, Found, Way, heard
 from cairn_appliance.services.problems import About
 from cairn_appliance.services.services import Services
 
+
 def subject_out(about: About) -> SubjectOut:
     """Return what a problem is about."""
     return SubjectOut.model_validate({"kind": about.kind, "id": about.id, "name": about.name})
