@@ -15,10 +15,10 @@ Description = dict[str, Any]
 
 # By method and path below the root. A test validates each against its model.
 EXAMPLES: Final[dict[tuple[str, str], Description]] = {
-    ("POST", "/login"): {"name": "admin", "password": "correct horse battery", "code": "123456"},
-    ("POST", "/session/password"): {"old": "correct horse battery", "new": "staple of batteries"},
+    ("POST", "/login"): {"name": "admin", "password": "a long old password", "code": "123456"},
+    ("POST", "/session/password"): {"old": "a long old password", "new": "a long new password"},
     ("POST", "/session/totp/confirm"): {"code": "123456"},
-    ("POST", "/session/totp/remove"): {"password": "correct horse battery"},
+    ("POST", "/session/totp/remove"): {"password": "a long old password"},
     ("POST", "/users"): {"name": "bob", "role": "operator"},
     ("PATCH", "/users/{user}"): {"role": "viewer", "disabled": False},
     ("POST", "/api-tokens"): {"name": "nightly", "scope": "viewer", "life_s": 7_776_000},
