@@ -94,6 +94,7 @@ class WebhookServer:
         self.posts: list[tuple[str, dict[str, str], bytes]] = []  # those answered with 2xx
         self.tries = 0
         self.port = 0
+        self.refuses = ""  # events with this in them, with 422
         self._context = context
 
     async def start(self) -> None:
@@ -128,11 +129,13 @@ class WebhookServer:
                 self.tries += 1
                 if not self.status:
                     await asyncio.sleep(3600)
-                if 200 <= self.status < 300:
+                refused = bool(self.refuses) and self.refuses.encode() in body
+                status = 422 if refused else self.status
+                if 200 <= status < 300:
                     self.posts.append((lines[0], headers, body))
                 more = f"Location: {self.location}\r\n" if self.location else ""
                 length = "" if self.status == 204 else "Content-Length: 0\r\n"
-                writer.write(f"HTTP/1.1 {self.status} X\r\n{more}{length}\r\n".encode())
+                writer.write(f"HTTP/1.1 {status} X\r\n{more}{length}\r\n".encode())
                 await writer.drain()
         except (asyncio.IncompleteReadError, OSError):
             return

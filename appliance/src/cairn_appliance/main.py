@@ -21,7 +21,7 @@ from cairn_appliance import __version__
 from cairn_appliance.api.ops_v1.routes.cluster import cluster_out
 from cairn_appliance.cli.commands.cluster import show as show_cluster
 from cairn_appliance.cli.replies import ClusterShown
-from cairn_appliance.domain.errors import CairnError, Invalid, Refused
+from cairn_appliance.domain.errors import CairnError, Invalid, NotFound, Refused
 from cairn_appliance.domain.errors import Unavailable as NotAvailable
 from cairn_appliance.domain.joining import decode as decode_join_string
 from cairn_appliance.domain.restored import ABSORB_S
@@ -36,6 +36,7 @@ from cairn_appliance.pki.errors import PkiError
 from cairn_appliance.pki.recovery_key import RecoveryKey
 from cairn_appliance.rebuilding import rebuild
 from cairn_appliance.recovering import look, recover
+from cairn_appliance.resetting import reset_password
 from cairn_appliance.restoring import Asked, restore
 from cairn_appliance.running import run
 from cairn_appliance.services.vsubnets import VSubnetOrder
@@ -270,6 +271,46 @@ def rebuild_command(
     typer.echo(f"next         cairn-appliance run --data-dir {data_dir}")
 
 
+@app.command("reset-password")
+def reset_password_command(
+    data_dir: DataDir,
+    user: Annotated[
+        str, typer.Argument(metavar="[USER]", help="Whose; without it the only admin's.")
+    ] = "",
+    password_file: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="File with the new password in its first line; - reads stdin. One is drawn and "
+            "shown once unless given.",
+        ),
+    ] = "",
+    remove_totp: Annotated[
+        bool,
+        typer.Option(
+            "--remove-totp", help="Ask for no code beside it any more: device and codes are lost."
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Give a user another password where no admin can: the appliance must be running."""
+    _log_to_stderr(logging.WARNING)
+    password = _password(password_file) if password_file else ""
+    done = _in_loop(reset_password(data_dir, user, password, remove_totp=remove_totp))
+    if as_json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(done)).decode())
+        return
+    typer.echo(f"user         {done.user}, {done.role}{', disabled' if done.disabled else ''}")
+    if done.password:
+        typer.echo(f"password     {done.password}  (shown this once)")
+    typer.echo("sessions     all of this user's have ended")
+    if done.needs_code:
+        typer.echo("code         is asked for as before (--remove-totp if it is lost)")
+    typer.echo(f"next         cairn login --user {done.user}; a new password is asked for then")
+    if done.disabled:
+        typer.echo(f"but          an admin has to enable it: cairn user set {done.user} --enable")
+
+
 @app.command("version")
 def version_command() -> None:
     """Print the version."""
@@ -321,7 +362,7 @@ def _exit_code(error: CairnError) -> int:
         return _BAD_INPUT
     if isinstance(error, NotAvailable):
         return _UNREACHABLE
-    return _REFUSED if isinstance(error, Refused) else _BUG
+    return _REFUSED if isinstance(error, Refused | NotFound) else _BUG
 
 
 def _ended(code: int, cause: str, remedy: str) -> int:
@@ -352,6 +393,24 @@ def _recovery_key(place: str) -> RecoveryKey:
         raise Invalid(f"{place} can't be read: {error.strerror}", "name another file") from error
     except (PkiError, UnicodeDecodeError) as error:
         raise Invalid(str(error), "type in the key as it was shown", code="invalid_key") from error
+
+
+def _password(place: str) -> str:
+    """Return the first line of a file or of stdin: it is in no argv."""
+    try:
+        if place == "-":
+            text = sys.stdin.readline(_STRING_MAX)
+        else:
+            with Path(place).open(encoding="utf-8") as file:
+                text = file.readline(_STRING_MAX)
+    except OSError as error:
+        raise Invalid(f"{place} can't be read: {error.strerror}", "name another file") from error
+    except UnicodeDecodeError as error:
+        raise Invalid(f"{place} is no text", "put the password into its first line") from error
+    password = text.rstrip("\r\n")
+    if not password:
+        raise Invalid("the password is empty: nothing was changed")
+    return password
 
 
 def _settings(addresses: list[str], cluster_address: str) -> Settings:

@@ -76,6 +76,7 @@ _OPEN_PATHS = frozenset(
         "/metrics",
         "/api/v1/ca",
         "/api/v1/openapi.json",
+        "/api/v1/docs",
         "/api/v1/status",
         "/api/v1/session",
         "/api/v1/cluster",

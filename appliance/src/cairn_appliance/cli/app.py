@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from cairn_appliance import __version__
+from cairn_appliance.cli import token_file
 from cairn_appliance.cli.commands import (
     api_token,
     audit,
@@ -65,8 +66,17 @@ def _root(
     _watch: Annotated[
         bool, typer.Option(OPTION, help="Show a list, show or status anew every 2 s, until Ctrl-C.")
     ] = False,
+    api_token_file: Annotated[
+        str,
+        typer.Option(
+            token_file.OPTION,
+            metavar="FILE",
+            help=f"File with an API token, for scripts; also {token_file.VARIABLE}.",
+        ),
+    ] = "",
 ) -> None:
     """Take what stands before the command; `run` has seen to --watch by then."""
+    token_file.choose(api_token_file)
 
 
 app.command("login")(session.login)

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from cairn_appliance.cli import token_file
 from cairn_appliance.cli.connection import Connection, base_url, path_of
 from cairn_appliance.cli.errors import CommandError, Exit
 from cairn_appliance.cli.replies import NodeRef
@@ -67,9 +68,11 @@ def group(help_text: str) -> typer.Typer:
 def connect(*, at: str = "") -> Connection:
     """Return a connection with the remembered session; raise CommandError where there is none.
 
-    `at` is another appliance of the cluster: a session is good at each.
+    A script's API token, where a file with one was named, goes before the session. `at` is
+    another appliance of the cluster: both are good at each.
     """
-    session = load()
+    path = token_file.chosen()
+    session = token_file.session_of(path) if path else load()
     if session is None:
         raise CommandError(
             Exit.REFUSED, "you are not logged in", "cairn login https://APPLIANCE:8443"

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+from cairn_appliance.cli import token_file
 from cairn_appliance.cli.errors import CommandError, Exit
 
 OPTION = "--watch"
@@ -30,7 +31,11 @@ def watch(arguments: Sequence[str], once: Callable[[list[str]], int]) -> int:
     where that will not pass by itself.
     """
     rest = [each for each in arguments if each != OPTION]
-    words = [each for each in rest if not each.startswith("-")]
+    words = [
+        each
+        for before, each in zip(["", *rest], rest, strict=False)
+        if not each.startswith("-") and before != token_file.OPTION
+    ]
     if not SHOWING & set(words[:2]):
         raise CommandError(
             Exit.BAD_INPUT,

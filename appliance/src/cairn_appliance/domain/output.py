@@ -14,6 +14,9 @@ from cairn_appliance.domain.problem import Problem
 RECEIVERS_MAX = 16
 # A receiver that is restarted is no problem yet.
 FAILS_AFTER_S = 60.0
+# An event that a receiver refuses so often, and for so long, holds up those after it no more.
+REFUSALS_TO_SKIP, SKIPPED_AFTER_S = 10, 600.0
+SKIPPED_TOLD_S = 24 * 3600.0
 _ORDER = tuple(Severity)
 
 
@@ -98,6 +101,9 @@ class Delivery:
     failing_since: float = 0.0  # 0: it isn't
     last_error: str = ""
     is_told: bool = False  # that it fails, as an event
+    skipped: int = 0  # events that it always refused, ever
+    skipped_at: float = 0.0  # the last of them
+    skipped_why: str = ""
 
     def went(self, now: float) -> Delivery:
         """Return it after something was taken by the receiver."""
@@ -106,6 +112,22 @@ class Delivery:
     def failed(self, now: float, error: str) -> Delivery:
         """Return it after a try that failed."""
         return replace(self, failing_since=self.failing_since or now, last_error=error[:300])
+
+    def left_out(self, now: float, event: Event, error: str) -> Delivery:
+        """Return it after an event was given up that the receiver always refused."""
+        return replace(
+            self,
+            failing_since=0.0,
+            last_error="",
+            is_told=False,
+            skipped=self.skipped + 1,
+            skipped_at=now,
+            skipped_why=f"{event.kind} {event.id}: {error}"[:300],
+        )
+
+    def leaves_out(self, now: float) -> bool:
+        """Return whether an event was left out of late."""
+        return bool(self.skipped) and now - self.skipped_at < SKIPPED_TOLD_S
 
     def fails(self, now: float) -> bool:
         """Return whether it fails for so long that someone has to look."""
@@ -118,10 +140,19 @@ def wants(receiver: Receiver, event: Event) -> bool:
 
 
 def problem_of(receiver: Receiver, delivery: Delivery) -> Problem:
-    """Return what is wrong with a receiver that fails."""
+    """Return what is wrong with a receiver that fails, or has refused an event for good."""
+    told = f"{delivery.skipped} left out so far, the last: {delivery.skipped_why}"
+    if not delivery.failing_since:
+        return Problem(
+            Alarm.RECEIVER_FAILS,
+            f"{receiver.place} ({receiver.id}) refuses some events: {told}",
+            "look at the receiver's log for why it refuses them; they are in `cairn event list`. "
+            "This is told for a day",
+        )
+    more = f"; {told}" if delivery.skipped else ""
     return Problem(
         Alarm.RECEIVER_FAILS,
-        f"events don't reach {receiver.place} ({receiver.id}): {delivery.last_error}",
+        f"events don't reach {receiver.place} ({receiver.id}): {delivery.last_error}{more}",
         f"put the receiver right and try `cairn event-output test {receiver.id}`; what waits is "
         f"sent then. If it is no more: `cairn event-output delete {receiver.id}`",
     )

@@ -22,6 +22,8 @@ from cairn_appliance.domain.event import Event, Severity
 from cairn_appliance.domain.identity import SYSTEM, Actor
 from cairn_appliance.domain.output import (
     RECEIVERS_MAX,
+    REFUSALS_TO_SKIP,
+    SKIPPED_AFTER_S,
     Delivery,
     Position,
     Receiver,
@@ -35,7 +37,14 @@ from cairn_appliance.pki.sealing import Sealer
 from cairn_appliance.services.backlog import LOOKED_AFTER_S, Backlog
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.events import Journal
-from cairn_appliance.services.receivers import WITHIN_S, Line, Lines, NotDelivered, secret_name
+from cairn_appliance.services.receivers import (
+    WITHIN_S,
+    ContentRefused,
+    Line,
+    Lines,
+    NotDelivered,
+    secret_name,
+)
 from cairn_appliance.services.stored import Stored, read
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.port import (
@@ -122,12 +131,16 @@ class Outputs:
 
     def problems(self) -> tuple[Problem, ...]:
         """Return what is wrong with receivers; from memory."""
+        return tuple(problem for _, problem in self.problems_by_receiver())
+
+    def problems_by_receiver(self) -> list[tuple[Receiver, Problem]]:
+        """Return the same, with whose problem it is."""
         now = self._clock()
-        return tuple(
-            problem_of(receiver, delivery)
+        return [
+            (receiver, problem_of(receiver, delivery))
             for receiver, delivery in self.states()
-            if delivery.fails(now)
-        )
+            if delivery.fails(now) or delivery.leaves_out(now)
+        ]
 
     async def get(self) -> Stored[Receivers]:
         """Return the receivers; at revision 0 none was ever set."""
@@ -361,12 +374,19 @@ class Worker:
         await self._line.close()
 
     async def _deliver(self, event: Event, delivery: Delivery) -> Delivery:
-        """Try until the receiver has it, ever more seldom."""
+        """Try until the receiver has it, ever more seldom, or has refused this one for long."""
         again_s = _AGAIN_S
+        refusals, refused_since = 0, 0.0
         while True:
             try:
                 await self._line.send(event)
             except NotDelivered as error:
+                now = self._outputs.now()
+                is_refusal = isinstance(error, ContentRefused)
+                refusals = refusals + 1 if is_refusal else 0
+                refused_since = now if refusals <= 1 else refused_since
+                if refusals >= REFUSALS_TO_SKIP and now - refused_since >= SKIPPED_AFTER_S:
+                    return await self._leave_out(delivery, event, str(error))
                 delivery = await self._note_failure(delivery, str(error))
             else:
                 self._outputs.sent += 1
@@ -387,6 +407,17 @@ class Worker:
             await self._save(delivery, self._entry("receiver_fails", text, Severity.WARNING))
         elif is_first or self._is_due(_FAILURE_SAVED_EVERY_S):
             await self._save(delivery)
+        return delivery
+
+    async def _leave_out(self, delivery: Delivery, event: Event, error: str) -> Delivery:
+        """Go on without an event that is refused again and again; say so."""
+        delivery = delivery.left_out(self._outputs.now(), event, error)
+        delivery = replace(delivery, position=Position.of(event))
+        text = (
+            f"{self._receiver.place} refuses the event {event.id} ({event.kind}) again and again: "
+            f"{error}; it is left out"
+        )
+        await self._save(delivery, self._entry("event_left_out", text, Severity.WARNING))
         return delivery
 
     async def _note_success(self, delivery: Delivery) -> Delivery:

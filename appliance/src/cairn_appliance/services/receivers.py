@@ -35,11 +35,17 @@ _LOOK_S, _LOOK_MAX_S = 0.002, 0.05
 _ANSWER_OCTETS = 65_536  # of an answer nothing is read beyond it
 _UNACKNOWLEDGED_MS = 10_000
 _UNSURE_S, _UNSURE_MAX = 3.0, 200
+# What these say is of one event. Others (401, 404, 429 ...) are of the place or of the moment.
+_ABOUT_CONTENT = frozenset({400, 409, 413, 415, 422})
 _CLOSED = "the connection was closed by the receiver"
 
 
 class NotDelivered(Exception):
     """The receiver has not taken it; the text says why."""
+
+
+class ContentRefused(NotDelivered):
+    """The receiver answers, and does not like what is in this event."""
 
 
 class Line(Protocol):
@@ -193,7 +199,8 @@ class WebhookLine:
         except PkiError as error:
             raise NotDelivered("its secret can't be opened: set the webhook again") from error
         if not 200 <= status < 300:
-            raise NotDelivered(f"it answered {status}")
+            kind = ContentRefused if status in _ABOUT_CONTENT else NotDelivered
+            raise kind(f"it answered {status}")
 
     async def close(self) -> None:
         """Close the connections."""

@@ -113,11 +113,18 @@ class Users:
         return drawn
 
     async def change(
-        self, name: str, change: UserChange, by: Actor, *, expected: int | None = None
+        self,
+        name: str,
+        change: UserChange,
+        by: Actor,
+        *,
+        expected: int | None = None,
+        also: Put | None = None,
     ) -> str:
         """Change a user; return the password that was drawn. Raise NotFound, LastAdmin, Changed.
 
         A new password ends the sessions, opens a lock, and has to be changed at the next login.
+        `also` is written with the change.
         """
         await check_writable(self._store, ACCESS_FORMAT, "a change of a user")
         drawn = new_password() if change.password == "" else ""
@@ -135,6 +142,8 @@ class Users:
                 Put(keys.user(name), records.users.encode(new)),
                 self._journal.entry("user_changed", _told(old.value, new), by),
             ]
+            if also:
+                writes.append(also)
             if kept:
                 writes.append(Delete(keys.login_failures(name)))
             await self._store.commit(await self._compares(old, new), writes)

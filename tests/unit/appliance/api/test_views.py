@@ -19,11 +19,14 @@ from cairn_appliance.domain.gateway import Station, StationBatch
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.member import Member
 from cairn_appliance.domain.node import Node, NodeState
+from cairn_appliance.domain.output import Delivery, Position, Receivers, Syslog, Transport
 from cairn_appliance.domain.vsubnet import VSubnet
 from cairn_appliance.netmap.snapshot import Snapshot, Touched
+from cairn_appliance.services.damaged import damaged_values
 from cairn_appliance.services.vsubnets import VSubnetOrder
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.port import Put
+from cairn_appliance.store.records import quarantine
 
 from tests.unit.agent.fakes.running import beside, until
 from tests.unit.appliance.operations import Operations, operations
@@ -256,6 +259,37 @@ async def test_the_overview_has_problems_of_nodes_with_their_subject(office: Off
         assert problem["since"] == views.moment(began).isoformat().replace("+00:00", "Z")
     assert (first["counts"]["nodes"], first["counts"]["gateways"]) == (4, 0)
     assert first["recent"][0]["kind"].startswith("node_")
+
+
+async def test_overview_status_and_metrics_tell_the_same_problems(office: Office) -> None:
+    """Receivers that fail and values that can't be read are among them."""
+    services, now = office.ops.services, office.ops.clock()
+    receivers = Receivers(syslog=(Syslog("log-1", "192.0.2.9", 514, Transport.UDP),))
+    fails = Delivery("log-1", Position(1), failing_since=now - 99, last_error="nobody is there")
+    writes = [
+        Put(keys.RECEIVERS, records.receivers.encode(receivers)),
+        Put(keys.delivery("log-1"), records.deliveries.encode(fails)),
+        Put(keys.node("broken"), b"no such thing"),
+    ]
+    await services.store.commit([], writes)
+    async with beside(services.outputs.run()):
+        await until(lambda: bool(services.outputs.problems()))
+        await until(lambda: bool(damaged_values(services.netmaps)))
+        overview = (await office.get("/overview"))["problems"]
+        status = (await office.get("/status"))["problems"]
+        metrics = (await office.client.get("/metrics")).text
+    quarantine.release(keys.node("broken"))
+
+    subjects = {each["name"]: each["subject"] for each in overview}
+    assert subjects["receiver_fails"] == {
+        "kind": "receiver",
+        "id": "log-1",
+        "name": "syslog 192.0.2.9 port 514/udp",
+    }
+    assert subjects["values_unreadable"] == {"kind": "cluster", "id": "", "name": ""}
+    assert [each["name"] for each in overview] == [each["name"] for each in status]
+    for name in subjects:
+        assert f'cairn_problems{{name="{name}"}} 1.0' in metrics
 
 
 async def test_enrolment_says_where_and_by_which_pin(office: Office) -> None:

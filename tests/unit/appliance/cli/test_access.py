@@ -157,3 +157,58 @@ def test_an_api_token_is_made_used_and_deleted(live: Live, logged_in: Shell) -> 
     assert (string.code, token in string.err) == (2, False)
     token_id = next(line.split()[0] for line in listed.splitlines() if " ci " in line)
     assert "is deleted" in logged_in.ok("api-token", "delete", token_id, "--yes")
+
+
+def _token_file(live: Live, path: Path, scope: Role = Role.VIEWER) -> str:
+    path.touch(0o600)
+    path.write_text(live.do(live.operations.api_token(scope)) + "\n")
+    return str(path)
+
+
+def test_a_script_signs_in_with_a_token_from_a_file_and_needs_no_login(
+    live: Live, cairn: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = _token_file(live, tmp_path / "token")
+    monkeypatch.setenv("CAIRN_URL", live.url)
+    monkeypatch.setenv("CAIRN_FINGERPRINT", live.fingerprint)
+
+    assert json.loads(cairn.ok("--token-file", file, "vsubnet", "list", "--json")) == []
+    refused = cairn("--token-file", file, "vsubnet", "create", "lab")
+    assert (refused.code, "role" in refused.err) == (4, True)
+    assert cairn("vsubnet", "list").code == 4  # the option is of one command line only
+    monkeypatch.setenv("CAIRN_TOKEN_FILE", file)
+    assert "Cluster" in cairn.ok("status")
+    monkeypatch.setenv("CAIRN_FINGERPRINT", "0" * 64)
+    other = cairn("status")
+    assert (other.code, "another fingerprint" in other.err) == (4, True)
+    monkeypatch.delenv("CAIRN_FINGERPRINT")
+    unknown = cairn("status")
+    assert (unknown.code, "the token was not sent" in unknown.err) == (4, True)
+
+
+def test_a_token_goes_before_the_session_of_a_login(
+    live: Live, logged_in: Shell, tmp_path: Path
+) -> None:
+    file = _token_file(live, tmp_path / "token")
+    assert logged_in("--token-file", file, "vsubnet", "create", "lab").code == 4
+    assert logged_in("vsubnet", "create", "lab").code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "code", "word"),
+    [
+        ("ct1_abc", 0o644, 5, "read by others"),
+        ("cs1_abc", 0o600, 2, "no API token"),
+        ("\u00e9", 0o600, 2, "no API token"),
+        (None, 0, 5, "can't be read"),
+    ],
+)
+def test_a_token_file_that_is_none_is_named(
+    cairn: Shell, tmp_path: Path, text: str | None, mode: int, code: int, word: str
+) -> None:
+    path = tmp_path / "token"
+    if text is not None:
+        path.write_text(text)
+        path.chmod(mode)
+    ended = cairn("--token-file", str(path), "status")
+    assert (ended.code, word in ended.err) == (code, True), ended.err

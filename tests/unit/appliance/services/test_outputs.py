@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 from cairn_appliance.domain.event import Event, Severity
 from cairn_appliance.domain.identity import SYSTEM
-from cairn_appliance.domain.output import Position, Receivers, Syslog, Transport, Webhook
+from cairn_appliance.domain.output import (
+    REFUSALS_TO_SKIP,
+    SKIPPED_AFTER_S,
+    SKIPPED_TOLD_S,
+    Position,
+    Receivers,
+    Syslog,
+    Transport,
+    Webhook,
+)
 from cairn_appliance.pki.sealing import Sealer, new_kek
 from cairn_appliance.services import outputs as outputs_module
 from cairn_appliance.services.backlog import Backlog
@@ -130,6 +139,50 @@ async def test_a_webhook_that_fails_gets_all_when_it_works_and_is_a_problem_mean
     assert kinds[-2:] == ["receiver_fails", "receiver_works"]
     server.stop()
     other.stop()
+
+
+async def test_an_event_that_is_always_refused_holds_up_the_others_for_a_while_only() -> None:
+    server, replica = WebhookServer(), Replica(MemoryStore())
+    await server.start()
+    server.refuses = "number 1"
+    await configured(replica, hook(server))
+
+    async with replica.running() as outputs:
+        ids = [await replica.happen(number) for number in range(4)]
+        await until(lambda: server.tries >= REFUSALS_TO_SKIP + 5)
+        assert server.ids[-1] == ids[0]  # ten refusals, and it may pass yet
+        replica.now += SKIPPED_AFTER_S
+        await until(lambda: set(ids) - set(server.ids) == {ids[1]})
+        await until(lambda: bool(outputs.problems()))
+        (problem,) = outputs.problems()
+        await until(lambda: "event_left_out" in [each["kind"] for each in server.bodies])
+        replica.now += SKIPPED_TOLD_S
+        assert outputs.problems() == ()
+
+    assert problem.name == "receiver_fails"
+    assert "1 left out" in problem.cause
+    assert f"it_happened {ids[1]}: it answered 422" in problem.cause
+    (delivery,) = (await outputs.deliveries()).values()
+    assert delivery.skipped == 1
+    server.stop()
+
+
+async def test_what_says_nothing_of_the_event_leaves_none_out() -> None:
+    """A wrong path or a wrong token is put right, and everything comes then."""
+    server, replica = WebhookServer(), Replica(MemoryStore())
+    await server.start()
+    server.status = 404
+    await configured(replica, hook(server))
+
+    async with replica.running():
+        ids = [await replica.happen(number) for number in range(2)]
+        await until(lambda: server.tries >= REFUSALS_TO_SKIP + 2)
+        replica.now += 2 * SKIPPED_AFTER_S
+        tries = server.tries
+        await until(lambda: server.tries >= tries + 3)
+        server.status = 200
+        await until(lambda: set(ids) <= set(server.ids))
+    server.stop()
 
 
 async def test_a_redirect_is_not_followed_and_is_no_success() -> None:

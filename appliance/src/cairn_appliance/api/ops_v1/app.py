@@ -13,6 +13,7 @@ from fastapi import APIRouter, FastAPI
 import cairn_appliance
 from cairn_appliance.api import errors
 from cairn_appliance.api.limits import StrangerLimit
+from cairn_appliance.api.ops_v1 import description as describe
 from cairn_appliance.api.ops_v1.context import Ops
 from cairn_appliance.api.ops_v1.gate import Gate
 from cairn_appliance.api.ops_v1.matrix import ROOT
@@ -131,6 +132,7 @@ def create_app(
     app.include_router(status.health)
     app.include_router(metrics.router)
     app.include_router(_api())
+    describe.complete(app)
     app.add_middleware(Recorder, audit=services.audit)  # behind the gate, before every route
     app.add_middleware(Gate, access=access, audit=services.audit)
     app.add_middleware(Metered, meter=meter)

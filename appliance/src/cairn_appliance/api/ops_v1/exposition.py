@@ -26,9 +26,10 @@ from prometheus_client.registry import Collector
 import cairn_appliance
 from cairn_appliance.api.ops_v1.context import Ops
 from cairn_appliance.domain.alarm import Alarm
-from cairn_appliance.domain.cluster_health import ClusterView, Seen, problems_of
+from cairn_appliance.domain.cluster_health import ClusterView, Seen
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.node import Node, NodeState
+from cairn_appliance.services.problems import problems_known
 from cairn_appliance.store.port import StoreError
 
 T = TypeVar("T")
@@ -118,9 +119,7 @@ def _sizes(seen: Iterable[Seen], field: str) -> Iterator[tuple[str, float]]:
 
 def _of_problems(ops: Ops, view: ClusterView | None) -> Iterator[Metric]:
     """Tell each alarm there is, so that its absence is a 0 and not a gap."""
-    services = ops.services
-    found = [*services.gateway_health.problems(), *services.outputs.problems()]
-    found += problems_of(view) if view else ()
+    found = [each.problem for each in problems_known(ops.services, view)]
     counts = Counter(each.name for each in found)
     names = [*Alarm, *sorted(counts.keys() - set(Alarm))]
     yield _by("cairn_problems", "What is wrong now, by name (docs/operate/alarms.md)", "name",

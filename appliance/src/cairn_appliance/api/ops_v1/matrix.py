@@ -23,6 +23,7 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("GET", "/metrics"): Role.VIEWER,
     ("GET", f"{ROOT}/openapi.json"): PUBLIC,
     ("HEAD", f"{ROOT}/openapi.json"): PUBLIC,
+    ("GET", f"{ROOT}/docs"): PUBLIC,
     ("GET", f"{ROOT}/ca"): PUBLIC,
     ("POST", f"{ROOT}/login"): PUBLIC,
     ("POST", f"{ROOT}/logout"): Role.VIEWER,

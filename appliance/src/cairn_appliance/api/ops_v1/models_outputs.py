@@ -58,6 +58,7 @@ class DeliveryOut(BaseModel):
     last_ok_at: datetime | None = None
     failing_since: datetime | None = None
     last_error: str = ""
+    skipped: int = 0  # events that it always refused, and that were left out
 
 
 class SyslogOut(DeliveryOut):

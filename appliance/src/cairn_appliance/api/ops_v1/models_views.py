@@ -17,7 +17,7 @@ PathKind = Literal["direct", "relayed", "gateway"]
 class SubjectOut(BaseModel):
     """What a problem is about."""
 
-    kind: Literal["cluster", "segment", "node"]
+    kind: Literal["cluster", "segment", "node", "receiver"]
     id: str
     name: str
 

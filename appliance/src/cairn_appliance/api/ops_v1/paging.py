@@ -65,4 +65,11 @@ def _position(cursor: str) -> str:
         ) from error
 
 
+def has(part: str, *texts: str) -> bool:
+    """Return whether one of the texts has this in it, in whatever case; nothing is in all."""
+    return any(part.lower() in text.lower() for text in texts)
+
+
+Reference = Annotated[str, Query(max_length=128, description="name, ID or VNI")]
+Part = Annotated[str, Query(max_length=128, description="only those that have this in it")]
 PagingDep = Annotated[Paging, Depends(_paging)]

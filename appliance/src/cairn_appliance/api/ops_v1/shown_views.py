@@ -32,9 +32,13 @@ from cairn_appliance.domain.telemetry import (
 from cairn_appliance.domain.token import Token
 from cairn_appliance.domain.vsubnet import VSubnet
 from cairn_appliance.services.picture import Entry, Found, Way, heard
+from cairn_appliance.services.problems import About
 from cairn_appliance.services.services import Services
 
-CLUSTER = SubjectOut(kind="cluster", id="", name="")
+
+def subject_out(about: About) -> SubjectOut:
+    """Return what a problem is about."""
+    return SubjectOut.model_validate({"kind": about.kind, "id": about.id, "name": about.name})
 
 
 def problem_about(

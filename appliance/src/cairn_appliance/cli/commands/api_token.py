@@ -59,7 +59,8 @@ def create(
         "",
         token.token,
         "",
-        "A program sends it as the header `Authorization: Bearer TOKEN`.",
+        "A program sends it as the header `Authorization: Bearer TOKEN`; `cairn`",
+        "takes it from a file: CAIRN_TOKEN_FILE=FILE cairn status",
     )
 
 

@@ -13,7 +13,7 @@ from cairn_appliance.api.ops_v1.models_access import (
     ApiTokenOut,
     api_token_out,
 )
-from cairn_appliance.api.ops_v1.paging import PagingDep
+from cairn_appliance.api.ops_v1.paging import PagingDep, Part, has
 from cairn_appliance.api.ops_v1.routes.sessions import owner_of
 
 router = APIRouter(prefix="/api-tokens", tags=["API tokens"], route_class=IdempotentRoute)
@@ -21,10 +21,14 @@ router = APIRouter(prefix="/api-tokens", tags=["API tokens"], route_class=Idempo
 
 @router.get("")
 async def list_api_tokens(
-    ops: OpsDep, paging: PagingDep, principal: PrincipalDep
+    ops: OpsDep, paging: PagingDep, principal: PrincipalDep, user: Part = "", name: Part = ""
 ) -> Page[ApiTokenOut]:
     """The API tokens, newest first; expired ones too."""
-    views = await ops.access.api_tokens.list(owner_of(principal))
+    views = [
+        view
+        for view in await ops.access.api_tokens.list(owner_of(principal))
+        if has(user, view.token.user) and has(name, view.token.name)
+    ]
     page, following = paging.page(
         views, lambda view: f"{view.token.created_at:020.6f}/{view.id}", newest_first=True
     )

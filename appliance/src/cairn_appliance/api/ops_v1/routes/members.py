@@ -37,10 +37,10 @@ async def list_members(
 
 @router.get("/vsubnets/{vsubnet}/members")
 async def list_members_of(
-    vsubnet: str, services: ServicesDep, paging: PagingDep
+    vsubnet: str, services: ServicesDep, paging: PagingDep, node: Filter = ""
 ) -> Page[MemberOut]:
     """Members of one vSubnet."""
-    return await _page(services, paging, vsubnet, "")
+    return await _page(services, paging, vsubnet, node)
 
 
 @router.post("/vsubnets/{vsubnet}/members", status_code=201)

@@ -170,4 +170,5 @@ def _delivery(deliveries: Mapping[str, Delivery], receiver_id: str) -> dict[str,
         "last_ok_at": moment_or_none(known.last_ok_at if known else 0.0),
         "failing_since": moment_or_none(known.failing_since if known else 0.0),
         "last_error": known.last_error if known else "",
+        "skipped": known.skipped if known else 0,
     }

@@ -26,7 +26,7 @@ from cairn_appliance.api.ops_v1.models import (
     StationOut,
     SwitchOverAsked,
 )
-from cairn_appliance.api.ops_v1.paging import PagingDep
+from cairn_appliance.api.ops_v1.paging import PagingDep, Part, Reference, has
 from cairn_appliance.api.ops_v1.shown import all_names
 from cairn_appliance.api.ops_v1.shown_gateways import preflight_out, segment_out, station_out
 from cairn_appliance.domain.segment import Guards, Preference, Segment
@@ -40,9 +40,13 @@ ONE = "/segments/{segment}"
 
 
 @router.get("/segments")
-async def list_segments(services: ServicesDep, paging: PagingDep) -> Page[SegmentOut]:
+async def list_segments(
+    services: ServicesDep, paging: PagingDep, vsubnet: Reference = "", name: Part = ""
+) -> Page[SegmentOut]:
     """All LAN segments by name, with who forwards and how their gateways are."""
-    stored = [each.value for each in await services.segments.list()]
+    place = (await services.vsubnets.get(vsubnet)).value.id if vsubnet else ""
+    found = [each.value for each in await services.segments.list()]
+    stored = [each for each in found if place in ("", each.vsubnet) and has(name, each.name)]
     page, following = paging.page(stored, lambda segment: f"{segment.name}\0{segment.id}")
     names = await all_names(services)
     return Page(items=[segment_out(services, each, names) for each in page], next=following)
@@ -138,11 +142,11 @@ async def resume_bridging(
 
 @router.get(ONE + "/stations")
 async def list_stations(
-    segment: str, services: ServicesDep, ops: OpsDep, paging: PagingDep
+    segment: str, services: ServicesDep, ops: OpsDep, paging: PagingDep, mac: Part = ""
 ) -> Page[StationOut]:
     """The machines on the segment's LAN, by MAC, as its forwarder reports them."""
     segment_id = (await services.segments.get(segment)).value.id
-    stations = services.lan_reports.on(segment_id)
+    stations = [each for each in services.lan_reports.on(segment_id) if has(mac, each.mac)]
     page, following = paging.page(stations, lambda station: station.mac)
     return Page(items=[station_out(each, ops.now()) for each in page], next=following)
 

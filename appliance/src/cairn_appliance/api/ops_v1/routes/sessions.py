@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from cairn_appliance.api.ops_v1.context import ActorDep, OpsDep, PrincipalDep
 from cairn_appliance.api.ops_v1.models import Page
 from cairn_appliance.api.ops_v1.models_access import SessionRow, session_row
-from cairn_appliance.api.ops_v1.paging import PagingDep
+from cairn_appliance.api.ops_v1.paging import PagingDep, Part, has
 from cairn_appliance.domain.access import Principal, Role
 
 router = APIRouter(prefix="/sessions", tags=["session"])
@@ -15,10 +15,11 @@ router = APIRouter(prefix="/sessions", tags=["session"])
 
 @router.get("")
 async def list_sessions(
-    ops: OpsDep, paging: PagingDep, principal: PrincipalDep
+    ops: OpsDep, paging: PagingDep, principal: PrincipalDep, user: Part = ""
 ) -> Page[SessionRow]:
     """The open sessions, newest first."""
     views = await ops.access.sessions(owner_of(principal))
+    views = [view for view in views if has(user, view.session.user)]
     page, following = paging.page(
         views, lambda view: f"{view.session.created_at:020.6f}/{view.id}", newest_first=True
     )

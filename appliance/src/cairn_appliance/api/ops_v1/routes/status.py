@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from time import perf_counter
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
 
 import cairn_appliance
+from cairn_appliance.api.ops_v1 import reference
 from cairn_appliance.api.ops_v1.context import Ops, OpsDep
 from cairn_appliance.api.ops_v1.models import (
     Counts,
@@ -17,10 +19,11 @@ from cairn_appliance.api.ops_v1.models import (
     StoreOut,
     moment,
 )
-from cairn_appliance.api.ops_v1.routes.cluster import problem_out, problems_out
+from cairn_appliance.api.ops_v1.routes.cluster import problem_out
+from cairn_appliance.domain.cluster_health import ClusterView
 from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.domain.node import NodeState
-from cairn_appliance.services.damaged import damaged_values
+from cairn_appliance.services.problems import problems_known
 from cairn_appliance.services.services import Services
 from cairn_appliance.services.sites import sites_of
 from cairn_appliance.store import keys
@@ -54,6 +57,14 @@ class PemResponse(Response):
     """A certificate as text."""
 
     media_type = "application/x-pem-file"
+
+
+@router.get("/docs", response_class=HTMLResponse)
+async def docs(request: Request) -> Response:
+    """This reference as a page, made by the appliance itself; it needs no network."""
+    app: FastAPI = request.app
+    text = await asyncio.to_thread(reference.page, app.openapi())
+    return HTMLResponse(text, headers={"Content-Security-Policy": reference.POLICY})
 
 
 @router.get("/ca", response_class=PemResponse)
@@ -93,19 +104,17 @@ async def _store_health(ops: Ops) -> StoreOut:
 
 async def _problems(ops: Ops) -> list[ProblemOut]:
     """Return what is wrong with cluster, gateways and receivers, as far as it is known soon."""
-    services = ops.services
-    found_here = (
-        *damaged_values(services.netmaps),
-        *services.gateway_health.problems(),
-        *services.outputs.problems(),
-    )
-    here = [problem_out(each) for each in found_here]
+    view = await cluster_view(ops)
+    return [problem_out(each.problem) for each in problems_known(ops.services, view)]
+
+
+async def cluster_view(ops: Ops) -> ClusterView | None:
+    """Return how the cluster is; None where that can't be known soon."""
     try:
         async with asyncio.timeout(PROBLEMS_WITHIN_S):
-            found = [*problems_out(await ops.membership.view()), *here]
+            return await ops.membership.view()
     except (StoreError, TimeoutError):
-        found = here
-    return sorted(found, key=lambda problem: not problem.urgent)
+        return None
 
 
 async def counts_of(services: Services) -> Counts:

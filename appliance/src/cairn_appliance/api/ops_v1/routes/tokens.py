@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from cairn_appliance.api.ops_v1.context import ActorDep, ExpectedDep, OpsDep, ServicesDep, tagged
 from cairn_appliance.api.ops_v1.idempotent import IdempotentRoute
 from cairn_appliance.api.ops_v1.models import Page, TokenAsked, TokenCreated, TokenOut
-from cairn_appliance.api.ops_v1.paging import PagingDep
+from cairn_appliance.api.ops_v1.paging import PagingDep, Part, Reference, has
 from cairn_appliance.api.ops_v1.shown import token_out, vsubnet_names
 from cairn_appliance.services.tokens import TokenOrder
 
@@ -17,9 +17,16 @@ router = APIRouter(prefix="/tokens", tags=["tokens"], route_class=IdempotentRout
 
 
 @router.get("")
-async def list_tokens(ops: OpsDep, paging: PagingDep) -> Page[TokenOut]:
+async def list_tokens(
+    ops: OpsDep, paging: PagingDep, vsubnet: Reference = "", site: Part = ""
+) -> Page[TokenOut]:
     """All tokens, newest first; expired and used-up ones too."""
-    tokens = [each.value for each in await ops.services.tokens.list()]
+    place = (await ops.services.vsubnets.get(vsubnet)).value.id if vsubnet else ""
+    tokens = [
+        each.value
+        for each in await ops.services.tokens.list()
+        if (not place or place in each.value.vsubnets) and has(site, each.value.site)
+    ]
     page, following = paging.page(
         tokens, lambda token: f"{token.created_at:020.6f}/{token.id}", newest_first=True
     )

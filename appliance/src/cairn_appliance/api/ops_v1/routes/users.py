@@ -21,7 +21,8 @@ from cairn_appliance.api.ops_v1.models_access import (
     UserWithPassword,
     user_out,
 )
-from cairn_appliance.api.ops_v1.paging import PagingDep
+from cairn_appliance.api.ops_v1.paging import PagingDep, Part, has
+from cairn_appliance.domain.access import Role
 from cairn_appliance.domain.errors import Invalid
 from cairn_appliance.services.users import UserChange
 
@@ -29,9 +30,16 @@ router = APIRouter(prefix="/users", tags=["users"], route_class=SecretRoute)
 
 
 @router.get("", response_model=Page[UserOut])
-async def list_users(ops: OpsDep, paging: PagingDep) -> Page[UserOut]:
+async def list_users(
+    ops: OpsDep, paging: PagingDep, name: Part = "", role: Role | None = None
+) -> Page[UserOut]:
     """All users, by name."""
-    page, following = paging.page(await ops.access.users.list(), lambda view: view.user.name)
+    wanted = [
+        view
+        for view in await ops.access.users.list()
+        if has(name, view.user.name) and role in (None, view.user.role)
+    ]
+    page, following = paging.page(wanted, lambda view: view.user.name)
     return Page(items=[user_out(each) for each in page], next=following)
 
 

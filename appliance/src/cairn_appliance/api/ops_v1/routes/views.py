@@ -30,28 +30,29 @@ from cairn_appliance.api.ops_v1.models_views import (
     TableOut,
     TopologyOut,
 )
+from cairn_appliance.api.ops_v1.paging import Reference
 from cairn_appliance.api.ops_v1.routes.events import ResumeDep, is_new
-from cairn_appliance.api.ops_v1.routes.status import PROBLEMS_WITHIN_S, counts_of
+from cairn_appliance.api.ops_v1.routes.status import cluster_view, counts_of
 from cairn_appliance.api.ops_v1.shown import all_names, event_out
 from cairn_appliance.api.ops_v1.shown_views import (
-    CLUSTER,
     found_out,
     found_token,
     latency_fields,
     latency_row,
     problem_about,
     report_out,
+    subject_out,
     table_out,
     topology_fields,
 )
-from cairn_appliance.domain.cluster_health import ClusterView, problems_of
+from cairn_appliance.domain.cluster_health import ClusterView
 from cairn_appliance.domain.errors import NotFound
 from cairn_appliance.domain.event import Event
 from cairn_appliance.domain.problem import Problem
 from cairn_appliance.services.news import Beat, Changed
 from cairn_appliance.services.picture import FOUND_MAX
+from cairn_appliance.services.problems import problems_known
 from cairn_appliance.services.services import Services
-from cairn_appliance.store.port import StoreError
 
 router = APIRouter(tags=["views"])
 
@@ -59,7 +60,6 @@ RECENT = 10
 NODE_PROBLEMS_MAX = 50
 PACKED_FROM_OCTETS = 2048
 Site = Annotated[str, Query(max_length=63)]
-Reference = Annotated[str, Query(max_length=128, description="name, ID or VNI")]
 
 
 @router.get("/overview")
@@ -67,7 +67,7 @@ async def overview(ops: OpsDep) -> OverviewOut:
     """What is wrong, how many there are, and what happened last."""
     services = ops.services
     await services.telemetry.look()
-    view = await _cluster(ops)
+    view = await cluster_view(ops)
     counts = await counts_of(services)
     events = await services.events.latest(RECENT)
     names = await all_names(services)
@@ -206,24 +206,10 @@ async def stream(ops: OpsDep, resume: ResumeDep) -> AsyncIterator[ServerSentEven
                     yield ServerSentEvent(data={"at": moment(ops.now())}, event="beat")
 
 
-async def _cluster(ops: Ops) -> ClusterView | None:
-    try:
-        async with asyncio.timeout(PROBLEMS_WITHIN_S):
-            return await ops.membership.view()
-    except (StoreError, TimeoutError):
-        return None
-
-
 def _problems(ops: Ops, view: ClusterView | None) -> list[OverviewProblemOut]:
-    """Return what is wrong with the cluster, its segments, and what nodes say of themselves."""
+    """Return all that is wrong, and what nodes say of themselves."""
     services, now = ops.services, ops.now()
-    about: list[tuple[Problem, SubjectOut]] = []
-    if view is not None:
-        about += [(each, CLUSTER) for each in problems_of(view)]
-    about += [
-        (problem, SubjectOut(kind="segment", id=segment.id, name=segment.name))
-        for segment, problem in services.gateway_health.problems_by_segment()
-    ]
+    about = [(each.problem, subject_out(each)) for each in problems_known(services, view)]
     about += _of_nodes(services, now)
     shown = [problem_about(each, subject, ops.first_seen, now) for each, subject in about]
     present = {(each.name, each.subject.id or each.cause) for each in shown}

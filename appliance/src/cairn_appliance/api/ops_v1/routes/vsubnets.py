@@ -22,7 +22,7 @@ from cairn_appliance.api.ops_v1.models import (
     VSubnetOut,
     VSubnetPatch,
 )
-from cairn_appliance.api.ops_v1.paging import PagingDep
+from cairn_appliance.api.ops_v1.paging import PagingDep, Part, has
 from cairn_appliance.api.ops_v1.shown import count_by, vsubnet_out
 from cairn_appliance.domain.vsubnet import Policy, VSubnet
 from cairn_appliance.services.services import Services
@@ -33,9 +33,12 @@ router = APIRouter(prefix="/vsubnets", tags=["vSubnets"], route_class=Idempotent
 
 
 @router.get("")
-async def list_vsubnets(services: ServicesDep, paging: PagingDep) -> Page[VSubnetOut]:
+async def list_vsubnets(
+    services: ServicesDep, paging: PagingDep, name: Part = ""
+) -> Page[VSubnetOut]:
     """All vSubnets, by name."""
-    stored = [each.value for each in await services.vsubnets.list()]
+    found = [each.value for each in await services.vsubnets.list()]
+    stored = [each for each in found if has(name, each.name)]
     page, following = paging.page(stored, lambda vsubnet: f"{vsubnet.name}\0{vsubnet.id}")
     members = count_by(each.value.vsubnet for each in await services.members.list())
     items = [vsubnet_out(each, members.get(each.id, 0)) for each in page]
