@@ -2,9 +2,11 @@
  * appliance's `ROUTES` too. */
 export const PAGES = [
   { path: "/", title: "Overview" },
+  { path: "/topology", title: "Topology" },
   { path: "/nodes", title: "Nodes" },
   { path: "/join", title: "Join a node" },
   { path: "/vsubnets", title: "vSubnets" },
+  { path: "/gateways", title: "Gateways" },
   { path: "/latency", title: "Latency" },
   { path: "/events", title: "Events" },
   { path: "/cluster", title: "Cluster" },
