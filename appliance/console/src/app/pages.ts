@@ -9,5 +9,8 @@ export const PAGES = [
   { path: "/gateways", title: "Gateways" },
   { path: "/latency", title: "Latency" },
   { path: "/events", title: "Events" },
+  { path: "/audit", title: "Audit" },
   { path: "/cluster", title: "Cluster" },
+  { path: "/access", title: "Access" },
+  { path: "/settings", title: "Settings" },
 ] as const;
