@@ -9,7 +9,7 @@ import json
 import re
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,15 +62,15 @@ def admin(browser: Browser, running: Running) -> Iterator[Person]:
 def answers(page: Page, **by_path: Any) -> Iterator[None]:
     """Answer some paths of the API in the place of the appliance."""
     for path, body in by_path.items():
-
-        def answer(route: Route, body: Any = body) -> None:
-            route.fulfill(json=body)
-
-        page.route(re.compile(f"/api/v1/{path}([?]|$)"), answer)
+        page.route(re.compile(f"/api/v1/{path}([?]|$)"), _with(body))
     try:
         yield
     finally:
         page.unroute_all()
+
+
+def _with(body: Any) -> Callable[[Route], None]:
+    return lambda route: route.fulfill(json=body)
 
 
 def listed(*items: Any) -> dict[str, Any]:
@@ -196,7 +196,9 @@ def test_a_thousand_nodes_are_moved_without_a_long_task(admin: Person) -> None:
         page.wait_for_timeout(500)
         admin.screen("topology-1000-near")
         long: list[int] = page.evaluate("window.long")
-        print(f"pan and zoom over 1,000 nodes: {len(long)} long tasks, longest {max([0, *long])} ms")
+        print(
+            f"pan and zoom over 1,000 nodes: {len(long)} long tasks, longest {max([0, *long])} ms"
+        )
         assert [each for each in long if each > LONG_TASK_MS] == []
 
 

@@ -157,7 +157,7 @@ function Gateways({ segment, attach }: { segment: Segment; attach?: () => void }
               <Th>Port</Th>
               <Th>Heard</Th>
               <Th>Stations</Th>
-              <Th>Stopped or counted by its guards, since the bridge was made</Th>
+              <Th modifier="nowrap">Counted by its guards</Th>
               {attach && <Th screenReaderText="Actions" />}
             </Tr>
           </Thead>

@@ -20,7 +20,7 @@ import { ListTable, useParameter, type Column } from "../../parts/table";
 import { Age, Foreign } from "../../parts/text";
 import { inert, plural } from "../../parts/words";
 import { SegmentLink } from "../gateways/state";
-import { BANDS, bandOf, layoutOf, strokesOf, type Edge, type Topology } from "./layout";
+import { BANDS, bandOf, bundlesOf, layoutOf, strokesOf, type Edge, type Topology } from "./layout";
 import { Picture } from "./Picture";
 
 const HEALTH = {
@@ -29,7 +29,7 @@ const HEALTH = {
   down: { text: "down", status: "danger" },
   pending: { text: "waits for approval", status: "info" },
 } as const;
-const DRAWN_MAX = 20_000; // of more edges, only those of the chosen node
+const DRAWN_MAX = 1_000; // of more paths nobody sees one: a line for each two sites
 
 /** Who is where and how they reach each other: picture first, the paths as a table below. */
 export function Component() {
@@ -85,7 +85,7 @@ function Shape({ topology, vsubnet }: { topology: Topology; vsubnet: string }) {
   const layout = useMemo(() => layoutOf(there.nodes), [there.nodes]);
   const isMuch = there.edges.length > DRAWN_MAX;
   const strokes = useMemo(
-    () => (isMuch ? [] : strokesOf(there.edges, layout.places)),
+    () => (isMuch ? bundlesOf(there.edges, layout) : strokesOf(there.edges, layout.places)),
     [isMuch, there.edges, layout],
   );
   const picture = useMemo(() => {
@@ -108,7 +108,8 @@ function Shape({ topology, vsubnet }: { topology: Topology; vsubnet: string }) {
             <Legend />
             <p>
               {summary}, as of <Age at={topology.at} />.
-              {isMuch && " There are too many paths to be drawn: click a node to see its own."}
+              {isMuch &&
+                " A line stands for all paths between two sites, by their median; click a node to see its own."}
             </p>
           </CardBody>
         </Card>

@@ -1,5 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { bandOf, layoutOf, nodeAt, strokesOf, type Edge, type TopologyNode } from "./layout";
+import {
+  bandOf,
+  bundlesOf,
+  layoutOf,
+  nodeAt,
+  strokesOf,
+  type Edge,
+  type TopologyNode,
+} from "./layout";
 
 const node = (id: string, site: string): TopologyNode => ({
   id,
@@ -83,6 +91,14 @@ describe("edges", () => {
     [null, true, "unknown"],
     [1, false, "down"],
   ])("of %s ms, up %s, are %s", (rtt_ms, up, band) => expect(bandOf({ rtt_ms, up })).toBe(band));
+  it("of very many nodes are one line for each two sites, of the median's look", () => {
+    const layout = layoutOf([node("a", "x"), node("b", "x"), node("c", "y"), node("d", "y")]);
+    const bundles = bundlesOf(
+      [edge("a", "c", 5), edge("a", "d", 60), edge("b", "c", 70), edge("a", "b", 1)],
+      layout,
+    );
+    expect(bundles.map(({ band, lines }) => [band, lines.length])).toEqual([["far", 1]]);
+  });
   it("of one look are drawn together, and those of unknown nodes not at all", () => {
     const { places } = layoutOf([node("a", "x"), node("b", "x"), node("c", "y")]);
     const strokes = strokesOf(

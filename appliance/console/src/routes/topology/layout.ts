@@ -152,6 +152,38 @@ export function strokesOf(edges: readonly Edge[], places: ReadonlyMap<string, Pl
   return [...found.values()];
 }
 
+/** One line for all paths between two sites, of the median's look: for pictures of very many. */
+export function bundlesOf(edges: readonly Edge[], { sites, places }: Layout): Stroke[] {
+  const boxes = new Map(sites.map((site) => [site.name, site]));
+  const bundles = new Map<string, Edge[]>();
+  for (const edge of edges) {
+    const ends = [edge.a, edge.b].map((id) => places.get(id)?.node);
+    if (!ends[0] || !ends[1]) continue;
+    const names = ends.map((node) => node?.site || NO_SITE).sort();
+    if (names[0] === names[1]) continue;
+    const key = JSON.stringify(names);
+    const known = bundles.get(key);
+    if (known) known.push(edge);
+    else bundles.set(key, [edge]);
+  }
+  const strokes: Stroke[] = [];
+  for (const [key, bundle] of bundles) {
+    const [a, b] = (JSON.parse(key) as string[]).map((name) => boxes.get(name));
+    const up = bundle.filter((each) => each.up);
+    const sorted = (up.length > 0 ? up : bundle).sort((x, y) => (x.rtt_ms ?? 0) - (y.rtt_ms ?? 0));
+    const median = sorted[Math.floor(sorted.length / 2)];
+    if (!a || !b || !median) continue;
+    const line = {
+      x1: a.x + a.width / 2,
+      y1: a.y + a.height / 2,
+      x2: b.x + b.width / 2,
+      y2: b.y + b.height / 2,
+    };
+    strokes.push({ band: bandOf(median), path: median.path, lines: [line] });
+  }
+  return strokes;
+}
+
 /** The node at a point, within reach of a finger. */
 export function nodeAt(layout: Layout, x: number, y: number): TopologyNode | undefined {
   for (const site of layout.sites) {
