@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cairn_appliance.api.ops_v1.models import PreflightOut, SegmentOut, StationOut
-from cairn_appliance.api.ops_v1.models_views import LatencyHistoryOut, LatencyOut, TopologyOut
+from cairn_appliance.api.ops_v1.models_views import TopologyOut
 
 VSUBNET = {"id": str(uuid.UUID(int=7)), "name": "office-lan", "vni": 4711}
 SEGMENT = str(uuid.UUID(int=8))
@@ -148,30 +148,3 @@ def topology(nodes: int, sites: int, peers: int, name: str = "vm-{}") -> dict[st
         "segments": [{**lan, "gateways": [node_id(0)], "state": "forwarding"}],
     }
     return TopologyOut.model_validate(picture).model_dump(mode="json")
-
-
-def latency(picture: dict[str, Any]) -> dict[str, Any]:
-    """Return what the nodes of a topology measure."""
-    rows = [
-        {
-            **{key: edge[key] for key in ("a", "b", "rtt_ms", "loss", "path", "at")},
-            "rtt_max_ms": edge["rtt_ms"] * 1.5,
-            "jitter_ms": 0.4,
-        }
-        for edge in picture["edges"]
-        if edge["rtt_ms"] is not None
-    ]
-    shown = LatencyOut.model_validate({"at": _NOW, "rows": rows})
-    return shown.model_dump(mode="json")
-
-
-def history(a: str, b: str) -> dict[str, Any]:
-    """Return the last hour of a path."""
-    points = [
-        {"at": _NOW - timedelta(seconds=30 * step), "rtt_ms": 12 + step % 7, "loss": 0.0}
-        for step in range(120, 0, -1)
-    ]
-    shown = LatencyHistoryOut.model_validate(
-        {"at": _NOW, "a": a, "b": b, "now": None, "points": points}
-    )
-    return shown.model_dump(mode="json")
