@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 SCREENS = ROOT / "build" / "screens"
@@ -48,7 +48,13 @@ class Person:
 
     def go(self, path: str) -> None:
         """Open an address of the console."""
-        self.page.goto(f"{self.url}{path}")
+        try:
+            self.page.goto(f"{self.url}{path}")
+        except Error as error:
+            # Networks that other tests make on this machine: Chromium drops what it loads.
+            if "ERR_NETWORK_CHANGED" not in error.message:
+                raise
+            self.page.goto(f"{self.url}{path}")
 
     def log_in(self, password: str, name: str = "admin") -> None:
         """Fill the form that a stranger gets."""

@@ -64,16 +64,25 @@ def test_from_the_first_login_to_the_first_ping_by_clicks_alone(browser: Browser
             nodes[0].wait_for_ping(nodes[1].address(network, 4), within_s=20)
             took_s = time.monotonic() - began
 
-            for path in ("/", "/nodes", "/vsubnets", "/latency"):
+            for path in ("/", "/nodes", "/vsubnets", "/topology", "/latency"):
                 operator.go(path)
                 expect(page.get_by_role("heading", level=1)).to_be_visible()
                 expect(page.locator(".cairn-loading")).to_have_count(0)
                 page.wait_for_timeout(300)
                 operator.screen(f"{path.strip('/') or 'overview'}-two-nodes")
                 assert operator.faults() == [], path
+            page.get_by_role("button", name="between no site and no site").click()
+            page.get_by_role("button", name="between vm-1 and vm-2").first.click()
+            expect(
+                page.get_by_role("heading", name="The last hour of vm-1 and vm-2")
+            ).to_be_visible()
+            operator.screen("latency-history")
+            assert operator.faults() == []
             operator.go("/nodes")
             page.get_by_role("link", name="vm-1").click()
             expect(page.get_by_role("heading", name=re.compile("Node vm-1"))).to_be_visible()
+            expect(page.get_by_text("data plane runs")).to_be_visible()
+            expect(page.get_by_role("grid", name="Peers")).to_contain_text("vm-2")
             operator.screen("node")
             assert operator.faults() == []
     print(f"first login to first ping: {took_s:.1f} s")

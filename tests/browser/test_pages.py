@@ -20,7 +20,11 @@ pytestmark = [pytest.mark.browser, pytest.mark.etcd, pytest.mark.timeout(180)]
 SILENT_WITHIN_S = 5.0
 FIRST_PAGE_OCTETS = 300_000
 HOSTILE = '<img src=x onerror="window.pwned=1">\u202egnp.exe\u0007'
-PAGES = ["/", "/nodes", "/join", "/vsubnets", "/latency", "/events", "/cluster"]
+PAGES = [
+    *("/", "/topology", "/nodes", "/join", "/vsubnets", "/gateways", "/latency", "/events"),
+    *("/audit", "/cluster", "/access", "/access?view=users", "/access?view=api-tokens"),
+    "/settings",
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ def somebody(browser: Browser, running: Running) -> Iterator[Person]:
 
 
 def name_of(path: str) -> str:
-    return path.strip("/").replace("/", "-") or "overview"
+    return re.sub(r"[^a-z]+", "-", path.strip("/")) or "overview"
 
 
 def settle(one: Person) -> None:
@@ -42,6 +46,7 @@ def settle(one: Person) -> None:
     expect(one.page.locator(".cairn-loading")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_a_wrong_password_is_answered_with_cause_and_remedy(
     browser: Browser, running: Running
 ) -> None:
@@ -67,7 +72,7 @@ def test_a_wrong_password_is_answered_with_cause_and_remedy(
         )
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_each_page_is_sound_while_there_is_nothing(
     browser: Browser, running: Running, theme: str
 ) -> None:
@@ -86,6 +91,7 @@ def test_each_page_is_sound_while_there_is_nothing(
         assert faults == {path: [] for path in PAGES}
 
 
+@pytest.mark.slow
 def test_a_vsubnet_is_made_changed_and_deleted_by_clicks(
     somebody: Person, running: Running
 ) -> None:
@@ -121,6 +127,7 @@ def test_a_vsubnet_is_made_changed_and_deleted_by_clicks(
     assert "made-here" not in [each["name"] for each in listed]
 
 
+@pytest.mark.slow
 def test_a_token_is_shown_once_for_three_ways_to_join(somebody: Person, running: Running) -> None:
     made = running.ask("POST", "/vsubnets", name="joined", prefixes=["10.8.0.0/24"])
     page = somebody.page
@@ -175,6 +182,7 @@ def test_what_others_wrote_does_nothing(somebody: Person, running: Running) -> N
     running.ask("DELETE", "/vsubnets/hostile")
 
 
+@pytest.mark.slow
 def test_a_change_elsewhere_is_on_screen_within_a_second(
     somebody: Person, running: Running
 ) -> None:
@@ -189,6 +197,7 @@ def test_a_change_elsewhere_is_on_screen_within_a_second(
     running.ask("DELETE", "/vsubnets/seen-at-once")
 
 
+@pytest.mark.slow
 def test_search_finds_by_name_and_goes_there_by_keyboard(
     somebody: Person, running: Running
 ) -> None:
@@ -206,6 +215,7 @@ def test_search_finds_by_name_and_goes_there_by_keyboard(
     expect(page).to_have_url(re.compile(f"/vsubnets/{made['id']}$"))
 
 
+@pytest.mark.slow
 def test_the_keyboard_reaches_the_content_first(somebody: Person) -> None:
     somebody.go("/nodes")
     settle(somebody)
@@ -213,6 +223,7 @@ def test_the_keyboard_reaches_the_content_first(somebody: Person) -> None:
     expect(somebody.page.get_by_role("link", name="Skip to content")).to_be_focused()
 
 
+@pytest.mark.slow
 def test_the_theme_is_kept(browser: Browser, running: Running) -> None:
     with person(browser, running.url) as one:
         one.go("/")
@@ -223,6 +234,7 @@ def test_the_theme_is_kept(browser: Browser, running: Running) -> None:
         expect(one.page.locator("html")).to_have_class(re.compile("pf-v6-theme-dark"))
 
 
+@pytest.mark.slow
 def test_failed_and_stale_say_why_and_what_to_do(somebody: Person) -> None:
     problem = {
         "title": "Not available",
@@ -257,6 +269,7 @@ def test_failed_and_stale_say_why_and_what_to_do(somebody: Person) -> None:
     expect(page.get_by_role("grid", name="vSubnets")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_dead_appliance_is_named_within_5_s_and_nothing_typed_is_lost(
     browser: Browser, running: Running
 ) -> None:
@@ -280,6 +293,7 @@ def test_a_dead_appliance_is_named_within_5_s_and_nothing_typed_is_lost(
     assert took_s < SILENT_WITHIN_S + 2, took_s  # beside other tests; alone it is proved at 5 s
 
 
+@pytest.mark.slow
 def test_a_session_that_ends_is_renewed_over_the_page(browser: Browser, running: Running) -> None:
     with person(browser, running.url) as one:
         one.go("/vsubnets")

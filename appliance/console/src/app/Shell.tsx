@@ -115,8 +115,9 @@ function Person() {
 }
 
 function Side({ pathname }: { pathname: string }) {
+  const at = pathname.startsWith("/segments/") ? "/gateways" : pathname;
   const isAt = (path: string): boolean =>
-    path === "/" ? pathname === "/" : pathname === path || pathname.startsWith(`${path}/`);
+    path === "/" ? at === "/" : at === path || at.startsWith(`${path}/`);
   return (
     <PageSidebar>
       <PageSidebarBody>

@@ -117,6 +117,7 @@ export function ListTable<Row>(props: ListTableProps<Row>) {
             {props.columns.map((column, index) => (
               <Th
                 key={column.key}
+                modifier="nowrap"
                 sort={
                   column.isSortable === false
                     ? undefined

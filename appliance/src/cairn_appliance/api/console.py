@@ -29,6 +29,7 @@ INDEX = "index.html"
 ROUTES = frozenset(
     {
         "access",
+        "audit",
         "cluster",
         "events",
         "gateways",

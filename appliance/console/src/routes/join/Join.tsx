@@ -183,7 +183,7 @@ function Made({ token, another }: { token: Created; another: () => void }) {
       <CardBody className="cairn-stack">
         <Alert variant="warning" isInline component="p" title="It is shown only now">
           {plural(token.max_uses, "node")} can join with it; it ends <Age at={token.expires_at} />.
-          The agent has to be on the machine already (docs/install.md).
+          <Packages />
         </Alert>
         <Tabs activeKey={tab} onSelect={(_, key) => setTab(key)} aria-label="Ways to join">
           {recipesFor(token.token).map(({ key, title, lead, text }) => (
@@ -203,6 +203,21 @@ function Made({ token, another }: { token: Created; another: () => void }) {
         </div>
       </CardBody>
     </Card>
+  );
+}
+
+/** Where the agent comes from: this appliance, or packages that are there already. */
+function Packages() {
+  const enrolment = useQuery({
+    queryKey: ["enrolment"],
+    queryFn: ({ signal }) => answered(api.GET("/api/v1/enrolment", { signal })),
+  });
+  const url = enrolment.data?.install_url;
+  if (!url) return <>The agent has to be on the machine already (docs/install.md).</>;
+  return (
+    <>
+      The agent has to be on the machine: it is to be had at <Foreign text={url} code />.
+    </>
   );
 }
 

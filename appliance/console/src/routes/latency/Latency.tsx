@@ -1,11 +1,17 @@
 import { useQuery } from "@tanstack/react-query";
+import { useMemo } from "react";
+import { useSearchParams } from "react-router";
 import { answered, api, type Schemas } from "../../api/client";
 import { useNodes } from "../../api/queries";
+import { inert } from "../../parts/words";
 import { NodeLink } from "../../parts/node";
 import { Page } from "../../parts/page";
 import { Shown } from "../../parts/states";
 import { ListTable, type Column } from "../../parts/table";
 import { Age } from "../../parts/text";
+import { History } from "./History";
+import { PairLink, Square } from "./Square";
+import { NO_SITE } from "./matrix";
 
 interface Row extends Omit<Schemas["LatencyRowOut"], "a" | "b"> {
   a: { id: string; name: string };
@@ -42,17 +48,19 @@ const COLUMNS: Column<Row>[] = [
   },
 ];
 
-/** RTT and loss between nodes, from the probes in their sessions; the worst first. */
+/** RTT and loss between nodes, from the probes in their sessions: by site, by node, one by one. */
 export function Component() {
   const nodes = useNodes();
+  const [search] = useSearchParams();
   const latency = useQuery({
-    queryKey: ["latency"],
+    queryKey: ["latency", "rows"],
     queryFn: ({ signal }) => answered(api.GET("/api/v1/latency", { signal })),
   });
-  const named = (id: string) => ({
-    id,
-    name: nodes.data?.find((node) => node.id === id)?.name ?? id,
-  });
+  const known = useMemo(() => new Map((nodes.data ?? []).map((node) => [node.id, node])), [nodes]);
+  const named = (id: string) => ({ id, name: known.get(id)?.name ?? id });
+  const site = (id: string): string => known.get(id)?.site || NO_SITE;
+  const between = search.getAll("site");
+  const [a, b] = search.getAll("pair");
   return (
     <Page title="Latency" lead="Measured by the nodes themselves, inside their sessions.">
       <Shown
@@ -64,23 +72,42 @@ export function Component() {
           body: "As soon as two nodes talk, what they measure is here.",
         }}
       >
-        {({ rows }) => (
-          <ListTable
-            label="Latencies"
-            rows={rows.map((row): Row => ({ ...row, a: named(row.a), b: named(row.b) }))}
-            columns={COLUMNS}
-            id={({ a, b }) => `${a.id}/${b.id}`}
-            searched={({ a, b, path }) => [a.name, b.name, a.id, b.id, path]}
-            sort="-rtt"
-            choices={[
-              {
-                key: "path",
-                label: "Path",
-                options: ["direct", "relayed", "gateway"].map((value) => ({ value, label: value })),
-                wants: ({ path }, value) => path === value,
-              },
-            ]}
-          />
+        {({ rows, at }) => (
+          <div className="cairn-stack">
+            <Square rows={rows} site={site} named={named} between={between} />
+            {a && b && <History a={named(a)} b={named(b)} />}
+            <p>
+              As of <Age at={at} />
+            </p>
+            <ListTable
+              label="Latencies"
+              rows={rows.map((row): Row => ({ ...row, a: named(row.a), b: named(row.b) }))}
+              columns={COLUMNS}
+              id={({ a, b }) => `${a.id}/${b.id}`}
+              searched={({ a, b, path }) => [a.name, b.name, a.id, b.id, path]}
+              sort="-rtt"
+              choices={[
+                {
+                  key: "path",
+                  label: "Path",
+                  options: ["direct", "relayed", "gateway"].map((value) => ({
+                    value,
+                    label: value,
+                  })),
+                  wants: ({ path }, value) => path === value,
+                },
+              ]}
+              rowActions={(row) => (
+                <PairLink a={row.a.id} b={row.b.id}>
+                  History
+                  <span className="pf-v6-screen-reader">
+                    {" "}
+                    of {inert(row.a.name)} and {inert(row.b.name)}
+                  </span>
+                </PairLink>
+              )}
+            />
+          </div>
         )}
       </Shown>
     </Page>

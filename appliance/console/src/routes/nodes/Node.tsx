@@ -10,6 +10,7 @@ import { Shown } from "../../parts/states";
 import { Age, Foreign } from "../../parts/text";
 import { inert } from "../../parts/words";
 import { NodeActions } from "./actions";
+import { Report } from "./Report";
 
 export function Component() {
   const { node: asked = "" } = useParams();
@@ -30,6 +31,7 @@ export function Component() {
       <Shown query={node} what="node">
         {(value) => <Details node={value} />}
       </Shown>
+      {node.data && node.data.state !== "removed" && <Report node={node.data.id} />}
       <Card className="cairn-gap">
         <CardTitle component="h2">What happened to it last</CardTitle>
         <CardBody>

@@ -142,7 +142,7 @@ function Counts({ counts }: { counts: Overview["counts"] }) {
       </Count>
       <Count title="vSubnets" to="/vsubnets" value={counts.vsubnets} help="vSubnet" />
       <Count title="Members" to="/vsubnets" value={counts.members} help="member" />
-      <Count title="Gateways" value={counts.gateways} help="gateway" />
+      <Count title="Gateways" to="/gateways" value={counts.gateways} help="gateway" />
       <Count title="Sites" to="/nodes" value={counts.sites} help="site" />
       <Count title="Enrolment tokens" to="/join" value={counts.tokens} help="enrolment token" />
     </div>
