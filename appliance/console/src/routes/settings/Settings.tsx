@@ -194,8 +194,11 @@ function Delivery({ receiver }: { receiver: Receiver }) {
   }
   if (!receiver.last_ok_at) return <Label>not told yet</Label>;
   return (
-    <Label status="success">
-      told <Age at={receiver.last_ok_at} />
-    </Label>
+    <>
+      <Label status="success">
+        told <Age at={receiver.last_ok_at} />
+      </Label>
+      {receiver.skipped > 0 && ` ${String(receiver.skipped)} events were refused and skipped`}
+    </>
   );
 }

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { receiversOf, without, withSyslog, withWebhook } from "./receivers";
 
-const told = { last_ok_at: null, failing_since: null, last_error: "", ca: "" };
+const told = { last_ok_at: null, failing_since: null, last_error: "", ca: "", skipped: 0 };
 const NOW = {
   syslog: [
     { ...told, id: "s1", host: "fd00::1", port: 514, protocol: "udp", min_severity: "info" },

@@ -17,6 +17,8 @@ export interface Receiver {
   last_ok_at: string | null;
   failing_since: string | null;
   last_error: string;
+  /** Events that it refused for good. */
+  skipped: number;
   ca: string;
   /** Of syslog. */
   host: string;
@@ -48,12 +50,13 @@ export function receiversOf({ syslog, webhooks }: Outputs): Receiver[] {
 }
 
 function deliveryOf(each: Outputs["syslog"][number] | Outputs["webhooks"][number]) {
-  const { id, min_severity, ca, last_error } = each;
+  const { id, min_severity, ca, last_error, skipped } = each;
   return {
     id,
     min_severity,
     ca,
     last_error,
+    skipped,
     last_ok_at: each.last_ok_at ?? null,
     failing_since: each.failing_since ?? null,
   };
