@@ -157,6 +157,7 @@ async def test_what_only_persons_may(ops: Operations) -> None:
         "/api/v1/users/{user}",
         "/api/v1/api-tokens",
         "/api/v1/api-tokens/{api_token}",
+        "/api/v1/audit/accept",
     }
 
 

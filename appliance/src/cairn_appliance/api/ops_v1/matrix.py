@@ -124,7 +124,10 @@ PERSONS_ONLY: Final = frozenset(
     entry
     for entry in MATRIX
     if entry[1].startswith(
-        tuple(f"{ROOT}/{part}" for part in ("session/", "sessions", "users", "api-tokens"))
+        tuple(
+            f"{ROOT}/{part}"
+            for part in ("session/", "sessions", "users", "api-tokens", "audit/accept")
+        )
     )
     and entry[0] != "GET"
 )
