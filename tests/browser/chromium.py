@@ -19,6 +19,8 @@ SCREENS = ROOT / "build" / "screens"
 AXE = ROOT / "appliance" / "console" / "node_modules" / "axe-core" / "axe.min.js"
 WITHIN_MS = 15_000
 _SERIOUS = ("serious", "critical")
+_NETWORK_CHANGED = ("ERR_NETWORK_CHANGED", "chrome-error://")
+_TRIES = 5
 
 
 @contextmanager
@@ -47,14 +49,21 @@ class Person:
     said: list[str] = field(default_factory=list)
 
     def go(self, path: str) -> None:
-        """Open an address of the console."""
-        try:
-            self.page.goto(f"{self.url}{path}")
-        except Error as error:
-            # Networks that other tests make on this machine: Chromium drops what it loads.
-            if "ERR_NETWORK_CHANGED" not in error.message:
-                raise
-            self.page.goto(f"{self.url}{path}")
+        """Open an address of the console.
+
+        Where interfaces come and go on the machine, as tests make them, Chromium drops what it
+        loads and shows a page of its own: it is asked again once that is over.
+        """
+        for _ in range(_TRIES):
+            try:
+                self.page.goto(f"{self.url}{path}")
+            except Error as error:
+                if not any(sign in error.message for sign in _NETWORK_CHANGED):
+                    raise
+                self.page.wait_for_timeout(1000)
+            else:
+                return
+        self.page.goto(f"{self.url}{path}")
 
     def log_in(self, password: str, name: str = "admin") -> None:
         """Fill the form that a stranger gets."""
