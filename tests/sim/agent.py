@@ -2,7 +2,7 @@
 
 It keeps to the real agent's order, bounds and back-off: a registration, then the stream on
 the same connection; acknowledgements and registrations after a change on a second one, one
-at a time, the newest only.
+at a time, the newest only. Of several appliances it chooses as the real agent's link does.
 """
 
 from __future__ import annotations
@@ -28,11 +28,17 @@ from cairn_agent.netmap.held import Netmap, NetmapRefused
 from cairn_agent.protocol import enrolment, telemetry
 from cairn_agent.protocol import netmap as wire
 
+from tests.sim.churn import Arrivals
 from tests.sim.connection import Connection, Lost, Refused
 from tests.sim.history import History, Kind
 from tests.sim.sharing import Shared, SharingCopy
 
 MISSED_HEARTBEATS = 2.5
+NEXT_APPLIANCE_S = 0.2  # these four as in cairn_agent.control.link
+SHUNNED_S = 15.0
+FAILOVER_S = 10.0
+AGAIN_MIN_S, AGAIN_MAX_S = 0.3, 1.0
+ENDPOINTS = 16  # as many as a node may have
 DEAF_WINDOW = 4096  # octets
 SESSIONS = 20  # that it reports
 Post = Callable[[str, msgspec.Struct], Awaitable[bytes]]
@@ -55,8 +61,6 @@ class Credentials(msgspec.Struct, frozen=True):
 class Site:
     """What the agents of one process have in common."""
 
-    host: str
-    port: int
     ca: str
     cluster_id: str
     map_key: str
@@ -64,6 +68,8 @@ class Site:
     history: History = field(default_factory=History)
     failures: Counter[str] = field(default_factory=Counter)
     marker: bytes = b""  # an endpoint whose arrival is timed
+    arrivals: Arrivals | None = None  # while there is churn
+    appliances: tuple[str, ...] = ()  # host:port of all, of late
 
     def context(self, credentials: Credentials | None = None, ca: str = "") -> ssl.SSLContext:
         """Return a context that trusts the cluster, and shows a node's certificate."""
@@ -84,6 +90,7 @@ class SimulatedAgent:
     def __init__(self, site: Site, credentials: Credentials) -> None:
         self.credentials = credentials
         self.endpoint = credentials.endpoint
+        self.further: list[str] = []  # endpoints
         self.copy = SharingCopy(
             site.shared,
             cluster_id=site.cluster_id,
@@ -95,6 +102,7 @@ class SimulatedAgent:
         self.registered_at = 0.0
         self.synced_at = 0.0  # the first time since it was (re)started
         self.marked_at = 0.0
+        self.back_at = 0.0  # in sync for the first time in this session, if since `forget_times`
         self.is_deaf = False
         self.refusal = ""
         self._site = site
@@ -115,11 +123,23 @@ class SimulatedAgent:
         self._ack_at = math.inf
         self._loaded: dict[str, str] = {}
         self._resync = False
+        self._is_in_sync = False  # in this session
+        self._wanted = ""  # appliance, for the next session
+        self._turn = random.randrange(1 << 16)
+        self._place = site.appliances[0]  # that it is at, or was
+        self._lost_at: dict[str, float] = {}
+        self._was_up_at = -math.inf
+        self._unreachable = 0  # appliances in a row
 
     @property
     def is_following(self) -> bool:
         """True while the stream is open."""
         return self._line is not None and self._line.is_open
+
+    @property
+    def place(self) -> str:
+        """The appliance whose stream it is in sync with, or nothing."""
+        return self._place if self.is_following and self._is_in_sync else ""
 
     @property
     def has_to_acknowledge(self) -> bool:
@@ -141,20 +161,45 @@ class SimulatedAgent:
         """Keep a session for good; ends where the appliance bars the node."""
         await asyncio.sleep(first_wait_s)
         while True:
-            least_s = 0.0
+            place = self._next_appliance()
+            registered_at = self._was_up_at
+            error: Lost | Refused
             try:
-                await self._session()
+                await self._session(place)
             except Lost as lost:
-                self._site.failures[str(lost)] += 1
+                error = lost
+                self._lost_at[place] = time.monotonic()
             except Refused as refused:
-                self._site.failures[str(refused)] += 1
-                least_s = refused.retry_after_s
+                error = refused
                 if refused.code in FINAL:
                     self.refusal = refused.code
                     return
             finally:
                 self._end()
-            await asyncio.sleep(self._backoff.next_s(least_s))
+            self._site.failures[str(error)] += 1
+            await asyncio.sleep(self._pause_s(error, was_up=self._was_up_at > registered_at))
+
+    def _next_appliance(self) -> str:
+        """Return the next one in turn, one that was not lost of late where there is such."""
+        now, known = time.monotonic(), self._site.appliances
+        wanted, self._wanted = self._wanted, ""
+        if wanted:
+            return wanted
+        self._lost_at = {each: at for each, at in self._lost_at.items() if now - at < SHUNNED_S}
+        hopeful = [each for each in known if each not in self._lost_at] or known
+        self._turn += 1
+        return hopeful[self._turn % len(hopeful)]
+
+    def _pause_s(self, error: Lost | Refused, *, was_up: bool) -> float:
+        """Return how long to wait before the next try."""
+        known = len(self._site.appliances)
+        self._unreachable = 0 if was_up else self._unreachable + 1
+        if self._unreachable % known:
+            return NEXT_APPLIANCE_S
+        is_busy = isinstance(error, Refused)
+        if known > 1 and is_busy and time.monotonic() - self._was_up_at < FAILOVER_S:
+            return random.uniform(AGAIN_MIN_S, AGAIN_MAX_S)
+        return self._backoff.next_s(error.retry_after_s if isinstance(error, Refused) else 0.0)
 
     async def move(self, endpoint: str) -> tuple[float, float]:
         """Register another endpoint; return when it was asked for and when answered."""
@@ -169,10 +214,22 @@ class SimulatedAgent:
             if connection is not None:
                 connection.abort()
 
+    def go_to(self, place: str) -> None:
+        """Lose all connections, and come back at this appliance."""
+        self._wanted = place
+        self.cut()
+
     def deafen(self) -> None:
         """Come back without a netmap, with a small receive buffer, and do not read it."""
         self.is_deaf = self._resync = True
         self.cut()
+
+    async def widen(self) -> None:
+        """Register as many endpoints as a node may have, which makes a vSubnet large."""
+        number = self.endpoint.rpartition(":")[0].split(".")
+        net = f"2001:db8:{number[2]}:{number[3]}"
+        self.further = [f"[{net}:ffff:ffff:ffff:{each + 4096:x}]:65535" for each in range(15)]
+        await self._register(self._tell)
 
     def hear(self) -> None:
         """Read again, from the beginning."""
@@ -182,18 +239,20 @@ class SimulatedAgent:
 
     def forget_times(self) -> None:
         """Begin a new measurement."""
-        self.registered_at = self.synced_at = self.marked_at = 0.0
+        self.registered_at = self.synced_at = self.marked_at = self.back_at = 0.0
         self.octets = 0
         self.kinds.clear()
 
-    async def _session(self) -> None:
+    async def _session(self, place: str) -> None:
         """Register and follow until the stream ends; never returns."""
         site = self._site
         if self._context is None:
             self._context = site.context(self.credentials, self._ca)
         window = DEAF_WINDOW if self.is_deaf else 0
-        self._line = await Connection.open(site.host, site.port, self._context, window=window)
+        self._place = place
+        self._line = await Connection.open(place, self._context, window=window)
         await self._register(self._line.post)
+        self._was_up_at = time.monotonic()
         self.registered_at = self.registered_at or time.monotonic()
         incarnation, revision = (0, 0) if self._resync else self.copy.position()
         path = f"netmap?incarnation={incarnation}&after={revision}"
@@ -232,7 +291,7 @@ class SimulatedAgent:
         request = enrolment.RegisterRequest(
             generation=self._generation,
             facts=enrolment.Facts(dmi_uuid=self.credentials.dmi_uuid),
-            endpoints=[self.endpoint],
+            endpoints=[self.endpoint, *self.further],
             name=self.credentials.name,
             agent_version="0.1.0",
             loaded_revision=self.copy.position()[1],
@@ -263,11 +322,15 @@ class SimulatedAgent:
                 self._backoff.reset()
                 self._resync = False
                 self.synced_at = self.synced_at or self._heard_at
+                if not self._is_in_sync:
+                    self._is_in_sync, self.back_at = True, self._heard_at
                 self._site.history.saw(self.credentials.node_id, message.revision)
                 if changed is not None and changed.digests() != self._loaded:
                     self._loaded = changed.digests()
                     self._acknowledge_in_turn()
             case wire.ReceivedVSubnet():
+                if self._site.arrivals is not None and not message.full:
+                    self._site.arrivals.note(line, self._heard_at)
                 marker = self._site.marker
                 if marker and not self.marked_at and marker in line:
                     self.marked_at = self._heard_at
@@ -386,16 +449,16 @@ class SimulatedAgent:
         """Send on the connection beside the stream's; the appliance closes an idle one."""
         async with self._second_turn:
             if self._second is None or not self._second.is_open:
-                site = self._site
                 if self._context is None:
-                    self._context = site.context(self.credentials, self._ca)
-                self._second = await Connection.open(site.host, site.port, self._context)
+                    self._context = self._site.context(self.credentials, self._ca)
+                self._second = await Connection.open(self._place, self._context)
             return await self._second.post(path, message)
 
     def _end(self) -> None:
         self.copy.stream_ended()
         self.cut()
         self._line = self._second = None
+        self._is_in_sync = False
 
 
 def _kind_of(message: wire.ReceivedMessage) -> str:

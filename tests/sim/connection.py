@@ -65,21 +65,20 @@ class Connection(asyncio.Protocol):
         self.takes_reports = False  # the appliance reads what comes up the stream
 
     @classmethod
-    async def open(
-        cls, host: str, port: int, context: ssl.SSLContext, *, window: int = 0
-    ) -> Connection:
+    async def open(cls, place: str, context: ssl.SSLContext, *, window: int = 0) -> Connection:
         """Connect, within the time that the agent's own client takes; raise Lost.
 
         `window` is the size of the receive buffer, in octets, where it isn't the system's.
         """
         loop = asyncio.get_running_loop()
+        host, _, port = place.rpartition(":")
         plain = socket.socket()
         plain.setblocking(False)
         if window:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await loop.sock_connect(plain, (host, port))
+                await loop.sock_connect(plain, (host, int(port)))
                 _, connection = await loop.create_connection(
                     cls, sock=plain, ssl=context, server_hostname=""
                 )
