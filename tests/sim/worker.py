@@ -238,11 +238,12 @@ class Worker:
 
         async def widened(agent: SimulatedAgent) -> None:
             async with turns:
-                for _ in range(_MOVE_TRIES):
+                for _ in range(_ENROL_TRIES):
                     try:
                         return await agent.widen()
                     except (Lost, Refused) as error:
                         self._there().failures[f"widen: {error}"] += 1
+                        await asyncio.sleep(random.uniform(0, 2.0))
                 raise Lost("a node could not be given more endpoints")
 
         await asyncio.gather(*(widened(agent) for agent in self._agents))
