@@ -1,8 +1,8 @@
 """One simulated agent: what the real one says to an appliance, without a data plane.
 
 It keeps to the real agent's order, bounds and back-off: a registration, then the stream on
-the same connection; acknowledgements and registrations after a change on a second one, one
-at a time, the newest only. Of several appliances it chooses as the real agent's link does.
+the same connection, which acknowledgements go up; registrations after a change on a second
+one, one at a time, the newest only. Of several appliances it chooses as the real agent's link does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from cairn_agent.control.pace import acknowledged_within_s
 from cairn_agent.control.tls import issuer_of, server_context
 from cairn_agent.identity import Keys, certificate_request
 from cairn_agent.netmap.held import Netmap, NetmapRefused
-from cairn_agent.protocol import enrolment, telemetry
+from cairn_agent.protocol import acks, enrolment, telemetry
 from cairn_agent.protocol import netmap as wire
 
 from tests.sim.churn import Arrivals
@@ -121,6 +121,7 @@ class SimulatedAgent:
         self._heartbeat_s = 15.0
         self._say = asyncio.Event()
         self._ack_at = math.inf
+        self._acked_up_at = -math.inf
         self._loaded: dict[str, str] = {}
         self._resync = False
         self._is_in_sync = False  # in this session
@@ -366,8 +367,10 @@ class SimulatedAgent:
 
     def _acknowledge_in_turn(self) -> None:
         if self.netmap is not None and self._ack_at == math.inf:
-            within_s = acknowledged_within_s(self.copy.current)
+            goes_up = self._line is not None and self._line.takes_acks
+            within_s = acknowledged_within_s(self.copy.current, goes_up=goes_up)
             self._ack_at = time.monotonic() + random.uniform(0, within_s)
+            self._ack_at = max(self._ack_at, self._acked_up_at + acks.APART_S)
             self._say.set()
 
     async def _speak(self) -> None:
@@ -386,7 +389,10 @@ class SimulatedAgent:
                     issuer=issuer_of(self.credentials.certificate),
                 )
                 try:
-                    await self._tell("ack", ack)
+                    if self._line is not None and self._line.ack(ack):
+                        self._acked_up_at = time.monotonic()
+                    else:
+                        await self._tell("ack", ack)
                 except (Lost, Refused) as error:
                     self._site.failures[f"ack: {error}"] += 1
                     self.cut()

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import httptools
 import msgspec
 from cairn_agent.control.tls import CONNECT_TIMEOUT_S
+from cairn_agent.protocol import acks, telemetry
 from cairn_agent.protocol import enrolment as wire
-from cairn_agent.protocol import telemetry
 
 ANSWER_S = 15.0  # as the agent's own client
 
@@ -63,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._body = bytearray()
         self._retry_after_s = 0.0
         self.takes_reports = False  # the appliance reads what comes up the stream
+        self.takes_acks = False
 
     @classmethod
     async def open(cls, place: str, context: ssl.SSLContext, *, window: int = 0) -> Connection:
@@ -107,6 +108,13 @@ class Connection(asyncio.Protocol):
         """Send a line up the stream, where its appliance reads it."""
         if self._transport is not None and self.takes_reports:
             self._transport.write(line)
+
+    def ack(self, ack: wire.AckRequest) -> bool:
+        """Send an acknowledgement up the stream; return whether its appliance reads it there."""
+        if self._transport is None or not self.takes_acks:
+            return False
+        self._transport.write(acks.encode(ack))
+        return True
 
     def abort(self) -> None:
         """End it at once; what has come and was not taken yet is not taken any more."""
@@ -178,6 +186,8 @@ class Connection(asyncio.Protocol):
             self._retry_after_s = float(value)
         elif name.lower() == telemetry.HEADER.encode():
             self.takes_reports = value == b"%d" % telemetry.VERSION
+        elif name.lower() == acks.HEADER.encode():
+            self.takes_acks = value == b"%d" % acks.VERSION
 
     def on_headers_complete(self) -> None:
         """A stream has begun."""
