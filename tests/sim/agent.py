@@ -34,7 +34,10 @@ from tests.sim.history import History, Kind
 from tests.sim.sharing import Shared, SharingCopy
 
 MISSED_HEARTBEATS = 2.5
-NEXT_APPLIANCE_S = 0.2  # these four as in cairn_agent.control.link
+NEXT_APPLIANCE_S = 0.2  # these as in cairn_agent.control.link
+FIRST_HEARTBEAT_S = 15.0
+PATIENCE_MAX, PATIENT_S = 10.0, 30.0
+SPREAD_S = 0.3
 SHUNNED_S = 15.0
 FAILOVER_S = 10.0
 AGAIN_MIN_S, AGAIN_MAX_S = 0.3, 1.0
@@ -84,6 +87,10 @@ class Site:
         return context
 
 
+class Silent(Lost):
+    """The appliance has stopped speaking in the middle of a stream."""
+
+
 class SimulatedAgent:
     """An enrolled node that follows its netmap until it is told to end."""
 
@@ -131,6 +138,7 @@ class SimulatedAgent:
         self._lost_at: dict[str, float] = {}
         self._was_up_at = -math.inf
         self._unreachable = 0  # appliances in a row
+        self._patience, self._silent_at = 1.0, -math.inf
 
     @property
     def is_following(self) -> bool:
@@ -195,6 +203,8 @@ class SimulatedAgent:
         """Return how long to wait before the next try."""
         known = len(self._site.appliances)
         self._unreachable = 0 if was_up else self._unreachable + 1
+        if isinstance(error, Silent) and was_up and known > 1:
+            return random.uniform(0.0, SPREAD_S)
         if self._unreachable % known:
             return NEXT_APPLIANCE_S
         is_busy = isinstance(error, Refused)
@@ -280,13 +290,23 @@ class SimulatedAgent:
     async def _until_quiet(self, line: Connection) -> None:
         """Wait until the stream ends or says nothing for too long, as the agent does."""
         while line.is_open:
-            quiet_s = self._heartbeat_s * MISSED_HEARTBEATS
-            left_s = self._heard_at + quiet_s - time.monotonic()
+            left_s = self._heard_at + self._quiet_s() - time.monotonic()
             if left_s <= 0 and not self.is_deaf:
-                raise Lost("the stream was quiet for too long")
+                self._patience = min(self._patience_now() * 2, PATIENCE_MAX)
+                self._silent_at = time.monotonic()
+                raise Silent("the stream was quiet for too long")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(left_s, 1.0)):
                     await asyncio.shield(line.ended)
+
+    def _quiet_s(self) -> float:
+        """Return for how long an appliance may say nothing."""
+        own_s = self._heartbeat_s * MISSED_HEARTBEATS
+        most_s = FIRST_HEARTBEAT_S * MISSED_HEARTBEATS
+        return max(own_s, min(own_s * self._patience_now(), most_s))
+
+    def _patience_now(self) -> float:
+        return self._patience if time.monotonic() - self._silent_at < PATIENT_S else 1.0
 
     async def _register(self, post: Post) -> None:
         request = enrolment.RegisterRequest(
