@@ -117,6 +117,7 @@ class SimulatedAgent:
         self._ca = ""  # as its netmap says
         self._trust = ""
         self._issuer = ""  # that should have signed its certificate
+        self._issued_by = issuer_of(credentials.certificate)
         self._renew_at = math.inf
         self._renew_within_s = 0.0
         self._context: ssl.SSLContext | None = None
@@ -163,8 +164,7 @@ class SimulatedAgent:
     @property
     def trusts(self) -> str:
         """What it keeps of whom to trust, its map key, and who signed its certificate."""
-        issuer = issuer_of(self.credentials.certificate)
-        return f"{self._trust} {self.copy.map_keys.current} {issuer}"
+        return f"{self._trust} {self.copy.map_keys.current} {self._issued_by}"
 
     async def run(self, first_wait_s: float) -> None:
         """Keep a session for good; ends where the appliance bars the node."""
@@ -371,7 +371,7 @@ class SimulatedAgent:
         self._acknowledge_in_turn()
 
     def _plan_renewal(self) -> None:
-        is_outdated = issuer_of(self.credentials.certificate) != self._issuer
+        is_outdated = self._issued_by != self._issuer
         if self._issuer and is_outdated and self._renew_at == math.inf:
             self._renew_at = time.monotonic() + random.uniform(0, self._renew_within_s)
             self._say.set()
@@ -383,6 +383,7 @@ class SimulatedAgent:
         request = enrolment.RenewRequest(certificate_request(keys))
         answer = msgspec.json.decode(await self._tell("renew", request), type=enrolment.RenewAnswer)
         self.credentials = msgspec.structs.replace(self.credentials, certificate=answer.certificate)
+        self._issued_by = issuer_of(answer.certificate)
         self._context = None
 
     def _acknowledge_in_turn(self) -> None:
@@ -406,7 +407,7 @@ class SimulatedAgent:
                     incarnation=incarnation,
                     digests=self.netmap.digests(),
                     trust=self._trust,
-                    issuer=issuer_of(self.credentials.certificate),
+                    issuer=self._issued_by,
                 )
                 try:
                     if self._line is not None and self._line.ack(ack):

@@ -344,7 +344,9 @@ async def serve() -> None:
 
 
 def main() -> None:
-    """Run the process."""
+    """Run the process, with as many open files as it may have: an agent takes one or two."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve())

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from cairn_appliance.api import errors
 from cairn_appliance.api.agent_v1.lines import Lines
 from cairn_appliance.api.agent_v1.packages import PackageRoutes, Packages
-from cairn_appliance.api.agent_v1.stream import NetmapStream
+from cairn_appliance.api.agent_v1.stream import Afterwards, NetmapStream, Unwound
 from cairn_appliance.api.client_certificate import (
     Connection,
     appliance_of,
@@ -67,6 +67,7 @@ def create_app(
         redirect_slashes=False,
     )
     errors.install(app)
+    app.add_middleware(Unwound)
     agent_api = _AgentApi(services, clock)
     for path, method, endpoint in agent_api.routes():
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
@@ -178,7 +179,7 @@ class _AgentApi:
         take = partial(self._take_line, node_id)
         connection.listen(Lines(take, connection.abort, self._clock).feed)
         headers = {telemetry.HEADER: str(telemetry.VERSION), acks.HEADER: str(acks.VERSION)}
-        return NetmapStream(node_id, first, lines, connection.abort, headers)
+        return Afterwards(NetmapStream(node_id, first, lines, connection.abort, headers))
 
     async def ack(self, request: Request) -> Response:
         """A node says what its data plane has loaded."""
