@@ -118,6 +118,7 @@ class Fleet:
             verified=sum(each.verified for each in states),
             cpu_s=sum(each.cpu_s for each in states),
             back_at=[at for each in states for at in each.back_at],
+            octets_back=sum(each.octets_back for each in states),
             places=dict(sum((Counter(each.places) for each in states), Counter[str]())),
             trusts=dict(sum((Counter(each.trusts) for each in states), Counter[str]())),
         )

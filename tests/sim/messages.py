@@ -31,6 +31,7 @@ class State(msgspec.Struct, frozen=True):
     verified: int  # vSubnet lines that were worked out; the others shared a result
     cpu_s: float
     back_at: list[float] = []  # in sync for the first time in sessions since `forget`
+    octets_back: int = 0  # of lines, of the agents that have begun such a session
     places: dict[str, int] = {}  # appliance -> agents that are in sync there
     trusts: dict[str, int] = {}  # "trust, map key, issuer" -> agents that have these
 

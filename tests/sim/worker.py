@@ -160,6 +160,7 @@ class Worker:
             verified=site.shared.verified,
             cpu_s=sum(resource.getrusage(resource.RUSAGE_SELF)[:2]),
             back_at=[a.back_at for a in self._agents if a.back_at],
+            octets_back=sum(a.octets for a in self._agents if a.back_at),
             places=dict(Counter(a.place for a in self._agents if a.place)),
             trusts=dict(Counter(agent.trusts for agent in self._agents)),
         )
