@@ -15,12 +15,25 @@ import time
 from collections.abc import Awaitable
 from pathlib import Path
 
-from tests.sim import scenarios
+from tests.sim import loss, scenarios, steady
 from tests.sim.figures import FILE, Run, machine
 from tests.sim.fleet import Fleet, RigError
 from tests.sim.scenarios import Stage
 from tests.sim.world import World
+from tests.sim.writes import counted
 
+PARTS = (
+    "propagation",
+    "writes",
+    "idleness",
+    "restart",
+    "map",
+    "churn",
+    "slow",
+    "rotate",
+    "lost",
+    "truth",
+)
 _MEMBERS = 1000
 _AGENTS_MAX = 14_000  # two connections each at times, of 20,000 open files (trust.md 5.1)
 
@@ -37,7 +50,7 @@ def main() -> int:
     world = World(directory, vsubnets=vsubnets, is_alone=not arguments.among_others)
     try:
         world.start()
-        asyncio.run(_measure(world, run, set(arguments.only)))
+        asyncio.run(_measure(world, run, arguments))
     except RigError as error:
         print(f"error: {error}\n  what to do: look into {directory}", file=sys.stderr)
         return 1
@@ -62,7 +75,11 @@ def _arguments() -> argparse.Namespace:
         action="store_true",
         help="the appliance believes in another: a word every 1.3 s, not every 15 s",
     )
-    parser.add_argument("--only", nargs="*", default=(), help="scenarios beside the first")
+    parser.add_argument(
+        "--only", nargs="*", default=(), choices=PARTS, help="scenarios beside the first"
+    )
+    parser.add_argument("--without", nargs="*", default=(), choices=PARTS, help="not these")
+    parser.add_argument("--churn-s", type=float, default=steady.CHURN_S, help="of SC-3 (600)")
     arguments = parser.parse_args()
     if not 10 <= arguments.agents <= _AGENTS_MAX:
         parser.error(f"--agents needs 10 to {_AGENTS_MAX}")
@@ -75,7 +92,7 @@ def _end(number: int, _frame: object) -> None:
     raise KeyboardInterrupt(number)
 
 
-async def _measure(world: World, run: Run, only: set[str]) -> None:
+async def _measure(world: World, run: Run, arguments: argparse.Namespace) -> None:
     log = world.appliance.data_dir.parent / "workers.log"
     async with Fleet.of(run.processes, log) as fleet, Fleet.of(1, log) as witness:
         await world.make_vsubnets()
@@ -87,19 +104,32 @@ async def _measure(world: World, run: Run, only: set[str]) -> None:
         empty = world.rss_octets()
         members = run.agents // run.vsubnets + 1
         stage = Stage(world, fleet, witness, run, members=members)
-        await _played("registration storm", scenarios.registration_storm(stage), run)
+        await _played("registration storm", _counted_storm(stage), run)
         parts = {
             "propagation": lambda: scenarios.propagation(stage),
+            "writes": lambda: steady.store_writes(stage),
             "idleness": lambda: scenarios.idleness(stage, empty),
             "restart": lambda: scenarios.restart(stage),
+            "churn": lambda: steady.churn(stage, arguments.churn_s),
             "slow": lambda: scenarios.slow_readers(stage),
             "map": lambda: scenarios.map_size(stage),
             "rotate": lambda: scenarios.rotation(stage),
+            "lost": lambda: loss.lost_appliance(stage),
             "truth": lambda: scenarios.truth(stage),
         }
-        for name, part in parts.items():
-            if not only or name in only:
-                await _played(name, part(), run)
+        for name in PARTS:
+            is_wanted = not arguments.only or name in arguments.only
+            if is_wanted and name not in arguments.without:
+                await _played(name, parts[name](), run)
+
+
+async def _counted_storm(stage: Stage) -> None:
+    """Play the first scenario, and count what it costs the store."""
+    begun = time.monotonic()
+    async with stage.world.appliance.operator() as services, counted(services.store) as writes:
+        await scenarios.registration_storm(stage)
+        took_s = time.monotonic() - begun
+    steady.registrations(stage, writes, took_s)
 
 
 async def _played(name: str, scenario: Awaitable[None], run: Run) -> None:

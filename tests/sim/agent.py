@@ -1,8 +1,8 @@
 """One simulated agent: what the real one says to an appliance, without a data plane.
 
 It keeps to the real agent's order, bounds and back-off: a registration, then the stream on
-the same connection; acknowledgements and registrations after a change on a second one, one
-at a time, the newest only.
+the same connection, which acknowledgements go up; registrations after a change on a second
+one, one at a time, the newest only. Of several appliances it chooses as the real agent's link does.
 """
 
 from __future__ import annotations
@@ -25,14 +25,23 @@ from cairn_agent.control.pace import acknowledged_within_s
 from cairn_agent.control.tls import issuer_of, server_context
 from cairn_agent.identity import Keys, certificate_request
 from cairn_agent.netmap.held import Netmap, NetmapRefused
-from cairn_agent.protocol import enrolment, telemetry
+from cairn_agent.protocol import acks, enrolment, telemetry
 from cairn_agent.protocol import netmap as wire
 
+from tests.sim.churn import Arrivals
 from tests.sim.connection import Connection, Lost, Refused
 from tests.sim.history import History, Kind
 from tests.sim.sharing import Shared, SharingCopy
 
 MISSED_HEARTBEATS = 2.5
+NEXT_APPLIANCE_S = 0.2  # these as in cairn_agent.control.link
+FIRST_HEARTBEAT_S = 15.0
+PATIENCE_MAX, PATIENT_S = 10.0, 30.0
+SPREAD_S = 0.3
+SHUNNED_S = 15.0
+FAILOVER_S = 10.0
+AGAIN_MIN_S, AGAIN_MAX_S = 0.3, 1.0
+ENDPOINTS = 16  # as many as a node may have
 DEAF_WINDOW = 4096  # octets
 SESSIONS = 20  # that it reports
 Post = Callable[[str, msgspec.Struct], Awaitable[bytes]]
@@ -55,8 +64,6 @@ class Credentials(msgspec.Struct, frozen=True):
 class Site:
     """What the agents of one process have in common."""
 
-    host: str
-    port: int
     ca: str
     cluster_id: str
     map_key: str
@@ -64,6 +71,8 @@ class Site:
     history: History = field(default_factory=History)
     failures: Counter[str] = field(default_factory=Counter)
     marker: bytes = b""  # an endpoint whose arrival is timed
+    arrivals: Arrivals | None = None  # while there is churn
+    appliances: tuple[str, ...] = ()  # host:port of all, of late
 
     def context(self, credentials: Credentials | None = None, ca: str = "") -> ssl.SSLContext:
         """Return a context that trusts the cluster, and shows a node's certificate."""
@@ -78,12 +87,17 @@ class Site:
         return context
 
 
+class Silent(Lost):
+    """The appliance has stopped speaking in the middle of a stream."""
+
+
 class SimulatedAgent:
     """An enrolled node that follows its netmap until it is told to end."""
 
     def __init__(self, site: Site, credentials: Credentials) -> None:
         self.credentials = credentials
         self.endpoint = credentials.endpoint
+        self.further: list[str] = []  # endpoints
         self.copy = SharingCopy(
             site.shared,
             cluster_id=site.cluster_id,
@@ -95,6 +109,7 @@ class SimulatedAgent:
         self.registered_at = 0.0
         self.synced_at = 0.0  # the first time since it was (re)started
         self.marked_at = 0.0
+        self.back_at = 0.0  # in sync for the first time in this session, if since `forget_times`
         self.is_deaf = False
         self.refusal = ""
         self._site = site
@@ -102,6 +117,7 @@ class SimulatedAgent:
         self._ca = ""  # as its netmap says
         self._trust = ""
         self._issuer = ""  # that should have signed its certificate
+        self._issued_by = issuer_of(credentials.certificate)
         self._renew_at = math.inf
         self._renew_within_s = 0.0
         self._context: ssl.SSLContext | None = None
@@ -113,13 +129,27 @@ class SimulatedAgent:
         self._heartbeat_s = 15.0
         self._say = asyncio.Event()
         self._ack_at = math.inf
+        self._acked_up_at = -math.inf
         self._loaded: dict[str, str] = {}
         self._resync = False
+        self._is_in_sync = False  # in this session
+        self._wanted = ""  # appliance, for the next session
+        self._turn = random.randrange(1 << 16)
+        self._place = site.appliances[0]  # that it is at, or was
+        self._lost_at: dict[str, float] = {}
+        self._was_up_at = -math.inf
+        self._unreachable = 0  # appliances in a row
+        self._patience, self._silent_at = 1.0, -math.inf
 
     @property
     def is_following(self) -> bool:
         """True while the stream is open."""
         return self._line is not None and self._line.is_open
+
+    @property
+    def place(self) -> str:
+        """The appliance whose stream it is in sync with, or nothing."""
+        return self._place if self.is_following and self._is_in_sync else ""
 
     @property
     def has_to_acknowledge(self) -> bool:
@@ -134,27 +164,53 @@ class SimulatedAgent:
     @property
     def trusts(self) -> str:
         """What it keeps of whom to trust, its map key, and who signed its certificate."""
-        issuer = issuer_of(self.credentials.certificate)
-        return f"{self._trust} {self.copy.map_keys.current} {issuer}"
+        return f"{self._trust} {self.copy.map_keys.current} {self._issued_by}"
 
     async def run(self, first_wait_s: float) -> None:
         """Keep a session for good; ends where the appliance bars the node."""
         await asyncio.sleep(first_wait_s)
         while True:
-            least_s = 0.0
+            place = self._next_appliance()
+            registered_at = self._was_up_at
+            error: Lost | Refused
             try:
-                await self._session()
+                await self._session(place)
             except Lost as lost:
-                self._site.failures[str(lost)] += 1
+                error = lost
+                self._lost_at[place] = time.monotonic()
             except Refused as refused:
-                self._site.failures[str(refused)] += 1
-                least_s = refused.retry_after_s
+                error = refused
                 if refused.code in FINAL:
                     self.refusal = refused.code
                     return
             finally:
                 self._end()
-            await asyncio.sleep(self._backoff.next_s(least_s))
+            self._site.failures[str(error)] += 1
+            await asyncio.sleep(self._pause_s(error, was_up=self._was_up_at > registered_at))
+
+    def _next_appliance(self) -> str:
+        """Return the next one in turn, one that was not lost of late where there is such."""
+        now, known = time.monotonic(), self._site.appliances
+        wanted, self._wanted = self._wanted, ""
+        if wanted:
+            return wanted
+        self._lost_at = {each: at for each, at in self._lost_at.items() if now - at < SHUNNED_S}
+        hopeful = [each for each in known if each not in self._lost_at] or known
+        self._turn += 1
+        return hopeful[self._turn % len(hopeful)]
+
+    def _pause_s(self, error: Lost | Refused, *, was_up: bool) -> float:
+        """Return how long to wait before the next try."""
+        known = len(self._site.appliances)
+        self._unreachable = 0 if was_up else self._unreachable + 1
+        if isinstance(error, Silent) and was_up and known > 1:
+            return random.uniform(0.0, SPREAD_S)
+        if self._unreachable % known:
+            return NEXT_APPLIANCE_S
+        is_busy = isinstance(error, Refused)
+        if known > 1 and is_busy and time.monotonic() - self._was_up_at < FAILOVER_S:
+            return random.uniform(AGAIN_MIN_S, AGAIN_MAX_S)
+        return self._backoff.next_s(error.retry_after_s if isinstance(error, Refused) else 0.0)
 
     async def move(self, endpoint: str) -> tuple[float, float]:
         """Register another endpoint; return when it was asked for and when answered."""
@@ -169,10 +225,22 @@ class SimulatedAgent:
             if connection is not None:
                 connection.abort()
 
+    def go_to(self, place: str) -> None:
+        """Lose all connections, and come back at this appliance."""
+        self._wanted = place
+        self.cut()
+
     def deafen(self) -> None:
         """Come back without a netmap, with a small receive buffer, and do not read it."""
         self.is_deaf = self._resync = True
         self.cut()
+
+    async def widen(self) -> None:
+        """Register as many endpoints as a node may have, which makes a vSubnet large."""
+        number = self.endpoint.rpartition(":")[0].split(".")
+        net = f"2001:db8:{number[2]}:{number[3]}"
+        self.further = [f"[{net}:ffff:ffff:ffff:{each + 4096:x}]:65535" for each in range(15)]
+        await self._register(self._tell)
 
     def hear(self) -> None:
         """Read again, from the beginning."""
@@ -182,18 +250,20 @@ class SimulatedAgent:
 
     def forget_times(self) -> None:
         """Begin a new measurement."""
-        self.registered_at = self.synced_at = self.marked_at = 0.0
+        self.registered_at = self.synced_at = self.marked_at = self.back_at = 0.0
         self.octets = 0
         self.kinds.clear()
 
-    async def _session(self) -> None:
+    async def _session(self, place: str) -> None:
         """Register and follow until the stream ends; never returns."""
         site = self._site
         if self._context is None:
             self._context = site.context(self.credentials, self._ca)
         window = DEAF_WINDOW if self.is_deaf else 0
-        self._line = await Connection.open(site.host, site.port, self._context, window=window)
+        self._place = place
+        self._line = await Connection.open(place, self._context, window=window)
         await self._register(self._line.post)
+        self._was_up_at = time.monotonic()
         self.registered_at = self.registered_at or time.monotonic()
         incarnation, revision = (0, 0) if self._resync else self.copy.position()
         path = f"netmap?incarnation={incarnation}&after={revision}"
@@ -220,19 +290,29 @@ class SimulatedAgent:
     async def _until_quiet(self, line: Connection) -> None:
         """Wait until the stream ends or says nothing for too long, as the agent does."""
         while line.is_open:
-            quiet_s = self._heartbeat_s * MISSED_HEARTBEATS
-            left_s = self._heard_at + quiet_s - time.monotonic()
+            left_s = self._heard_at + self._quiet_s() - time.monotonic()
             if left_s <= 0 and not self.is_deaf:
-                raise Lost("the stream was quiet for too long")
+                self._patience = min(self._patience_now() * 2, PATIENCE_MAX)
+                self._silent_at = time.monotonic()
+                raise Silent("the stream was quiet for too long")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(left_s, 1.0)):
                     await asyncio.shield(line.ended)
+
+    def _quiet_s(self) -> float:
+        """Return for how long an appliance may say nothing."""
+        own_s = self._heartbeat_s * MISSED_HEARTBEATS
+        most_s = FIRST_HEARTBEAT_S * MISSED_HEARTBEATS
+        return max(own_s, min(own_s * self._patience_now(), most_s))
+
+    def _patience_now(self) -> float:
+        return self._patience if time.monotonic() - self._silent_at < PATIENT_S else 1.0
 
     async def _register(self, post: Post) -> None:
         request = enrolment.RegisterRequest(
             generation=self._generation,
             facts=enrolment.Facts(dmi_uuid=self.credentials.dmi_uuid),
-            endpoints=[self.endpoint],
+            endpoints=[self.endpoint, *self.further],
             name=self.credentials.name,
             agent_version="0.1.0",
             loaded_revision=self.copy.position()[1],
@@ -263,11 +343,15 @@ class SimulatedAgent:
                 self._backoff.reset()
                 self._resync = False
                 self.synced_at = self.synced_at or self._heard_at
+                if not self._is_in_sync:
+                    self._is_in_sync, self.back_at = True, self._heard_at
                 self._site.history.saw(self.credentials.node_id, message.revision)
                 if changed is not None and changed.digests() != self._loaded:
                     self._loaded = changed.digests()
                     self._acknowledge_in_turn()
             case wire.ReceivedVSubnet():
+                if self._site.arrivals is not None and not message.full:
+                    self._site.arrivals.note(line, self._heard_at)
                 marker = self._site.marker
                 if marker and not self.marked_at and marker in line:
                     self.marked_at = self._heard_at
@@ -287,7 +371,7 @@ class SimulatedAgent:
         self._acknowledge_in_turn()
 
     def _plan_renewal(self) -> None:
-        is_outdated = issuer_of(self.credentials.certificate) != self._issuer
+        is_outdated = self._issued_by != self._issuer
         if self._issuer and is_outdated and self._renew_at == math.inf:
             self._renew_at = time.monotonic() + random.uniform(0, self._renew_within_s)
             self._say.set()
@@ -299,12 +383,15 @@ class SimulatedAgent:
         request = enrolment.RenewRequest(certificate_request(keys))
         answer = msgspec.json.decode(await self._tell("renew", request), type=enrolment.RenewAnswer)
         self.credentials = msgspec.structs.replace(self.credentials, certificate=answer.certificate)
+        self._issued_by = issuer_of(answer.certificate)
         self._context = None
 
     def _acknowledge_in_turn(self) -> None:
         if self.netmap is not None and self._ack_at == math.inf:
-            within_s = acknowledged_within_s(self.copy.current)
+            goes_up = self._line is not None and self._line.takes_acks
+            within_s = acknowledged_within_s(self.copy.current, goes_up=goes_up)
             self._ack_at = time.monotonic() + random.uniform(0, within_s)
+            self._ack_at = max(self._ack_at, self._acked_up_at + acks.APART_S)
             self._say.set()
 
     async def _speak(self) -> None:
@@ -320,10 +407,13 @@ class SimulatedAgent:
                     incarnation=incarnation,
                     digests=self.netmap.digests(),
                     trust=self._trust,
-                    issuer=issuer_of(self.credentials.certificate),
+                    issuer=self._issued_by,
                 )
                 try:
-                    await self._tell("ack", ack)
+                    if self._line is not None and self._line.ack(ack):
+                        self._acked_up_at = time.monotonic()
+                    else:
+                        await self._tell("ack", ack)
                 except (Lost, Refused) as error:
                     self._site.failures[f"ack: {error}"] += 1
                     self.cut()
@@ -386,16 +476,16 @@ class SimulatedAgent:
         """Send on the connection beside the stream's; the appliance closes an idle one."""
         async with self._second_turn:
             if self._second is None or not self._second.is_open:
-                site = self._site
                 if self._context is None:
-                    self._context = site.context(self.credentials, self._ca)
-                self._second = await Connection.open(site.host, site.port, self._context)
+                    self._context = self._site.context(self.credentials, self._ca)
+                self._second = await Connection.open(self._place, self._context)
             return await self._second.post(path, message)
 
     def _end(self) -> None:
         self.copy.stream_ended()
         self.cut()
         self._line = self._second = None
+        self._is_in_sync = False
 
 
 def _kind_of(message: wire.ReceivedMessage) -> str:

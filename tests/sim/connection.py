@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import httptools
 import msgspec
 from cairn_agent.control.tls import CONNECT_TIMEOUT_S
+from cairn_agent.protocol import acks, telemetry
 from cairn_agent.protocol import enrolment as wire
-from cairn_agent.protocol import telemetry
 
 ANSWER_S = 15.0  # as the agent's own client
 
@@ -63,23 +63,23 @@ class Connection(asyncio.Protocol):
         self._body = bytearray()
         self._retry_after_s = 0.0
         self.takes_reports = False  # the appliance reads what comes up the stream
+        self.takes_acks = False
 
     @classmethod
-    async def open(
-        cls, host: str, port: int, context: ssl.SSLContext, *, window: int = 0
-    ) -> Connection:
+    async def open(cls, place: str, context: ssl.SSLContext, *, window: int = 0) -> Connection:
         """Connect, within the time that the agent's own client takes; raise Lost.
 
         `window` is the size of the receive buffer, in octets, where it isn't the system's.
         """
         loop = asyncio.get_running_loop()
+        host, _, port = place.rpartition(":")
         plain = socket.socket()
         plain.setblocking(False)
         if window:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await loop.sock_connect(plain, (host, port))
+                await loop.sock_connect(plain, (host, int(port)))
                 _, connection = await loop.create_connection(
                     cls, sock=plain, ssl=context, server_hostname=""
                 )
@@ -108,6 +108,13 @@ class Connection(asyncio.Protocol):
         """Send a line up the stream, where its appliance reads it."""
         if self._transport is not None and self.takes_reports:
             self._transport.write(line)
+
+    def ack(self, ack: wire.AckRequest) -> bool:
+        """Send an acknowledgement up the stream; return whether its appliance reads it there."""
+        if self._transport is None or not self.takes_acks:
+            return False
+        self._transport.write(acks.encode(ack))
+        return True
 
     def abort(self) -> None:
         """End it at once; what has come and was not taken yet is not taken any more."""
@@ -179,6 +186,8 @@ class Connection(asyncio.Protocol):
             self._retry_after_s = float(value)
         elif name.lower() == telemetry.HEADER.encode():
             self.takes_reports = value == b"%d" % telemetry.VERSION
+        elif name.lower() == acks.HEADER.encode():
+            self.takes_acks = value == b"%d" % acks.VERSION
 
     def on_headers_complete(self) -> None:
         """A stream has begun."""

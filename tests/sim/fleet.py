@@ -117,6 +117,9 @@ class Fleet:
             ended=[],
             verified=sum(each.verified for each in states),
             cpu_s=sum(each.cpu_s for each in states),
+            back_at=[at for each in states for at in each.back_at],
+            octets_back=sum(each.octets_back for each in states),
+            places=dict(sum((Counter(each.places) for each in states), Counter[str]())),
             trusts=dict(sum((Counter(each.trusts) for each in states), Counter[str]())),
         )
 
@@ -128,3 +131,13 @@ class Fleet:
             if len(state.synced_at) + state.barred >= state.agents or time.monotonic() >= end:
                 return state
             await asyncio.sleep(every_s)
+
+    async def until_back(self, agents: int, within_s: float) -> State:
+        """Return the state once so many have begun a session since `forget`, all of them one."""
+        end = time.monotonic() + within_s
+        while True:
+            state = await self.state()
+            is_whole = sum(state.places.values()) + state.barred >= state.agents
+            if (len(state.back_at) >= agents and is_whole) or time.monotonic() >= end:
+                return state
+            await asyncio.sleep(0.2)

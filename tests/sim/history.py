@@ -104,7 +104,7 @@ class History:
     clock: Callable[[], float] = time.monotonic
     operations: list[Operation] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
-    _last_seen: dict[str, int] = field(default_factory=dict)
+    _last_seen: dict[str, int] = field(default_factory=dict)  # client -> where in `seen`
 
     @contextlib.contextmanager
     def of(self, client: str, kind: Kind, thing: str, value: str) -> Iterator[Call]:
@@ -125,10 +125,18 @@ class History:
         )
 
     def saw(self, client: str, revision: int, incarnation: int = 0) -> None:
-        """Record a state that a client was shown; the same one again is not worth a line."""
-        if self._last_seen.get(client) != revision:
-            self._last_seen[client] = revision
-            self.seen.append(Seen(client, revision, incarnation))
+        """Record a state that a client was shown.
+
+        Of states that follow one another upwards the last is enough to notice a step back.
+        """
+        new, at = Seen(client, revision, incarnation), self._last_seen.get(client)
+        if at is not None:
+            old = self.seen[at]
+            if (incarnation, revision) >= (old.incarnation, old.revision):
+                self.seen[at] = new
+                return
+        self._last_seen[client] = len(self.seen)
+        self.seen.append(new)
 
 
 def check(

@@ -30,6 +30,9 @@ class State(msgspec.Struct, frozen=True):
     ended: list[str]  # errors that ended an agent: a bug of the rig
     verified: int  # vSubnet lines that were worked out; the others shared a result
     cpu_s: float
+    back_at: list[float] = []  # in sync for the first time in sessions since `forget`
+    octets_back: int = 0  # of lines, of the agents that have begun such a session
+    places: dict[str, int] = {}  # appliance -> agents that are in sync there
     trusts: dict[str, int] = {}  # "trust, map key, issuer" -> agents that have these
 
 
@@ -44,6 +47,15 @@ class Moved(msgspec.Struct, frozen=True):
 
     asked: float
     answered: float
+
+
+class Churned(msgspec.Struct, frozen=True):
+    """What came of a churn since it was asked last."""
+
+    asked: int
+    answered: list[float]  # seconds
+    waiting: int  # for an answer, now
+    ages: dict[int, int]  # hundredths of a second -> changes applied by an agent so long after
 
 
 class Held(msgspec.Struct, frozen=True):

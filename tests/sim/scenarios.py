@@ -22,7 +22,7 @@ APPLIED_S = 10.0
 IDLE_S = 60.0
 SETTLE_S = 45.0  # until second connections are gone, and what they took is given back
 ACKNOWLEDGED_S = 75.0
-SLOW_S = 45.0
+SLOW_S = 60.0
 REPLACED_S = 400.0
 SLOW_SHARE = 0.05
 MOVES = 20
@@ -59,7 +59,7 @@ async def registration_storm(stage: Stage) -> None:
     await stage.fleet.do("start", spread_s=SPREAD_S)
     state = await stage.fleet.until_synced(STORM_S)
     (probed,) = await stage.witness.all("probe", Applied, on=False)
-    _note(run, "registration storm", state, world.cpu_s() - before)
+    note(run, "registration storm", state, world.cpu_s() - before)
     everybody = len(state.synced_at) == run.agents
     took_s = max(state.synced_at, default=begun + STORM_S) - begun
     rate = len(state.registered_at) / (max(state.registered_at, default=begun + STORM_S) - begun)
@@ -163,7 +163,7 @@ async def restart(stage: Stage) -> None:
     await asyncio.to_thread(world.start)
     ready = time.monotonic()
     state = await stage.fleet.until_synced(STORM_S)
-    _note(run, "reconnect storm", state, world.cpu_s())
+    note(run, "reconnect storm", state, world.cpu_s())
     everybody = len(state.synced_at) == run.agents
     took_s = max(state.synced_at, default=ready + STORM_S) - ready
     run.notes["reconnect storm"] += f", ready after {ready - begun:.1f} s"
@@ -189,28 +189,34 @@ async def restart(stage: Stage) -> None:
 
 
 async def slow_readers(stage: Stage) -> None:
-    """SC-8: some agents ask for a full set and don't read it."""
+    """SC-8: some agents ask for a full set, larger than all buffers together, and don't read it."""
     world, run = stage.world, stage.run
+    for fleet in (stage.fleet, stage.witness):
+        await fleet.do("widen")
     await stage.acknowledged()
     await asyncio.sleep(SETTLE_S)  # what was taken before would hide what is taken now
+    (held,) = await stage.witness.all("held", Held)
+    full = len(await world.document(next(iter(held.digests))))
     before, cut = world.rss_octets(), world.slow_readers
     count = round(run.agents * SLOW_SHARE)
+    begun = time.monotonic()
     await stage.fleet.do("deafen", share=SLOW_SHARE)
     await asyncio.sleep(10)
     most = world.rss_octets()
     latencies, _ = await _moves(stage, 10, every_s=2.0, share=1 - SLOW_SHARE)
     most = max(most, world.rss_octets())
-    await asyncio.sleep(SLOW_S - 30)
-    dropped = world.slow_readers - cut
+    while len(world.slow_readers - cut) < count and time.monotonic() - begun < SLOW_S:
+        await asyncio.sleep(1)
+    dropped = len(world.slow_readers - cut)
     await stage.fleet.do("forget")
     await stage.fleet.do("hear")
-    await asyncio.sleep(1)
-    state = await stage.fleet.state()
     back = await _in_sync_again(stage, count)
+    state = await stage.fleet.state()
     are_slow = dropped >= count  # of readers that took everything nothing is shown
     each = (most - before) / max(count, 1) / 1024
     run.notes["slow readers"] = (
-        f"{count} agents, {dropped} cut off, {back} in sync again after they read; {state.kinds}"
+        f"a full set of {full / 1024:.0f} KiB; {count} agents, {dropped} cut off, {back} in sync "
+        f"again after they read; {state.kinds}"
     )
     p99 = percentile(latencies, 0.99)
     run.add(
@@ -290,7 +296,7 @@ async def rotation(stage: Stage) -> None:
     fleets = [stage.fleet, stage.witness]
     took = await replaced(world, fleets)
     state = await stage.fleet.state()
-    _note(run, "rotation", state, world.cpu_s() - cpu)
+    note(run, "rotation", state, world.cpu_s() - cpu)
     writes = await world.revision() - revision
     took_s = sum(took.values())
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in took.items())
@@ -421,7 +427,8 @@ async def _in_sync_again(stage: Stage, count: int) -> int:
         await asyncio.sleep(1)
 
 
-def _note(run: Run, name: str, state: State, cpu_s: float) -> None:
+def note(run: Run, name: str, state: State, cpu_s: float) -> None:
+    """Note what a scenario has cost, and what went wrong on the way."""
     failures = ", ".join(f"{count} x {text}" for text, count in state.failures.items())
     run.notes[name] = (
         f"{cpu_s:.1f} CPU seconds of the appliance; {state.octets / _MIB:,.0f} MiB, {state.kinds}; "

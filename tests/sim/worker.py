@@ -25,13 +25,17 @@ from cairn_agent.protocol import enrolment
 from cairn_agent.protocol.token import Token
 
 from tests.sim.agent import Credentials, SimulatedAgent, Site
+from tests.sim.churn import Arrivals, endpoint_at
 from tests.sim.connection import Connection, Lost, Refused
-from tests.sim.messages import Applied, Enrolled, Held, Moved, State
+from tests.sim.messages import Applied, Churned, Enrolled, Held, Moved, State
 
 _ENROL_AT_ONCE = 4
 _ENROL_TRIES = 20
 _MOVE_TRIES = 5
+_MOVE_AGAIN_S = 2.0  # an election takes a second or two
 _PROBE_EVERY_S = 0.25
+_MOVING_MAX = 500  # changes under way
+_WIDENED_AT_ONCE = 8
 
 
 class Worker:
@@ -44,6 +48,10 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._probing: asyncio.Task[None] | None = None
         self._probed: list[float] = []
+        self._churning: asyncio.Task[None] | None = None
+        self._moving: dict[str, asyncio.Task[None]] = {}  # node -> its change under way
+        self._asked = 0  # changes, whether or not they could be begun
+        self._answered: list[float] = []  # seconds, of those that were
 
     def commands(self) -> dict[str, Callable[..., Awaitable[msgspec.Struct | None]]]:
         """Return what it can be told to do, by name."""
@@ -60,6 +68,10 @@ class Worker:
             "hear": self.hear,
             "held": self.held,
             "probe": self.probe,
+            "spread": self.spread,
+            "widen": self.widen,
+            "churn": self.churn,
+            "churned": self.churned,
         }
 
     async def enrol(
@@ -67,8 +79,7 @@ class Worker:
     ) -> Enrolled:
         """Let nodes join through the API, with keys of their own, by one token after the other."""
         shown = msgspec.convert(tokens, list[Token])
-        host, _, port = address.rpartition(":")
-        self._site = Site(host, int(port), ca, "", "")
+        self._site = Site(ca, "", "", appliances=(address,))
         numbers = iter(range(first, first + count))
         begun = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
@@ -97,7 +108,7 @@ class Worker:
             for attempt in range(_ENROL_TRIES):
                 try:
                     if line is None or not line.is_open:
-                        line = await Connection.open(site.host, site.port, site.context())
+                        line = await Connection.open(site.appliances[0], site.context())
                     octets = await line.post("enrol", request)
                     break
                 except (Lost, Refused) as error:
@@ -148,6 +159,9 @@ class Worker:
             ended=[str(task.exception()) for task in ended if task.exception()],
             verified=site.shared.verified,
             cpu_s=sum(resource.getrusage(resource.RUSAGE_SELF)[:2]),
+            back_at=[a.back_at for a in self._agents if a.back_at],
+            octets_back=sum(a.octets for a in self._agents if a.back_at),
+            places=dict(Counter(a.place for a in self._agents if a.place)),
             trusts=dict(Counter(agent.trusts for agent in self._agents)),
         )
 
@@ -170,6 +184,7 @@ class Worker:
                 return Moved(begun, answered)
             except (Lost, Refused) as error:
                 self._there().failures[f"move: {error}"] += 1
+                await asyncio.sleep(_MOVE_AGAIN_S)
         raise Lost("a move was not answered in any try")
 
     async def cut(self) -> None:
@@ -212,6 +227,85 @@ class Worker:
             self._probing = None
         return Applied(self._probed)
 
+    async def spread(self, *, appliances: list[str]) -> None:
+        """Let all agents know these appliances from now on, and be at one of them by turns."""
+        self._there().appliances = tuple(appliances)
+        for number, agent in enumerate(self._agents):
+            agent.go_to(appliances[number % len(appliances)])
+
+    async def widen(self) -> None:
+        """Let all agents register as many endpoints as they may, some at a time."""
+        turns = asyncio.Semaphore(_WIDENED_AT_ONCE)
+
+        async def widened(agent: SimulatedAgent) -> None:
+            async with turns:
+                for _ in range(_ENROL_TRIES):
+                    try:
+                        return await agent.widen()
+                    except (Lost, Refused) as error:
+                        self._there().failures[f"widen: {error}"] += 1
+                        await asyncio.sleep(random.uniform(0, 2.0))
+                raise Lost("a node could not be given more endpoints")
+
+        await asyncio.gather(*(widened(agent) for agent in self._agents))
+
+    async def churn(self, *, per_s: float, began: float) -> None:
+        """Let agents change their endpoint, one after the other at this rate; 0 ends it."""
+        if self._churning is not None:
+            self._churning.cancel()
+            await asyncio.gather(self._churning, return_exceptions=True)
+            await asyncio.gather(*self._moving.values())  # each is bounded
+            self._churning = None
+        if per_s:
+            self._there().arrivals = Arrivals(began)
+            self._churning = asyncio.create_task(self._churn(per_s, began), name="churn")
+
+    @property
+    def _most(self) -> int:
+        """How many changes are under way at once, at most."""
+        return max(1, min(_MOVING_MAX, len(self._agents) // 2))
+
+    async def churned(self) -> Churned:
+        """Return what came of it since it was asked last."""
+        arrivals = self._there().arrivals
+        answered, self._answered = self._answered, []
+        asked, self._asked = self._asked, 0
+        return Churned(
+            asked=asked,
+            answered=answered,
+            waiting=len(self._moving),
+            ages=dict(arrivals.taken()) if arrivals is not None else {},
+        )
+
+    async def _churn(self, per_s: float, began: float) -> None:
+        due = time.monotonic()
+        while True:
+            due += 1 / per_s
+            await asyncio.sleep(due - time.monotonic())
+            self._asked += 1
+            agent = random.choice(self._agents)
+            while agent.credentials.node_id in self._moving and len(self._moving) < self._most:
+                agent = random.choice(self._agents)
+            if len(self._moving) < self._most:
+                node = agent.credentials.node_id
+                self._moving[node] = asyncio.create_task(self._change(agent, began), name="change")
+
+    async def _change(self, agent: SimulatedAgent, began: float) -> None:
+        """Let one agent have another endpoint, however often it has to ask."""
+        asked = time.monotonic()
+        endpoint = endpoint_at(asked - began)
+        try:
+            for _ in range(_MOVE_TRIES):
+                try:
+                    await agent.move(endpoint)
+                except (Lost, Refused) as error:
+                    self._there().failures[f"change: {error}"] += 1
+                else:
+                    self._answered.append(time.monotonic() - asked)
+                    return
+        finally:
+            del self._moving[agent.credentials.node_id]
+
     async def _probe(self) -> None:
         """Register every quarter of a second; a failure counts as what it took."""
         agent = self._agents[0]
@@ -251,7 +345,9 @@ async def serve() -> None:
 
 
 def main() -> None:
-    """Run the process."""
+    """Run the process, with as many open files as it may have: an agent takes one or two."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve())

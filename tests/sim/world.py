@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from cairn_agent.protocol import netmap as wire
 from cairn_agent.protocol.token import decode_token
+from cairn_appliance.cluster.bootstrap import load
 from cairn_appliance.domain.cluster import Appliance, Replica
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.node import NodeState
@@ -25,8 +28,10 @@ from tests.integration.appliance.running import RunningAppliance
 from tests.sim.fleet import Fleet, RigError
 from tests.sim.messages import Enrolled
 
+WHOLE_S = 90.0
 _PAGE_OCTETS = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
+_SLOW = re.compile(r"slow reader cut off.* node=(\S+)")
 
 
 def vsubnet_order(number: int) -> VSubnetOrder:
@@ -34,11 +39,15 @@ def vsubnet_order(number: int) -> VSubnetOrder:
     return VSubnetOrder(f"net-{number}", (f"10.{64 + number}.0.0/20",))
 
 
+_ANOTHER = "m2"
+_ANOTHER_LEAVES = [Delete(keys.appliance(_ANOTHER)), Delete(keys.replica(_ANOTHER))]
+
+
 async def _announce_another(store: Store) -> None:
     """Let the appliance believe in another, at no address: it then speaks as in a cluster."""
     writes = [
-        Put(keys.appliance("m2"), records.appliances.encode(Appliance("m2", ()))),
-        Put(keys.replica("m2"), records.replicas.encode(Replica("m2", "", 0.0))),
+        Put(keys.appliance(_ANOTHER), records.appliances.encode(Appliance(_ANOTHER, ()))),
+        Put(keys.replica(_ANOTHER), records.replicas.encode(Replica(_ANOTHER, "", 0.0))),
     ]
     await store.commit([], writes)
 
@@ -49,6 +58,8 @@ class World:
     def __init__(self, directory: Path, *, vsubnets: int, is_alone: bool = True) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.appliance = RunningAppliance(directory, heartbeat_s=15.0, first=vsubnet_order(0))
+        self._directory = directory
+        self._others: list[RunningAppliance] = []
         self._vsubnets = vsubnets
         self._is_alone = is_alone
 
@@ -63,10 +74,63 @@ class World:
         self.appliance.start()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it, if it runs."""
-        process = self.appliance.process
-        if process is not None and process.poll() is None:
-            self.appliance.end(number)
+        """End it, if it runs, and all that have joined it."""
+        for appliance in (*self._others, self.appliance):
+            if appliance.process is not None and appliance.process.poll() is None:
+                appliance.end(number)
+
+    @property
+    def all(self) -> list[RunningAppliance]:
+        """All appliances of the cluster."""
+        return [self.appliance, *self._others]
+
+    def addresses(self) -> list[str]:
+        """Return where their agent APIs are."""
+        return [each.address for each in self.all]
+
+    async def grow(self, count: int) -> None:
+        """Let appliances join until there are so many, and all have a vote."""
+        async with self.appliance.operator() as services:
+            await services.store.commit([], _ANOTHER_LEAVES)
+        while len(self.all) < count:
+            directory = self._directory / f"appliance-{len(self.all) + 1}"
+            directory.mkdir()
+            joined = await RunningAppliance.joining(directory, self.appliance)
+            self._others.append(joined)
+            await asyncio.to_thread(joined.start)
+            await self.until_whole()
+
+    async def until_whole(self) -> None:
+        """Wait until every appliance has a vote and is healthy; raise RigError."""
+        end = time.monotonic() + WHOLE_S
+        while True:
+            shown = await self._shown()
+            healthy = [each for each in shown if each["healthy"] and each["votes"]]
+            if len(healthy) == len(self.all):
+                return
+            if time.monotonic() > end:
+                raise RigError(f"{len(healthy)} of {len(self.all)} appliances are healthy: {shown}")
+            await asyncio.sleep(0.5)
+
+    async def leader(self) -> RunningAppliance:
+        """Return the appliance whose etcd leads."""
+        name = next(each["name"] for each in await self._shown() if each["leads"])
+        return next(each for each in self.all if load(each.data_dir).member == name)
+
+    async def _shown(self) -> list[dict[str, Any]]:
+        async with self.appliance.operations() as client:
+            answer = (await client.get("/cluster")).raise_for_status()
+        found: list[dict[str, Any]] = answer.json()["appliances"]
+        return found
+
+    @property
+    def metrics_port(self) -> int:
+        """Where the first one's etcd tells of itself."""
+        return self.appliance.settings.etcd_metrics_port
+
+    def all_cpu_s(self, *, but: RunningAppliance) -> float:
+        """Return the CPU time that all but one have used."""
+        return sum(_cpu_s(each) for each in self.all if each is not but)
 
     def rss_octets(self) -> int:
         """The memory that the appliance's process holds."""
@@ -74,13 +138,12 @@ class World:
 
     def cpu_s(self) -> float:
         """The CPU time that it has used."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        return _cpu_s(self.appliance)
 
     @property
-    def slow_readers(self) -> int:
-        """How many streams the appliance has cut off for their readers' slowness."""
-        return self.appliance.log.read_text().count("slow reader cut off")
+    def slow_readers(self) -> set[str]:
+        """The nodes whose streams the appliance has cut off for their slowness."""
+        return set(_SLOW.findall(self.appliance.log.read_text()))
 
     async def make_vsubnets(self) -> None:
         """Make all but the first, which is there, and a cluster of it."""
@@ -146,8 +209,7 @@ class World:
         The other appliance leaves first: it is none, and would show no new certificate.
         """
         async with self.appliance.operator() as services:
-            gone = [Delete(keys.appliance("m2")), Delete(keys.replica("m2"))]
-            await services.store.commit([], gone)
+            await services.store.commit([], _ANOTHER_LEAVES)
             await services.rotation.begin_ca(SYSTEM)
 
     async def begin_map_key(self) -> None:
@@ -195,3 +257,10 @@ class World:
             if time.monotonic() > end:
                 raise RigError(f"{members} of {count} nodes became members")
             await asyncio.sleep(0.5)
+
+
+def _cpu_s(appliance: RunningAppliance) -> float:
+    assert appliance.process is not None
+    stat = Path(f"/proc/{appliance.process.pid}/stat").read_text()
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS

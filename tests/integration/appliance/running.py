@@ -22,7 +22,9 @@ from cairn_agent.protocol.token import decode_token
 from cairn_appliance.cluster import bootstrap
 from cairn_appliance.cluster.etcd_process import client_tls
 from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.domain.joining import decode as decode_join_string
 from cairn_appliance.initialising import Initialised, initialise
+from cairn_appliance.joining import join
 from cairn_appliance.running import current_cluster
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.services import Services, build
@@ -43,6 +45,23 @@ class RunningAppliance:
     def __init__(
         self, directory: Path, *, heartbeat_s: float = 0.5, first: VSubnetOrder | None = None
     ) -> None:
+        self._place(directory, heartbeat_s)
+        order = first or VSubnetOrder("red", ("10.7.0.0/24", "fd00:7::/64"))
+        self.made: Initialised = asyncio.run(initialise(self.data_dir, self.settings, order))
+
+    @classmethod
+    async def joining(cls, directory: Path, first: RunningAppliance) -> RunningAppliance:
+        """Return one more of the first one's cluster, on ports of its own; that one runs."""
+        appliance = cls.__new__(cls)
+        appliance._place(directory, first.settings.heartbeat_s)
+        appliance.made = first.made
+        async with first.operations() as client:
+            answer = await client.post("/cluster/join-strings", json={})
+        string = decode_join_string(answer.raise_for_status().json()["join_string"])
+        await join(appliance.data_dir, appliance.settings, string)
+        return appliance
+
+    def _place(self, directory: Path, heartbeat_s: float) -> None:
         self.data_dir = directory / "data"
         self.log = directory / "appliance.log"
         self.settings = Settings(
@@ -54,8 +73,6 @@ class RunningAppliance:
             etcd_peer_port=free_port(),
             etcd_metrics_port=free_port(),
         )
-        order = first or VSubnetOrder("red", ("10.7.0.0/24", "fd00:7::/64"))
-        self.made: Initialised = asyncio.run(initialise(self.data_dir, self.settings, order))
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -123,6 +140,19 @@ class RunningAppliance:
             )
         finally:
             await store.close()
+
+    @contextlib.asynccontextmanager
+    async def operations(self) -> AsyncIterator[httpx.AsyncClient]:
+        """A client of its operations API, logged in."""
+        base = f"https://127.0.0.1:{self.settings.ops_port}/api/v1"
+        context = server_context(self.ca)
+        async with httpx.AsyncClient(
+            base_url=base, verify=context, trust_env=False, timeout=30.0
+        ) as client:
+            login = {"name": self.made.admin_user, "password": self.made.admin_password}
+            opened = (await client.post("/login", json=login)).raise_for_status()
+            client.headers["Authorization"] = f"Bearer {opened.json()['token']}"
+            yield client
 
     async def token(self, *vsubnets: str, **order: object) -> str:
         """Make a token."""

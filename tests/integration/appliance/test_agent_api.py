@@ -27,6 +27,7 @@ from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.domain.generation import REGISTERED_LATELY_S
 from cairn_appliance.domain.identity import SYSTEM, Facts
 from cairn_appliance.pki.authority import Authority
+from cairn_appliance.store import keys
 from cairn_appliance.store.etcd import EtcdStore
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -105,6 +106,28 @@ async def test_a_node_joins_registers_and_holds_the_netmap_the_appliance_holds(
     assert copy.kinds[:4] == ["reset", "node", "full", "insync"]
     async with member.client() as replica:
         await replica.ack(wire.AckRequest(copy.revision, 1, copy.digests))
+
+
+async def test_an_acknowledgement_goes_up_the_stream_and_to_the_other_replicas(
+    appliance: RunningAppliance,
+) -> None:
+    member = await appliance.member("first")
+    ack = wire.AckRequest(4711, 1, {"node": "ab" * 32})
+    async with (
+        member.client() as replica,
+        contextlib.aclosing(replica.netmap_lines(0, 0, 15.0)) as lines,
+    ):
+        await anext(lines)
+        assert await replica.ack_up(ack)
+        async with appliance.operator() as services, asyncio.timeout(15):
+            while not [
+                item
+                for item in (await services.store.list(keys.PRESENCE)).items
+                if b'"loaded_revision":4711' in item.value
+            ]:
+                await asyncio.sleep(0.1)
+        await lines.aclose()
+        assert not await replica.ack_up(ack), "without a stream the request is left"
 
 
 async def test_a_token_of_another_cluster_is_noticed_before_the_secret_is_sent(

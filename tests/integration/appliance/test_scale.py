@@ -12,12 +12,14 @@ import pytest
 
 from tests.sim import scenarios
 from tests.sim.fleet import Fleet
-from tests.sim.messages import Applied, Moved
+from tests.sim.messages import Applied, Churned, Moved
 from tests.sim.world import World
+from tests.sim.writes import counted
 
 pytestmark = pytest.mark.etcd
 
 AGENTS = 100
+CHANGES_PER_S, CHURN_S = 10.0, 3.0  # of each of two processes
 MARKER = "203.0.113.9:8002"
 
 
@@ -39,14 +41,28 @@ async def _lived_through(world: World, log: Path) -> None:
         await world.populate(fleet, AGENTS)
         await world.until_members(AGENTS)
 
-        await fleet.do("start", spread_s=1.0)
-        state = await fleet.until_synced(30.0, every_s=0.1)
+        async with world.appliance.operator() as services, counted(services.store) as writes:
+            await fleet.do("start", spread_s=1.0)
+            state = await fleet.until_synced(30.0, every_s=0.1)
+        # SC-7: a registration is one transaction, the event of it included.
+        assert writes.others == writes.with_kind("registrations") >= AGENTS, writes.told()
         assert len(state.synced_at) == state.following == AGENTS
         assert not await scenarios.violations(world, [fleet])
 
         await fleet.do("expect", marker=MARKER)
         await fleet.workers[0].tell("move", Moved, which=0, endpoint=MARKER)
         assert await _applied(fleet) == AGENTS // 2  # the members of its vSubnet, itself included
+
+        # Changes all the time reach every member, and cost no connection for each word of it.
+        began = time.monotonic()
+        await fleet.do("churn", per_s=CHANGES_PER_S, began=began)
+        await asyncio.sleep(CHURN_S)
+        await fleet.do("churn", per_s=0.0, began=began)
+        await asyncio.sleep(1.0)
+        said = await fleet.all("churned", Churned)
+        changes = sum(len(each.answered) for each in said)
+        assert changes >= CHANGES_PER_S * CHURN_S, said
+        assert sum(sum(each.ages.values()) for each in said) >= changes * AGENTS // 2 * 0.9
 
         await fleet.do("forget")
         await asyncio.to_thread(world.stop, signal.SIGKILL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -19,7 +20,7 @@ from cairn_agent.control.replica import Busy, Silent
 from cairn_agent.errors import Unreachable
 from cairn_agent.identity import Identity, certificate_request, new_keys
 from cairn_agent.netmap.held import NetmapCopy
-from cairn_agent.protocol import enrolment
+from cairn_agent.protocol import acks, enrolment
 from cairn_agent.protocol import netmap as wire
 from cairn_agent.protocol.token import decode_token
 from cryptography import x509
@@ -354,6 +355,7 @@ async def test_an_acknowledgement_lost_with_its_session_is_sent_in_the_next(
     running: Running,
 ) -> None:
     running.appliance.lines = running.full_set(5)
+    running.appliance.takes_acks = False
     busy = {"title": "busy", "status": 503, "code": "unavailable"}
     running.appliance.answers["ack"] = lambda _: (503, busy)
     async with running.linked():
@@ -609,8 +611,54 @@ async def test_a_report_goes_up_the_stream_without_a_connection_of_its_own(
     assert running.link.streams == 1
 
 
+async def test_acknowledgements_go_up_the_stream_not_too_often_and_the_newest_last(
+    running: Running,
+) -> None:
+    running.appliance.lines = running.full_set(5)
+    async with running.linked():
+        await running.until(lambda: running.node.times_heard == 1)
+        connections = running.appliance.connections
+        begun = time.monotonic()
+        for revision in range(5, 105):
+            running.link.acknowledge(enrolment.AckRequest(revision, 1))
+            await asyncio.sleep(0.01)
+        await running.appliance.until(lambda fake: fake.asked("ack")[-1]["revision"] == 104)
+        took_s = time.monotonic() - begun
+        assert running.appliance.acks_up == len(running.appliance.asked("ack"))
+        assert running.appliance.acks_up <= 2 + took_s / acks.APART_S
+        assert running.appliance.connections == connections
+        assert await running.link.report(b"{}\n")
+
+
+async def test_an_acknowledgement_lost_with_its_stream_is_sent_up_the_next(
+    running: Running,
+) -> None:
+    running.appliance.lines = running.full_set(5)
+    async with running.linked():
+        await running.until(lambda: running.node.times_heard == 1)
+        running.link.acknowledge(enrolment.AckRequest(5, 1))
+        await running.appliance.until(lambda fake: fake.acks_up == 1)
+        running.appliance.end_streams()
+        await running.appliance.until(lambda fake: fake.acks_up == 2, within_s=8)
+        assert running.appliance.asked("ack")[-1]["revision"] == 5
+
+
+@pytest.mark.parametrize("takes_reports", [True, False])
+async def test_an_older_appliance_gets_acknowledgements_by_requests(
+    running: Running, takes_reports: bool
+) -> None:
+    running.appliance.takes_acks, running.appliance.takes_reports = False, takes_reports
+    running.appliance.lines = running.full_set(5)
+    async with running.linked():
+        await running.until(lambda: running.node.times_heard == 1)
+        running.link.acknowledge(enrolment.AckRequest(5, 1))
+        await running.appliance.until(lambda fake: fake.asked("ack"))
+        assert running.link.takes_reports == takes_reports
+    assert running.appliance.acks_up == 0
+
+
 async def test_an_older_appliance_is_told_nothing(running: Running) -> None:
-    running.appliance.takes_reports = False
+    running.appliance.takes_reports = running.appliance.takes_acks = False
     running.appliance.lines = running.full_set(5)
     async with running.linked():
         await running.until(lambda: running.node.times_heard == 1)

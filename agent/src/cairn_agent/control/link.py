@@ -40,7 +40,7 @@ from cairn_agent.control.tls import (
 from cairn_agent.errors import AgentError, Refused, StateUnusable, Unreachable
 from cairn_agent.identity import Identity, certificate_request, data_public_key
 from cairn_agent.netmap.held import Netmap, NetmapCopy, NetmapRefused
-from cairn_agent.protocol import enrolment
+from cairn_agent.protocol import acks, enrolment
 from cairn_agent.protocol import netmap as wire
 from cairn_agent.protocol.reassertion import RESTORING
 from cairn_agent.racing import first_to_end
@@ -139,6 +139,8 @@ class Link:
         self._say = asyncio.Event()
         self._ack: enrolment.AckRequest | None = None
         self._ack_at = math.inf  # when to send it, of the loop's clock
+        self._ack_not_before = -math.inf
+        self._has_first_word = False  # of this session
         self._resync = False
         self._heartbeat_s = _FIRST_HEARTBEAT_S
         self._tried = ""
@@ -290,6 +292,7 @@ class Link:
             )
             log.info("link is up appliance=%s", address)
             self._followed, self.streams = replica, self.streams + 1
+            self._has_first_word = False
             try:
                 await first_to_end(self._follow(replica), self._speak(replica))
             finally:
@@ -357,6 +360,7 @@ class Link:
         if isinstance(message, wire.ReceivedTrust):
             self._trust_changed(replica)
         if isinstance(message, wire.InSync):
+            self._hasten_first_ack(replica)
             self._resync = False
             self._backoff.reset()
             self._node.heard()
@@ -422,7 +426,7 @@ class Link:
             ack_s = self._ack_at - asyncio.get_running_loop().time()
             if self._ack is not None and ack_s <= 0:
                 self._ack_at = math.inf
-                await replica.ack(self._stamped(self._ack))
+                await self._send_ack(replica, self._stamped(self._ack))
                 continue
             wait_s = self._renewal_in_s()
             if wait_s <= 0:
@@ -434,14 +438,31 @@ class Link:
                 async with asyncio.timeout(min(wait_s, ack_s, 3600.0)):
                     await self._say.wait()
 
+    async def _send_ack(self, replica: Replica, ack: enrolment.AckRequest) -> None:
+        """Send it up the stream; to an older appliance, or before there is one, in a request."""
+        if await replica.ack_up(ack):
+            self._ack_not_before = asyncio.get_running_loop().time() + acks.APART_S
+        else:
+            await replica.ack(ack)
+
     def _acknowledge_in_turn(self) -> None:
         """Choose when, unless that is chosen: what is loaded until then goes along."""
-        loop = asyncio.get_running_loop()
         if self._ack is not None and self._ack_at == math.inf:
-            self._ack_at = loop.time() + random.uniform(
-                0, acknowledged_within_s(self._copy.current)
-            )
+            self._choose_ack_at()
             self._say.set()
+
+    def _hasten_first_ack(self, replica: Replica) -> None:
+        """Choose anew once it is known that the stream takes it, which costs next to nothing."""
+        if not self._has_first_word and replica.takes_acks and self._ack_at < math.inf:
+            self._choose_ack_at()
+            self._say.set()
+        self._has_first_word = True
+
+    def _choose_ack_at(self) -> None:
+        goes_up = self._followed is not None and self._followed.takes_acks
+        within_s = acknowledged_within_s(self._copy.current, goes_up=goes_up)
+        now = asyncio.get_running_loop().time()
+        self._ack_at = max(now + random.uniform(0, within_s), self._ack_not_before)
 
     def _stamped(self, ack: enrolment.AckRequest) -> enrolment.AckRequest:
         """Return it with whom the node trusts by now, and by whom its certificate is."""

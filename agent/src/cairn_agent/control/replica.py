@@ -20,8 +20,8 @@ from cairn_agent.control.tls import CONNECT_TIMEOUT_S, connection_error
 from cairn_agent.entropy import stir_tls
 from cairn_agent.errors import Refused, Unreachable
 from cairn_agent.netmap.held import MAX_OCTETS
+from cairn_agent.protocol import acks, gateway, reassertion, telemetry
 from cairn_agent.protocol import enrolment as wire
-from cairn_agent.protocol import gateway, reassertion, telemetry
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ _ANSWER_TIMEOUT_S: Final = 15.0
 _MAX_ANSWER_OCTETS: Final = 1024 * 1024
 _KEPT_S: Final = 3.0  # idle connections; an appliance has one less to hold for each agent
 _BUSY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_READ_BY_APPLIANCES: Final = {telemetry.HEADER: telemetry.VERSION, acks.HEADER: acks.VERSION}
 _SAID_WITHIN_S: Final = 5.0  # what can't be written up the stream by then is given up
 _SILENT_REMEDY: Final = "nothing where there are other appliances; else look whether it runs"
 _T = TypeVar("_T")
@@ -59,6 +60,8 @@ class Replica:
         self.skew_s: float | None = None
         self.quiet_s = _ANSWER_TIMEOUT_S
         self._up: Any = None  # the connection of the netmap stream, where lines may go up
+        self._up_turn = asyncio.Lock()
+        self._reads: frozenset[str] = frozenset()  # which lines, by the header that says so
         timeout = httpx.Timeout(_ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         self._client = httpx.AsyncClient(
             base_url=f"https://{address}/agent/v1",
@@ -155,7 +158,12 @@ class Replica:
                 self._look_at_clock(response)
                 if response.status_code != 200:
                     raise _problem(self.address, response, await _limited(response))
-                if response.headers.get(telemetry.HEADER) == str(telemetry.VERSION):
+                self._reads = frozenset(
+                    name
+                    for name, version in _READ_BY_APPLIANCES.items()
+                    if response.headers.get(name) == str(version)
+                )
+                if self._reads:
                     self._up = response.extensions.get("network_stream")
                 try:
                     async with (
@@ -170,24 +178,41 @@ class Replica:
 
     @property
     def takes_reports(self) -> bool:
-        """True while a netmap stream is open whose appliance reads what comes up it."""
-        return self._up is not None
+        """True while a netmap stream is open whose appliance reads reports that come up it."""
+        return self._up is not None and telemetry.HEADER in self._reads
+
+    @property
+    def takes_acks(self) -> bool:
+        """True while a netmap stream is open whose appliance reads acknowledgements there."""
+        return self._up is not None and acks.HEADER in self._reads
 
     async def report(self, line: bytes) -> bool:
-        """Send a line up the netmap stream; return whether there was one that took it.
+        """Send a report up the netmap stream; return whether there was one that took it."""
+        return self.takes_reports and await self._say_up(line)
+
+    async def ack_up(self, ack: wire.AckRequest) -> bool:
+        """As `ack`, up the netmap stream; return whether there was one that took it.
+
+        What was taken may be lost with the stream only, and the next one begins with another.
+        """
+        return self.takes_acks and await self._say_up(acks.encode(ack))
+
+    async def _say_up(self, line: bytes) -> bool:
+        """Send a line up the netmap stream.
 
         There is no answer and no request of its own: an idle connection would have to be kept, or
         made anew each time. A stream that can't be written to ends by itself.
         """
-        up = self._up
-        if up is None:
-            return False
-        try:
-            await up.write(line, timeout=_SAID_WITHIN_S)
-        except (httpcore.NetworkError, httpcore.TimeoutException, OSError) as error:
-            log.debug("a report could not be sent appliance=%s: %s", self.address, error)
-            self._up = None
-            return False
+        async with self._up_turn:
+            up = self._up
+            if up is None:
+                return False
+            try:
+                await up.write(line, timeout=_SAID_WITHIN_S)
+            except (httpcore.NetworkError, httpcore.TimeoutException, OSError) as error:
+                log.debug("nothing can be sent up appliance=%s: %s", self.address, error)
+                self._up = None
+                return False
         return True
 
     async def _in_time(self, response: httpx.Response) -> AsyncGenerator[bytes, None]:

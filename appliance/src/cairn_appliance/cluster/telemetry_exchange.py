@@ -20,7 +20,7 @@ import httpx
 import msgspec
 
 from cairn_appliance.domain.cluster import Appliance
-from cairn_appliance.domain.telemetry import APPLIANCE, SHARED_REPORTS, Shared
+from cairn_appliance.domain.telemetry import APPLIANCE, SHARED_REPORTS, Shared, decoded_shared
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.pki.keyring import Keyring
 
@@ -32,7 +32,6 @@ ANSWER_MAX_OCTETS: Final = 64 << 20  # of 10,000 nodes with twenty sessions each
 _LOOKED_AT_EVERY_S: Final = 0.5
 _CERTIFICATE_DAYS: Final = 2
 _RENEWED_AFTER_S: Final = 86_400.0 / 2
-_decoder = msgspec.json.Decoder(Shared)
 
 
 class Board(Protocol):
@@ -109,7 +108,7 @@ class TelemetryExchange:
             try:
                 async with asyncio.timeout(ANSWER_S):
                     octets = await _answer(client, place, position)
-                shared = _decoder.decode(octets)
+                shared = decoded_shared(octets)
             except (httpx.HTTPError, TimeoutError, msgspec.MsgspecError, ssl.SSLError) as error:
                 log.debug("reports of appliance=%s are not known reason=%s", other.name, error)
                 continue

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import sys
 import unicodedata
-from array import array
 from collections.abc import Iterator
 
 import msgspec
@@ -16,15 +17,44 @@ PEERS_KEPT = 2_048  # of one node; with so many sessions nothing draws them eith
 KEPT_S = 600.0  # a report that is older is forgotten
 POINT_EVERY_S, POINTS_MAX = 30.0, 120  # of one path's history: an hour
 _PATHS = frozenset({"direct", "relayed", "gateway"})
+# Seconds after the point before, milliseconds with three digits that count, ten-thousandths.
+_POINT = struct.Struct("=HeH")
+_PAST_MAX_S, _RTT_MAX_MS, _LOSS_PARTS = 65_535, 65_504.0, 10_000
 _report = msgspec.json.Decoder(wire.Report)
 _INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")
 
 
-class PeerKnown(msgspec.Struct):
-    """What a node said last of a peer in a vSubnet, and when (seconds since 1970)."""
+class Standing(msgspec.Struct, frozen=True):
+    """How a peer is reached: what a session's end or another path changes."""
 
-    said: wire.PeerSaid
+    session: str = "down"
+    path: str = ""
+
+
+class PeerKnown(msgspec.Struct, gc=False):
+    """What a node said last of a peer in a vSubnet, and when (seconds since 1970).
+
+    It is kept as it is sent to other appliances: there are twenty for each node, which are read
+    only while somebody looks, and a third as large like this.
+    """
+
+    packed: msgspec.Raw = msgspec.field(name="said")
     at: float
+
+    @classmethod
+    def of(cls, said: wire.PeerSaid, at: float) -> PeerKnown:
+        """Return what was said at a time."""
+        return cls(msgspec.Raw(msgspec.json.encode(said)), at)
+
+    @property
+    def said(self) -> wire.PeerSaid:
+        """What the node said."""
+        return _peer.decode(self.packed)
+
+    @property
+    def standing(self) -> Standing:
+        """The part of it that is news."""
+        return _standing.decode(self.packed)
 
 
 class NodeRecord(msgspec.Struct):
@@ -49,7 +79,8 @@ class NodeRecord(msgspec.Struct):
     def shifted(self, seconds: float) -> NodeRecord:
         """Return the record with its times on a clock that is so far ahead."""
         peers = {
-            key: PeerKnown(known.said, known.at + seconds) for key, known in self.peers.items()
+            sys.intern(key): PeerKnown(known.packed.copy(), known.at + seconds)
+            for key, known in self.peers.items()
         }
         return msgspec.structs.replace(
             self, at=self.at + seconds, measured_at=self.measured_at + seconds, peers=peers
@@ -66,29 +97,52 @@ class Shared(msgspec.Struct):
 
 
 class History:
-    """The last hour of one path, thirty seconds apart: 12 octets a point."""
+    """The last hour of one path, thirty seconds apart: six octets a point."""
+
+    __slots__ = ("_first", "_last", "_points")
 
     def __init__(self) -> None:
-        self._points = array("f")  # (seconds after `_base`, ms, loss), one after the other
-        self._base = 0.0
+        self._points = bytearray()
+        self._first = 0.0  # when the oldest point is of
         self._last = 0.0
 
     def add(self, at: float, rtt_ms: float, loss: float) -> None:
         """Add a point where the last one is old enough; the oldest goes."""
         if at - self._last < POINT_EVERY_S:
             return
+        past_s = round(at - self._last) if self._points else 0
+        if past_s > _PAST_MAX_S:
+            self._points.clear()
+            past_s = 0
         if not self._points:
-            self._base = at
-        self._last = at
-        self._points.extend((at - self._base, rtt_ms, loss))
-        if len(self._points) > 3 * POINTS_MAX:
-            del self._points[:3]
+            self._first = self._last = at
+        self._last += past_s
+        point = past_s, min(rtt_ms, _RTT_MAX_MS), round(loss * _LOSS_PARTS)
+        self._points += _POINT.pack(*point)
+        if len(self._points) > _POINT.size * POINTS_MAX:
+            self._first += _POINT.unpack_from(self._points, _POINT.size)[0]
+            del self._points[: _POINT.size]
 
     def points(self) -> Iterator[tuple[float, float, float]]:
         """Yield (seconds since 1970, ms, loss), oldest first."""
-        for begin in range(0, len(self._points), 3):
-            past_s, rtt_ms, loss = self._points[begin : begin + 3]
-            yield self._base + past_s, rtt_ms, loss
+        at = self._first
+        for number, (past_s, rtt_ms, loss) in enumerate(_POINT.iter_unpack(self._points)):
+            at += past_s if number else 0
+            yield at, rtt_ms, loss / _LOSS_PARTS
+
+
+def decoded_shared(octets: bytes) -> Shared:
+    """Return what another appliance tells; raise msgspec.MsgspecError for what is none."""
+    shared = _shared.decode(octets)
+    for record in shared.nodes:
+        for known in record.peers.values():
+            _peer.decode(known.packed)
+    return shared
+
+
+_peer = msgspec.json.Decoder(wire.PeerSaid)
+_standing = msgspec.json.Decoder(Standing)
+_shared = msgspec.json.Decoder(Shared)
 
 
 def storm_dropped(said: wire.VSubnetSaid) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -23,6 +24,7 @@ from cairn_appliance.domain.telemetry import (
     NodeRecord,
     PeerKnown,
     Shared,
+    Standing,
     decoded,
     loss_of,
     storm_dropped,
@@ -112,13 +114,13 @@ class TelemetryBoard:
                 continue
             if peer.node == record.node:
                 continue
-            key = f"{peer.vni}/{peer.node}"
+            key = sys.intern(f"{peer.vni}/{peer.node}")  # many nodes have sessions with one
             known = record.peers.get(key)
             if known is None and len(record.peers) >= PEERS_KEPT:
                 continue
-            if known is None or (known.said.session, known.said.path) != (peer.session, peer.path):
+            if known is None or known.standing != Standing(peer.session, peer.path):
                 has_turned = True
-            record.peers[key] = PeerKnown(peer, now)
+            record.peers[key] = PeerKnown.of(peer, now)
             self._note(record.node, peer, now)
         return has_turned
 
@@ -242,5 +244,5 @@ def _alike(old: NodeRecord, new: NodeRecord) -> bool:
     return old.problems == new.problems and old.dataplane.is_up == new.dataplane.is_up
 
 
-def _sessions(record: NodeRecord) -> dict[str, tuple[str, str]]:
-    return {key: (known.said.session, known.said.path) for key, known in record.peers.items()}
+def _sessions(record: NodeRecord) -> dict[str, Standing]:
+    return {key: known.standing for key, known in record.peers.items()}

@@ -96,6 +96,8 @@ class FakeAppliance:
         self.node_id = ""
         self.stream_queries: list[str] = []
         self.takes_reports = True  # one that is a version older doesn't
+        self.takes_acks = True  # up the stream; likewise
+        self.acks_up = 0
         self.reports: list[dict[str, Any]] = []
         self._directory = directory
         self._server: asyncio.Server | None = None
@@ -149,6 +151,11 @@ class FakeAppliance:
         for stream in self._streams:
             for line in lines:
                 stream.put_nowait(line)
+
+    def end_streams(self) -> None:
+        """End every open stream, as an appliance that is about to stop does."""
+        for stream in self._streams:
+            stream.put_nowait(b"")
 
     def asked(self, path: str) -> list[dict[str, Any]]:
         """Return the bodies of the requests to a path."""
@@ -240,6 +247,7 @@ class FakeAppliance:
     async def _stream(self, writer: asyncio.StreamWriter) -> None:
         queue: asyncio.Queue[bytes] = asyncio.Queue()
         takes = "cairn-reports: 1\r\n" if self.takes_reports else ""
+        takes += "cairn-acks: 1\r\n" if self.takes_acks else ""
         head = f"HTTP/1.1 200 OK\r\n{self._date()}{takes}transfer-encoding: chunked\r\n\r\n"
         writer.write(head.encode())
         self._streams.add(queue)
@@ -255,7 +263,12 @@ class FakeAppliance:
 
     async def _read_reports(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
-            self.reports.append(json.loads(line))
+            said = json.loads(line)
+            if said.get("type") == "ack":
+                self.acks_up += 1
+                self.requests.append(("ack", said))
+            else:
+                self.reports.append(said)
 
     def _date(self) -> str:
         now = datetime.now(UTC) + self.date_skew

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 
-from cairn_agent.protocol.telemetry import LINE_MAX_OCTETS
-from cairn_appliance.api.agent_v1.lines import BURST, OCTETS_BURST, TOO_MANY, Lines
+import msgspec
+from cairn_agent.protocol import acks
+from cairn_agent.protocol.enrolment import AckRequest
+from cairn_agent.protocol.telemetry import LINE_MAX_OCTETS, Report
+from cairn_appliance.api.agent_v1.lines import ACKS_BURST, BURST, OCTETS_BURST, TOO_MANY, Lines
 
 from tests.unit.appliance.replica import FakeClock
 
@@ -68,3 +71,22 @@ def test_an_agent_that_keeps_to_its_pace_is_never_cut_off() -> None:
         coming.clock.now += 1
     assert len(coming.lines) == 600
     assert not coming.is_aborted
+
+
+def test_acknowledgements_have_a_budget_of_their_own() -> None:
+    ack, coming = acks.encode(AckRequest(5, 1)), Coming()
+    coming.reader.feed(b"x\n" * (int(BURST) + 5) + ack)
+    assert coming.lines[-1] + b"\n" == ack, "reports that are passed over cost none"
+    coming.reader.feed(ack * (int(ACKS_BURST) + 20) + b"x\n")
+    assert len(coming.lines) == BURST + ACKS_BURST
+    for _ in range(600):
+        coming.clock.now += acks.APART_S
+        coming.reader.feed(ack)
+    assert len(coming.lines) == BURST + ACKS_BURST + 600
+    assert not coming.is_aborted
+
+
+def test_a_report_is_no_acknowledgement() -> None:
+    assert acks.encode(AckRequest(5, 1)).startswith(acks.BEGINS)
+    assert acks.decode(acks.encode(AckRequest(5, 1, {"node": "aa"}))).digests == {"node": "aa"}
+    assert not msgspec.json.encode(Report(full=True)).startswith(acks.BEGINS)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from cairn_appliance.api import limits as limits_module
 from cairn_appliance.api.agent_v1 import stream as stream_module
-from cairn_appliance.api.agent_v1.stream import NetmapStream
+from cairn_appliance.api.agent_v1.stream import Afterwards, NetmapStream, Unwound
 from cairn_appliance.api.limits import StrangerLimit, source_of
 from cairn_appliance.domain.errors import TokenRefused, TooMany
+from starlette.responses import Response
 
 from tests.unit.appliance.replica import FakeClock
 
@@ -98,6 +99,35 @@ async def test_a_reader_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
         await NetmapStream("n", b"1\n", lines(), aborted.set)({}, never, send)
     assert aborted.is_set()
     assert lines.is_closed
+
+
+async def test_what_has_led_to_a_stream_is_over_before_it_begins() -> None:
+    has_returned, sent = asyncio.Event(), []
+
+    async def routed(scope: Message, receive: Any, send: Any) -> None:
+        await Afterwards(NetmapStream("n", b"1\n", lines(), lambda: None))(scope, receive, send)
+        has_returned.set()
+
+    async def send(message: Message) -> None:
+        assert has_returned.is_set()
+        sent.append(message)
+
+    lines = Lines(b"2\n", ends=True)
+    scope = {"type": "http", "extensions": {"other": 1}, "fastapi_inner_astack": object()}
+    await Unwound(routed)(scope, never, send)
+    assert [message["body"] for message in sent[1:]] == [b"1\n", b"2\n", b""]
+    assert scope == {"type": "http", "extensions": {"other": 1}}
+    assert lines.is_closed
+
+
+async def test_an_answer_without_a_stream_passes() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await Unwound(Response(b"it"))({"type": "http"}, never, send)
+    assert [message.get("body") for message in sent] == [None, b"it"]
 
 
 async def refuse(limit: StrangerLimit, address: str) -> None:

@@ -14,6 +14,7 @@ import httpx
 import msgspec
 import pytest
 from cairn_agent.protocol import telemetry as wire
+from cairn_agent.protocol.enrolment import AckRequest
 from cairn_appliance.api.agent_v1 import app as agent_api
 from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
 from cairn_appliance.cluster.telemetry_exchange import TelemetryExchange
@@ -21,6 +22,7 @@ from cairn_appliance.domain.cluster import Appliance
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.telemetry import SHARED_REPORTS
 from cairn_appliance.pki.authority import utc_now
+from cairn_appliance.services.presence import PresenceBoard
 from cairn_appliance.serving import server
 
 from tests.sim.connection import Connection
@@ -53,7 +55,7 @@ class Served:
         return context
 
     async def stream(self, node: SimulatedNode) -> Connection:
-        connection = await Connection.open("127.0.0.1", self.port, self.context(node))
+        connection = await Connection.open(self.place, self.context(node))
         await connection.follow("netmap?incarnation=0&after=0", lambda _: None)
         assert connection.takes_reports
         return connection
@@ -98,7 +100,7 @@ async def two_nodes(replica: Replica) -> tuple[list[SimulatedNode], int]:
 async def test_reports_come_up_the_stream_and_the_stream_goes_on(served: Served) -> None:
     (first, second), vni = await two_nodes(served.replica)
     lines: list[bytes] = []
-    connection = await Connection.open("127.0.0.1", served.port, served.context(first))
+    connection = await Connection.open(served.place, served.context(first))
     await connection.follow("netmap?incarnation=0&after=0", lines.append)
     octets = report(vni, second.id)
     connection.report(octets[:10])
@@ -112,6 +114,34 @@ async def test_reports_come_up_the_stream_and_the_stream_goes_on(served: Served)
     await until(lambda: len(lines) > before)
     served.replica.services.streams.send_away()  # what comes after the end is passed over
     await until(lambda: not connection.is_open)
+
+
+async def test_acknowledgements_come_up_the_stream_beside_reports(served: Served) -> None:
+    (first, second), vni = await two_nodes(served.replica)
+    connection = await served.stream(first)
+    presence = served.replica.services.presence
+    ack = AckRequest(7, 1, {"node": "aa", str(vni): "bb"}, trust="cc", issuer="dd")
+    assert connection.ack(ack)
+    await until(lambda: loaded(presence, first) == 7)
+    known = presence.of(first.id)
+    assert known is not None
+    assert (known.digests, known.trust, known.issuer) == (ack.digests, "cc", "dd")
+    # What is none changes nothing, and neither ends the stream nor keeps out what follows.
+    for digests in ({"x" * 9: "aa"}, {"node": "a" * 65}):
+        assert connection.ack(AckRequest(8, 1, digests))
+    connection.report(b'{"type":"ack","revision":"nine"}\n{"type":"ack",\n')
+    connection.report(report(vni, second.id))
+    assert connection.ack(AckRequest(9, 1, refused="no room"))
+    await until(lambda: presence.of(first.id).refused == "no room")  # type: ignore[union-attr]
+    assert loaded(presence, first) == 7, "the last good netmap stays"
+    assert served.replica.services.telemetry.record(first.id) is not None
+    assert served.replica.services.telemetry.refused == 0
+    assert connection.is_open
+
+
+def loaded(presence: PresenceBoard, node: SimulatedNode) -> int:
+    known = presence.of(node.id)
+    return known.loaded_revision if known else 0
 
 
 async def test_a_node_that_floods_is_cut_off(served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import pytest
 from cairn_agent.protocol import telemetry as wire
 from cairn_appliance.domain import telemetry as domain
 from cairn_appliance.domain.identity import SYSTEM
-from cairn_appliance.domain.telemetry import History, Shared
+from cairn_appliance.domain.telemetry import History, PeerKnown, Shared
 from cairn_appliance.services.picture import Health, Picture, heard
 from cairn_appliance.services.telemetry import TelemetryBoard
 
@@ -236,6 +237,38 @@ def test_a_history_is_an_hour_of_points_half_a_minute_apart() -> None:
     assert len(points) == domain.POINTS_MAX
     assert points[-1] == (1_800_000_000.0 + 7170, 717.0, 0.5)
     assert points[-1][0] - points[0][0] == 30 * (domain.POINTS_MAX - 1)
+
+
+def test_a_history_begins_anew_after_a_day_and_knows_long_times() -> None:
+    history = History()
+    history.add(1_800_000_000.0, 1e9, 1.0)
+    history.add(1_800_000_000.0 + 86_400, 12.345, 0.125)
+    history.add(1_800_000_000.4 + 86_430, 0.25, 0.0)
+    assert [(at, loss) for at, _, loss in history.points()] == [
+        (1_800_086_400.0, 0.125),
+        (1_800_086_430.0, 0.0),
+    ]
+    assert [rtt for _, rtt, _ in history.points()] == pytest.approx([12.345, 0.25], rel=0.001)
+
+
+async def test_what_twenty_sessions_of_a_node_take_for_an_hour_is_bounded(
+    reporting: Reporting,
+) -> None:
+    """An idle agent may cost an appliance 64 KiB in all (SC-6)."""
+    known = PeerKnown.of(reporting.peer(1, endpoint="198.51.100.200:8002"), 0.0)
+    assert sys.getsizeof(known) + len(known.packed) < 400
+    history = History()
+    for point in range(10 * domain.POINTS_MAX):
+        history.add(1_800_000_000.0 + 30 * point, 1.0, 0.1)
+    assert sys.getsizeof(history._points) < 1000
+
+
+async def test_what_another_replica_says_of_a_peer_is_looked_at(reporting: Reporting) -> None:
+    reporting.say(0, reporting.peer(1))
+    octets = reporting.board.since("", 0)
+    assert domain.decoded_shared(octets).nodes
+    with pytest.raises(msgspec.MsgspecError):
+        domain.decoded_shared(octets.replace(b'"session":"up"', b'"session":"odd"'))
 
 
 async def test_another_replica_has_what_this_one_has(reporting: Reporting) -> None:

@@ -12,8 +12,8 @@ from functools import partial
 from typing import TypeVar
 
 import msgspec
+from cairn_agent.protocol import acks, gateway, reassertion, telemetry
 from cairn_agent.protocol import enrolment as wire
-from cairn_agent.protocol import gateway, reassertion, telemetry
 from fastapi import FastAPI, Query
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -22,7 +22,7 @@ from starlette.responses import Response
 from cairn_appliance.api import errors
 from cairn_appliance.api.agent_v1.lines import Lines
 from cairn_appliance.api.agent_v1.packages import PackageRoutes, Packages
-from cairn_appliance.api.agent_v1.stream import NetmapStream
+from cairn_appliance.api.agent_v1.stream import Afterwards, NetmapStream, Unwound
 from cairn_appliance.api.client_certificate import (
     Connection,
     appliance_of,
@@ -67,6 +67,7 @@ def create_app(
         redirect_slashes=False,
     )
     errors.install(app)
+    app.add_middleware(Unwound)
     agent_api = _AgentApi(services, clock)
     for path, method, endpoint in agent_api.routes():
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
@@ -175,10 +176,10 @@ class _AgentApi:
             is_believed=lambda: keyring.is_believed(issuer),
         )
         first = await anext(lines)
-        take = partial(self._services.telemetry.take, node_id)
+        take = partial(self._take_line, node_id)
         connection.listen(Lines(take, connection.abort, self._clock).feed)
-        headers = {telemetry.HEADER: str(telemetry.VERSION)}
-        return NetmapStream(node_id, first, lines, connection.abort, headers)
+        headers = {telemetry.HEADER: str(telemetry.VERSION), acks.HEADER: str(acks.VERSION)}
+        return Afterwards(NetmapStream(node_id, first, lines, connection.abort, headers))
 
     async def ack(self, request: Request) -> Response:
         """A node says what its data plane has loaded."""
@@ -189,20 +190,36 @@ class _AgentApi:
         if self._services.netmaps.removed_why(node_id) is not None:
             # What this replica has in memory may be behind, and "removed" is for good.
             await self._services.registry.known_at(node_id)
-        refused = body.refused[:_REASON_MAX]
+        self._loaded(node_id, body)
+        return Response(status_code=204)
+
+    def _take_line(self, node_id: str, line: bytes) -> None:
+        """Take a line that came up a node's stream: an acknowledgement, or a report."""
+        if not line.startswith(acks.BEGINS):
+            self._services.telemetry.take(node_id, line)
+            return
+        try:
+            ack = acks.decode(line)
+            _check_digests(ack.digests)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Invalid) as error:
+            log.debug("an acknowledgement can't be read node=%s reason=%s", node_id, error)
+            return
+        self._loaded(node_id, ack)
+
+    def _loaded(self, node_id: str, ack: wire.AckRequest) -> None:
+        refused = ack.refused[:_REASON_MAX]
         if refused:
             log.warning(
-                "netmap refused node=%s revision=%d reason=%s", node_id, body.revision, refused
+                "netmap refused node=%s revision=%d reason=%s", node_id, ack.revision, refused
             )
         self._services.presence.loaded(
             node_id,
-            body.revision,
-            body.digests,
+            ack.revision,
+            ack.digests,
             refused,
-            trust=body.trust[:_DIGEST_MAX],
-            issuer=body.issuer[:_DIGEST_MAX],
+            trust=ack.trust[:_DIGEST_MAX],
+            issuer=ack.issuer[:_DIGEST_MAX],
         )
-        return Response(status_code=204)
 
     async def renew(self, request: Request) -> Response:
         """A node gets a new certificate, also one that was away for long: no node is locked

@@ -9,13 +9,14 @@ from contextlib import aclosing
 from types import MappingProxyType
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 
 SLOW_READER_S = 15.0  # less than `UNACKNOWLEDGED_MS`, after which the kernel ends it without a word
 # TLS keeps a buffer per connection as large as the largest write there ever was.
 PIECE_OCTETS = 8 * 1024
+_ANSWER = "cairn.answer"
 
 
 class _ReaderGone(Exception):
@@ -73,6 +74,37 @@ class NetmapStream(Response):
             log.warning("slow reader cut off, it will resume node=%s", self._node)
             self._abort()
             raise _ReaderGone from error
+
+
+class Afterwards(Response):
+    """An answer that `Unwound` sends, once everything that has led to it has returned."""
+
+    def __init__(self, answer: Response) -> None:
+        super().__init__()
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Leave it where `Unwound` finds it."""
+        scope["extensions"][_ANSWER] = self._answer
+
+
+class Unwound:
+    """Sends an answer that lasts for weeks without the layers of routing around it.
+
+    They take as much memory for each stream as the stream itself.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer as an ASGI application does."""
+        await self._app(scope, receive, send)
+        answer = scope.get("extensions", {}).pop(_ANSWER, None)
+        if answer is not None:
+            for name in [each for each in scope if each.startswith("fastapi_")]:
+                del scope[name]  # they refer to all of it
+            await answer(scope, receive, send)
 
 
 async def _watch(receive: Receive) -> None:

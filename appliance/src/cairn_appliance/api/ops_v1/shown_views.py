@@ -24,7 +24,6 @@ from cairn_appliance.api.ops_v1.models_views import (
 from cairn_appliance.domain.problem import Problem
 from cairn_appliance.domain.telemetry import (
     NodeRecord,
-    PeerKnown,
     loss_of,
     path_of,
     storm_dropped,
@@ -255,12 +254,13 @@ def _peers(
 ) -> Iterator[ReportPeerOut]:
     nodes = services.netmaps.snapshot.nodes
 
-    def order(known: PeerKnown) -> tuple[int, str]:
-        peer = nodes.get(known.said.node)
-        return known.said.vni, peer.name if peer else known.said.node
+    def order(heard: tuple[wire.PeerSaid, float]) -> tuple[int, str]:
+        said, _ = heard
+        peer = nodes.get(said.node)
+        return said.vni, peer.name if peer else said.node
 
-    for known in sorted(record.peers.values(), key=order):
-        said, place = known.said, places.get(known.said.vni)
+    for said, at in sorted(((each.said, each.at) for each in record.peers.values()), key=order):
+        place = places.get(said.vni)
         peer = nodes.get(said.node)
         if place is None or peer is None:
             continue
@@ -278,7 +278,7 @@ def _peers(
             mtu=said.mtu,
             tx_octets=said.tx_octets,
             rx_octets=said.rx_octets,
-            at=moment(known.at),
+            at=moment(at),
         )
 
 
