@@ -1,0 +1,124 @@
+"""A control host: Ansible in an environment of its own, and an SSH key that the hosts know."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.lab import Host
+from tests.packages.guest import ROOT, Guest
+
+TOOL = ROOT / "build/tools/ansible"
+COLLECTIONS = ROOT / "build/ansible/collections"
+_RECAP = re.compile(r"(?m)^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The line of a host in the recap."""
+
+    ok: int
+    changed: int
+    unreachable: int
+    failed: int
+
+
+@dataclass
+class Played:
+    """What a run of a playbook printed, and its recap."""
+
+    status: int
+    text: str
+    hosts: dict[str, Counted] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> int:
+        """Return how many tasks of all hosts changed something."""
+        return sum(host.changed for host in self.hosts.values())
+
+
+class Control:
+    """Runs playbooks of the installed collection from a host of the lab."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.directory = host.directory / "ansible"
+        self.directory.mkdir()
+        self._key = self.directory / "key"
+        host.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self._key)])
+        self._hosts: dict[str, dict[str, object]] = {}
+        self._known: list[str] = []
+        self.secrets: list[str] = []  # what no output may have
+
+    def add(self, guest: Guest, host: Host, *, user: str = "root") -> None:
+        """Let a host be managed: its key is known here, the control host's key there."""
+        public = self._key.with_suffix(".pub").read_text().strip()
+        home = "/root" if user == "root" else f"/home/{user}"
+        if user != "root":
+            guest.run(f"echo '127.0.1.1 {host.name}' >>/etc/hosts")  # sudo asks for its own name
+            guest.run(f"useradd --create-home --shell /bin/sh {user}")
+            guest.run(f"echo '{user} ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/{user}")
+        guest.run(
+            f"mkdir -p -m 0700 {home}/.ssh && echo '{public}' >{home}/.ssh/authorized_keys && "
+            f"chown -R {user} {home}/.ssh"
+        )
+        shown = (guest.place / "etc/ssh/ssh_host_ed25519_key.pub").read_text().split()
+        self._known.append(f"{host.v4} {shown[0]} {shown[1]}\n")
+        self._hosts[host.name] = {
+            "ansible_host": host.v4,
+            "ansible_user": user,
+            "ansible_become": user != "root",
+        }
+
+    def play(self, playbook: str, *options: str, check: bool = True, **variables: object) -> Played:
+        """Run a playbook of the collection on all hosts; every output is looked at for secrets."""
+        self._write(variables)
+        command = [str(TOOL / "bin/ansible-playbook"), f"cairn.overlay.{playbook}"]
+        done = self.host.run(
+            [*command, "-i", str(self.directory / "inventory.json"), *options],
+            check=False,
+            within_s=300,
+            env=self.environment(),
+        )
+        text = done.stdout + done.stderr
+        (self.directory / f"{playbook}.log").write_text(text)
+        for secret in self.secrets:
+            assert secret not in text, f"a secret is in the output of {playbook}"
+        assert "cairn1." not in text, f"a join token is in the output of {playbook}"
+        assert not check or done.returncode == 0, text
+        hosts = {name: Counted(*map(int, rest)) for name, *rest in _RECAP.findall(text)}
+        return Played(done.returncode, text, hosts)
+
+    def environment(self) -> dict[str, str]:
+        """Return what Ansible is run with: nothing of the user's own."""
+        return {
+            "ANSIBLE_CONFIG": str(self.directory / "ansible.cfg"),
+            "ANSIBLE_HOME": str(self.directory / "home"),
+            "ANSIBLE_LOG_PATH": str(self.directory / "ansible.log"),
+            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+            "ANSIBLE_LOCAL_TEMP": str(self.directory / "tmp"),
+            "PATH": f"{TOOL}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "LC_ALL": "C.UTF-8",
+        }
+
+    def _write(self, variables: dict[str, object]) -> None:
+        inventory = {"cairn": {"hosts": self._hosts, "vars": variables}}
+        (self.directory / "inventory.json").write_text(json.dumps({"all": {"children": inventory}}))
+        known = self.directory / "known_hosts"
+        known.write_text("".join(self._known))
+        (self.directory / "ansible.cfg").write_text(
+            "[defaults]\nnocolor = true\nhost_key_checking = true\nforks = 10\n"
+            f"private_key_file = {self._key}\n"
+            f"[ssh_connection]\ncontrol_path_dir = /run/ansible\n"
+            "ssh_args = -o ControlMaster=auto -o ControlPersist=60s -o StrictHostKeyChecking=yes "
+            f"-o UserKnownHostsFile={known}\n"
+        )
+
+
+def api_token(path: Path, token: str) -> Path:
+    """Put an API token where the collection expects it."""
+    path.write_text(token + "\n")
+    path.chmod(0o600)
+    return path

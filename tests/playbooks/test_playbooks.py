@@ -1,0 +1,190 @@
+"""The collection over real SSH: three systems without Python, an appliance, a control host.
+
+    cloud-a                      office
+    one   two   three            appliance  control
+     |     |     |                  |          |
+    [router]------(internet)------[router]            UDP and TCP 8002 pass, and TCP 22
+
+`make ansible-test` sets it up and runs this. The tests go on where the one before ended: checked,
+rolled out, run again, broken, upgraded, removed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests import proofs
+from tests.integration.world import start_appliance
+from tests.lab import Host, Lab
+from tests.lab.cairn import Appliance, Network, Node
+from tests.packages.guest import ROOT, Guest, booted
+from tests.playbooks.control import Control, Played, api_token
+
+pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.slow, pytest.mark.timeout(600)]
+
+SYSTEMS = {"one": "debian-12-ssh", "two": "debian-12-ssh", "three": "debian-13-ssh"}
+DIST = ROOT / "build/packages"
+COMMAND = "make ansible-test"
+
+
+@dataclass
+class Scene:
+    """All of it, and how each system was before."""
+
+    lab: Lab
+    appliance: Appliance
+    prod: Network
+    peer: Node
+    control: Control
+    variables: dict[str, object]
+    guests: dict[str, Guest] = field(default_factory=dict)
+    hosts: dict[str, Host] = field(default_factory=dict)
+    files: dict[str, set[str]] = field(default_factory=dict)
+    users: dict[str, str] = field(default_factory=dict)
+
+    def play(
+        self, playbook: str, *options: str, release: int = 1, check: bool = True, **more: object
+    ) -> Played:
+        """Run a playbook with the packages of a release."""
+        packages = DIST / ("dist" if release == 1 else f"dist-{release}")
+        variables = {**self.variables, "cairn_packages_dir": str(packages), **more}
+        return self.control.play(playbook, *options, check=check, **variables)
+
+    def release(self, name: str) -> str:
+        """Return the release that is installed on a host; empty: none."""
+        shown = self.guests[name].run(
+            "dpkg-query -W -f '${db:Status-Status} ${Version}' cairn-agent", check=False
+        )
+        return shown.rpartition("-")[2].strip() if shown.startswith("installed") else ""
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    """Boot the systems; nothing of Cairn is on them."""
+    with Lab("playbooks") as lab, ExitStack() as stack:
+        office, cloud = lab.site("office"), lab.site("cloud-a")
+        for site in (office, cloud):
+            site.let_pass("tcp dport 22")
+        appliance = start_appliance(office)
+        prod = appliance.network("prod", "10.7.0.0/24")
+        peer = Node(lab.site("cloud-b").host("peer"))
+        peer.start()
+        peer.join(appliance.token(prod))
+        control = Control(office.host("control"))
+        made = appliance.cairn("api-token", "create", "ansible", "--scope", "operator")
+        control.secrets.append(made["token"])
+        token_file = api_token(control.directory / "api-token", made["token"])
+        variables: dict[str, object] = {
+            "cairn_url": appliance.url,
+            "cairn_fingerprint": appliance.fingerprint,
+            "cairn_api_token_file": str(token_file),
+            "cairn_vsubnets": ["prod"],
+            "cairn_site": "cloud-a",
+            "cairn_ping": ["peer"],
+            "cairn_serial": "100%",
+        }
+        scene = Scene(lab, appliance, prod, peer, control, variables)
+        for name, system in SYSTEMS.items():
+            host = cloud.host(name)
+            guest = stack.enter_context(booted(system, host, lab.directory))
+            assert not guest.run("command -v python3", check=False), "there is a Python"
+            control.add(guest, host, user="ops" if name == "three" else "root")
+            scene.guests[name], scene.hosts[name] = guest, host
+            scene.files[name] = guest.files()
+            scene.users[name] = guest.run("cat /etc/passwd /etc/group")
+        yield scene
+
+
+def test_check_mode_on_untouched_hosts_says_what_would_be_done_and_does_nothing(
+    scene: Scene,
+) -> None:
+    """No agent, no Python, no token: and it ends well."""
+    tokens = scene.appliance.cairn("token", "list")
+    played = scene.play("rollout", "--check", "--diff")
+    assert {host.changed for host in played.hosts.values()} == {2}, played.text
+    assert "+0.1.0-1" in played.text and "+joined" in played.text, played.text
+    assert scene.appliance.cairn("token", "list") == tokens
+    for name, guest in scene.guests.items():
+        assert _cairn(guest.files() - scene.files[name]) == set()
+
+
+def test_the_first_run_joins_and_the_second_changes_nothing(scene: Scene) -> None:
+    """The second has neither API token nor appliance to ask: joined hosts need none."""
+    played = scene.play("rollout")
+    assert {host.changed for host in played.hosts.values()} == {2}, played.text
+    address = scene.peer.address(scene.prod)
+    pinged = [name for name, guest in scene.guests.items() if _pings(guest, address)]
+    assert proofs.record(
+        "ANSIBLE-join",
+        what="hosts without Python that the first run joined and that ping a peer",
+        bar=f"= {len(SYSTEMS)}",
+        value=len(pinged),
+        unit="hosts",
+        holds=len(pinged) == len(SYSTEMS),
+        command=COMMAND,
+    )
+    states = {each["state"] for each in scene.appliance.cairn("token", "list")}
+    assert states == {"used_up"}, "a join token is left over"
+
+    nodes = {name: node["id"] for name, node in scene.appliance.nodes().items()}
+    nowhere = {"cairn_url": "", "cairn_api_token_file": ""}
+    for options in ((), ("--check", "--diff")):
+        again = scene.play("rollout", *options, **nowhere)
+        assert again.changed == 0, again.text
+    assert {name: node["id"] for name, node in scene.appliance.nodes().items()} == nodes
+    assert proofs.record(
+        "ANSIBLE-again",
+        what="tasks that the second run changed, without a token or an appliance to ask",
+        bar="= 0",
+        value=again.changed,
+        unit="tasks",
+        holds=again.changed == 0,
+        command=COMMAND,
+    )
+
+
+def test_a_removed_host_is_as_it_was(scene: Scene) -> None:
+    """No file, user, table or interface; the appliance knows; again it changes nothing."""
+    checked = scene.play("removal", "--check")
+    assert {host.changed for host in checked.hosts.values()} == {2}, checked.text
+    assert scene.release("one") == "1"
+    played = scene.play("removal")
+    assert {host.changed for host in played.hosts.values()} == {2}, played.text
+    left = {name: _left(scene, name) for name in SYSTEMS}
+    assert proofs.record(
+        "ANSIBLE-removal",
+        what="files, users, tables and interfaces that a removal leaves on three hosts",
+        bar="= 0",
+        value=sum(map(len, left.values())),
+        unit="things",
+        holds=not any(left.values()),
+        command=COMMAND,
+    ), left
+    assert set(scene.appliance.nodes()) == {"peer"}
+    assert scene.play("removal").changed == 0
+
+
+def _pings(guest: Guest, address: str) -> bool:
+    return ", 1 received" in guest.run(f"ping -c1 -W2 {address}", check=False)
+
+
+def _cairn(files: set[str]) -> set[str]:
+    return {name for name in files if "cairn" in name}
+
+
+def _left(scene: Scene, name: str) -> list[str]:
+    """Return everything that wasn't there before, Ansible's own empty folder apart."""
+    guest, host = scene.guests[name], scene.hosts[name]
+    backups = {"/etc/passwd-", "/etc/group-", "/etc/.pwd.lock", "/etc/shadow-", "/etc/gshadow-"}
+    left = sorted(guest.files() - scene.files[name] - backups)
+    if guest.run("cat /etc/passwd /etc/group") != scene.users[name]:
+        left.append("users")
+    left += re.findall(r"cairn\S*", host.run(["ip", "-br", "link"]).stdout)
+    left += re.findall(r"table .*cairn.*", host.run(["nft", "list", "tables"]).stdout)
+    left += guest.run("ls -d /run/*cairn* /var/lib/*cairn* 2>/dev/null", check=False).split()
+    return left
