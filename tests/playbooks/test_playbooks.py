@@ -11,17 +11,21 @@ rolled out, run again, broken, upgraded, removed.
 
 from __future__ import annotations
 
+import json
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from tests import proofs
 from tests.integration.world import start_appliance
-from tests.lab import Host, Lab
+from tests.lab import Host, Lab, Probes
 from tests.lab.cairn import Appliance, Network, Node
+from tests.lab.wait import until
 from tests.packages.guest import ROOT, Guest, booted
 from tests.playbooks.control import Control, Played, api_token
 
@@ -29,6 +33,8 @@ pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.slow, pytest.mark.t
 
 SYSTEMS = {"one": "debian-12-ssh", "two": "debian-12-ssh", "three": "debian-13-ssh"}
 DIST = ROOT / "build/packages"
+TALK = Path(__file__).with_name("talk.py")
+MOST_SILENCE_S = 1.0  # B2, a fast restart; handed over it is less
 COMMAND = "make ansible-test"
 
 
@@ -148,6 +154,68 @@ def test_the_first_run_joins_and_the_second_changes_nothing(scene: Scene) -> Non
     )
 
 
+def test_the_gate_stops_at_a_broken_host_and_says_what_to_do(scene: Scene) -> None:
+    """The one before it is upgraded, the ones after it are not touched."""
+    two = scene.guests["two"]
+    two.run("systemctl mask --runtime --now cairn-dataplane")
+    played = scene.play(
+        "upgrade", release=2, check=False, cairn_serial=1, cairn_healthy_within_s=10
+    )
+    two.run("systemctl unmask --runtime cairn-dataplane && systemctl start cairn-dataplane")
+    releases = {name: scene.release(name) for name in SYSTEMS}
+    is_told = re.search(r"two.*not healthy: data plane: .*; what to do: ", played.text)
+    stopped = played.status != 0 and releases == {"one": "2", "two": "1", "three": "1"}
+    assert proofs.record(
+        "ANSIBLE-gate",
+        what="hosts changed at or after a broken one, which is named with cause and remedy",
+        bar="= 0",
+        value=sum(release == "2" for release in list(releases.values())[1:]),
+        unit="hosts",
+        holds=stopped and is_told is not None,
+        command=COMMAND,
+    ), (releases, played.text)
+
+
+def test_an_upgrade_and_the_way_back_keep_connections(scene: Scene) -> None:
+    """B2: each host has a TCP connection to the peer that is never made anew."""
+    to = scene.peer.address(scene.prod)
+    scene.peer.host.start(scene.peer.host.python(TALK, "answer", to, "7000"), name="answer")
+    until("the answerer listens", lambda: scene.peer.host.listens("tcp", 7000), within_s=10)
+    talks = {
+        name: host.start(host.python(TALK, "ask", to, "7000"), name="ask")
+        for name, host in scene.hosts.items()
+    }
+    for talk in talks.values():
+        talk.wait_for_log("ready", within_s=20)
+    own = {scene.hosts[name]: _address(guest) for name, guest in scene.guests.items()}
+    probes = Probes({**own, scene.peer.host: to}, directory=scene.lab.directory)
+    try:
+        checked = scene.play("upgrade", "--check", "--diff", release=2)
+        assert checked.changed == 2, checked.text  # one was upgraded before the gate stopped
+        for release, changed in ((2, 2), (1, 3)):
+            played = scene.play("upgrade", release=release)
+            assert played.changed == changed, played.text
+            assert {scene.release(name) for name in SYSTEMS} == {str(release)}
+    finally:
+        probes.stop()
+    for talk in talks.values():
+        talk.send_signal(signal.SIGTERM)
+        talk.wait(within_s=40)
+    told = {name: json.loads(talk.text().splitlines()[-1]) for name, talk in talks.items()}
+    print(told, probes.worst())
+    longest = probes.worst().outage_s
+    assert proofs.record(
+        "ANSIBLE-upgrade",
+        what="longest silence between three hosts and a peer while each is upgraded and put back; "
+        "no TCP connection broke",
+        bar=f"<= {MOST_SILENCE_S:g}",
+        value=round(longest, 3),
+        unit="s",
+        holds=longest <= MOST_SILENCE_S and all(each["pieces"] > 100 for each in told.values()),
+        command=COMMAND,
+    ), (longest, told)
+
+
 def test_a_removed_host_is_as_it_was(scene: Scene) -> None:
     """No file, user, table or interface; the appliance knows; again it changes nothing."""
     checked = scene.play("removal", "--check")
@@ -167,6 +235,13 @@ def test_a_removed_host_is_as_it_was(scene: Scene) -> None:
     ), left
     assert set(scene.appliance.nodes()) == {"peer"}
     assert scene.play("removal").changed == 0
+
+
+def _address(guest: Guest) -> str:
+    """Return the address of a host in its vSubnet."""
+    found = re.search(r"inet (10\.7\.[0-9.]+)/", guest.run("ip -4 -o addr show"))
+    assert found is not None
+    return found[1]
 
 
 def _pings(guest: Guest, address: str) -> bool:

@@ -119,3 +119,11 @@ def findings(checks: list, status: dict, vsubnets: list, may_wait: bool) -> tupl
         remedy = f"cairn member create {name} {status.get('name', '')}"
         failures.append((f"the node is not in vSubnet {name}", remedy))
     return failures, warnings
+
+
+def standing(status: dict) -> str:
+    """Return what a node is to the LANs around it: forwarding, standby, or host for no gateway."""
+    gateways = status.get("gateways") or []
+    if any(gateway.get("state") == "forwarding" for gateway in gateways):
+        return "forwarding"
+    return "standby" if gateways else "host"
