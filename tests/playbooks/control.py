@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.lab import Host
 from tests.packages.guest import ROOT, Guest
@@ -13,6 +14,7 @@ from tests.packages.guest import ROOT, Guest
 TOOL = ROOT / "build/tools/ansible"
 COLLECTIONS = ROOT / "build/ansible/collections"
 _OF_PLAYS = ("cairn_hosts", "cairn_serial")  # no host has these: they are for the command line
+_HERE = Path(__file__).resolve().parent
 _RECAP = re.compile(r"(?m)^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)")
 
 
@@ -74,10 +76,13 @@ class Control:
         }
 
     def play(self, playbook: str, *options: str, check: bool = True, **variables: object) -> Played:
-        """Run a playbook of the collection on all hosts; every output is looked at for secrets."""
+        """Run a playbook of the collection, or a file beside this one, on all hosts; every output
+        is looked at for secrets."""
         of_plays = {name: variables.pop(name) for name in _OF_PLAYS if name in variables}
         self._write(variables)
-        command = [str(TOOL / "bin/ansible-playbook"), f"cairn.overlay.{playbook}"]
+        is_file = playbook.endswith(".yml")
+        name = str(_HERE / playbook) if is_file else f"cairn.overlay.{playbook}"
+        command = [str(TOOL / "bin/ansible-playbook"), name]
         command += ["-e", json.dumps(of_plays)]
         done = self.host.run(
             [*command, "-i", str(self.directory / "inventory.json"), *options],
@@ -93,6 +98,17 @@ class Control:
         assert not check or done.returncode == 0, text
         hosts = {name: Counted(*map(int, rest)) for name, *rest in _RECAP.findall(text)}
         return Played(done.returncode, text, hosts)
+
+    def inventory(self, text: str) -> dict[str, Any]:
+        """Return what `ansible-inventory` makes of an inventory file of ours."""
+        path = self.directory / "test.cairn.yml"
+        path.write_text(text)
+        command = [str(TOOL / "bin/ansible-inventory"), "-i", str(path), "--list"]
+        done = self.host.run(command, env=self.environment(), within_s=60)
+        # What comes from an appliance is marked: it is never a template.
+        plain = lambda value: value.get("__ansible_unsafe", value)  # noqa: E731
+        found: dict[str, Any] = json.loads(done.stdout, object_hook=plain)
+        return found
 
     def environment(self) -> dict[str, str]:
         """Return what Ansible is run with: nothing of the user's own."""

@@ -56,9 +56,9 @@ class Scene:
     def play(
         self, playbook: str, *options: str, release: int = 1, check: bool = True, **more: object
     ) -> Played:
-        """Run a playbook with the packages of a release."""
-        packages = DIST / ("dist" if release == 1 else f"dist-{release}")
-        variables = {**self.variables, "cairn_packages_dir": str(packages), **more}
+        """Run a playbook with the packages of a release, or with the appliance's (0)."""
+        packages = {0: "", 1: str(DIST / "dist"), 2: str(DIST / "dist-2")}[release]
+        variables = {**self.variables, "cairn_packages_dir": packages, **more}
         return self.control.play(playbook, *options, check=check, **variables)
 
     def release(self, name: str) -> str:
@@ -77,6 +77,9 @@ def scene() -> Iterator[Scene]:
         for site in (office, cloud):
             site.let_pass("tcp dport 22")
         appliance = start_appliance(office)
+        appliance.set(packages_dir=str(DIST / "dist"))
+        appliance.stop()
+        appliance.start()
         prod = appliance.network("prod", "10.7.0.0/24")
         peer = Node(lab.site("cloud-b").host("peer"))
         peer.start()
@@ -92,6 +95,7 @@ def scene() -> Iterator[Scene]:
             "cairn_vsubnets": ["prod"],
             "cairn_site": "cloud-a",
             "cairn_ping": ["peer"],
+            "cairn_packages_cache_dir": str(control.directory / "packages"),
             "cairn_serial": "100%",
         }
         scene = Scene(lab, appliance, prod, peer, control, variables)
@@ -111,7 +115,7 @@ def test_check_mode_on_untouched_hosts_says_what_would_be_done_and_does_nothing(
 ) -> None:
     """No agent, no Python, no token: and it ends well."""
     tokens = scene.appliance.cairn("token", "list")
-    played = scene.play("rollout", "--check", "--diff")
+    played = scene.play("rollout", "--check", "--diff", release=0)
     assert {host.changed for host in played.hosts.values()} == {2}, played.text
     assert "+0.1.0-1" in played.text and "+joined" in played.text, played.text
     assert scene.appliance.cairn("token", "list") == tokens
@@ -121,7 +125,7 @@ def test_check_mode_on_untouched_hosts_says_what_would_be_done_and_does_nothing(
 
 def test_the_first_run_joins_and_the_second_changes_nothing(scene: Scene) -> None:
     """The second has neither API token nor appliance to ask: joined hosts need none."""
-    played = scene.play("rollout")
+    played = scene.play("rollout", release=0)
     assert {host.changed for host in played.hosts.values()} == {2}, played.text
     address = scene.peer.address(scene.prod)
     pinged = [name for name, guest in scene.guests.items() if _pings(guest, address)]
@@ -152,6 +156,55 @@ def test_the_first_run_joins_and_the_second_changes_nothing(scene: Scene) -> Non
         holds=again.changed == 0,
         command=COMMAND,
     )
+
+
+def test_vsubnets_and_tokens_are_made_once_and_secrets_are_not_shown(scene: Scene) -> None:
+    """By modules, on the control host: check mode, the real thing, again, a change, an error."""
+
+    def play(*options: str, check: bool = True, **more: object) -> Played:
+        variables = {"all_of": scene.variables, **more}
+        return scene.control.play("objects.yml", *options, "-e", json.dumps(variables), check=check)
+
+    wanted = {"name": "lab", "prefixes": ["10.9.0.0/24"], "policy": {"bum_pps": 321}}
+    checked = play("--check", "--diff", vsubnet=wanted)
+    assert checked.changed == 2 and '+    "bum_pps": 321' in checked.text, checked.text
+    assert {each["name"] for each in scene.appliance.cairn("vsubnet", "list")} == {"prod"}
+    assert play(vsubnet=wanted).changed == 3
+    made = scene.appliance.cairn("vsubnet", "show", "lab")
+    assert made["policy"]["bum_pps"] == 321 and made["prefixes"] == ["10.9.0.0/24"]
+    assert play(vsubnet=wanted).changed == 2, "a vSubnet that is right was changed, too"
+    changed = play("--diff", vsubnet={**wanted, "mtu": 1350})
+    assert changed.changed == 3 and '-  "mtu": 1400' in changed.text, changed.text
+    refused = play(check=False, vsubnet={"name": "lab", "state": "absent"})
+    assert refused.status != 0 and "what to do: ask an administrator" in refused.text, refused.text
+    foreign = {**scene.variables, "cairn_fingerprint": "00" * 32}
+    refused = scene.control.play(
+        "objects.yml", "-e", json.dumps({"all_of": foreign, "vsubnet": wanted}), check=False
+    )
+    assert refused.status != 0 and "another fingerprint" in refused.text, refused.text
+
+
+def test_the_inventory_is_what_the_appliance_knows(scene: Scene) -> None:
+    """Nodes with the addresses that SSH takes, in groups by site and vSubnet."""
+    found = scene.control.inventory(
+        json.dumps(
+            {
+                "plugin": "cairn.overlay.nodes",
+                "url": scene.appliance.url,
+                "fingerprint": scene.appliance.fingerprint,
+                "api_token_file": scene.variables["cairn_api_token_file"],
+                "groups": {"away": "not cairn_node_is_connected"},
+            }
+        )
+    )
+    assert set(found["cairn_site_cloud_a"]["hosts"]) == set(SYSTEMS)
+    assert set(found["cairn_vsubnet_prod"]["hosts"]) == {*SYSTEMS, "peer"}
+    assert "away" not in found
+    hosts = found["_meta"]["hostvars"]
+    assert {name: hosts[name]["ansible_host"] for name in SYSTEMS} == {
+        name: host.v4 for name, host in scene.hosts.items()
+    }
+    assert "ct1_" not in json.dumps(found)
 
 
 def test_the_gate_stops_at_a_broken_host_and_says_what_to_do(scene: Scene) -> None:

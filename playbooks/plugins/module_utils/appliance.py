@@ -25,6 +25,7 @@ from ansible_collections.cairn.overlay.plugins.module_utils.rules import (
 
 API = "/api/v1"
 _ANSWER_WITHIN_S = 15.0  # the appliance answers or says 503 within 12 s
+_FETCH_WITHIN_S = 120.0  # of silence
 _REPEAT_WITHIN_S = 8.0
 _WAIT_MAX_S = 3.0
 _PAGE = 500
@@ -48,7 +49,9 @@ class Appliance:
     """Requests to one appliance. A context manager: the CA lies in a file while it is open."""
 
     def __init__(self, options: dict) -> None:
-        self._url = str(options["url"]).rstrip("/")
+        self._url = str(options.get("url") or "").rstrip("/")
+        if not self._url:
+            raise Told("no appliance is named", "set cairn_url to https://HOST:8443")
         if not self._url.startswith("https://"):
             raise Told(f"cairn_url is {self._url}", "write it as https://HOST:8443")
         self._token = options.get("api_token") or _token_of(options.get("api_token_file"))
@@ -111,6 +114,16 @@ class Appliance:
     def delete(self, *parts: str, etag: str = "") -> None:
         """Delete an object if it is still as it was read."""
         self._send("DELETE", parts, headers={"If-Match": etag} if etag else {})
+
+    def fetch(self, url: str) -> bytes:
+        """Return a file that the same cluster serves to everybody; nobody is signed in for it."""
+        with _reported(url):
+            try:
+                answer = open_url(url, timeout=_FETCH_WITHIN_S, ca_path=self._ca)
+                return answer.read()
+            except HTTPError as error:
+                text = error.read(1 << 20).decode(errors="replace")
+                raise problem_of(error.code, text) from None
 
     def _claimed(self) -> str:
         """Return the CAs that whoever answers claims; nothing of it is believed yet."""

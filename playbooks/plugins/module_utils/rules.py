@@ -127,3 +127,55 @@ def standing(status: dict) -> str:
     if any(gateway.get("state") == "forwarding" for gateway in gateways):
         return "forwarding"
     return "standby" if gateways else "host"
+
+
+def shown(current: dict | None, wanted: dict, differs: dict | None = None) -> str:
+    """Return an object as a diff shows it: its name, and the fields that anybody asked about."""
+    if current is None:
+        return ""
+    fields = {name: current.get(name) for name, value in wanted.items() if value is not None}
+    for name, value in (differs or {}).items():
+        inner = isinstance(value, dict)
+        fields[name] = {**(fields.get(name) or {}), **value} if inner else value
+    return json.dumps({"name": current.get("name", ""), **fields}, indent=2, sort_keys=True) + "\n"
+
+
+def host_vars(node: dict, address: str) -> dict:
+    """Return the variables of a node in an inventory; `address` says by which one it is reached:
+    its first endpoint, the address that the appliance sees, or none."""
+    found = {
+        "cairn_node_id": node["id"],
+        "cairn_node_state": node["state"],
+        "cairn_node_site": node["site"],
+        "cairn_node_labels": node["labels"],
+        "cairn_node_version": node["agent_version"],
+        "cairn_node_is_connected": bool((node["link"] or {}).get("connected")),
+        "cairn_node_vsubnets": [each["vsubnet"]["name"] for each in node["members"]],
+        "cairn_node_ips": [ip for each in node["members"] for ip in each["ips"]],
+    }
+    where = ""
+    if address == "endpoint" and node["endpoints"]:
+        where = node["endpoints"][0].rpartition(":")[0].strip("[]")
+    elif address in ("endpoint", "seen"):
+        where = node["seen_address"]
+    return {**found, "ansible_host": where} if where else found
+
+
+def host_groups(node: dict) -> list:
+    """Return the groups of a node in an inventory, of which all are in `cairn`."""
+    groups = [f"cairn_site_{node['site']}"] if node["site"] else []
+    groups += [f"cairn_vsubnet_{each['vsubnet']['name']}" for each in node["members"]]
+    groups += [f"cairn_label_{name}_{value}" for name, value in sorted(node["labels"].items())]
+    if any(each["role"] == "gateway" for each in node["members"]):
+        groups.append("cairn_gateways")
+    return groups
+
+
+def host_names(nodes: list) -> list:
+    """Return the names of nodes in an inventory, in their order: an ID is added where several
+    nodes have one name."""
+    names = [node["name"] for node in nodes]
+    return [
+        name if names.count(name) == 1 else f"{name}-{node['id'][:8]}"
+        for name, node in zip(names, nodes, strict=True)
+    ]
