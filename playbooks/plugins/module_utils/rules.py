@@ -94,7 +94,9 @@ def changes(wanted: dict, current: dict) -> dict:
     return found
 
 
-def findings(checks: list, status: dict, vsubnets: list, may_wait: bool) -> tuple[list, list]:
+def findings(
+    checks: list, status: dict, vsubnets: list, segments: list, *, may_wait: bool
+) -> tuple[list, list]:
     """Return (failures, warnings) of a node as (cause, remedy) pairs.
 
     A peer that doesn't answer is the peer's fault as long as another one does: a roll-out
@@ -118,6 +120,12 @@ def findings(checks: list, status: dict, vsubnets: list, may_wait: bool) -> tupl
     for name in sorted(set(vsubnets) - here):
         remedy = f"cairn member create {name} {status.get('name', '')}"
         failures.append((f"the node is not in vSubnet {name}", remedy))
+    gateways = {gateway["name"]: gateway for gateway in status.get("gateways", [])}
+    for name in segments:
+        gateway = gateways.get(name, {"state": "no gateway"})
+        if gateway["state"] not in ("forwarding", "standby"):
+            cause, _, remedy = gateway.get("why", "").partition("; ")
+            failures.append((f"segment {name}: {gateway['state']} {cause}".rstrip(), remedy))
     return failures, warnings
 
 

@@ -35,6 +35,10 @@ is_joined:
   description: The host has an identity.
   returned: always
   type: bool
+has_nftables:
+  description: There is what a gateway needs of its host.
+  returned: always
+  type: bool
 standing:
   description: C(forwarding) for a LAN, C(standby), or C(host) for what is no gateway.
   returned: always

@@ -23,6 +23,11 @@ options:
     type: list
     elements: str
     default: []
+  segments:
+    description: Names of the LAN segments that the node must forward or stand by for.
+    type: list
+    elements: str
+    default: []
   ping:
     description: Peers (names, addresses in a vSubnet, or node IDs) that must answer.
     type: list
@@ -94,6 +99,7 @@ def main() -> None:
         argument_spec={
             "within_s": {"type": "float", "default": 60.0},
             "vsubnets": {"type": "list", "elements": "str", "default": []},
+            "segments": {"type": "list", "elements": "str", "default": []},
             "ping": {"type": "list", "elements": "str", "default": []},
             "may_wait": {"type": "bool", "default": False},
         },
@@ -129,9 +135,8 @@ def _look(module: AnsibleModule) -> tuple[list[str], list[str], dict]:
     if checks is None:
         return [told], [], {}
     status, _ = _asked(module, "status")  # where this fails, the doctor has said why
-    failed, warned = findings(
-        checks, status or {}, module.params["vsubnets"] if status else [], module.params["may_wait"]
-    )
+    wanted = {name: module.params[name] if status else [] for name in ("vsubnets", "segments")}
+    failed, warned = findings(checks, status or {}, may_wait=module.params["may_wait"], **wanted)
     failures = [sentence(*each) for each in failed]
     if not failures:
         failures = [told for peer in module.params["ping"] if (told := _unanswered(module, peer))]

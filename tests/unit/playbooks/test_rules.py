@@ -90,7 +90,7 @@ def test_a_failed_check_stops_and_a_warning_does_not() -> None:
         _check("clock", "warning"),
         _check("data plane", "failed"),
     ]
-    failures, warnings = rules.findings(checks, _status(), ["prod"], may_wait=False)
+    failures, warnings = rules.findings(checks, _status(), ["prod"], [], may_wait=False)
     assert failures == [("data plane: found", "do this")]
     assert warnings == [("clock: found", "do this")]
 
@@ -98,24 +98,40 @@ def test_a_failed_check_stops_and_a_warning_does_not() -> None:
 def test_a_peer_that_is_off_stops_only_a_host_that_no_peer_answers() -> None:
     """It may be broken itself; a host that reaches nobody is."""
     checks = [_check("UDP to p0", "failed"), _check("UDP to p1", "ok")]
-    failures, warnings = rules.findings(checks, _status("handshaking", "up"), [], may_wait=False)
+    failures, warnings = rules.findings(
+        checks, _status("handshaking", "up"), [], [], may_wait=False
+    )
     assert not failures and warnings == [("UDP to p0: found", "do this")]
-    failures, _ = rules.findings(checks, _status("handshaking", "down"), [], may_wait=False)
+    failures, _ = rules.findings(checks, _status("handshaking", "down"), [], [], may_wait=False)
     assert failures == [("UDP to p0: found", "do this")]
 
 
 def test_a_node_is_in_the_vsubnets_that_it_should_be_in() -> None:
     """What to do is a command that can be pasted."""
-    failures, _ = rules.findings([], _status(), ["prod", "lab"], may_wait=False)
+    failures, _ = rules.findings([], _status(), ["prod", "lab"], [], may_wait=False)
     assert failures == [("the node is not in vSubnet lab", "cairn member create lab a1")]
+
+
+def test_a_gateway_forwards_or_stands_by() -> None:
+    """One that is unable says why, one that isn't there yet that it isn't."""
+    gateways = [
+        {"name": "a", "state": "standby"},
+        {"name": "b", "state": "unable", "why": "eth1 is down; plug it in"},
+    ]
+    status = _status(gateways=gateways)
+    failures, _ = rules.findings([], status, [], ["a", "b", "c"], may_wait=False)
+    assert failures == [
+        ("segment b: unable eth1 is down", "plug it in"),
+        ("segment c: no gateway", ""),
+    ]
 
 
 def test_a_node_that_waits_passes_only_where_it_is_meant_to() -> None:
     """It has no vSubnet yet, and that is no further fault."""
     waiting = _status(state="pending", vsubnets=[])
     said = ("the node waits for approval", "cairn node approve a1")
-    assert rules.findings([], waiting, ["prod"], may_wait=True) == ([], [said])
-    assert rules.findings([], waiting, ["prod"], may_wait=False) == ([said], [])
+    assert rules.findings([], waiting, ["prod"], [], may_wait=True) == ([], [said])
+    assert rules.findings([], waiting, ["prod"], [], may_wait=False) == ([said], [])
 
 
 @pytest.mark.parametrize(
