@@ -14,6 +14,7 @@ from tests.packages.guest import ROOT, Guest
 TOOL = ROOT / "build/tools/ansible"
 COLLECTIONS = ROOT / "build/ansible/collections"
 _OF_PLAYS = ("cairn_hosts", "cairn_serial")  # no host has these: they are for the command line
+_SOCKETS = "/run/ansible"
 _HERE = Path(__file__).resolve().parent
 _RECAP = re.compile(r"(?m)^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)")
 
@@ -79,13 +80,13 @@ class Control:
         """Run a playbook of the collection, or a file beside this one, on all hosts; every output
         is looked at for secrets."""
         of_plays = {name: variables.pop(name) for name in _OF_PLAYS if name in variables}
-        self._write(variables)
+        inventory = self.inventory_file(variables)
         is_file = playbook.endswith(".yml")
         name = str(_HERE / playbook) if is_file else f"cairn.overlay.{playbook}"
         command = [str(TOOL / "bin/ansible-playbook"), name]
         command += ["-e", json.dumps(of_plays)]
         done = self.host.run(
-            [*command, "-i", str(self.directory / "inventory.json"), *options],
+            [*command, "-i", str(inventory), *options],
             check=False,
             within_s=300,
             env=self.environment(),
@@ -122,17 +123,31 @@ class Control:
             "LC_ALL": "C.UTF-8",
         }
 
-    def _write(self, variables: dict[str, object]) -> None:
+    def connection(self) -> dict[str, str]:
+        """Return the same as the configuration says, for what brings one of its own."""
+        return {
+            "ANSIBLE_PRIVATE_KEY_FILE": str(self._key),
+            "ANSIBLE_SSH_ARGS": self._ssh_args(),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": _SOCKETS,
+        }
+
+    def inventory_file(self, variables: dict[str, object]) -> Path:
+        """Write the inventory and what it needs; return its path."""
         inventory = {"cairn": {"hosts": self._hosts, "vars": variables}}
-        (self.directory / "inventory.json").write_text(json.dumps({"all": {"children": inventory}}))
-        known = self.directory / "known_hosts"
-        known.write_text("".join(self._known))
+        path = self.directory / "inventory.json"
+        path.write_text(json.dumps({"all": {"children": inventory}}))
+        (self.directory / "known_hosts").write_text("".join(self._known))
         (self.directory / "ansible.cfg").write_text(
             "[defaults]\nnocolor = true\nhost_key_checking = true\nforks = 10\n"
             f"private_key_file = {self._key}\n"
-            f"[ssh_connection]\ncontrol_path_dir = /run/ansible\n"
-            "ssh_args = -o ControlMaster=auto -o ControlPersist=60s -o StrictHostKeyChecking=yes "
-            f"-o UserKnownHostsFile={known}\n"
+            f"[ssh_connection]\ncontrol_path_dir = {_SOCKETS}\nssh_args = {self._ssh_args()}\n"
+        )
+        return path
+
+    def _ssh_args(self) -> str:
+        return (
+            "-o ControlMaster=auto -o ControlPersist=60s -o StrictHostKeyChecking=yes "
+            f"-o UserKnownHostsFile={self.directory / 'known_hosts'}"
         )
 
 

@@ -5,6 +5,8 @@
      |     |     |                  |          |
     [router]------(internet)------[router]            UDP and TCP 8002 pass, and TCP 22
 
+One is managed as root, three by sudo; two has no package manager and takes the tarball.
+
 `make ansible-test` sets it up and runs this. The tests go on where the one before ended: checked,
 rolled out, run again, broken, upgraded, removed.
 """
@@ -63,10 +65,10 @@ class Scene:
 
     def release(self, name: str) -> str:
         """Return the release that is installed on a host; empty: none."""
-        shown = self.guests[name].run(
-            "dpkg-query -W -f '${db:Status-Status} ${Version}' cairn-agent", check=False
-        )
-        return shown.rpartition("-")[2].strip() if shown.startswith("installed") else ""
+        about = "/usr/share/doc/cairn-agent/bundled.txt"
+        shown = self.guests[name].run(f"test ! -e {about} || head -n 1 {about}")
+        found = re.match(r"cairn-agent \S+-(\d+) ", shown)
+        return found[1] if found else ""
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,8 @@ def scene() -> Iterator[Scene]:
             guest = stack.enter_context(booted(system, host, lab.directory))
             assert not guest.run("command -v python3", check=False), "there is a Python"
             control.add(guest, host, user="ops" if name == "three" else "root")
+            if name == "two":
+                guest.run("mv /var/lib/dpkg/status /var/lib/dpkg/status.away")
             scene.guests[name], scene.hosts[name] = guest, host
             scene.files[name] = guest.files()
             scene.users[name] = guest.run("cat /etc/passwd /etc/group")
@@ -125,7 +129,7 @@ def test_check_mode_on_untouched_hosts_says_what_would_be_done_and_does_nothing(
 
 def test_the_first_run_joins_and_the_second_changes_nothing(scene: Scene) -> None:
     """The second has neither API token nor appliance to ask: joined hosts need none."""
-    played = scene.play("rollout", release=0)
+    played = scene.play("rollout", "-vvv", release=0)  # however talkative: no secret is told
     assert {host.changed for host in played.hosts.values()} == {2}, played.text
     address = scene.peer.address(scene.prod)
     pinged = [name for name, guest in scene.guests.items() if _pings(guest, address)]
@@ -140,6 +144,9 @@ def test_the_first_run_joins_and_the_second_changes_nothing(scene: Scene) -> Non
     )
     states = {each["state"] for each in scene.appliance.cairn("token", "list")}
     assert states == {"used_up"}, "a join token is left over"
+
+    for guest in scene.guests.values():
+        assert not guest.run("journalctl --no-pager | grep cairn1[.]", check=False)
 
     nodes = {name: node["id"] for name, node in scene.appliance.nodes().items()}
     nowhere = {"cairn_url": "", "cairn_api_token_file": ""}
@@ -205,6 +212,15 @@ def test_the_inventory_is_what_the_appliance_knows(scene: Scene) -> None:
         name: host.v4 for name, host in scene.hosts.items()
     }
     assert "ct1_" not in json.dumps(found)
+
+
+def test_an_upgrade_refuses_a_host_that_has_not_joined(scene: Scene) -> None:
+    """It would be a roll-out; the host stays as it is."""
+    scene.guests["one"].run("mv /var/lib/cairn-agent/identity.json /root/")
+    played = scene.play("upgrade", "--limit", "one", release=2, check=False)
+    scene.guests["one"].run("mv /root/identity.json /var/lib/cairn-agent/")
+    assert played.status != 0 and "what to do: run cairn.overlay.rollout" in played.text
+    assert scene.release("one") == "1"
 
 
 def test_the_gate_stops_at_a_broken_host_and_says_what_to_do(scene: Scene) -> None:
