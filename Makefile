@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CHAOS := $(filter-out %_soak.py,$(wildcard tests/integration/test_cluster*.py)) tests/integration/test_rotation.py tests/integration/test_restore.py tests/integration/test_bridge_crashes.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test console-test lab chaos chaos-soak upgrade races clones gateway scale bench bench-gateway bench-micro soak fuzz proofs packages packages-test clean
+.PHONY: help setup demo check test console-test lab chaos chaos-soak upgrade races clones gateway scale bench bench-gateway bench-micro soak fuzz proofs packages packages-test ansible-test clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,12 @@ packages-test:  ## packages on minimal Debian 12 and 13: from the appliance only
 	@tools/setup packages
 	@images/agent/test-systems
 	@$(RUN) pytest -s -m slow tests/packages $(ARGS)
+
+ansible-test:  ## the Ansible collection: linted, then over SSH on three systems without Python (ARGS)
+	@tools/setup packages
+	@tools/ansible
+	@tools/ansible-lint
+	@$(RUN) pytest -s -m slow tests/playbooks $(ARGS)
 
 proofs:  ## the proofs under build/proofs as a table
 	@$(RUN) python tools/proofs.py

@@ -24,6 +24,7 @@ class Firewall:
     cone_host: str = ""
     loss: float = 0.0  # 0..1, of UDP datagrams in each direction
     drops: list[str] = field(default_factory=list)  # nft match expressions
+    passes: list[str] = field(default_factory=list)  # the same; though it is closed
 
     def ruleset(self) -> str:
         """Return the whole table for `nft -f`; loading it replaces the one before."""
@@ -36,6 +37,7 @@ table inet lab {{
         {self._impairments()}
         ct state established,related accept
         {self._inbound_rule()}
+        {self._passed()}
         iifname "lan" udp dport {PORT} accept
         iifname "lan" tcp dport {PORT} accept
     }}
@@ -49,6 +51,9 @@ table inet lab {{
             below = round(self.loss * 10_000)
             lines.append(f"meta l4proto udp numgen random mod 10000 < {below} counter drop")
         return "\n        ".join(lines)
+
+    def _passed(self) -> str:
+        return "\n        ".join(f"{match} accept" for match in self.passes)
 
     def _inbound_rule(self) -> str:
         if self.nat == "full-cone":

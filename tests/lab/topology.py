@@ -144,6 +144,11 @@ class Site:
         self.firewall.drops.append(match)
         self.router.nft(self.firewall.ruleset())
 
+    def let_pass(self, match: str) -> None:
+        """Let through what an nft expression matches, e.g. `tcp dport 22`, though it is closed."""
+        self.firewall.passes.append(match)
+        self.router.nft(self.firewall.ruleset())
+
     def heal(self) -> None:
         """Undo all cuts and drops."""
         self.firewall.drops.clear()
