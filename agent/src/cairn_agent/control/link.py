@@ -440,9 +440,10 @@ class Link:
 
     async def _send_ack(self, replica: Replica, ack: enrolment.AckRequest) -> None:
         """Send it up the stream; to an older appliance, or before there is one, in a request."""
-        if await replica.ack_up(ack):
-            self._ack_not_before = asyncio.get_running_loop().time() + acks.APART_S
-        else:
+        # Beforehand: what is loaded while it is sent has its turn later, too.
+        self._ack_not_before = asyncio.get_running_loop().time() + acks.APART_S
+        if not await replica.ack_up(ack):
+            self._ack_not_before = -math.inf
             await replica.ack(ack)
 
     def _acknowledge_in_turn(self) -> None:
