@@ -88,6 +88,24 @@ class OpenedSession:
 
 
 @dataclass(frozen=True, slots=True)
+class NewSession:
+    """A session that is about to be written."""
+
+    token: str
+    key: str
+    session: Session
+
+    @property
+    def put(self) -> Put:
+        """Return the write of it."""
+        return Put(self.key, records.sessions.encode(self.session))
+
+    def opened(self, user: User) -> OpenedSession:
+        """Return it once it is written."""
+        return OpenedSession(self.token, _principal(self.key, user, self.session))
+
+
+@dataclass(frozen=True, slots=True)
 class SessionView:
     """A session by the ID that people use."""
 
@@ -113,7 +131,7 @@ class Access:
         self, name: str, password: str, caller: Caller, code: str = ""
     ) -> OpenedSession:
         """Open a session; raise WrongLogin, TotpRequired, or TooMany after too many guesses."""
-        self._guesses.limit_address(caller.address)
+        self.limit_address(caller.address)
         user, failures = await self._proven(name, password, caller.address)
         if user.disabled:
             raise UserDisabled(f"the user {name} is disabled")
@@ -125,6 +143,10 @@ class Access:
             raise
         log.info("login user=%s role=%s address=%s", name, user.role, caller.address)
         return opened
+
+    def limit_address(self, address: str) -> None:
+        """Count an attempt to log in from an address; raise TooManyLogins."""
+        self._guesses.limit_address(address)
 
     async def check_own_password(self, principal: Principal, password: str, address: str) -> User:
         """Return the user whose session it is if they know the password; raise WrongPassword."""
@@ -259,27 +281,25 @@ class Access:
         item, known = await self.second_factor.read(user.name)
         now = self._now()
         kept = replace(self._accepted(user, known, code), last_login_at=now)
-        token = SESSION_TOKEN_PREFIX + secrets.token_urlsafe(_SESSION_TOKEN_OCTETS)
-        session = Session(user.name, now, now, caller.address, _drawn(caller.client), user.era)
-        key = _session_key(token)
+        fresh = new_session(user, caller, now)
         kept_key = keys.credentials(user.name)
         by = Actor(ActorKind.OPERATOR, user.name, caller.address)
         text = f"user {user.name} logged in"
         if len(kept.recovery) < len(known.recovery):
             text += f" with a recovery code; {len(kept.recovery)} are left"
         compares = [
-            Compare(key, 0),
+            Compare(fresh.key, 0),
             Compare(keys.user(user.name), stored.revision),
             unchanged(kept_key, item),
         ]
         writes: list[Put | Delete] = [
-            Put(key, records.sessions.encode(session)),
+            fresh.put,
             Put(kept_key, records.credentials.encode(kept)),
             Delete(keys.login_failures(user.name)),
             self._journal.entry("logged_in", text, by),
         ]
         await self._store.commit(compares, writes)
-        return OpenedSession(token, _principal(key, stored.value, session))
+        return fresh.opened(stored.value)
 
     def _accepted(self, user: User, known: Credentials, code: str) -> Credentials:
         try:
@@ -368,6 +388,15 @@ class Access:
 
 
 _NEW_API_TOKEN = "make a new one: `cairn api-token create`"
+
+
+def new_session(
+    user: User, caller: Caller, now: float, kind: SignIn = SignIn.PASSWORD
+) -> NewSession:
+    """Return a session of the user that is not written yet."""
+    token = SESSION_TOKEN_PREFIX + secrets.token_urlsafe(_SESSION_TOKEN_OCTETS)
+    session = Session(user.name, now, now, caller.address, _drawn(caller.client), user.era, kind)
+    return NewSession(token, _session_key(token), session)
 
 
 def check_password_changed(principal: Principal) -> None:

@@ -158,6 +158,8 @@ async def test_what_only_persons_may(ops: Operations) -> None:
         "/api/v1/api-tokens",
         "/api/v1/api-tokens/{api_token}",
         "/api/v1/audit/accept",
+        "/api/v1/settings/oidc",
+        "/api/v1/settings/oidc/test",
     }
 
 
