@@ -12,6 +12,10 @@ interface SessionState {
   checking: boolean;
   problem: unknown;
   login: (name: string, password: string, code: string) => Promise<void>;
+  /** Logs in with what an identity provider sent the browser back with; returns the page. */
+  enter: (back: Schemas["OidcBack"]) => Promise<string>;
+  /** Goes on with a session that was opened in another tab. */
+  resume: () => Promise<void>;
   logout: () => Promise<void>;
   again: () => void;
 }
@@ -50,6 +54,13 @@ export function SessionProvider({ children }: { children: ReactNode }) {
 
   const known = query.data;
   const state = useMemo<SessionState>(() => {
+    const opened = async (session: Session): Promise<void> => {
+      setCsrf(session.csrf);
+      if (known && known.user !== session.user) client.clear(); // nothing of another person stays
+      await query.refetch();
+      setEnded(false);
+      await client.invalidateQueries();
+    };
     const isStranger = failureFrom(query.error).status === 401;
     return {
       session: known,
@@ -59,13 +70,14 @@ export function SessionProvider({ children }: { children: ReactNode }) {
       again: () => void query.refetch(),
       login: async (name, password, code) => {
         const body = { name, password, code };
-        const opened = await answered(api.POST("/api/v1/login", { body }));
-        setCsrf(opened.csrf);
-        if (known && known.user !== opened.user) client.clear(); // nothing of another person stays
-        await query.refetch();
-        setEnded(false);
-        await client.invalidateQueries();
+        await opened(await answered(api.POST("/api/v1/login", { body })));
       },
+      enter: async (back) => {
+        const entered = await answered(api.POST("/api/v1/oidc/callback", { body: back }));
+        await opened(entered);
+        return entered.to;
+      },
+      resume: async () => opened(await answered(api.GET("/api/v1/session"))),
       logout: async () => {
         await answered(api.POST("/api/v1/logout"));
         window.location.assign("/"); // a fresh page: nothing stays in memory

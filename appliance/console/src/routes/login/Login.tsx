@@ -15,14 +15,18 @@ import logo from "../../cairn.svg";
 import { failureFrom } from "../../api/failure";
 import { useSession } from "../../app/session";
 import { FailureAlert } from "../../parts/states";
+import { ByProvider } from "./Oidc";
 
 /** Name and password, then a code where the user has TOTP; `isInside`: over a page. */
 export function Login({
   name: known = "",
   isInside = false,
+  failed: before,
 }: {
   name?: string;
   isInside?: boolean;
+  /** Why a login by the identity provider came to nothing. */
+  failed?: unknown;
 }) {
   const { login } = useSession();
   const [name, setName] = useState(known);
@@ -95,14 +99,25 @@ export function Login({
       </ActionGroup>
     </Form>
   );
-  if (isInside) return form;
+  if (isInside) {
+    return (
+      <div className="cairn-stack">
+        {form}
+        <ByProvider isInside />
+      </div>
+    );
+  }
   return (
     <div className="cairn-login cairn-stack">
       <span className="cairn-brand">
         <img src={logo} alt="" /> Cairn
       </span>
       <Title headingLevel="h1">Log in to this appliance</Title>
+      {before !== undefined && !doing.isError && (
+        <FailureAlert error={before} title="Not logged in" />
+      )}
       {form}
+      <ByProvider isInside={false} />
     </div>
   );
 }

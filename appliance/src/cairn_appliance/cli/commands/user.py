@@ -227,7 +227,8 @@ def _print(reply: Reply[User], as_json: bool) -> None:
     pairs: list[tuple[str, output.Value]] = [
         ("role", user.role),
         ("state", _state(user)),
-        ("code", "asked for at each login" if user.totp else "not asked for"),
+        ("login", "by the identity provider: it decides the role" if user.external else ""),
+        ("code", "" if user.external else _asked_for(user)),
         ("created", local(user.created_at) if user.created_at else ""),
         ("last login", ago(user.last_login_at) or "never"),
     ]
@@ -235,6 +236,10 @@ def _print(reply: Reply[User], as_json: bool) -> None:
     if user.password:
         output.say("", Text("The password; it is shown only now:", style="bold"), "", user.password)
         output.say("", f"To be changed at the next login: cairn login --user {user.name}")
+
+
+def _asked_for(user: User) -> str:
+    return "asked for at each login" if user.totp else "not asked for"
 
 
 def _row(user: User) -> tuple[output.Value, ...]:
@@ -249,4 +254,4 @@ def _state(user: User) -> Text:
         return Text(f"locked, opens {until(user.locked_until)}", style=output.BAD)
     if user.must_change_password:
         return Text("has to change the password", style=output.WARN)
-    return Text("active", style=output.GOOD)
+    return Text("active, external" if user.external else "active", style=output.GOOD)
