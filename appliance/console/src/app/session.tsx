@@ -11,8 +11,10 @@ interface SessionState {
   ended: boolean;
   checking: boolean;
   problem: unknown;
+  /** Why a login by the identity provider came to nothing. */
+  refused: unknown;
   login: (name: string, password: string, code: string) => Promise<void>;
-  /** Logs in with what an identity provider sent the browser back with; returns the page. */
+  /** Logs in with what an identity provider sent the browser back with; returns where to go. */
   enter: (back: Schemas["OidcBack"]) => Promise<string>;
   /** Goes on with a session that was opened in another tab. */
   resume: () => Promise<void>;
@@ -39,6 +41,7 @@ export function useMay(role: "operator" | "admin"): boolean {
 export function SessionProvider({ children }: { children: ReactNode }) {
   const client = useQueryClient();
   const [ended, setEnded] = useState(false);
+  const [refused, setRefused] = useState<unknown>();
   const query = useQuery({
     queryKey: ["session"],
     staleTime: Infinity,
@@ -59,6 +62,7 @@ export function SessionProvider({ children }: { children: ReactNode }) {
       if (known && known.user !== session.user) client.clear(); // nothing of another person stays
       await query.refetch();
       setEnded(false);
+      setRefused(undefined);
       await client.invalidateQueries();
     };
     const isStranger = failureFrom(query.error).status === 401;
@@ -67,15 +71,21 @@ export function SessionProvider({ children }: { children: ReactNode }) {
       ended: ended && known !== undefined,
       checking: query.isPending,
       problem: query.isError && !isStranger ? query.error : undefined,
+      refused,
       again: () => void query.refetch(),
       login: async (name, password, code) => {
         const body = { name, password, code };
         await opened(await answered(api.POST("/api/v1/login", { body })));
       },
       enter: async (back) => {
-        const entered = await answered(api.POST("/api/v1/oidc/callback", { body: back }));
-        await opened(entered);
-        return entered.to;
+        try {
+          const entered = await answered(api.POST("/api/v1/oidc/callback", { body: back }));
+          await opened(entered);
+          return entered.to;
+        } catch (error) {
+          setRefused(error);
+          return "/";
+        }
       },
       resume: async () => opened(await answered(api.GET("/api/v1/session"))),
       logout: async () => {
@@ -83,6 +93,6 @@ export function SessionProvider({ children }: { children: ReactNode }) {
         window.location.assign("/"); // a fresh page: nothing stays in memory
       },
     };
-  }, [known, ended, query, client]);
+  }, [known, ended, refused, query, client]);
   return <Context.Provider value={state}>{children}</Context.Provider>;
 }

@@ -21,14 +21,11 @@ import { ByProvider } from "./Oidc";
 export function Login({
   name: known = "",
   isInside = false,
-  failed: before,
 }: {
   name?: string;
   isInside?: boolean;
-  /** Why a login by the identity provider came to nothing. */
-  failed?: unknown;
 }) {
-  const { login } = useSession();
+  const { login, refused } = useSession();
   const [name, setName] = useState(known);
   const [password, setPassword] = useState("");
   const [code, setCode] = useState("");
@@ -113,8 +110,8 @@ export function Login({
         <img src={logo} alt="" /> Cairn
       </span>
       <Title headingLevel="h1">Log in to this appliance</Title>
-      {before !== undefined && !doing.isError && (
-        <FailureAlert error={before} title="Not logged in" />
+      {refused !== undefined && !doing.isError && (
+        <FailureAlert error={refused} title="Not logged in" />
       )}
       {form}
       <ByProvider isInside={false} />

@@ -1,12 +1,11 @@
 import { Bullseye, Button, Spinner } from "@patternfly/react-core";
 import { useMutation, useQuery } from "@tanstack/react-query";
-import { useEffect, useState } from "react";
+import { useEffect } from "react";
 import { useNavigate } from "react-router";
 import { answered, api, type Schemas } from "../../api/client";
 import { useSession } from "../../app/session";
 import { FailureAlert } from "../../parts/states";
 import { inert } from "../../parts/words";
-import { Login } from "./Login";
 
 export const WAY_BACK = "/oidc";
 const KEPT_MS = 60_000;
@@ -73,15 +72,11 @@ let brought: Promise<string> | undefined; // a login opens once, however often t
 export function WayBack() {
   const { enter } = useSession();
   const navigate = useNavigate();
-  const [error, setError] = useState<unknown>();
   useEffect(() => {
     brought ??= enter(backOf(window.location.search));
     window.history.replaceState(null, "", WAY_BACK);
-    brought
-      .then((to) => void navigate(to, { replace: true }))
-      .catch((reason: unknown) => setError(reason));
+    void brought.then((to) => navigate(to, { replace: true }));
   }, [enter, navigate]);
-  if (error !== undefined) return <Login failed={error} />;
   return (
     <Bullseye>
       <Spinner aria-label="Logging in" />
