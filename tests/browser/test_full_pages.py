@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from tests import proofs
 from tests.browser import full
 from tests.browser.appliance import Running
 from tests.browser.chromium import Person, person
@@ -196,10 +197,15 @@ def test_a_thousand_nodes_are_moved_without_a_long_task(admin: Person) -> None:
         page.wait_for_timeout(500)
         admin.screen("topology-1000-near")
         long: list[int] = page.evaluate("window.long")
-        print(
-            f"pan and zoom over 1,000 nodes: {len(long)} long tasks, longest {max([0, *long])} ms"
+        assert proofs.record(
+            "CONSOLE-tasks",
+            what="1,000 nodes, 8,000 paths panned and zoomed: the longest task (0: none over 50 ms)",
+            bar=f"<= {LONG_TASK_MS} ms",
+            value=max([0, *long]),
+            unit="ms",
+            holds=max([0, *long]) <= LONG_TASK_MS,
+            command="make console-test ARGS='-k topology'",
         )
-        assert [each for each in long if each > LONG_TASK_MS] == []
 
 
 def test_users_are_made_reset_disabled_and_deleted_by_clicks(

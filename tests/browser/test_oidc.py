@@ -42,7 +42,7 @@ def test_a_provider_is_set_used_and_outlived_by_clicks_alone(
             page.get_by_role("button", name="Save").click()
             expect(page.get_by_text("set; it is never shown")).to_be_visible()
             page.get_by_role("button", name="Test the provider").click()
-            expect(page.get_by_text("The provider answers, with 1 keys")).to_be_visible()
+            expect(page.get_by_text("The provider answers, with 1 key")).to_be_visible()
             admin.screen("settings-oidc")
             assert admin.faults() == []
             assert SECRET not in page.content()

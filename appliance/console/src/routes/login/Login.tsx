@@ -25,7 +25,7 @@ export function Login({
   name?: string;
   isInside?: boolean;
 }) {
-  const { login, refused } = useSession();
+  const { login } = useSession();
   const [name, setName] = useState(known);
   const [password, setPassword] = useState("");
   const [code, setCode] = useState("");
@@ -110,9 +110,6 @@ export function Login({
         <img src={logo} alt="" /> Cairn
       </span>
       <Title headingLevel="h1">Log in to this appliance</Title>
-      {refused !== undefined && !doing.isError && (
-        <FailureAlert error={refused} title="Not logged in" />
-      )}
       {form}
       <ByProvider isInside={false} />
     </div>

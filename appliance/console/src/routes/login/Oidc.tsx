@@ -12,7 +12,7 @@ const KEPT_MS = 60_000;
 
 /** Goes to the identity provider, where one is set; `isInside`: over a page that must stay. */
 export function ByProvider({ isInside }: { isInside: boolean }) {
-  const { resume } = useSession();
+  const { refused, resume } = useSession();
   const methods = useQuery({
     queryKey: ["login-methods"],
     staleTime: KEPT_MS,
@@ -29,7 +29,9 @@ export function ByProvider({ isInside }: { isInside: boolean }) {
   });
   const returning = useMutation({ mutationFn: resume });
   const provider = methods.data?.oidc;
-  if (!provider) return null;
+  const problem: unknown = going.error ?? refused;
+  const failed = problem ? <FailureAlert error={problem} title="Not logged in" /> : null;
+  if (!provider) return failed;
   const label = `Sign in with ${inert(provider.name)}`;
   if (isInside) {
     return (
@@ -52,7 +54,7 @@ export function ByProvider({ isInside }: { isInside: boolean }) {
   }
   return (
     <>
-      {going.isError && <FailureAlert error={going.error} title="Not logged in" />}
+      {!going.isPending && failed}
       <Button
         variant="secondary"
         isBlock

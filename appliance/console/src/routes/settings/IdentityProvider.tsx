@@ -137,7 +137,7 @@ function Tested({ tested }: { tested: Schemas["OidcTestOut"] }) {
       component="p"
       title={
         tested.ok
-          ? `The provider answers, with ${String(tested.keys)} keys`
+          ? `The provider answers, with ${String(tested.keys)} ${tested.keys === 1 ? "key" : "keys"}`
           : "The provider can't be used as it is"
       }
     >
