@@ -144,6 +144,7 @@ def test_a_token_is_shown_once_for_three_ways_to_join(somebody: Person, running:
     somebody.screen("join-waiting")
     assert somebody.faults() == []
     page.set_viewport_size({"width": 640, "height": 900})
+    page.wait_for_timeout(500)  # the navigation makes room
     for text in (code, page.locator("html")):
         assert text.evaluate("each => each.scrollWidth - each.clientWidth") <= 1
     somebody.screen("join-narrow")

@@ -1,6 +1,7 @@
 import { Alert, AlertActionLink, PageSection } from "@patternfly/react-core";
 import { useLocation } from "react-router";
 import { useCluster } from "../api/queries";
+import { serverTimeOf } from "../parts/clock";
 import { Age } from "../parts/text";
 import { inert } from "../parts/words";
 import { useLive } from "./live";
@@ -51,7 +52,7 @@ export function LinkLost() {
       ))}
     >
       <p>
-        Since <Age at={new Date(live.since).toISOString()} />; what is shown is from before.
+        Since <Age at={new Date(serverTimeOf(live.since)).toISOString()} />; what is shown is from before.
         vSubnets run on. What you have typed stays here, and this page goes on by itself when the
         appliance is back.
       </p>
