@@ -38,7 +38,8 @@ pytestmark = [pytest.mark.etcd, pytest.mark.timeout(120)]
 
 P = "/test/"
 PROMISED_S = 10.0  # every call of the port ends within this
-RECOVERED_S = 8.0  # from an endpoint's return to the next event
+# From an endpoint's return to the next event: 1 to 3 s, more beside tests that take both cores.
+RECOVERED_S = 30.0
 
 
 def connections(address: str) -> int:
