@@ -52,9 +52,9 @@ export function LinkLost() {
       ))}
     >
       <p>
-        Since <Age at={new Date(serverTimeOf(live.since)).toISOString()} />; what is shown is from before.
-        vSubnets run on. What you have typed stays here, and this page goes on by itself when the
-        appliance is back.
+        Since <Age at={new Date(serverTimeOf(live.since)).toISOString()} />; what is shown is from
+        before. vSubnets run on. What you have typed stays here, and this page goes on by itself
+        when the appliance is back.
       </p>
       {others.length > 0 && <p>Another appliance asks you to log in there, in a tab of its own.</p>}
     </Alert>

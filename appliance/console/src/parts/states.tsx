@@ -112,7 +112,8 @@ function Stale({ error, at, what }: { error: unknown; at: number; what: string }
       component="p"
       title={
         <>
-          These {what} are as of <Age at={new Date(serverTimeOf(at)).toISOString()} />: there is no newer answer
+          These {what} are as of <Age at={new Date(serverTimeOf(at)).toISOString()} />: there is no
+          newer answer
         </>
       }
     >
