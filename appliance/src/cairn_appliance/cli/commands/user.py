@@ -85,6 +85,7 @@ def change(
     no_totp: Annotated[
         bool, typer.Option("--no-totp", help="Ask for no code any more: the device is lost.")
     ] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Change a user; it counts at once, also for open sessions."""
@@ -97,6 +98,11 @@ def change(
         body["totp"] = False
     if not body:
         raise CommandError(Exit.BAD_INPUT, "nothing is to change", "look at cairn user set --help")
+    lost = ["the sessions of this user end, and API tokens open nothing"] if disabled else []
+    if no_totp:
+        lost.append("the password alone opens the account; the recovery codes are void")
+    if lost:
+        output.confirm(f"Change the user {user}?", lost, yes=yes)
     _print(_patch(user, body), as_json)
 
 
@@ -126,10 +132,13 @@ def password(
     old_password_file: Annotated[
         str, typer.Option(metavar="FILE", help="With your own old password; - reads stdin.")
     ] = PROMPT,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Change your own password; of another user, draw one that has to be changed."""
     if user is not None:
+        lost = ["the password of before opens nothing, and the sessions of this user end"]
+        output.confirm(f"Set another password of the user {user}?", lost, yes=yes)
         given = "" if password_file == PROMPT else secret_input.new_password(password_file, user)
         _print(_patch(user, {"password": given}), as_json)
         return
