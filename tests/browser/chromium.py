@@ -45,6 +45,7 @@ class Person:
     page: Page
     url: str
     theme: str
+    knows: str = ""  # another address that may be gone to
     asked: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
@@ -90,11 +91,11 @@ class Person:
 
     def outside(self) -> list[str]:
         """Return what was asked of anybody but this appliance."""
-        here = urlsplit(self.url).netloc
+        here = {urlsplit(self.url).netloc, urlsplit(self.knows).netloc}
         return [
             each
             for each in self.asked
-            if urlsplit(each).scheme not in ("blob", "data") and urlsplit(each).netloc != here
+            if urlsplit(each).scheme not in ("blob", "data") and urlsplit(each).netloc not in here
         ]
 
     def violations(self) -> list[str]:
@@ -103,7 +104,9 @@ class Person:
 
 
 @contextmanager
-def person(browser: Browser, url: str, *, theme: str = "light") -> Iterator[Person]:
+def person(
+    browser: Browser, url: str, *, theme: str = "light", knows: str = ""
+) -> Iterator[Person]:
     """Yield somebody with a browser of their own, and look at the end what it asked and said."""
     context = browser.new_context(
         ignore_https_errors=True,
@@ -113,7 +116,7 @@ def person(browser: Browser, url: str, *, theme: str = "light") -> Iterator[Pers
     )
     context.set_default_timeout(WITHIN_MS)
     page = context.new_page()
-    somebody = Person(context, page, url, theme)
+    somebody = Person(context, page, url, theme, knows)
     context.on("request", lambda request: somebody.asked.append(request.url))
     page.on("console", lambda message: somebody.said.append(message.text))
     page.on("pageerror", lambda error: somebody.said.append(f"Uncaught {error}"))

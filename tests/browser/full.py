@@ -10,8 +10,17 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cairn_appliance.api.ops_v1.models import PreflightOut, SegmentOut, StationOut
-from cairn_appliance.api.ops_v1.models_views import TopologyOut
+from cairn_appliance.api.ops_v1.models import (
+    EventOut,
+    MemberOut,
+    NodeOut,
+    PolicyModel,
+    PreflightOut,
+    SegmentOut,
+    StationOut,
+    VSubnetOut,
+)
+from cairn_appliance.api.ops_v1.models_views import LatencyOut, TableOut, TopologyOut
 
 VSUBNET = {"id": str(uuid.UUID(int=7)), "name": "office-lan", "vni": 4711}
 SEGMENT = str(uuid.UUID(int=8))
@@ -148,3 +157,143 @@ def topology(nodes: int, sites: int, peers: int, name: str = "vm-{}") -> dict[st
         "segments": [{**lan, "gateways": [node_id(0)], "state": "forwarding"}],
     }
     return TopologyOut.model_validate(picture).model_dump(mode="json")
+
+
+def nodes(count: int) -> list[dict[str, Any]]:
+    """Return nodes as a list has them: connected, away, waiting, one of them a copy."""
+    shown = []
+    for index in range(count):
+        away, waits = index % 20 == 7, index % 100 == 3
+        link = {"connected": not away, "since": _NOW - timedelta(hours=2), "last_seen": _NOW}
+        link |= {"replica": "m1", "loaded_revision": 100 + index, "refused": ""}
+        member = {"vsubnet": VSUBNET, "mac": _mac(index), "ips": [_ip(index)], "role": "host"}
+        node = {
+            **ref(index),
+            "state": "pending" if waits else "approved",
+            "site": f"site-{index % 13}",
+            "labels": {"tier": "web" if index % 2 else "db"},
+            "token": "t1",
+            "created_at": _NOW - timedelta(days=30),
+            "registered_at": _NOW - timedelta(hours=2),
+            "generation": 1,
+            "agent_version": "0.1.0",
+            "dataplane_version": "0.1.0",
+            "offloads": {},
+            "endpoints": [f"198.51.{index // 250}.{index % 250 + 1}:8002"],
+            "seen_address": f"198.51.{index // 250}.{index % 250 + 1}",
+            "machine": {"machine_id": f"{index:032x}"},
+            "link": None if waits else link,
+            "members": [] if waits else [member],
+            "wanted": [VSUBNET] if waits else [],
+            "removed_at": None,
+            "removed_why": "",
+            "copy_of": ref(1) if index == 103 else None,
+            "frozen_at": None,
+        }
+        shown.append(NodeOut.model_validate(node).model_dump(mode="json"))
+    return shown
+
+
+def vsubnet(members: int) -> dict[str, Any]:
+    """Return the vSubnet that all of them are on."""
+    shown = {
+        **VSUBNET,
+        "prefixes": ["10.7.0.0/16"],
+        "reserved": [],
+        "mtu": 1400,
+        "suite": 1,
+        "policy": PolicyModel(),
+        "members": members,
+        "created_at": _NOW - timedelta(days=30),
+    }
+    return VSubnetOut.model_validate(shown).model_dump(mode="json")
+
+
+def members(count: int) -> list[dict[str, Any]]:
+    """Return the members of the vSubnet."""
+    return [
+        MemberOut.model_validate(
+            {
+                "vsubnet": VSUBNET,
+                "node": ref(index),
+                "mac": _mac(index),
+                "ips": [_ip(index)],
+                "role": "gateway" if index % 50 == 0 else "host",
+                "created_at": _NOW - timedelta(days=index % 30),
+            }
+        ).model_dump(mode="json")
+        for index in range(count)
+    ]
+
+
+def table(count: int) -> dict[str, Any]:
+    """Return the L2 table of the vSubnet, with a conflict and a frozen station in it."""
+    entries = [
+        {
+            "mac": _mac(index),
+            "ips": [_ip(index)],
+            "node": node_id(index),
+            "node_name": f"vm-{index}",
+            "kind": "station" if index % 10 == 9 else "member",
+            "gateway_segment": SEGMENT if index % 10 == 9 else None,
+            "age_s": float(index % 60),
+            "moves": 6 if index == 9 else 0,
+            "frozen": index == 9,
+            "conflict": "duplicate_ip" if index == 19 else "",
+        }
+        for index in range(count)
+    ]
+    bum = {"frames_per_s": None, "dropped_per_s": 0.0, "by_node": []}
+    whole = {"at": _NOW, "entries": entries, "multicast": [], "bum": bum}
+    return TableOut.model_validate(whole).model_dump(mode="json")
+
+
+def latency(nodes: int, peers: int) -> dict[str, Any]:
+    """Return what each node measures to the next `peers` of them."""
+    rows = [
+        {
+            "a": node_id(index),
+            "b": node_id(index + step),
+            "rtt_ms": float((index * 7 + step) % 200) + 0.4,
+            "rtt_max_ms": float((index * 7 + step) % 200) + 3.1,
+            "loss": 0.02 if index % 97 == 0 else 0.0,
+            "jitter_ms": 0.6,
+            "path": "direct",
+            "at": _NOW,
+        }
+        for index in range(nodes)
+        for step in range(1, peers + 1)
+        if index + step < nodes
+    ]
+    return LatencyOut.model_validate({"at": _NOW, "rows": rows}).model_dump(mode="json")
+
+
+def events(count: int) -> list[dict[str, Any]]:
+    """Return events of all severities, newest first."""
+    return [
+        EventOut.model_validate(
+            {
+                "id": f"{10**13 - index}-x",
+                "sequence": 10_000 - index,
+                "at": _NOW - timedelta(minutes=index),
+                "severity": ("info", "info", "warning", "alarm")[index % 4],
+                "kind": ("node_enrolled", "vsubnet_changed", "dhcp_server", "node_frozen")[
+                    index % 4
+                ],
+                "text": f"node vm-{index} has done what it does, and it was written down",
+                "by": {"kind": "node", "name": node_id(index), "address": "198.51.100.7"},
+                "node": ref(index),
+                "vsubnet": VSUBNET,
+                "details": {},
+            }
+        ).model_dump(mode="json")
+        for index in range(count)
+    ]
+
+
+def _mac(index: int) -> str:
+    return f"02:00:00:00:{index // 256:02x}:{index % 256:02x}"
+
+
+def _ip(index: int) -> str:
+    return f"10.7.{index // 250}.{index % 250 + 1}"

@@ -71,7 +71,7 @@ def test_from_the_first_login_to_the_first_ping_by_clicks_alone(browser: Browser
                 page.wait_for_timeout(300)
                 operator.screen(f"{path.strip('/') or 'overview'}-two-nodes")
                 assert operator.faults() == [], path
-            page.get_by_role("button", name="between no site and no site").click()
+            page.get_by_role("button", name="between nodes without a site").click()
             page.get_by_role("button", name="between vm-1 and vm-2").first.click()
             expect(
                 page.get_by_role("heading", name="The last hour of vm-1 and vm-2")

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Route, expect
 
+from tests import proofs
 from tests.browser.appliance import Running
 from tests.browser.chromium import Person, person
 
 pytestmark = [pytest.mark.browser, pytest.mark.etcd, pytest.mark.timeout(180)]
 
 SILENT_WITHIN_S = 5.0
+SEEN_WITHIN_S = 1.0
+CHANGES = 5
 FIRST_PAGE_OCTETS = 300_000
 HOSTILE = '<img src=x onerror="window.pwned=1">\u202egnp.exe\u0007'
 PAGES = [
@@ -140,6 +143,12 @@ def test_a_token_is_shown_once_for_three_ways_to_join(somebody: Person, running:
     expect(page.get_by_text("Waiting for 1 node")).to_be_visible()
     somebody.screen("join-waiting")
     assert somebody.faults() == []
+    page.set_viewport_size({"width": 640, "height": 900})
+    page.wait_for_timeout(500)  # the navigation makes room
+    for text in (code, page.locator("html")):
+        assert text.evaluate("each => each.scrollWidth - each.clientWidth") <= 1
+    somebody.screen("join-narrow")
+    page.set_viewport_size({"width": 1920, "height": 1080})
     page.get_by_role("tab", name="cloud-init").click()
     expect(page.locator("pre:visible")).to_contain_text("#cloud-config")
     page.get_by_role("tab", name="Ansible").click()
@@ -189,12 +198,54 @@ def test_a_change_elsewhere_is_on_screen_within_a_second(
     somebody.go("/vsubnets")
     settle(somebody)
     time.sleep(1)  # the stream is opened
-    began = time.monotonic()
-    running.ask("POST", "/vsubnets", name="seen-at-once")
-    expect(somebody.page.get_by_role("link", name="seen-at-once")).to_be_visible(timeout=5_000)
-    took_s = time.monotonic() - began
-    assert took_s < 5, took_s  # beside other tests; the bar of 1 s is proved alone
-    running.ask("DELETE", "/vsubnets/seen-at-once")
+    worst_s = 0.0
+    for index in range(CHANGES):
+        name = f"seen-at-once-{index}"
+        began = time.monotonic()
+        running.ask("POST", "/vsubnets", name=name)
+        link = somebody.page.get_by_role("link", name=name)
+        link.wait_for(state="visible", timeout=5_000)  # looks at each frame that is drawn
+        worst_s = max(worst_s, time.monotonic() - began)
+        running.ask("DELETE", f"/vsubnets/{name}")
+        link.wait_for(state="detached", timeout=5_000)
+        time.sleep(0.2 * index)  # at another moment between two words of the stream
+    assert proofs.record(
+        "CONSOLE-live",
+        what=f"the worst of {CHANGES} changes made elsewhere: until it is on screen",
+        bar=f"<= {SEEN_WITHIN_S:.0f} s",
+        value=round(worst_s, 2),
+        unit="s",
+        holds=worst_s <= SEEN_WITHIN_S,
+        command="make console-test ARGS='-k on_screen'",
+    )
+
+
+@pytest.mark.slow
+def test_the_first_content_is_there_within_a_second(browser: Browser, running: Running) -> None:
+    with person(browser, running.url) as known:
+        known.go("/")
+        known.log_in(running.password)
+        cookies = known.context.cookies()
+        with person(browser, running.url) as fresh:  # whose cache is empty
+            fresh.go("/")
+            fresh.page.get_by_role("button", name="Log in").wait_for(state="visible")
+            login_ms = fresh.page.evaluate("performance.now()")
+        with person(browser, running.url) as fresh:
+            fresh.context.add_cookies([{**each} for each in cookies])  # type: ignore[list-item]
+            fresh.go("/")
+            fresh.page.get_by_role("heading", level=1).wait_for(state="visible")
+            fresh.page.locator(".cairn-loading").first.wait_for(state="detached")
+            overview_ms = fresh.page.evaluate("performance.now()")
+    took_s = max(login_ms, overview_ms) / 1000
+    assert proofs.record(
+        "CONSOLE-first",
+        what="first content with an empty cache: the login's form, the overview's figures",
+        bar=f"<= {SEEN_WITHIN_S:.0f} s",
+        value=round(took_s, 2),
+        unit="s",
+        holds=took_s <= SEEN_WITHIN_S,
+        command="make console-test ARGS='-k first_content'",
+    )
 
 
 @pytest.mark.slow
@@ -283,14 +334,22 @@ def test_a_dead_appliance_is_named_within_5_s_and_nothing_typed_is_lost(
         try:
             began = time.monotonic()
             banner = one.page.get_by_text("gives no answer")
-            expect(banner.first).to_be_visible(timeout=20_000)
+            banner.first.wait_for(state="visible", timeout=20_000)
             took_s = time.monotonic() - began
             one.screen("appliance-lost")
         finally:
             os.kill(running.process.pid, signal.SIGCONT)
         expect(banner).to_have_count(0, timeout=20_000)
         expect(one.page.get_by_label("Name")).to_have_value("half-typed")
-    assert took_s < SILENT_WITHIN_S + 2, took_s  # beside other tests; alone it is proved at 5 s
+    assert proofs.record(
+        "CONSOLE-lost",
+        what="the only appliance paused under an open console: until it says so",
+        bar=f"<= {SILENT_WITHIN_S:.0f} s",
+        value=round(took_s, 2),
+        unit="s",
+        holds=took_s <= SILENT_WITHIN_S,
+        command="make console-test ARGS='-k dead_appliance'",
+    )
 
 
 @pytest.mark.slow
@@ -321,5 +380,12 @@ def test_the_first_page_is_small(browser: Browser, running: Running) -> None:
         one.log_in(running.password)
         settle(one)
         one.page.wait_for_timeout(500)
-        print(f"login and first page: {sum(sizes)} octets in {len(sizes)} answers")
-        assert 0 < sum(sizes) < FIRST_PAGE_OCTETS, sum(sizes)
+        assert proofs.record(
+            "CONSOLE-octets",
+            what="login and first page, compressed, as the browser has received them",
+            bar=f"<= {FIRST_PAGE_OCTETS // 1000} kB",
+            value=round(sum(sizes) / 1000, 1),
+            unit="kB",
+            holds=0 < sum(sizes) <= FIRST_PAGE_OCTETS,
+            command="pytest tests/browser/test_pages.py -k first_page_is_small",
+        )

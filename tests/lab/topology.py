@@ -288,8 +288,8 @@ class Lab:
             where.run(["ethtool", "-K", device, *_NO_OFFLOADS], check=False)
         return machine
 
-    def reach(self, host: Host) -> None:
-        """Let the machine that runs the lab reach one host, e.g. its web pages.
+    def reach(self, host: Host, *others: Host) -> None:
+        """Let the machine that runs the lab reach hosts of one site, e.g. their web pages.
 
         The leg for it is the only thing outside the lab's own namespaces; its other end
         lies in the site's router, so that it goes with it. Raises LabError where another
@@ -302,11 +302,8 @@ class Lab:
             "link set reach master lan up",
         )
         # Single addresses: nothing else of the machine's routing is touched.
-        for command in (
-            f"addr add {ours}/32 dev {leg}",
-            f"link set {leg} up",
-            f"route add {host.v4}/32 dev {leg} src {ours}",
-        ):
+        routes = [f"route add {each.v4}/32 dev {leg} src {ours}" for each in (host, *others)]
+        for command in (f"addr add {ours}/32 dev {leg}", f"link set {leg} up", *routes):
             done = subprocess.run(["ip", *command.split()], capture_output=True, text=True)
             if done.returncode != 0:
                 raise LabError(f"no way to {host.v4} from here: {done.stderr.strip()}")

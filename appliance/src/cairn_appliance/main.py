@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 
 from cairn_appliance import __version__
 from cairn_appliance.cli.commands.cluster import show as show_cluster
+from cairn_appliance.cli.progress import working
 from cairn_appliance.cli.replies import ClusterShown
 from cairn_appliance.domain.errors import CairnError, Invalid, NotFound, Refused
 from cairn_appliance.domain.errors import Unavailable as NotAvailable
@@ -110,7 +111,9 @@ def join_command(
     _log_to_stderr(logging.WARNING)
     text = sys.stdin.readline(_STRING_MAX) if string == "-" else string
     settings = _settings(address, cluster_address)
-    joined = _in_loop(join(data_dir, settings, decode_join_string(text)))
+    asked = decode_join_string(text)
+    with working("joining the cluster"):
+        joined = _in_loop(join(data_dir, settings, asked))
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(joined)).decode())
         return
@@ -176,7 +179,8 @@ def recover_command(
             "this makes a cluster of this appliance alone",
             "see that the others are off for good, then add --others-are-lost",
         )
-    recovered = _in_loop(recover(data_dir))
+    with working("making a cluster of this appliance alone"):
+        recovered = _in_loop(recover(data_dir))
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(recovered)).decode())
         return
@@ -243,7 +247,8 @@ def restore_command(
         set_aside=set_aside,
         absorb_s=absorb_within,
     )
-    made = _in_loop(restore(data_dir, asked))
+    with working(f"restoring {file}"):
+        made = _in_loop(restore(data_dir, asked))
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(made)).decode())
         return
@@ -265,7 +270,8 @@ def rebuild_command(
 ) -> None:
     """Take the data of this appliance, which are damaged, anew from the others."""
     _log_to_stderr(logging.WARNING)
-    rebuilt = _in_loop(rebuild(data_dir))
+    with working("taking the data anew from the others"):
+        rebuilt = _in_loop(rebuild(data_dir))
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(rebuilt)).decode())
         return

@@ -62,6 +62,7 @@ _VOID = (
     keys.SESSIONS,
     keys.API_TOKENS,
     keys.LOGIN_FAILURES,
+    keys.OIDC_USED,
     keys.IDEMPOTENCY,
     keys.PRESENCE,
     keys.REPLICAS,

@@ -7,6 +7,7 @@ export type Schemas = components["schemas"];
 
 const ANSWER_WITHIN_MS = 15_000; // the appliance itself ends every request within 11 s
 const LONG_MS = 610_000; // a backup
+const LOGINS = new Set(["/api/v1/login", "/api/v1/oidc/callback"]);
 const SAFE = new Set(["GET", "HEAD"]);
 
 /** What proves this browser's session beside its cookie; never stored. */
@@ -46,7 +47,7 @@ const middleware: Middleware = {
   onRequest({ request, schemaPath }) {
     withProof(request.headers, request.method);
     // A login has a code that holds once: the same request again is another attempt.
-    if (schemaPath === "/api/v1/login") request.headers.delete("Idempotency-Key");
+    if (LOGINS.has(schemaPath)) request.headers.delete("Idempotency-Key");
     return request;
   },
   onResponse({ response, schemaPath }) {

@@ -54,6 +54,7 @@ const router = createBrowserRouter([
       page("/access", async () => import("../routes/access/Access")),
       page("/settings", async () => import("../routes/settings/Settings")),
       page("/cluster", async () => import("../routes/cluster/Cluster")),
+      { path: "/oidc", element: null }, // Root has it
       { path: "/tokens", element: <Navigate to="/join" replace /> },
       page("*", async () => import("../routes/NotFound")),
     ],

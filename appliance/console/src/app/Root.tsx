@@ -1,6 +1,8 @@
 import { Bullseye, Modal, ModalBody, ModalHeader, Spinner } from "@patternfly/react-core";
+import { useLocation } from "react-router";
 import { Login } from "../routes/login/Login";
 import { NewPassword } from "../routes/login/NewPassword";
+import { WAY_BACK, WayBack } from "../routes/login/Oidc";
 import { Failed } from "../parts/states";
 import { LiveProvider } from "./live";
 import { useSession } from "./session";
@@ -9,6 +11,14 @@ import { Shell } from "./Shell";
 /** The login for a stranger, else the console; a session that ended is renewed over the page. */
 export function Root() {
   const { session, checking, problem, ended, again } = useSession();
+  const { pathname } = useLocation();
+  if (pathname === WAY_BACK) {
+    return (
+      <main>
+        <WayBack />
+      </main>
+    );
+  }
   if (session?.must_change_password) {
     return (
       <main>

@@ -11,7 +11,13 @@ interface SessionState {
   ended: boolean;
   checking: boolean;
   problem: unknown;
+  /** Why a login by the identity provider came to nothing. */
+  refused: unknown;
   login: (name: string, password: string, code: string) => Promise<void>;
+  /** Logs in with what an identity provider sent the browser back with; returns where to go. */
+  enter: (back: Schemas["OidcBack"]) => Promise<string>;
+  /** Goes on with a session that was opened in another tab. */
+  resume: () => Promise<void>;
   logout: () => Promise<void>;
   again: () => void;
 }
@@ -35,6 +41,7 @@ export function useMay(role: "operator" | "admin"): boolean {
 export function SessionProvider({ children }: { children: ReactNode }) {
   const client = useQueryClient();
   const [ended, setEnded] = useState(false);
+  const [refused, setRefused] = useState<unknown>();
   const query = useQuery({
     queryKey: ["session"],
     staleTime: Infinity,
@@ -50,27 +57,42 @@ export function SessionProvider({ children }: { children: ReactNode }) {
 
   const known = query.data;
   const state = useMemo<SessionState>(() => {
+    const opened = async (session: Session): Promise<void> => {
+      setCsrf(session.csrf);
+      if (known && known.user !== session.user) client.clear(); // nothing of another person stays
+      await query.refetch();
+      setEnded(false);
+      setRefused(undefined);
+      await client.invalidateQueries();
+    };
     const isStranger = failureFrom(query.error).status === 401;
     return {
       session: known,
       ended: ended && known !== undefined,
       checking: query.isPending,
       problem: query.isError && !isStranger ? query.error : undefined,
+      refused,
       again: () => void query.refetch(),
       login: async (name, password, code) => {
         const body = { name, password, code };
-        const opened = await answered(api.POST("/api/v1/login", { body }));
-        setCsrf(opened.csrf);
-        if (known && known.user !== opened.user) client.clear(); // nothing of another person stays
-        await query.refetch();
-        setEnded(false);
-        await client.invalidateQueries();
+        await opened(await answered(api.POST("/api/v1/login", { body })));
       },
+      enter: async (back) => {
+        try {
+          const entered = await answered(api.POST("/api/v1/oidc/callback", { body: back }));
+          await opened(entered);
+          return entered.to;
+        } catch (error) {
+          setRefused(error);
+          return "/";
+        }
+      },
+      resume: async () => opened(await answered(api.GET("/api/v1/session"))),
       logout: async () => {
         await answered(api.POST("/api/v1/logout"));
         window.location.assign("/"); // a fresh page: nothing stays in memory
       },
     };
-  }, [known, ended, query, client]);
+  }, [known, ended, refused, query, client]);
   return <Context.Provider value={state}>{children}</Context.Provider>;
 }

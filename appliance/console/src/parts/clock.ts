@@ -19,8 +19,14 @@ export function serverNow(): number {
   return Date.now() + skewMs;
 }
 
+/** Returns what the appliance's clock showed at a moment of the browser's own. */
+export function serverTimeOf(localMs: number): number {
+  return localMs + skewMs;
+}
+
 function subscribe(listener: () => void): () => void {
   listeners.add(listener);
+  if (timer === undefined) nowMs = serverNow(); // while nobody listened, it stood
   timer ??= setInterval(() => {
     nowMs = serverNow();
     for (const each of listeners) each();

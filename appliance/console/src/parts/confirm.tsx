@@ -11,6 +11,7 @@ import {
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { useState, type ReactNode } from "react";
 import { refresh } from "../api/queries";
+import { LinkLost } from "../app/LinkBanner";
 import { FailureAlert } from "./states";
 
 interface ConfirmProps {
@@ -50,6 +51,7 @@ export function Confirm(props: ConfirmProps) {
         titleIconVariant={props.isDestructive ? "warning" : undefined}
       />
       <ModalBody>
+        <LinkLost />
         {props.children}
         {props.typed !== undefined && (
           <Form

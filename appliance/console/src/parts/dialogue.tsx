@@ -2,6 +2,7 @@ import { Button, Form, Modal, ModalBody, ModalFooter, ModalHeader } from "@patte
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { useId, type ReactNode } from "react";
 import { refresh } from "../api/queries";
+import { LinkLost } from "../app/LinkBanner";
 import { FailureAlert } from "./states";
 
 interface FormDialogueProps<T> {
@@ -40,6 +41,7 @@ export function FormDialogue<T>(props: FormDialogueProps<T>) {
             if (props.mayAct) saving.mutate();
           }}
         >
+          <LinkLost />
           {saving.isError && <FailureAlert error={saving.error} title="It was not done" />}
           {props.children}
         </Form>

@@ -11,6 +11,7 @@ import {
 import type { UseQueryResult } from "@tanstack/react-query";
 import type { ReactNode } from "react";
 import { failureFrom } from "../api/failure";
+import { serverTimeOf } from "./clock";
 import { inert } from "./words";
 import { Age } from "./text";
 
@@ -111,7 +112,8 @@ function Stale({ error, at, what }: { error: unknown; at: number; what: string }
       component="p"
       title={
         <>
-          These {what} are as of <Age at={new Date(at).toISOString()} />: there is no newer answer
+          These {what} are as of <Age at={new Date(serverTimeOf(at)).toISOString()} />: there is no
+          newer answer
         </>
       }
     >

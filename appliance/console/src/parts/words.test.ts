@@ -11,6 +11,8 @@ describe("ages", () => {
     [7_200_000, "2 h ago"],
     [3 * 86_400_000, "3 d ago"],
     [-90_000, "in 1 min"],
+    [-2_900, "just now"],
+    [-3_000, "in 3 s"],
   ])("of %d ms is %s", (ms, expected) => expect(ageOf(1e12, 1e12 + ms)).toBe(expected));
   it("has a length", () => expect(lengthOf(86_400)).toBe("1 d"));
 });

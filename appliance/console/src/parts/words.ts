@@ -15,9 +15,13 @@ export function lengthOf(seconds: number): string {
   return "0 s";
 }
 
+// Two clocks that agree are this far apart on screen: the one here ticks by the second, and the
+// appliance's is told in whole seconds.
+const SAME_S = 3;
+
 export function ageOf(atMs: number, nowMs: number): string {
   const seconds = (nowMs - atMs) / 1_000;
-  if (seconds < -1) return `in ${lengthOf(-seconds)}`;
+  if (seconds <= -SAME_S) return `in ${lengthOf(-seconds)}`;
   return seconds < 1 ? "just now" : `${lengthOf(seconds)} ago`;
 }
 

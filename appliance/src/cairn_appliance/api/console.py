@@ -36,6 +36,7 @@ ROUTES = frozenset(
         "join",
         "latency",
         "nodes",
+        "oidc",
         "segments",
         "settings",
         "tokens",

@@ -25,6 +25,7 @@ from cairn_appliance.cli.commands import (
     gateway,
     member,
     node,
+    oidc,
     session,
     sessions,
     site,
@@ -103,6 +104,7 @@ app.add_typer(site.app, name="site")
 app.add_typer(user.app, name="user")
 app.add_typer(sessions.app, name="session")
 app.add_typer(api_token.app, name="api-token")
+app.add_typer(oidc.app, name="oidc")
 
 
 def main() -> None:

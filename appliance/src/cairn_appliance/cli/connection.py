@@ -8,7 +8,7 @@ import re
 import ssl
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
@@ -189,14 +189,18 @@ class Connection:
             for event_id, data in _server_sent(answer.iter_lines()):
                 yield event_id, _reply_of(data.encode(), kind)
 
-    def download(self, path: str, file: BinaryIO) -> None:
-        """Write what an answer has into a file; raise CommandError, also where it breaks off."""
+    def download(self, path: str, file: BinaryIO, came: Callable[[int], None]) -> None:
+        """Write what an answer has into a file; raise CommandError, also where it breaks off.
+
+        `came` is told how many octets there are more.
+        """
         with _reported(self._url), self._client.stream("GET", path) as answer:
             if answer.status_code != 200:
                 answer.read()
                 raise _problem(answer)
             for octets in answer.iter_raw():
                 file.write(octets)
+                came(len(octets))
 
     def _send(
         self,

@@ -37,6 +37,7 @@ class User(msgspec.Struct, frozen=True):
     last_login_at: datetime | None = None
     disabled: bool = False
     must_change_password: bool = False
+    external: bool = False
     password: str = ""
 
 
@@ -76,3 +77,30 @@ class ApiToken(msgspec.Struct, frozen=True):
     expires_at: datetime | None = None
     last_used_at: datetime | None = None
     token: str = ""
+
+
+class OidcSettings(msgspec.Struct, frozen=True):
+    """The identity provider; with an empty `issuer` none is set."""
+
+    issuer: str
+    client_id: str
+    name: str
+    redirect_uri: str
+    has_secret: bool = False
+    scopes: list[str] = []
+    user_claim: str = ""
+    role_claim: str = ""
+    roles: dict[str, str] = {}
+    default_role: str | None = None
+    allowed_domains: list[str] = []
+    allowed_groups: list[str] = []
+    ca: str = ""
+
+
+class OidcTest(msgspec.Struct, frozen=True):
+    """Whether the provider answers."""
+
+    ok: bool
+    keys: int = 0
+    error: str = ""
+    remedy: str = ""

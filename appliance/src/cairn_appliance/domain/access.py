@@ -146,11 +146,12 @@ class User:
     disabled: bool = False
     must_change_password: bool = False  # someone else knows it
     era: str = ""  # drawn anew with each password: sessions of another era have ended
+    external: str = ""  # issuer and subject at an identity provider: has no password here
 
     @property
     def is_admin(self) -> bool:
-        """Return whether this user can administer the cluster now."""
-        return self.role is Role.ADMIN and not self.disabled
+        """Return whether this user can administer the cluster, whatever is away."""
+        return self.role is Role.ADMIN and not self.disabled and not self.external
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import re
 import secrets
 import unicodedata
 from collections import OrderedDict
@@ -34,10 +33,10 @@ from cairn_appliance.domain.access import (
     lower,
 )
 from cairn_appliance.domain.cluster import ACCESS_FORMAT
-from cairn_appliance.domain.errors import Invalid, NotFound
+from cairn_appliance.domain.errors import Invalid
 from cairn_appliance.domain.identity import Actor, ActorKind
 from cairn_appliance.pki.sealing import Sealer
-from cairn_appliance.services import api_tokens
+from cairn_appliance.services import api_tokens, owned
 from cairn_appliance.services.api_tokens import ApiTokens
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import unchanged, until_committed
@@ -68,7 +67,14 @@ _SESSION_TOKEN_OCTETS = 32
 _SEEN_MAX = 1000
 _STORE_WITHIN_S = 1.0  # and a store call after it ends before the gate cuts it off
 _CLIENT_MAX = 120  # characters of what a browser calls itself
-_ID = re.compile(rf"[0-9a-f]{{{api_tokens.ID_CHARACTERS}}}")
+_SESSION = owned.Kind(
+    "session",
+    keys.SESSIONS,
+    records.sessions,
+    "session_ended",
+    lambda session: f"a session of user {session.user} was ended",
+    "cairn session list",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,24 @@ class OpenedSession:
 
     token: str
     principal: Principal
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """A session that is about to be written."""
+
+    token: str
+    key: str
+    session: Session
+
+    @property
+    def put(self) -> Put:
+        """Return the write of it."""
+        return Put(self.key, records.sessions.encode(self.session))
+
+    def opened(self, user: User) -> OpenedSession:
+        """Return it once it is written."""
+        return OpenedSession(self.token, _principal(self.key, user, self.session))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +137,7 @@ class Access:
         self, name: str, password: str, caller: Caller, code: str = ""
     ) -> OpenedSession:
         """Open a session; raise WrongLogin, TotpRequired, or TooMany after too many guesses."""
-        self._guesses.limit_address(caller.address)
+        self.limit_address(caller.address)
         user, failures = await self._proven(name, password, caller.address)
         if user.disabled:
             raise UserDisabled(f"the user {name} is disabled")
@@ -125,6 +149,10 @@ class Access:
             raise
         log.info("login user=%s role=%s address=%s", name, user.role, caller.address)
         return opened
+
+    def limit_address(self, address: str) -> None:
+        """Count an attempt to log in from an address; raise TooManyLogins."""
+        self._guesses.limit_address(address)
 
     async def check_own_password(self, principal: Principal, password: str, address: str) -> User:
         """Return the user whose session it is if they know the password; raise WrongPassword."""
@@ -207,7 +235,7 @@ class Access:
             for each in records.users.decode_all([item], records.quarantine)
         }
         return [
-            SessionView(api_tokens.id_of(item.key), session)
+            SessionView(owned.id_of(item.key), session)
             for item in (await self._store.list(keys.SESSIONS)).items
             for session in records.sessions.decode_all([item], records.quarantine)
             if user in (None, session.user) and self._is_open(session, users.get(session.user))
@@ -215,20 +243,7 @@ class Access:
 
     async def end_session(self, session_id: str, by: Actor, *, owner: str | None = None) -> None:
         """End a session, of this owner if one is given; raise NotFound."""
-
-        async def attempt() -> None:
-            item = await self._session_item(session_id)
-            session = records.sessions.decode(item) if item else None
-            if item is None or session is None or owner not in (None, session.user):
-                raise NotFound(
-                    f"there is no session {session_id[:80]!r}", "look at `cairn session list`"
-                )
-            text = f"a session of user {session.user} was ended"
-            entry = self._journal.entry("session_ended", text, by)
-            compare = Compare(item.key, item.revision)
-            await self._journal.delete(self._store, [compare], [Delete(item.key)], entry)
-
-        await until_committed(attempt)
+        await owned.delete(self._store, self._journal, _SESSION, session_id, by, owner)
 
     async def sweep(self) -> int:
         """Forget what has ended and failures that no longer count; return how many."""
@@ -259,27 +274,25 @@ class Access:
         item, known = await self.second_factor.read(user.name)
         now = self._now()
         kept = replace(self._accepted(user, known, code), last_login_at=now)
-        token = SESSION_TOKEN_PREFIX + secrets.token_urlsafe(_SESSION_TOKEN_OCTETS)
-        session = Session(user.name, now, now, caller.address, _drawn(caller.client), user.era)
-        key = _session_key(token)
+        fresh = new_session(user, caller, now)
         kept_key = keys.credentials(user.name)
         by = Actor(ActorKind.OPERATOR, user.name, caller.address)
         text = f"user {user.name} logged in"
         if len(kept.recovery) < len(known.recovery):
             text += f" with a recovery code; {len(kept.recovery)} are left"
         compares = [
-            Compare(key, 0),
+            Compare(fresh.key, 0),
             Compare(keys.user(user.name), stored.revision),
             unchanged(kept_key, item),
         ]
         writes: list[Put | Delete] = [
-            Put(key, records.sessions.encode(session)),
+            fresh.put,
             Put(kept_key, records.credentials.encode(kept)),
             Delete(keys.login_failures(user.name)),
             self._journal.entry("logged_in", text, by),
         ]
         await self._store.commit(compares, writes)
-        return OpenedSession(token, _principal(key, stored.value, session))
+        return fresh.opened(stored.value)
 
     def _accepted(self, user: User, known: Credentials, code: str) -> Credentials:
         try:
@@ -360,14 +373,17 @@ class Access:
             return None
         return await read(self._store, records.users, keys.user(name))
 
-    async def _session_item(self, session_id: str) -> Item | None:
-        if not _ID.fullmatch(session_id):
-            return None
-        items = (await self._store.list(keys.SESSIONS + session_id)).items
-        return items[0] if len(items) == 1 else None
-
 
 _NEW_API_TOKEN = "make a new one: `cairn api-token create`"
+
+
+def new_session(
+    user: User, caller: Caller, now: float, kind: SignIn = SignIn.PASSWORD
+) -> NewSession:
+    """Return a session of the user that is not written yet."""
+    token = SESSION_TOKEN_PREFIX + secrets.token_urlsafe(_SESSION_TOKEN_OCTETS)
+    session = Session(user.name, now, now, caller.address, _drawn(caller.client), user.era, kind)
+    return NewSession(token, _session_key(token), session)
 
 
 def check_password_changed(principal: Principal) -> None:
@@ -380,7 +396,7 @@ def _principal(key: str, user: User, session: Session) -> Principal:
     return Principal(
         user.name,
         user.role,
-        api_tokens.id_of(key),
+        owned.id_of(key),
         session.created_at,
         session.ends_at,
         session.kind,
@@ -390,7 +406,7 @@ def _principal(key: str, user: User, session: Session) -> Principal:
 
 def _principal_of_token(key: str, user: User, token: ApiToken) -> Principal:
     role = lower(user.role, token.scope)
-    identifier = api_tokens.id_of(key)
+    identifier = owned.id_of(key)
     return Principal(
         user.name,
         role,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 import unicodedata
 from collections.abc import Sequence
@@ -21,20 +20,27 @@ from cairn_appliance.domain.access import (
 from cairn_appliance.domain.cluster import ACCESS_FORMAT
 from cairn_appliance.domain.errors import Clash, Invalid, NotFound
 from cairn_appliance.domain.identity import Actor
+from cairn_appliance.services import owned
 from cairn_appliance.services.clock import Clock
 from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.events import Journal
 from cairn_appliance.services.formats import check_writable
 from cairn_appliance.services.stored import read
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Compare, Conflict, Delete, Item, Put, Store
+from cairn_appliance.store.port import Compare, Conflict, Delete, Put, Store
 
 PREFIX = "ct1_"
-ID_CHARACTERS = 16  # of the hash that the store has it under
 KEPT_AFTER_S = 30 * 86_400.0
 NAME_MAX = 64
 _SECRET_OCTETS = 32
-_ID = re.compile(rf"[0-9a-f]{{{ID_CHARACTERS}}}")
+_KIND = owned.Kind(
+    "API token",
+    keys.API_TOKENS,
+    records.api_tokens,
+    "api_token_deleted",
+    lambda token: f"API token {token.name} of {token.user} was deleted",
+    "cairn api-token list",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +89,12 @@ class ApiTokens:
             await self._store.commit(compares, [Put(key, records.api_tokens.encode(token)), entry])
             return token
 
-        return ApiTokenView(id_of(key), await until_committed(attempt)), text
+        return ApiTokenView(owned.id_of(key), await until_committed(attempt)), text
 
     async def list(self, owner: str | None = None) -> Sequence[ApiTokenView]:
         """Return the tokens of a user, or of all; expired ones too."""
         return [
-            ApiTokenView(id_of(item.key), token)
+            ApiTokenView(owned.id_of(item.key), token)
             for item in (await self._store.list(keys.API_TOKENS)).items
             for token in records.api_tokens.decode_all([item], records.quarantine)
             if owner is None or token.user == owner
@@ -96,20 +102,7 @@ class ApiTokens:
 
     async def delete(self, token_id: str, by: Actor, *, owner: str | None = None) -> None:
         """Delete a token, of this owner if one is given; it opens nothing from then on."""
-
-        async def attempt() -> None:
-            item = await self._find(token_id)
-            token = records.api_tokens.decode(item) if item else None
-            if item is None or token is None or owner not in (None, token.user):
-                raise NotFound(
-                    f"there is no API token {token_id[:80]!r}", "look at `cairn api-token list`"
-                )
-            said = f"API token {token.name} of {token.user} was deleted"
-            entry = self._journal.entry("api_token_deleted", said, by)
-            compare = Compare(item.key, item.revision)
-            await self._journal.delete(self._store, [compare], [Delete(item.key)], entry)
-
-        await until_committed(attempt)
+        await owned.delete(self._store, self._journal, _KIND, token_id, by, owner)
 
     async def sweep(self) -> int:
         """Forget tokens whose owner is gone or that expired long ago; return how many."""
@@ -151,21 +144,10 @@ class ApiTokens:
                 code="too_many_api_tokens",
             )
 
-    async def _find(self, token_id: str) -> Item | None:
-        if not _ID.fullmatch(token_id):
-            return None
-        items = (await self._store.list(keys.API_TOKENS + token_id)).items
-        return items[0] if len(items) == 1 else None
-
 
 def key_of(text: str) -> str:
     """Return where the store has the token of this string."""
     return keys.api_token(hashlib.sha256(text.encode()).hexdigest())
-
-
-def id_of(key: str) -> str:
-    """Return the ID of the token or session that lies there: it opens nothing."""
-    return keys.last_part(key)[:ID_CHARACTERS]
 
 
 def _check_name(name: str) -> None:

@@ -12,8 +12,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 from cairn_appliance.domain import audit
 from cairn_appliance.domain.access import is_user_name
@@ -36,6 +35,21 @@ from cairn_appliance.domain.errors import CairnError
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import SYSTEM, Actor
 from cairn_appliance.pki.audit_key import AuditKey
+from cairn_appliance.services.audit_chains import (
+    INDEX_END,
+    NOTHING,
+    BrokenChain,
+    Chain,
+    Shown,
+    Verified,
+    by_chain,
+    index_of,
+    is_well_named,
+    last_marks,
+    readable_head,
+    shown_of,
+)
+from cairn_appliance.services.audit_disk import Files, NoFiles
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.events import Journal
 from cairn_appliance.store import keys
@@ -44,7 +58,6 @@ from cairn_appliance.store.port import (
     Conflict,
     Delete,
     Full,
-    Item,
     Put,
     Store,
     StoreError,
@@ -67,94 +80,6 @@ _TRIES = 5
 _GAP = 10_000  # what another appliance may have seen of a chain that this one has not
 
 
-class Files(Protocol):
-    """What an appliance keeps of the audit on its own disk (cluster/audit_files.py)."""
-
-    def marks(self) -> dict[str, Mark]:
-        """Return how far each chain was when it was looked at last."""
-
-    def keep_marks(self, marks: Mapping[str, Mark]) -> None:
-        """Write that down; raise CairnError."""
-
-    def archive(self, name: str, lines: Sequence[bytes]) -> str:
-        """Keep lines durably and return where; raise CairnError."""
-
-    def spool(self, line: bytes) -> None:
-        """Keep a record durably until the store has room; raise CairnError."""
-
-    def spooled(self) -> list[bytes]:
-        """Return what was kept."""
-
-    def unspool(self) -> None:
-        """Forget it: the store has it."""
-
-
-class NoFiles:
-    """Files in memory, for tests."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, list[bytes]] = {}
-        self._marks: dict[str, Mark] = {}
-        self._spool: list[bytes] = []
-
-    def marks(self) -> dict[str, Mark]:
-        """Return the marks."""
-        return dict(self._marks)
-
-    def keep_marks(self, marks: Mapping[str, Mark]) -> None:
-        """Keep them."""
-        self._marks = dict(marks)
-
-    def archive(self, name: str, lines: Sequence[bytes]) -> str:
-        """Keep lines."""
-        self.kept[name] = list(lines)
-        return name
-
-    def spool(self, line: bytes) -> None:
-        """Keep a record."""
-        self._spool.append(line)
-
-    def spooled(self) -> list[bytes]:
-        """Return them."""
-        return list(self._spool)
-
-    def unspool(self) -> None:
-        """Forget them."""
-        self._spool.clear()
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A record that stands for itself, with what became of it."""
-
-    sequence: int  # the store's revision: the order over all chains
-    record: Record
-    hash: str
-    ended: Record | None = None
-
-    @property
-    def outcome(self) -> str:
-        """What became of it."""
-        if self.ended is not None:
-            return self.ended.entry.outcome
-        return self.record.entry.outcome or (
-            Outcome.UNKNOWN if self.record.entry.kind is Kind.ASKED else ""
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """What a look at all chains found."""
-
-    chains: tuple[ChainReport, ...]
-    at: float
-
-    @property
-    def is_ok(self) -> bool:
-        """True where every chain is whole."""
-        return not any(chain.problem for chain in self.chains)
-
-
 @dataclass(frozen=True, slots=True)
 class _Tip:
     head: Head
@@ -166,14 +91,6 @@ class _Waiting:
     entries: Sequence[Entry]
     is_over: bool = False
     error: StoreError | None = None
-
-
-@dataclass(slots=True)
-class _Stored:
-    """One chain as the store has it."""
-
-    head: Item | None = None
-    records: list[Item] = field(default_factory=list)
 
 
 class Audit:
@@ -285,7 +202,7 @@ class Audit:
             if not item.key.endswith("/head")
         ]
         items.sort(key=lambda item: (item.created, item.key), reverse=True)
-        return _shown(items)
+        return shown_of(items)
 
     async def verify(self) -> Verified:
         """Look at all chains, in pieces; note what is wrong."""
@@ -301,7 +218,7 @@ class Audit:
         chains = await self._chains()
         heads = {}
         for name, chain in chains.items():
-            head = _readable_head(chain.head)
+            head = readable_head(chain.head)
             if head is None:
                 raise BrokenChain(name, "its head can't be read")
             heads[name] = head
@@ -349,22 +266,22 @@ class Audit:
             {keys.last_part(item.key) for item in appliances},
         )
 
-    async def _chains(self) -> dict[str, _Stored]:
-        return _by_chain((await self._store.list(keys.AUDIT)).items)
+    async def _chains(self) -> dict[str, Chain]:
+        return by_chain((await self._store.list(keys.AUDIT)).items)
 
-    async def _checkpoint(self, chains: Mapping[str, _Stored]) -> bool:
+    async def _checkpoint(self, chains: Mapping[str, Chain]) -> bool:
         heads = {
             name: head
             for name, chain in chains.items()
-            if (head := _readable_head(chain.head)) is not None
+            if (head := readable_head(chain.head)) is not None
         }
-        marked = _last_marks(chains.get(self._appliance))
-        due = any(head.changed > marked.get(name, _NOTHING).index for name, head in heads.items())
+        marked = last_marks(chains.get(self._appliance))
+        due = any(head.changed > marked.get(name, NOTHING).index for name, head in heads.items())
         if due:
             await self._append([audit.checkpoint(heads, self.now_ms())])
         return due
 
-    async def _prune_all(self, chains: Mapping[str, _Stored], appliances: Container[str]) -> int:
+    async def _prune_all(self, chains: Mapping[str, Chain], appliances: Container[str]) -> int:
         pruned = 0
         for name, chain in chains.items():
             kept = self.kept if name == self._appliance else KEPT_OF_GONE
@@ -465,7 +382,7 @@ class Audit:
     def _take(self, before: _Tip, head: Head, revision: int) -> None:
         self._tip, self._doubted = _Tip(head, revision), None
         # Only from where it was seen: what was put back to an older state must not look whole.
-        known = self._marks.get(self._appliance, _NOTHING)
+        known = self._marks.get(self._appliance, NOTHING)
         is_first = known.index == 0 and before.head.index == 0
         if is_first or known == Mark(before.head.index, before.head.hash):
             self._marks[self._appliance] = Mark(head.index, head.hash)
@@ -474,7 +391,7 @@ class Audit:
         """Return the end of this appliance's chain as the store has it."""
         key = keys.audit_head(self._appliance)
         item = await self._store.get(key)
-        head = _readable_head(item)
+        head = readable_head(item)
         if head is not None:
             try:
                 self._seal.check(head, "the head")
@@ -499,28 +416,28 @@ class Audit:
     async def _after_what_was(self) -> Head:
         """Return where to go on without a head: above all that there was, not to hide it."""
         listing = await self._store.list(keys.audit_of(self._appliance))
-        last = max((_index(item.key) for item in listing.items), default=0)
-        index = max(last, self._marks.get(self._appliance, _NOTHING).index)
+        last = max((index_of(item.key) for item in listing.items), default=0)
+        index = max(last, self._marks.get(self._appliance, NOTHING).index)
         head = audit.empty_head(self._cluster, self._appliance)
         if index:
             log.error("the head of the audit is gone or damaged; going on after record=%d", index)
         return replace(head, first=index + 1, index=index)
 
-    async def _examined(self, chains: Mapping[str, _Stored], seen: Mapping[str, Mark]) -> Verified:
+    async def _examined(self, chains: Mapping[str, Chain], seen: Mapping[str, Mark]) -> Verified:
         examination = Examination(self._seal)
         for name, chain in chains.items():
             examination.begin(name, chain.head.value if chain.head else None)
             for number, item in enumerate(chain.records):
-                examination.take(name, item.value if _is_well_named(item) else b"")
+                examination.take(name, item.value if is_well_named(item) else b"")
                 if number % _EXAMINED_AT_ONCE == 0:
                     await asyncio.sleep(0)
         return Verified(examination.reports(seen), self._clock())
 
-    async def _note(self, verified: Verified, chains: Mapping[str, _Stored]) -> None:
+    async def _note(self, verified: Verified, chains: Mapping[str, Chain]) -> None:
         """Remember what is whole, and raise the alarm for what is not."""
         for report in verified.chains:
-            head = _readable_head(chains[report.appliance].head) if not report.problem else None
-            known = self._marks.get(report.appliance, _NOTHING)
+            head = readable_head(chains[report.appliance].head) if not report.problem else None
+            known = self._marks.get(report.appliance, NOTHING)
             if head is not None and head.index > known.index:
                 self._marks[report.appliance] = Mark(head.index, head.hash)
         if self._marks != self._kept_marks:
@@ -544,15 +461,15 @@ class Audit:
             entry = self._journal.entry("audit_broken", text, SYSTEM, severity=Severity.ALARM)
             await self._store.commit([], [entry])
 
-    async def _prune(self, name: str, chain: _Stored, surplus: int) -> int:
+    async def _prune(self, name: str, chain: Chain, surplus: int) -> int:
         async with self._turn:
             old = chain.records[:surplus]
-            head = _readable_head(chain.head)
+            head = readable_head(chain.head)
             if head is None or chain.head is None:
                 return 0
             self._seal.check(head, "the head")
             lines = [item.value for item in old]
-            part = replace(head, index=_index(old[-1].key), hash=hash_of(lines[-1]))
+            part = replace(head, index=index_of(old[-1].key), hash=hash_of(lines[-1]))
             end = self._seal.signed(End(self.now_ms(), {name: self._seal.signed(part)}))
             file = f"{name}-{head.first:012d}-{part.index:012d}.jsonl"
             await asyncio.to_thread(self._files.archive, file, [*lines, audit.encode(end)])
@@ -561,12 +478,12 @@ class Audit:
             for start in range(0, len(old), _DELETED_AT_ONCE):
                 piece = old[start : start + _DELETED_AT_ONCE]
                 item = await self._store.get(keys.audit_head(name))
-                now = _readable_head(item)
-                if item is None or now is None or now.first != _index(piece[0].key):
+                now = readable_head(item)
+                if item is None or now is None or now.first != index_of(piece[0].key):
                     raise Conflict(keys.audit_head(name))
                 self._seal.check(now, "the head")
                 before = hash_of(piece[-1].value)
-                now = replace(now, first=_index(piece[-1].key) + 1, before=before)
+                now = replace(now, first=index_of(piece[-1].key) + 1, before=before)
                 put = Put(item.key, audit.encode(self._seal.signed(now)))
                 deletes = [Delete(each.key) for each in piece]
                 await self._store.commit([Compare(item.key, item.revision)], [*deletes, put])
@@ -585,9 +502,9 @@ class Audit:
             where = await asyncio.to_thread(
                 self._files.archive, file, [item.value for item in items]
             )
-            known = max((_index(item.key) for item in items), default=0)
-            seen = self._marks.get(name, _NOTHING).index
-            known = max(known, report.index if report.index < _INDEX_END else 0, seen)
+            known = max((index_of(item.key) for item in items), default=0)
+            seen = self._marks.get(name, NOTHING).index
+            known = max(known, report.index if report.index < INDEX_END else 0, seen)
             head = audit.empty_head(self._cluster, name)
             head = replace(head, first=known + _GAP + 1, index=known + _GAP)
             details = {"accepted": report.problem[:200], "by": by.name, "aside": where}
@@ -628,16 +545,6 @@ class Audit:
             await asyncio.sleep(_LOOKED_AT_EVERY_S * random.uniform(0.8, 1.0))
 
 
-class BrokenChain(CairnError):
-    """A chain can't be exported."""
-
-    code = "audit_broken"
-    remedy = "see `cairn audit verify`"
-
-    def __init__(self, appliance: str, problem: str) -> None:
-        super().__init__(f"the audit of {appliance}: {problem}")
-
-
 class _Budget:
     """How many refusals of an hour have a record of their own: nobody fills the audit by asking."""
 
@@ -664,70 +571,3 @@ class _Budget:
         if more:
             details = {"more": str(more)}
             yield Entry(Kind.REFUSED, at_ms, outcome=Outcome.REFUSED, details=details)
-
-
-_NOTHING = Mark(0, "")
-_DIGITS, _INDEX_END = 12, 10**11
-
-
-def _by_chain(items: Iterable[Item]) -> dict[str, _Stored]:
-    chains: dict[str, _Stored] = {}
-    for item in items:
-        name, _, rest = item.key.removeprefix(keys.AUDIT).partition("/")
-        chain = chains.setdefault(name, _Stored())
-        if rest == "head":
-            chain.head = item
-        else:
-            chain.records.append(item)
-    return chains
-
-
-def _shown(items: Iterable[Item]) -> Iterator[Shown]:
-    """Join what was asked with what became of it; the latter comes first, being newer."""
-    ended: dict[str, Record] = {}
-    for item in items:
-        try:
-            record = audit.decode_record(item.value)
-        except Broken:
-            continue  # `verify` tells
-        if record.entry.kind is Kind.ENDED:
-            ended.setdefault(record.entry.request, record)
-        elif record.entry.kind is not Kind.CHECKPOINT:
-            became = ended.pop(record.entry.request, None)
-            yield Shown(item.created, record, hash_of(item.value), became)
-
-
-def _last_marks(chain: _Stored | None) -> dict[str, Mark]:
-    for item in reversed(chain.records if chain else []):
-        try:
-            record = audit.decode_record(item.value)
-            if record.entry.kind is Kind.CHECKPOINT:
-                return audit.marks_of(record)
-        except Broken:
-            continue
-    return {}
-
-
-def _readable_head(item: Item | None) -> Head | None:
-    if item is None:
-        return None
-    try:
-        return audit.decode_head(item.value)
-    except Broken:
-        return None
-
-
-def _index(key: str) -> int:
-    """Return the index in a record's key; 0 for any that no chain gets to."""
-    last = keys.last_part(key)
-    index = int(last) if len(last) == _DIGITS and last.isdecimal() else 0
-    return index if index < _INDEX_END else 0
-
-
-def _is_well_named(item: Item) -> bool:
-    """Return whether a record lies where it says that it does."""
-    try:
-        record = audit.decode_record(item.value)
-    except Broken:
-        return False
-    return item.key == keys.audit_record(record.appliance, record.index)

@@ -56,7 +56,7 @@ class Guesses:
 
     def limit_address(self, address: str) -> None:
         """Count an attempt from an address; raise TooManyLogins."""
-        wait = self._addresses.add(_network(address), self._now())
+        wait = self._addresses.add(network(address), self._now())
         if wait:
             raise _later(TooManyLogins("too many logins from this address", retry_after_s=wait))
 
@@ -148,7 +148,7 @@ class Attempts:
         return 0.0
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
     """Return what one person has: an IPv4 address, or an IPv6 /64."""
     try:
         parsed = ipaddress.ip_address(address)

@@ -282,17 +282,17 @@ def _is_lost(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool
 def _not_delivered(error: Exception) -> NotDelivered:
     if isinstance(error, TimeoutError | httpx.TimeoutException):
         return NotDelivered(f"no answer within {WITHIN_S:.0f} s")
-    if (unbelieved := _find_unbelieved(error)) is not None:
-        return NotDelivered(f"its certificate is not believed: {unbelieved.verify_message}")
+    if (why := unbelieved(error)) is not None:
+        return NotDelivered(f"its certificate is not believed: {why}")
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return NotDelivered(text.rstrip("."))
 
 
-def _find_unbelieved(error: BaseException | None) -> ssl.SSLCertVerificationError | None:
+def unbelieved(error: BaseException | None) -> str | None:
     """Return why a certificate was refused, where that is what is behind it."""
     while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
         error = error.__cause__ or error.__context__
-    return error
+    return None if error is None else error.verify_message
 
 
 def _host() -> str:

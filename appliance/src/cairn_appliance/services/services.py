@@ -15,7 +15,8 @@ from cairn_appliance.pki.sealing import Sealer
 from cairn_appliance.services import receivers
 from cairn_appliance.services.absorption import Absorption
 from cairn_appliance.services.addressing import Addressing
-from cairn_appliance.services.audit import Audit, Files
+from cairn_appliance.services.audit import Audit
+from cairn_appliance.services.audit_disk import Files
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.duplicates import Duplicates
 from cairn_appliance.services.election import Election

@@ -21,6 +21,7 @@ from cairn_appliance.domain.access import (
 from cairn_appliance.domain.cluster import ACCESS_FORMAT
 from cairn_appliance.domain.errors import Changed, NotFound
 from cairn_appliance.domain.identity import Actor
+from cairn_appliance.domain.oidc import ExternalUser
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.events import Journal
@@ -135,6 +136,7 @@ class Users:
         async def attempt() -> None:
             old = await self._stored(name)
             _check_expected(old, expected)
+            _check_own(old.value, change)
             new = _changed(old.value, change, kept)
             if new == old.value:
                 return
@@ -228,6 +230,16 @@ def _changed(user: User, change: UserChange, password_hash: str) -> User:
     if changed.disabled and not user.disabled:  # enabled again, sessions of before stay ended
         changed = replace(changed, era=new_era())
     return changed
+
+
+def _check_own(user: User, change: UserChange) -> None:
+    """Raise ExternalUser for what the identity provider decides."""
+    if not user.external:
+        return
+    if change.password is not None:
+        raise ExternalUser(f"{user.name} logs in by way of the identity provider")
+    if change.role not in (None, user.role):
+        raise ExternalUser(f"the role of {user.name} comes from the identity provider")
 
 
 def _told(old: User, new: User) -> str:

@@ -40,6 +40,8 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/login-failures/<user>                wrong passwords of late
     /cairn/1/credentials/<user>                   last login; TOTP, sealed; recovery codes, hashed
     /cairn/1/api-tokens/<hash of the string>      what a program signs in with
+    /cairn/1/oidc/provider                        who logs in by way of which identity provider
+    /cairn/1/oidc/used/<hash of the state>        a login that has been: it opens once
     /cairn/1/idempotency/<hash>                   answer to a POST, sealed under its Idempotency-Key
     /cairn/1/events/<event>                       IDs sort by time
     /cairn/1/audit/<appliance>/<12 digits>        a record of the audit, in order
@@ -110,6 +112,8 @@ SESSIONS = ROOT + "sessions/"
 LOGIN_FAILURES = ROOT + "login-failures/"
 CREDENTIALS = ROOT + "credentials/"
 API_TOKENS = ROOT + "api-tokens/"
+OIDC_PROVIDER = ROOT + "oidc/provider"
+OIDC_USED = ROOT + "oidc/used/"
 IDEMPOTENCY = ROOT + "idempotency/"
 EVENTS = ROOT + "events/"
 AUDIT = ROOT + "audit/"
@@ -328,6 +332,11 @@ def credentials(user_id: str) -> str:
 def api_token(secret_hash: str) -> str:
     """Return the key of an API token, by the hash of its string."""
     return API_TOKENS + _id(secret_hash)
+
+
+def oidc_used(state_hash: str) -> str:
+    """Return the key that says that a login by way of the provider has been."""
+    return OIDC_USED + _id(state_hash)
 
 
 def idempotency(key_hash: str) -> str:

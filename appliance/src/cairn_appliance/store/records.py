@@ -10,6 +10,7 @@ from cairn_appliance.domain.forwarding import Forwarding
 from cairn_appliance.domain.gateway import Beat, GatewayState, StationBatch, Trouble
 from cairn_appliance.domain.member import Claim, Member
 from cairn_appliance.domain.node import Copies, Node, Presence, Registration
+from cairn_appliance.domain.oidc import Provider
 from cairn_appliance.domain.output import Delivery, Receivers
 from cairn_appliance.domain.restored import Restored
 from cairn_appliance.domain.segment import Preflight, PreflightResult, ProbeKey, Segment
@@ -41,6 +42,7 @@ preflight_results = Codec(PreflightResult)
 preflights = Codec(Preflight)
 presences = Codec(Presence)
 probe_keys = Codec(ProbeKey)
+providers = Codec(Provider)
 receivers = Codec(Receivers)
 registrations = Codec(Registration)
 replicas = Codec(Replica)

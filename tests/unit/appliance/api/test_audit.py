@@ -17,7 +17,8 @@ from cairn_appliance.domain.access import Role
 from cairn_appliance.domain.alarm import Alarm
 from cairn_appliance.domain.audit import Entry, Kind, Outcome
 from cairn_appliance.pki.audit_key import reading_seal
-from cairn_appliance.services.audit import NoFiles, Shown
+from cairn_appliance.services.audit_chains import Shown
+from cairn_appliance.services.audit_disk import NoFiles
 from cairn_appliance.store import keys
 from cairn_appliance.store.memory import MemoryStore
 from cairn_appliance.store.port import Compare, Delete, Full, Item, Put, StoreError, Unavailable

@@ -32,7 +32,7 @@ def test_a_user_is_made_changed_and_deleted(live: Live, logged_in: Shell) -> Non
     listed = [line.split() for line in logged_in.ok("user", "list").splitlines()]
     rows = [["NAME", "ROLE"], ["admin", "admin"], ["bob", "operator"]]
     assert [line[:2] for line in listed] == rows
-    assert "viewer" in logged_in.ok("user", "set", "bob", "--role", "viewer", "--disable")
+    assert "viewer" in logged_in.ok("user", "set", "bob", "--role", "viewer", "--disable", "--yes")
     assert json.loads(logged_in.ok("user", "show", "bob", "--json"))["disabled"] is True
     assert "active" not in logged_in.ok("user", "set", "bob", "--enable")
     nothing = logged_in("user", "set", "bob")
@@ -74,7 +74,7 @@ def test_a_new_user_logs_in_and_changes_the_password(
 def test_an_admin_resets_a_password(live: Live, logged_in: Shell) -> None:
     live.do(live.operations.add_user("bob", Role.VIEWER))
 
-    told = json.loads(logged_in.ok("user", "password", "bob", "--json"))
+    told = json.loads(logged_in.ok("user", "password", "bob", "--yes", "--json"))
 
     assert told["must_change_password"] is True
     assert live.do(live.operations.login("bob", told["password"]))
@@ -140,7 +140,7 @@ def test_sessions_are_listed_and_ended(live: Live, logged_in: Shell, tmp_path: P
     rows = json.loads(logged_in.ok("session", "list", "--json"))
     other = next(row["id"] for row in rows if not row["current"])
 
-    assert logged_in.ok("session", "end", other) == f"The session {other} has ended.\n"
+    assert logged_in.ok("session", "end", other, "--yes") == f"The session {other} has ended.\n"
     assert len(json.loads(logged_in.ok("session", "list", "--json"))) == 1
 
 

@@ -14,6 +14,7 @@ import { Age, Foreign } from "../../parts/text";
 export function Own() {
   const { session } = useSession();
   if (!session) return null;
+  const isExternal = session.kind === "oidc";
   return (
     <div className="cairn-stack">
       <Card>
@@ -25,15 +26,19 @@ export function Own() {
               ["Role", session.role],
               ["Logged in", <Age key="at" at={session.created_at} />],
               ["Session ends", <Age key="ends" at={session.ends_at} />],
-              ["Code at login", session.totp ? "asked for" : "not asked for"],
+              isExternal
+                ? ["Logged in by", "the identity provider: it decides role and password"]
+                : ["Code at login", session.totp ? "asked for" : "not asked for"],
             ]}
           />
         </CardBody>
       </Card>
-      <div className="cairn-columns">
-        <Password />
-        {session.totp ? <TotpOff /> : <TotpOn />}
-      </div>
+      {!isExternal && (
+        <div className="cairn-columns">
+          <Password />
+          {session.totp ? <TotpOff /> : <TotpOn />}
+        </div>
+      )}
     </div>
   );
 }

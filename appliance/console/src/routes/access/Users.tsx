@@ -33,7 +33,11 @@ function UserState({ user }: { user: User }) {
     );
   }
   if (user.must_change_password) return <Label status="info">has to choose a password</Label>;
-  return <Label status="success">may log in</Label>;
+  return (
+    <Label status="success">
+      {user.external ? "may log in by the identity provider" : "may log in"}
+    </Label>
+  );
 }
 
 const COLUMNS: Column<User>[] = [
@@ -135,8 +139,8 @@ function Actions({ user, choose }: { user: User; choose: (act: Act) => void }) {
   );
   return (
     <span className="cairn-actions">
-      {button("role", "Role")}
-      {!isOwn && button("reset", "Reset password")}
+      {!user.external && button("role", "Role")}
+      {!isOwn && !user.external && button("reset", "Reset password")}
       {!isOwn && user.totp && button("totp", "Remove code")}
       {user.disabled ? button("enable", "Enable") : button("disable", "Disable", true)}
       {!isOwn && button("delete", "Delete", true)}
@@ -222,7 +226,9 @@ function Change({ user, act, onClose, onDrawn }: ChangeProps) {
     enable: {
       title: `Enable ${name}?`,
       act: "Enable",
-      says: "This user may log in again, with the password from before.",
+      says: user.external
+        ? "This user may log in again, by the identity provider."
+        : "This user may log in again, with the password from before.",
       run: () => change(user, { disabled: false }),
     },
     reset: {

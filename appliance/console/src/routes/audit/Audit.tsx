@@ -4,31 +4,23 @@ import {
   Card,
   CardBody,
   CardTitle,
-  FormSelect,
-  FormSelectOption,
   Label,
   SearchInput,
 } from "@patternfly/react-core";
 import { Table, Tbody, Td, Th, Thead, Tr } from "@patternfly/react-table";
-import { useInfiniteQuery, useMutation } from "@tanstack/react-query";
+import { useMutation } from "@tanstack/react-query";
 import { useSearchParams } from "react-router";
 import { answered, api, type Schemas } from "../../api/client";
 import { useMay } from "../../app/session";
-import { serverNow } from "../../parts/clock";
 import { Help } from "../../parts/help";
 import { Page } from "../../parts/page";
-import { FailureAlert, Shown } from "../../parts/states";
+import { NewestFirst, PAGE, TimeRange, useNewestFirst } from "../../parts/pages";
+import { FailureAlert } from "../../parts/states";
 import { useParameter } from "../../parts/table";
 import { Age, Foreign } from "../../parts/text";
-import { plural } from "../../parts/words";
 
 type Row = Schemas["AuditOut"];
 
-const RANGES = [
-  { value: "3600", label: "Last hour" },
-  { value: "86400", label: "Last day" },
-  { value: "604800", label: "Last 7 days" },
-];
 const FILTERS = [
   { key: "actor", label: "Who", hint: "Who, as admin" },
   { key: "action", label: "Action", hint: "Action, as DELETE" },
@@ -152,36 +144,19 @@ function Verify() {
 function Records() {
   const [search] = useSearchParams();
   const set = useParameter();
-  const range = Number(search.get("range") ?? 0);
   const filter = {
     actor: search.get("actor") ?? "",
     action: search.get("action") ?? "",
     target: search.get("target") ?? "",
   };
-  const records = useInfiniteQuery({
-    queryKey: ["audit", filter, range],
-    initialPageParam: "",
-    getNextPageParam: ({ next }: Schemas["Page_AuditOut_"]) => next ?? undefined,
-    queryFn: ({ pageParam, signal }) => {
-      const since = range ? new Date(serverNow() - range * 1_000).toISOString() : undefined;
-      const query = { ...filter, limit: 100, cursor: pageParam, since };
-      return answered(api.GET("/api/v1/audit", { params: { query }, signal }));
-    },
+  const records = useNewestFirst(["audit", filter], (cursor, since, signal) => {
+    const query = { ...filter, limit: PAGE, cursor, since };
+    return answered(api.GET("/api/v1/audit", { params: { query }, signal }));
   });
-  const rows = records.data?.pages.flatMap(({ items }) => items) ?? [];
   return (
     <div>
       <div className="cairn-filters">
-        <FormSelect
-          aria-label="Time"
-          value={search.get("range") ?? ""}
-          onChange={(_, value) => set("range", value)}
-        >
-          <FormSelectOption value="" label="All that is kept" />
-          {RANGES.map((each) => (
-            <FormSelectOption key={each.value} {...each} />
-          ))}
-        </FormSelect>
+        <TimeRange />
         {FILTERS.map(({ key, label, hint }) => (
           <SearchInput
             key={key}
@@ -193,23 +168,9 @@ function Records() {
           />
         ))}
       </div>
-      <Shown
-        query={records}
-        what="records"
-        isEmpty={() => rows.length === 0}
-        empty={{ title: "No record fits", body: "Choose a longer time or another filter." }}
-      >
-        {() => <RecordTable rows={rows} />}
-      </Shown>
-      {records.hasNextPage && (
-        <Button
-          variant="secondary"
-          isLoading={records.isFetchingNextPage}
-          onClick={() => void records.fetchNextPage()}
-        >
-          Older than these {plural(rows.length, "record")}
-        </Button>
-      )}
+      <NewestFirst pages={records} what="records" one="record">
+        {(rows) => <RecordTable rows={rows} />}
+      </NewestFirst>
     </div>
   );
 }

@@ -182,7 +182,7 @@ function Made({ token, another }: { token: Created; another: () => void }) {
       <CardTitle component="h2">The token is made</CardTitle>
       <CardBody className="cairn-stack">
         <Alert variant="warning" isInline component="p" title="It is shown only now">
-          {plural(token.max_uses, "node")} can join with it; it ends <Age at={token.expires_at} />.
+          {plural(token.max_uses, "node")} can join with it; it ends <Age at={token.expires_at} />.{" "}
           <Packages />
         </Alert>
         <Tabs activeKey={tab} onSelect={(_, key) => setTab(key)} aria-label="Ways to join">

@@ -52,12 +52,15 @@ export function History({ a, b }: HistoryProps) {
                 <svg
                   role="img"
                   aria-label={says}
-                  viewBox={`0 -4 ${String(WIDTH)} ${String(HEIGHT + 8)}`}
+                  viewBox={`0 -4 ${String(WIDTH + 6)} ${String(HEIGHT + 8)}`}
                   className="cairn-line"
                   preserveAspectRatio="none"
                 >
                   <line x1="0" y1={HEIGHT} x2={WIDTH} y2={HEIGHT} />
-                  <polyline points={line} />
+                  <polyline
+                    className={points.length === 1 ? "cairn-dot" : undefined}
+                    points={line}
+                  />
                 </svg>
                 <p>
                   {says}; the first point is of <Age at={points[0]?.at} />.

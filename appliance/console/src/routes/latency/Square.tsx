@@ -5,7 +5,7 @@ import type { Schemas } from "../../api/client";
 import { Foreign } from "../../parts/text";
 import { inert, plural } from "../../parts/words";
 import { bandOf } from "../topology/layout";
-import { matrixOf, type Cell, type Measured } from "./matrix";
+import { betweenSites, matrixOf, type Cell, type Measured } from "./matrix";
 
 const NAMES_MAX = 40;
 const LOSS_SHOWN = 0.005;
@@ -38,7 +38,9 @@ export function Square({ rows, site, named, between }: SquareProps) {
     .sort((a, b) => (isByNode ? named(a).name.localeCompare(named(b).name) : 0))
     .slice(0, NAMES_MAX);
   const shown = (name: string): string => inert(isByNode ? named(name).name : name);
-  const what = isByNode ? `Nodes of ${between.map((each) => inert(each)).join(" and ")}` : "Sites";
+  const [one = "", other = one] = between;
+  const sites = one === other ? betweenSites(one, other) : `nodes of ${betweenSites(one, other)}`;
+  const what = isByNode ? inert(`N${sites.slice(1)}`) : "Sites";
   const open = (row: string, column: string): void =>
     setSearch((before) => {
       const after = new URLSearchParams(before);
@@ -81,7 +83,11 @@ export function Square({ rows, site, named, between }: SquareProps) {
                     <td key={column}>
                       <Value
                         cell={matrix.at(row, column)}
-                        says={`${shown(row)} and ${shown(column)}`}
+                        says={
+                          isByNode
+                            ? `${shown(row)} and ${shown(column)}`
+                            : inert(betweenSites(row, column))
+                        }
                         open={() => open(row, column)}
                       />
                     </td>

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { lineOf, matrixOf } from "./matrix";
+import { betweenSites, lineOf, matrixOf, NO_SITE } from "./matrix";
 
 const ROWS = [
   { a: "1", b: "2", rtt_ms: 10, loss: 0 },
@@ -20,11 +20,19 @@ describe("the matrix", () => {
   });
 });
 
+it("two sites are named once where they are the same, and none is no name", () => {
+  expect(betweenSites("east", "west")).toBe("east and west");
+  expect(betweenSites("east", "east")).toBe("nodes of east");
+  expect(betweenSites(NO_SITE, NO_SITE)).toBe("nodes without a site");
+});
+
 describe("a line", () => {
   it("goes from left to right, the highest at the top", () =>
     expect(lineOf([0, 5, 10], 100, 40)).toEqual({
       points: "0.0,40.0 50.0,20.0 100.0,0.0",
       most: 10,
     }));
+  it("of one point is a dot at the right", () =>
+    expect(lineOf([5], 100, 40)).toEqual({ points: "99.9,0.0 100.0,0.0", most: 5 }));
   it("may have no point", () => expect(lineOf([], 100, 40).points).toBe(""));
 });

@@ -50,13 +50,25 @@ export function matrixOf(
   };
 }
 
-/** Points of a line in a box of `width` x `height`, the newest at the right. */
+/** Says which nodes two sites have between them; both may be the same, or none. */
+export function betweenSites(one: string, other: string): string {
+  if (one !== other) return `${one} and ${other}`;
+  return one === NO_SITE ? "nodes without a site" : `nodes of ${one}`;
+}
+
+/** Points of a line in a box of `width` x `height`, the newest at the right; one is a dot there. */
 export function lineOf(
   values: readonly number[],
   width: number,
   height: number,
 ): { points: string; most: number } {
   const most = Math.max(1, ...values);
+  const [only] = values;
+  if (only !== undefined && values.length === 1) {
+    const y = (height - (only / most) * height).toFixed(1);
+    // No longer than a hair: what is seen of it is its round end.
+    return { points: `${(width - 0.1).toFixed(1)},${y} ${width.toFixed(1)},${y}`, most };
+  }
   const step = width / Math.max(1, values.length - 1);
   const points = values
     .map(

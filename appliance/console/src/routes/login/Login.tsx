@@ -15,6 +15,7 @@ import logo from "../../cairn.svg";
 import { failureFrom } from "../../api/failure";
 import { useSession } from "../../app/session";
 import { FailureAlert } from "../../parts/states";
+import { ByProvider } from "./Oidc";
 
 /** Name and password, then a code where the user has TOTP; `isInside`: over a page. */
 export function Login({
@@ -95,7 +96,14 @@ export function Login({
       </ActionGroup>
     </Form>
   );
-  if (isInside) return form;
+  if (isInside) {
+    return (
+      <div className="cairn-stack">
+        {form}
+        <ByProvider isInside />
+      </div>
+    );
+  }
   return (
     <div className="cairn-login cairn-stack">
       <span className="cairn-brand">
@@ -103,6 +111,7 @@ export function Login({
       </span>
       <Title headingLevel="h1">Log in to this appliance</Title>
       {form}
+      <ByProvider isInside={false} />
     </div>
   );
 }

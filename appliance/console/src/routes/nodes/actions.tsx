@@ -13,35 +13,12 @@ const CHANGES = ["nodes", "members", "vsubnets"];
 /** What can be done with a node now, each asked for before it is done. */
 export function NodeActions({ node, onGone }: { node: Node; onGone?: () => void }) {
   const [act, setAct] = useState<Act | undefined>();
-  const [reason, setReason] = useState("");
-  const [revokeNow, setRevokeNow] = useState(false);
   const mayOperate = useMay("operator");
   if (!mayOperate || node.state === "removed") return null;
   const path = { node: node.id };
   const close = (): void => setAct(undefined);
   const name = inert(node.name);
   const isPending = node.state === "pending";
-  const reasonField = (
-    <Form className="cairn-gap">
-      <FormGroup label="Reason, for the events" fieldId="node-reason">
-        <TextInput
-          id="node-reason"
-          value={reason}
-          maxLength={200}
-          onChange={(_, value) => setReason(value)}
-        />
-      </FormGroup>
-      {act === "remove" && (
-        <Checkbox
-          id="node-revoke"
-          label="Replace the secrets of its vSubnets at once, not after 10 minutes"
-          description="Members that no appliance reaches meanwhile lose their sessions"
-          isChecked={revokeNow}
-          onChange={(_, checked) => setRevokeNow(checked)}
-        />
-      )}
-    </Form>
-  );
   return (
     <span className="cairn-actions">
       {isPending && (
@@ -124,52 +101,76 @@ export function NodeActions({ node, onGone }: { node: Node; onGone?: () => void 
           </p>
         </Confirm>
       )}
-      {act === "reject" && (
-        <Confirm
-          title={`Reject ${name}?`}
-          act="Reject"
-          isDestructive
-          changes={CHANGES}
-          onClose={close}
-          onDone={onGone}
-          run={() =>
-            answered(
-              api.POST("/api/v1/nodes/{node}/reject", { params: { path }, body: { reason } }),
-            )
-          }
-        >
-          <p>It is refused from then on; to come back it needs a new token.</p>
-          {reasonField}
-        </Confirm>
+      {(act === "reject" || act === "remove") && (
+        <Ending node={node} act={act} onClose={close} onGone={onGone} />
       )}
-      {act === "remove" && (
-        <Confirm
-          title={`Remove ${name}?`}
-          act="Remove"
-          isDestructive
-          changes={CHANGES}
-          onClose={close}
-          onDone={onGone}
-          run={() =>
-            answered(
+    </span>
+  );
+}
+
+interface EndingProps {
+  node: Node;
+  act: "reject" | "remove";
+  onClose: () => void;
+  onGone?: () => void;
+}
+
+/** Refuses a node that waits, or takes one out: for either there is a reason to be told. */
+function Ending({ node, act, onClose, onGone }: EndingProps) {
+  const [reason, setReason] = useState("");
+  const [revokeNow, setRevokeNow] = useState(false);
+  const path = { node: node.id };
+  const isRemoval = act === "remove";
+  const word = isRemoval ? "Remove" : "Reject";
+  return (
+    <Confirm
+      title={`${word} ${inert(node.name)}?`}
+      act={word}
+      isDestructive
+      changes={CHANGES}
+      onClose={onClose}
+      onDone={onGone}
+      run={() =>
+        isRemoval
+          ? answered(
               api.DELETE("/api/v1/nodes/{node}", {
                 params: { path, query: { reason, revoke_now: revokeNow } },
               }),
             )
-          }
-        >
-          <p>
-            It is cut off within a second: {plural(node.members.length, "membership")} with{" "}
-            {plural(
-              node.members.reduce((sum, { ips }) => sum + ips.length, 0),
-              "address",
-              "addresses",
-            )}{" "}
-            {node.members.length === 1 ? "is" : "are"} lost. To come back it needs a new token.
-          </p>
-          {reasonField}
-        </Confirm>
-      )}
-    </span>
+          : answered(
+              api.POST("/api/v1/nodes/{node}/reject", { params: { path }, body: { reason } }),
+            )
+      }
+    >
+      <p>
+        {isRemoval ? lostBy(node) : "It is refused from then on; "}to come back it needs a new
+        token.
+      </p>
+      <Form className="cairn-gap">
+        <FormGroup label="Reason, for the events" fieldId="node-reason">
+          <TextInput
+            id="node-reason"
+            value={reason}
+            maxLength={200}
+            onChange={(_, value) => setReason(value)}
+          />
+        </FormGroup>
+        {isRemoval && (
+          <Checkbox
+            id="node-revoke"
+            label="Replace the secrets of its vSubnets at once, not after 10 minutes"
+            description="Members that no appliance reaches meanwhile lose their sessions"
+            isChecked={revokeNow}
+            onChange={(_, checked) => setRevokeNow(checked)}
+          />
+        )}
+      </Form>
+    </Confirm>
   );
+}
+
+function lostBy({ members }: Node): string {
+  const addresses = members.reduce((sum, { ips }) => sum + ips.length, 0);
+  const lost = `${plural(members.length, "membership")} with ${plural(addresses, "address", "addresses")}`;
+  return `It is cut off within a second: ${lost} ${members.length === 1 ? "is" : "are"} lost; `;
 }

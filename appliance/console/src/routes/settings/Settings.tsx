@@ -12,17 +12,21 @@ import { FailureAlert, Shown } from "../../parts/states";
 import { Age, Foreign } from "../../parts/text";
 import { inert } from "../../parts/words";
 import { ReceiverForm } from "./form";
+import { IdentityProvider } from "./IdentityProvider";
 import { receiversOf, without, type Receiver } from "./receivers";
 
 const CHANGES = ["settings", "audit"];
 
-/** What is set for the whole cluster: who outside is told of events. */
+/** What is set for the whole cluster: who outside is told of events, and whom it vouches for. */
 export function Component() {
   const isAdmin = useMay("admin");
   return (
     <Page title="Settings" lead="They hold for all appliances of the cluster.">
       {isAdmin ? (
-        <Receivers />
+        <div className="cairn-stack">
+          <Receivers />
+          <IdentityProvider />
+        </div>
       ) : (
         <Alert
           variant="info"

@@ -14,6 +14,7 @@ import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { answered, api, type Schemas } from "../../api/client";
 import { refresh, useNodes } from "../../api/queries";
+import { LinkLost } from "../../app/LinkBanner";
 import { FailureAlert, Shown } from "../../parts/states";
 import { inert } from "../../parts/words";
 
@@ -43,6 +44,7 @@ export function AttachForm({ vsubnet, onClose }: AttachProps) {
     <Modal isOpen variant="small" onClose={onClose} aria-labelledby="attach-title">
       <ModalHeader title={`Attach a node to ${inert(vsubnet.name)}`} labelId="attach-title" />
       <ModalBody>
+        <LinkLost />
         <Shown query={nodes} what="nodes">
           {(rows) => (
             <Form

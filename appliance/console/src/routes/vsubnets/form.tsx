@@ -15,6 +15,7 @@ import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { answered, answeredWithTag, api, type Schemas } from "../../api/client";
 import { refresh } from "../../api/queries";
+import { LinkLost } from "../../app/LinkBanner";
 import { FailureAlert } from "../../parts/states";
 import { inert } from "../../parts/words";
 import { changeOf, EMPTY, fieldsOf, orderOf, type Fields } from "./fields";
@@ -61,6 +62,7 @@ export function VSubnetForm({ vsubnet, onClose, onDone }: FormProps) {
     <Modal isOpen variant="medium" onClose={onClose} aria-labelledby="vsubnet-title">
       <ModalHeader title={title} labelId="vsubnet-title" />
       <ModalBody>
+        <LinkLost />
         <Form
           id="vsubnet-form"
           onSubmit={(event) => {

@@ -29,6 +29,7 @@ from cairn_appliance.api.ops_v1.routes import (
     members,
     metrics,
     nodes,
+    oidc,
     outputs,
     segments,
     session,
@@ -48,6 +49,7 @@ from cairn_appliance.services.backups import Backups
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.idempotency import Idempotency
 from cairn_appliance.services.membership import Membership
+from cairn_appliance.services.oidc import Oidc
 from cairn_appliance.services.services import Services
 from cairn_appliance.store.port import StoreError
 
@@ -73,6 +75,7 @@ _RESOURCES = (
     audit,
     views,
     outputs,
+    oidc,
 )
 _PROBLEM = {
     "description": "An error: its code, its cause and what to do",
@@ -103,6 +106,7 @@ def create_app(
         membership,
         making,
         access,
+        Oidc(services.store, services.sealer, access, now=clock),
         answers,
         joinings,
         install,
@@ -152,7 +156,8 @@ async def _sweep(ops: Ops) -> None:
     while True:
         await asyncio.sleep(SWEEP_EVERY_S * random.uniform(0.8, 1.2))
         try:
-            swept = await ops.access.sweep() + await ops.idempotency.sweep()
+            swept = await ops.access.sweep() + await ops.oidc.sweep()
+            swept += await ops.idempotency.sweep()
         except StoreError as error:
             log.warning("sweeping was put off reason=%s", error)
         else:

@@ -20,6 +20,7 @@ from cairn_appliance.services.access import Access
 from cairn_appliance.services.backups import Backups
 from cairn_appliance.services.idempotency import Idempotency
 from cairn_appliance.services.membership import Membership
+from cairn_appliance.services.oidc import Oidc
 from cairn_appliance.services.services import Services
 
 _ETAG = re.compile(r'"(\d{1,19})"')
@@ -33,6 +34,7 @@ class Ops:
     membership: Membership
     backups: Backups
     access: Access
+    oidc: Oidc
     idempotency: Idempotency
     joinings: StrangerLimit
     install: Callable[[], str]  # the command that installs the agent from here; empty: none

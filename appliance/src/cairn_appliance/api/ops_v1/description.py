@@ -62,6 +62,15 @@ EXAMPLES: Final[dict[tuple[str, str], Description]] = {
         ],
     },
     ("POST", "/settings/events/test"): {"id": "log-1"},
+    ("PUT", "/settings/oidc"): {
+        "name": "the office login",
+        "issuer": "https://login.example/realms/office",
+        "client_id": "cairn",
+        "client_secret": "as the provider shows it",
+        "roles": {"cairn-admins": "admin", "cairn-operators": "operator"},
+        "default_role": "viewer",
+    },
+    ("POST", "/oidc/callback"): {"state": "as it came back", "code": "as it came back"},
 }
 
 _IDEMPOTENCY_KEY: Final[Description] = {

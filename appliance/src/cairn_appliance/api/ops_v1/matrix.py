@@ -28,6 +28,8 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", f"{ROOT}/login"): PUBLIC,
     ("POST", f"{ROOT}/logout"): Role.VIEWER,
     ("GET", f"{ROOT}/login-methods"): PUBLIC,
+    ("GET", f"{ROOT}/oidc/login"): PUBLIC,
+    ("POST", f"{ROOT}/oidc/callback"): PUBLIC,  # opens a session, as a login does
     ("GET", f"{ROOT}/session"): Role.VIEWER,
     ("POST", f"{ROOT}/session/password"): Role.VIEWER,
     ("POST", f"{ROOT}/session/totp"): Role.VIEWER,
@@ -102,6 +104,10 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("GET", f"{ROOT}/settings/events"): Role.ADMIN,
     ("PUT", f"{ROOT}/settings/events"): Role.ADMIN,
     ("POST", f"{ROOT}/settings/events/test"): Role.ADMIN,
+    ("GET", f"{ROOT}/settings/oidc"): Role.ADMIN,
+    ("PUT", f"{ROOT}/settings/oidc"): Role.ADMIN,
+    ("DELETE", f"{ROOT}/settings/oidc"): Role.ADMIN,
+    ("POST", f"{ROOT}/settings/oidc/test"): Role.ADMIN,
     ("GET", f"{ROOT}/events"): Role.VIEWER,
     ("GET", f"{ROOT}/events/stream"): Role.VIEWER,
     ("GET", f"{ROOT}/audit"): Role.OPERATOR,
@@ -126,7 +132,10 @@ PERSONS_ONLY: Final = frozenset(
     if entry[1].startswith(
         tuple(
             f"{ROOT}/{part}"
-            for part in ("session/", "sessions", "users", "api-tokens", "audit/accept")
+            for part in (
+                *("session/", "sessions", "users", "api-tokens", "audit/accept"),
+                "settings/oidc",
+            )
         )
     )
     and entry[0] != "GET"

@@ -110,6 +110,7 @@ class UserOut(BaseModel):
     last_login_at: datetime | None
     disabled: bool
     must_change_password: bool
+    external: bool = False  # logs in by way of the identity provider: has no password here
 
 
 class UserWithPassword(UserOut):
@@ -217,6 +218,7 @@ def user_out(view: UserView, password: str = "") -> UserWithPassword:
         last_login_at=moment_or_none(view.credentials.last_login_at),
         disabled=view.user.disabled,
         must_change_password=view.user.must_change_password,
+        external=bool(view.user.external),
         password=password,
     )
 

@@ -36,7 +36,8 @@ _HARMLESS = frozenset(
         *("role", "vsubnets", "vsubnet", "max_uses", "life_s", "site", "needs_approval"),
         *("preference", "dhcp", "router_advertisements", "silent_hosts", "mac_limit"),
         *("source_bum_pps", "port", "vlan", "to", "listen_s", "user", "scope", "disabled"),
-        *("expires_at", "min_severity", "host", "protocol"),
+        *("expires_at", "min_severity", "host", "protocol", "issuer", "client_id", "scopes"),
+        *("user_claim", "role_claim", "default_role", "allowed_domains", "allowed_groups"),
     )
 )
 
@@ -96,8 +97,9 @@ class Recorder:
         await self._app(scope, receive, answer.pass_on)
         ended = answer.ended(entry, self._audit.now_ms())
         if ended.outcome == Outcome.DONE:
+            who = answer.named(ended.who)
             try:
-                await self._audit.record(entry, ended)
+                await self._audit.record(replace(entry, who=who), replace(ended, who=who))
             except StoreError as error:
                 await errors.answer_error(error)(scope, receive, send)
                 return
@@ -172,6 +174,11 @@ class _Answer:
             status=self._status,
             details=dict(self._details()),
         )
+
+    def named(self, who: Who) -> Who:
+        """Return who it is where only the answer says so: a login by an identity provider."""
+        user = None if who.name else _object(bytes(self._start)).get("user")
+        return replace(who, name=_clean(user, 64)) if isinstance(user, str) else who
 
     def _outcome(self) -> Outcome:
         if not self._status:

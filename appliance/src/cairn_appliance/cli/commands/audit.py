@@ -17,6 +17,7 @@ from cairn_appliance.cli.connection import path_of
 from cairn_appliance.cli.errors import CommandError, Exit
 from cairn_appliance.cli.options import AsJson, Yes, connect, group, length_of_time
 from cairn_appliance.cli.output import local
+from cairn_appliance.cli.progress import working
 from cairn_appliance.cli.replies import AuditChain, Audited, AuditVerified
 from cairn_appliance.domain.audit import Broken, ChainReport, examine_file
 from cairn_appliance.pki.audit_key import reading_seal
@@ -112,14 +113,15 @@ def verify(
 ) -> None:
     """Look whether the audit is as it was written: on the appliances, or in a file."""
     if file is None:
-        with connect() as connection:
+        with connect() as connection, working("looking at all chains"):
             reply = connection.get(path_of("audit", "verify"), AuditVerified)
         found = reply.value
         chains, known = found.chains, f"{found.cluster}/{found.key}"
         as_of = local(found.at)
     else:
         known = key if key is not None else _asked_key()
-        at_ms, reports = _examined(file, known)
+        with working(f"looking at {file}"):
+            at_ms, reports = _examined(file, known)
         chains = [_chain(report) for report in reports]
         as_of = local(output.of_ms(at_ms))
     if as_json:
@@ -145,6 +147,7 @@ def export(
     form: Annotated[
         Format, typer.Option("--format", help="jsonl can be verified, csv can be read.")
     ] = Format.JSONL,
+    as_json: AsJson = False,
 ) -> None:
     """Write all records that the appliances have into a file."""
     draft = output_file.with_name(f".{output_file.name}.new")
@@ -153,8 +156,10 @@ def export(
             raise CommandError(Exit.BAD_INPUT, f"{output_file} is there already", "name another")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            with os.fdopen(descriptor, "wb") as out, connect() as connection:
-                connection.download(f"{path_of('audit', 'export')}?format={form.value}", out)
+            exporting = working("exporting the audit")
+            with os.fdopen(descriptor, "wb") as out, connect() as connection, exporting as came:
+                path = f"{path_of('audit', 'export')}?format={form.value}"
+                connection.download(path, out, came)
                 out.flush()
                 os.fsync(out.fileno())
             draft.rename(output_file)
@@ -167,7 +172,11 @@ def export(
             f"{output_file} can't be written: {error.strerror}",
             "free some space, correct the permissions, or choose another place",
         ) from error
-    output.say(f"{output_file}: {output_file.stat().st_size} octets")
+    octets = output_file.stat().st_size
+    if as_json:
+        output.print_json({"file": str(output_file), "format": form.value, "octets": octets})
+        return
+    output.say(f"{output_file}: {octets} octets")
     if form is Format.JSONL:
         output.say("Verify it anywhere: cairn audit verify --file FILE --key KEY")
 
@@ -179,7 +188,10 @@ def accept(yes: Yes = False, as_json: AsJson = False) -> None:
         found = connection.get(path_of("audit", "verify"), AuditVerified).value
         broken = [f"{each.appliance}: {each.problem}" for each in found.chains if not each.ok]
         if not broken:
-            output.say("The audit is whole: there is nothing to accept.")
+            if as_json:
+                output.print_json({"accepted": []})
+            else:
+                output.say("The audit is whole: there is nothing to accept.")
             return
         lost = [*broken, "their records move to audit/ in the data directory of the appliance"]
         output.confirm("Begin these chains anew?", lost, yes=yes)

@@ -15,6 +15,7 @@ from cairn_appliance.cli.connection import Connection, path_of
 from cairn_appliance.cli.errors import ApiProblem, CommandError, Exit
 from cairn_appliance.cli.options import AsJson, Yes, connect, group
 from cairn_appliance.cli.output import ago
+from cairn_appliance.cli.progress import Advance, working
 from cairn_appliance.cli.replies import BackupKeyShown, BackupShown, ClusterShown
 from cairn_appliance.pki.recovery_key import RecoveryKey
 
@@ -24,7 +25,7 @@ app = group("Backups: make one, list them, choose the key that opens them.")
 @app.command()
 def create(as_json: AsJson = False) -> None:
     """Make a backup on the disk of the appliance that is asked."""
-    with connect() as connection:
+    with connect() as connection, working("making a backup"):
         reply = connection.post(path_of("backups"), BackupShown, wait_s=_WAIT_S)
     if as_json:
         output.print_json(reply.whole)
@@ -87,7 +88,8 @@ def fetch(
     """Copy a backup to this machine, sealed as it is, from whichever appliance has it."""
     with connect() as connection:
         backup = _named(connection, name)
-        octets = _fetched(connection, backup, output_file)
+        with working(f"fetching {backup.name}", octets=backup.octets) as came:
+            octets = _fetched(connection, backup, output_file, came)
     if octets != backup.octets:
         raise CommandError(
             Exit.LOCAL_STATE,
@@ -111,7 +113,7 @@ def _named(connection: Connection, name: str) -> BackupShown:
     return found[0]
 
 
-def _fetched(connection: Connection, backup: BackupShown, file: Path) -> int:
+def _fetched(connection: Connection, backup: BackupShown, file: Path, came: Advance) -> int:
     """Fetch a backup and return its octets; there is no file unless all of it came."""
     draft = file.with_name(f".{file.name}.new")
     try:
@@ -119,7 +121,7 @@ def _fetched(connection: Connection, backup: BackupShown, file: Path) -> int:
             raise CommandError(Exit.BAD_INPUT, f"{file} is there already", "choose another name")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
             try:
-                _download(connection, backup, out)
+                _download(connection, backup, out, came)
                 out.flush()
                 os.fsync(out.fileno())
                 octets = out.tell()
@@ -136,11 +138,11 @@ def _fetched(connection: Connection, backup: BackupShown, file: Path) -> int:
     return octets
 
 
-def _download(connection: Connection, backup: BackupShown, out: BinaryIO) -> None:
+def _download(connection: Connection, backup: BackupShown, out: BinaryIO, came: Advance) -> None:
     """Ask the appliance of the session, and where it says so the one that has it."""
     path = path_of("backups", backup.name, "file")
     try:
-        connection.download(path, out)
+        connection.download(path, out, came)
     except ApiProblem as problem:
         if problem.code != "backup_elsewhere":
             raise
@@ -156,7 +158,7 @@ def _download(connection: Connection, backup: BackupShown, out: BinaryIO) -> Non
         out.truncate()
         try:
             with connect(at=place) as other:
-                other.download(path, out)
+                other.download(path, out, came)
         except CommandError as error:
             failed = error  # it may have several addresses, of which not all are for here
         else:

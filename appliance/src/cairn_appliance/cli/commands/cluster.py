@@ -14,6 +14,7 @@ from cairn_appliance.cli.connection import path_of
 from cairn_appliance.cli.errors import CommandError, Exit
 from cairn_appliance.cli.options import AsJson, Yes, connect, group, length_of_time
 from cairn_appliance.cli.output import ago, local, until
+from cairn_appliance.cli.progress import working
 from cairn_appliance.cli.replies import (
     ClusterAppliance,
     ClusterProblem,
@@ -96,7 +97,7 @@ def leave(appliance: Appliance, yes: Yes = False, as_json: AsJson = False) -> No
     """Let a living appliance go: it ends by itself, and its agents go to the others."""
     lost = [f"the data directory of {appliance} can't be used again"]
     output.confirm(f"Take the appliance {appliance} out of the cluster?", lost, yes=yes)
-    with connect() as connection:
+    with connect() as connection, working(f"{appliance} leaves"):
         connection.delete(path_of("cluster", "appliances", appliance))
     if as_json:
         output.print_json({"left": appliance})
@@ -110,7 +111,7 @@ def replace(appliance: Appliance, yes: Yes = False, as_json: AsJson = False) -> 
     lost = [f"{appliance} can never come back; what takes its place joins as new"]
     output.confirm(f"Replace the appliance {appliance}?", lost, yes=yes)
     path = path_of("cluster", "appliances", appliance, "replace")
-    with connect() as connection:
+    with connect() as connection, working(f"{appliance} is taken out"):
         reply = connection.post(path, JoinString)
     if as_json:
         output.print_json(reply.whole)

@@ -8,7 +8,7 @@ import typer
 
 from cairn_appliance.cli import output
 from cairn_appliance.cli.connection import path_of
-from cairn_appliance.cli.options import AsJson, connect, group
+from cairn_appliance.cli.options import AsJson, Yes, connect, group
 from cairn_appliance.cli.output import ago, until
 from cairn_appliance.cli.replies_access import OpenSession
 
@@ -34,9 +34,12 @@ def list_sessions(as_json: AsJson = False) -> None:
 @app.command()
 def end(
     session: Annotated[str, typer.Argument(metavar="SESSION", help="ID of the session.")],
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """End a session: its next request is refused."""
+    lost = ["whoever uses it has to log in again; what runs in it is refused"]
+    output.confirm(f"End the session {session}?", lost, yes=yes)
     with connect() as connection:
         connection.delete(path_of("sessions", session))
     if as_json:

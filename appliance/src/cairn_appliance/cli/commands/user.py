@@ -85,6 +85,7 @@ def change(
     no_totp: Annotated[
         bool, typer.Option("--no-totp", help="Ask for no code any more: the device is lost.")
     ] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Change a user; it counts at once, also for open sessions."""
@@ -97,6 +98,11 @@ def change(
         body["totp"] = False
     if not body:
         raise CommandError(Exit.BAD_INPUT, "nothing is to change", "look at cairn user set --help")
+    lost = ["the sessions of this user end, and API tokens open nothing"] if disabled else []
+    if no_totp:
+        lost.append("the password alone opens the account; the recovery codes are void")
+    if lost:
+        output.confirm(f"Change the user {user}?", lost, yes=yes)
     _print(_patch(user, body), as_json)
 
 
@@ -126,10 +132,13 @@ def password(
     old_password_file: Annotated[
         str, typer.Option(metavar="FILE", help="With your own old password; - reads stdin.")
     ] = PROMPT,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Change your own password; of another user, draw one that has to be changed."""
     if user is not None:
+        lost = ["the password of before opens nothing, and the sessions of this user end"]
+        output.confirm(f"Set another password of the user {user}?", lost, yes=yes)
         given = "" if password_file == PROMPT else secret_input.new_password(password_file, user)
         _print(_patch(user, {"password": given}), as_json)
         return
@@ -227,7 +236,8 @@ def _print(reply: Reply[User], as_json: bool) -> None:
     pairs: list[tuple[str, output.Value]] = [
         ("role", user.role),
         ("state", _state(user)),
-        ("code", "asked for at each login" if user.totp else "not asked for"),
+        ("login", "by the identity provider: it decides the role" if user.external else ""),
+        ("code", "" if user.external else _asked_for(user)),
         ("created", local(user.created_at) if user.created_at else ""),
         ("last login", ago(user.last_login_at) or "never"),
     ]
@@ -235,6 +245,10 @@ def _print(reply: Reply[User], as_json: bool) -> None:
     if user.password:
         output.say("", Text("The password; it is shown only now:", style="bold"), "", user.password)
         output.say("", f"To be changed at the next login: cairn login --user {user.name}")
+
+
+def _asked_for(user: User) -> str:
+    return "asked for at each login" if user.totp else "not asked for"
 
 
 def _row(user: User) -> tuple[output.Value, ...]:
@@ -249,4 +263,4 @@ def _state(user: User) -> Text:
         return Text(f"locked, opens {until(user.locked_until)}", style=output.BAD)
     if user.must_change_password:
         return Text("has to change the password", style=output.WARN)
-    return Text("active", style=output.GOOD)
+    return Text("active, external" if user.external else "active", style=output.GOOD)

@@ -17,7 +17,8 @@ from cairn_appliance.api.ops_v1.models import Page, moment
 from cairn_appliance.api.ops_v1.models_audit import AuditActor, AuditOut, AuditVerifyOut, ChainOut
 from cairn_appliance.api.ops_v1.paging import PagingDep
 from cairn_appliance.domain.audit import ChainReport
-from cairn_appliance.services.audit import Audit, Shown, Verified
+from cairn_appliance.services.audit import Audit
+from cairn_appliance.services.audit_chains import Shown, Verified
 
 router = APIRouter(prefix="/audit", tags=["audit"])
 

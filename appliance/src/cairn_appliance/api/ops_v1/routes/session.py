@@ -12,22 +12,25 @@ from cairn_appliance.api.ops_v1.models_access import (
     LoginAsked,
     LoginMethods,
     LoginOut,
+    OidcMethod,
     PasswordAsked,
     RecoveryCodes,
     SessionOut,
     TotpOut,
     session_out,
 )
-from cairn_appliance.domain.access import csrf_of
+from cairn_appliance.domain.access import Principal, SignIn, csrf_of
+from cairn_appliance.domain.oidc import ExternalUser
 from cairn_appliance.services.access import Caller, OpenedSession
 
 router = APIRouter(tags=["session"])
 
 
 @router.get("/login-methods")
-async def login_methods() -> LoginMethods:
+async def login_methods(ops: OpsDep) -> LoginMethods:
     """How one can log in here; no session is needed."""
-    return LoginMethods()
+    stored = await ops.oidc.get()
+    return LoginMethods(oidc=OidcMethod(name=stored.value.name) if stored else None)
 
 
 @router.post("/login")
@@ -65,6 +68,7 @@ async def change_password(
     asked: PasswordAsked, request: Request, ops: OpsDep, principal: PrincipalDep
 ) -> None:
     """Change the own password; all other sessions of the user end."""
+    _check_own(principal)
     token, address = session_token(request.headers), client_address(request)
     await ops.access.change_password(token, principal, asked.old, asked.new, address)
 
@@ -72,6 +76,7 @@ async def change_password(
 @router.post("/session/totp")
 async def offer_totp(ops: OpsDep, principal: PrincipalDep) -> TotpOut:
     """Draw a secret for an app; it counts once a code of it was confirmed."""
+    _check_own(principal)
     offered = await ops.access.second_factor.offer(principal.name)
     return TotpOut(secret=offered.secret, uri=offered.uri)
 
@@ -92,6 +97,12 @@ async def remove_totp(
     """Ask for no code any more; the recovery codes are void."""
     await ops.access.check_own_password(principal, asked.password, client_address(request))
     await ops.access.second_factor.remove(principal.name, by)
+
+
+def _check_own(principal: Principal) -> None:
+    """Raise ExternalUser for who has no password here, and so nothing beside it."""
+    if principal.kind is SignIn.OIDC:
+        raise ExternalUser(f"{principal.name} logs in by way of the identity provider")
 
 
 def set_cookie(response: Response, opened: OpenedSession) -> None:
