@@ -62,6 +62,7 @@ def booted(system: str, host: Machine, directory: Path) -> Iterator[Guest]:
     place = directory / f"root-{host.name}"
     with tarfile.open(SYSTEMS / f"{system}.tar") as archive:
         archive.extractall(place, filter="fully_trusted")
+    shutil.copy(SYSTEMS / "base.rpm", place)
     (place / "etc/hostname").write_text(f"{host.name}\n")
     tun = directory / "tun"  # with the mode that udev gives it; the host's may be another
     if not tun.exists():
