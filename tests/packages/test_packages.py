@@ -26,7 +26,7 @@ from tests.lab.cairn import Appliance, Network, Node
 from tests.lab.wait import until
 from tests.packages.guest import ROOT, Guest, booted
 
-pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 BUILT = ROOT / "build/packages"
 ECHOED = ROOT / "tests/lab/echoed.py"
