@@ -6,6 +6,8 @@ CARGO := CARGO_TARGET_DIR=$(CURDIR)/build/cargo cargo
 MANIFEST := --manifest-path agent/Cargo.toml
 FUZZ_SECONDS ?= 600
 ARGS ?=
+# Hundreds of processes are started here: each would compile everything it imports, again and again.
+unexport PYTHONDONTWRITEBYTECODE
 CHAOS := $(filter-out %_soak.py,$(wildcard tests/integration/test_cluster*.py)) tests/integration/test_rotation.py tests/integration/test_restore.py tests/integration/test_bridge_crashes.py
 
 .DEFAULT_GOAL := help

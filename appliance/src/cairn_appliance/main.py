@@ -18,7 +18,6 @@ import uvloop
 from typer.exceptions import TyperException
 
 from cairn_appliance import __version__
-from cairn_appliance.api.ops_v1.routes.cluster import cluster_out
 from cairn_appliance.cli.commands.cluster import show as show_cluster
 from cairn_appliance.cli.replies import ClusterShown
 from cairn_appliance.domain.errors import CairnError, Invalid, NotFound, Refused
@@ -38,7 +37,6 @@ from cairn_appliance.rebuilding import rebuild
 from cairn_appliance.recovering import look, recover
 from cairn_appliance.resetting import reset_password
 from cairn_appliance.restoring import Asked, restore
-from cairn_appliance.running import run
 from cairn_appliance.services.vsubnets import VSubnetOrder
 from cairn_appliance.serving import map_large_buffers, use_all_files
 from cairn_appliance.settings import Settings, SettingsError
@@ -132,6 +130,9 @@ def run_command(
 ) -> None:
     """Run the appliance until it is told to stop (SIGTERM)."""
     _log_to_stderr(logging.INFO)
+    # The API takes a second to import; the other commands start without it.
+    from cairn_appliance.running import run
+
     use_all_files()
     map_large_buffers()
     _in_loop(run(data_dir, without_backup=without_backup))
@@ -143,6 +144,8 @@ def status_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the cluster as etcd has it, also where there is no quorum to log in with."""
+    from cairn_appliance.api.ops_v1.routes.cluster import cluster_out  # slow, as above
+
     _log_to_stderr(logging.WARNING)
     cluster_id, view = _in_loop(look(data_dir))
     shown = cluster_out(cluster_id, 0, view, {}).model_dump_json()
