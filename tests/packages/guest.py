@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import tarfile
@@ -62,6 +63,7 @@ def booted(system: str, host: Machine, directory: Path) -> Iterator[Guest]:
     place = directory / f"root-{host.name}"
     with tarfile.open(SYSTEMS / f"{system}.tar") as archive:
         archive.extractall(place, filter="fully_trusted")
+    shutil.copy(SYSTEMS / "base.rpm", place)
     (place / "etc/hostname").write_text(f"{host.name}\n")
     tun = directory / "tun"  # with the mode that udev gives it; the host's may be another
     if not tun.exists():
@@ -80,15 +82,19 @@ def booted(system: str, host: Machine, directory: Path) -> Iterator[Guest]:
         stderr=log,
         preexec_fn=die_with_parent,
     )  # fmt: skip
+    leader = 0
     try:
-        guest = Guest(place, until("a leader", lambda: _leader(process.pid), within_s=30))
-        until(f"{system} is up", lambda: _is_up(guest), within_s=120)
+        leader = until("a leader", lambda: _leader(process.pid), within_s=60)
+        guest = Guest(place, leader)
+        until(f"{system} is up", lambda: _is_up(guest), within_s=300)
         try:
             yield guest
         except BaseException:
             print(guest.run("journalctl -b --no-pager -u 'cairn-*' | tail -n 60", check=False))
             raise
     finally:
+        if leader and process.poll() is None:
+            os.kill(leader, signal.SIGKILL)  # it outlives a systemd-nspawn that is killed
         process.kill()
         process.wait()
         log.close()

@@ -6,7 +6,14 @@ appliance, joining, going on through an upgrade and back, and leaving nothing be
 
 from __future__ import annotations
 
+import filecmp
+import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,9 +26,10 @@ from tests.lab.cairn import Appliance, Network, Node
 from tests.lab.wait import until
 from tests.packages.guest import ROOT, Guest, booted
 
-pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 BUILT = ROOT / "build/packages"
+ECHOED = ROOT / "tests/lab/echoed.py"
 MOST_RSS_MIB = 60.0
 MOST_LOSS_S = 2.0
 UNITS = {"cairn-agent": 2.0, "cairn-dataplane": 2.0}
@@ -74,22 +82,49 @@ def _installer(scene: Scene, guest: Guest) -> tuple[str, str]:
     return command, token
 
 
-@pytest.mark.parametrize("system", ["debian-12", "debian-13"])
+# What a system is made of, how it is made to look, and what removes the package from it.
+SYSTEMS = {
+    "debian-12": ("debian-12", "", "dpkg --purge cairn-agent"),
+    "debian-13": ("debian-13", "", "dpkg --purge cairn-agent"),
+    "tarball": (
+        "debian-12",
+        "mv /var/lib/dpkg /var/lib/dpkg.away",
+        "/usr/lib/cairn/libexec/uninstall",
+    ),
+    # Debian's rpm with a database of its own, in which a package says what RHEL's family has.
+    "rpm": (
+        "debian-12-rpm",
+        "mv /var/lib/dpkg /var/lib/dpkg.away; mkdir -p /etc/rpm /var/lib/rpm; "
+        "echo '%_dbpath /var/lib/rpm' >/etc/rpm/macros; rpm --initdb; rpm -i /base.rpm",
+        "rpm -e cairn-agent",
+    ),
+}
+
+
+@pytest.mark.parametrize("system", list(SYSTEMS))
 def test_a_minimal_system_joins_goes_on_through_an_upgrade_and_is_as_it_was_after(
     scene: Scene, system: str
 ) -> None:
     """Each step looks at what people would: ping, screens, files, users, interfaces."""
     scene.serve(1)
     host = scene.lab.sites["cloud-a"].host(system)
-    with booted(system, host, scene.lab.directory) as guest:
+    root, prepared, removed = SYSTEMS[system]
+    with booted(root, host, scene.lab.directory) as guest:
+        guest.run(prepared)
         assert not guest.run("command -v python3", check=False), "there is a Python"
         files, users = guest.files(), guest.run("cat /etc/passwd /etc/group")
         command, token = _installer(scene, guest)
 
+        begun = time.monotonic()
         told = guest.run(f"{command} {token}")
+        installed_s = time.monotonic() - begun
         assert "is installed" in told and "joined as" in told, told
         address = scene.peer.address(scene.prod)
         until("the first ping", lambda: _pings(guest, address), within_s=20)
+        print(
+            f"{system}: installed and joined in {installed_s:.1f} s, first ping after "
+            f"{time.monotonic() - begun:.1f} s"
+        )
         is_small = _check_running(guest, system)
 
         packaged = "cd /; find usr/lib/cairn usr/lib/systemd etc var/lib/cairn-agent -type f -ls"
@@ -99,7 +134,7 @@ def test_a_minimal_system_joins_goes_on_through_an_upgrade_and_is_as_it_was_afte
         assert guest.run(packaged) == before
         _check_upgrade(scene, guest, host, command, system)
 
-        guest.run("dpkg --purge cairn-agent")
+        guest.run(removed)
         assert guest.run("cat /etc/passwd /etc/group") == users
         assert {name for name in guest.files() - files if "cairn" in name} == set()
         assert guest.files() - files <= {"/etc/passwd-", "/etc/group-", "/etc/.pwd.lock"}, (
@@ -109,6 +144,41 @@ def test_a_minimal_system_joins_goes_on_through_an_upgrade_and_is_as_it_was_afte
         assert "cairn" not in host.run(["nft", "list", "ruleset"]).stdout
         assert not guest.run("ls -d /run/cairn* /var/lib/cairn*", check=False).startswith("/")
     assert is_small, "agent and data plane need more memory than they may"
+
+
+def test_two_builds_are_the_same_octet_for_octet() -> None:
+    """The second one has another umask, time zone, language and seed of hashes."""
+    again = BUILT / "dist-again"
+    build = [sys.executable, str(ROOT / "images/agent/build.py"), "--level", "0"]
+    shell = ["sh", "-c", 'umask 077; exec "$@"', "sh"]
+    odd = {"TZ": "Pacific/Chatham", "LC_ALL": "C", "PYTHONHASHSEED": "77"}
+    usual = {"TZ": "UTC", "PYTHONHASHSEED": "1"}
+    subprocess.run(
+        [*build, "--output", str(BUILT / "dist-first")],
+        check=True,
+        cwd=ROOT,
+        env=os.environ | usual,
+        timeout=900,
+    )
+    subprocess.run(
+        [*shell, *build, "--output", str(again)],
+        check=True,
+        cwd=ROOT,
+        env=os.environ | odd,
+        timeout=900,
+    )
+    names = sorted(path.name for path in (BUILT / "dist-first").iterdir())
+    _, differ, odd_ones = filecmp.cmpfiles(BUILT / "dist-first", again, names, shallow=False)
+    assert sorted(path.name for path in again.iterdir()) == names
+    assert proofs.record(
+        "PKG-reproducible",
+        what="files of two builds of the packages that differ",
+        bar="none",
+        value=", ".join(differ + odd_ones) or "none",
+        unit=f"of {len(names)}",
+        holds=not differ and not odd_ones,
+        command="make packages-test",
+    )
 
 
 def _pings(guest: Guest, address: str) -> bool:
@@ -129,6 +199,7 @@ def _check_running(guest: Guest, system: str) -> bool:
         if unit == "cairn-dataplane":
             assert re.search(r"CapEff:\s+0+\n", status), status
         print(unit, re.findall(r"(?:VmRSS|RssAnon|RssFile):.*", status))
+        print(guest.run(f"grep -E '^(Rss|Pss|Anonymous):' /proc/{pid}/smaps_rollup"))
         size = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert size is not None
         kib += int(size[1])
@@ -155,14 +226,19 @@ def _check_running(guest: Guest, system: str) -> bool:
 
 
 def _check_upgrade(scene: Scene, guest: Guest, host: Host, command: str, system: str) -> None:
-    """To the next release and back, with frames under way; the process is another one after."""
+    """To the next release and back, with frames under way; the process is another one after.
+
+    One TCP connection is open all the time: what a person in a shell would notice (B2).
+    """
     shown = guest.run("ip -4 -o addr show | grep cairn")
     own = re.search(r"inet ([0-9.]+)/", shown)
     assert own is not None, shown
-    probes = Probes(
-        {host: own[1], scene.peer.host: scene.peer.address(scene.prod)},
-        directory=scene.lab.directory,
-    )
+    peer, address = scene.peer.host, scene.peer.address(scene.prod)
+    answering = peer.start(peer.python(ECHOED, "answer", address, "5301"), name=f"answer-{system}")
+    answering.wait_for_log("ready", within_s=10)
+    asking = host.start(host.python(ECHOED, "ask", address, "5301"), name="ask")
+    asking.wait_for_log("ready", within_s=15)
+    probes = Probes({host: own[1], peer: address}, directory=scene.lab.directory)
     try:
         for release in (2, 1):
             scene.serve(release)
@@ -173,8 +249,14 @@ def _check_upgrade(scene: Scene, guest: Guest, host: Host, command: str, system:
                 assert guest.run(f"systemctl is-active {unit}").strip() == "active"
     finally:
         probes.stop()
+        if asking.running:
+            asking.send_signal(signal.SIGTERM)
+        status = asking.wait(within_s=20)
+    assert status == 0, asking.text()
+    told = json.loads(asking.text().splitlines()[-1])
+    assert told["heard"] == told["asked"] > 0, told
     longest = probes.worst().outage_s
-    assert proofs.record(
+    holds = proofs.record(
         f"PKG-upgrade-{system}",
         what=f"longest silence between two nodes while one is upgraded and put back, on {system}",
         bar=f"<= {MOST_LOSS_S:g}",
@@ -183,3 +265,14 @@ def _check_upgrade(scene: Scene, guest: Guest, host: Host, command: str, system:
         holds=longest <= MOST_LOSS_S,
         command="make packages-test",
     )
+    assert proofs.record(
+        f"PKG-tcp-{system}",
+        what="longest wait for an answer on one TCP connection that outlives an upgrade of agent "
+        f"and data plane and the way back, on {system}",
+        bar=f"<= {MOST_LOSS_S:g}, none lost",
+        value=round(told["longest_s"], 3),
+        unit="s",
+        holds=told["longest_s"] <= MOST_LOSS_S,
+        command="make packages-test",
+    )
+    assert holds, f"{longest:.3f} s of silence"

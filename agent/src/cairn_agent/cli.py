@@ -6,7 +6,6 @@ What a command alone needs is imported in it: netlink, TLS and HTTP take most of
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 import time
@@ -20,7 +19,6 @@ from rich.console import Console
 from cairn_agent import screens
 from cairn_agent.agent_socket import Request, as_pinged, as_preflight, as_status, ask
 from cairn_agent.errors import AgentError, BadInput, Environment, Refused, Unreachable
-from cairn_agent.host.requirements import check_can_configure
 from cairn_agent.report import VERSION, Pinged, Status
 from cairn_agent.settings import Settings, from_environment
 
@@ -75,15 +73,9 @@ def join(
 @app.command()
 def run(context: typer.Context) -> None:
     """Run the agent until SIGTERM; what it set up stays and traffic goes on."""
-    from cairn_agent import commands, daemon, onboarding, telling
+    from cairn_agent import running
 
-    level = logging.DEBUG if os.environ.get("CAIRN_AGENT_LOG") == "debug" else logging.INFO
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
-    for noisy in ("httpx", "httpcore", "pyroute2", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    check_can_configure()
-    first_boot = onboarding.join_at_first_boot
-    asyncio.run(daemon.run(context.obj, commands.serve, first_boot, telling.tell))
+    running.run(context.obj)
 
 
 @app.command()
