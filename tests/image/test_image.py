@@ -1,0 +1,219 @@
+"""The appliance's image, booted: from a seed to two agents that ping, with nobody at its console.
+
+`make image-test` builds it where it is missing, and runs this. Software emulation: times are
+those of this machine, and several times longer than on one with hardware for it.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests import proofs
+from tests.image.guest import DIST, Firmware, Guest, Medium, guest, make_seed, raw_disk
+from tests.lab import Lab
+from tests.lab.cairn import BIN, Appliance, Node
+from tests.lab.wait import until
+
+pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+COMMAND = "make image-test"
+PASSWORD = "a password of the test, 26 letters"
+READY_S = 600.0
+READY_BAR_S = 300.0
+SIZE_BAR_MIB = 600.0
+EXPOSURE_BAR = 2.5
+
+
+class Imaged(Appliance):
+    """The appliance in a guest, operated from the host that carries it."""
+
+    def __init__(self, machine: Guest) -> None:
+        super().__init__(machine.host)
+        self._address = machine.v4
+        self.password = PASSWORD
+
+    @property
+    def url(self) -> str:
+        """Port 443: none is named."""
+        return f"https://{self._address}:443"
+
+    def login(self) -> None:
+        """Open a session, by the fingerprint that the screen shows."""
+        command = ["cairn", "login", self.url, "--user", "admin", "--password-file", "-"]
+        self.host.run([*command, "--fingerprint", self.fingerprint], stdin=self.password + "\n")
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab("image") as made:
+        yield made
+
+
+def _hash() -> str:
+    command = [str(BIN / "cairn-appliance"), "hash-password"]
+    done = subprocess.run(
+        command, input=PASSWORD + "\n", text=True, capture_output=True, check=True, timeout=60
+    )
+    return done.stdout.strip()
+
+
+def _seed_text(number: int) -> str:
+    return f"""#cairn-appliance
+schema = 1
+hostname = "cairn-{number}"
+[network]
+mac = "52:54:00:ca:12:50"
+addresses = ["198.18.{number}.50/24", "2001:db8:{number}::50/64"]
+gateways = ["198.18.{number}.1", "2001:db8:{number}::1"]
+[cluster]
+action = "create"
+admin_password_hash = "{_hash()}"
+"""
+
+
+def test_the_disk_is_as_small_as_people_expect() -> None:
+    (packed,) = DIST.glob("*.qcow2")
+    mib = packed.stat().st_size / (1 << 20)
+    assert proofs.record(
+        "IMG-size",
+        what=f"the image as qcow2 ({raw_disk().stat().st_size >> 20} MiB when unpacked)",
+        bar=f"<= {SIZE_BAR_MIB:g}",
+        value=round(mib),
+        unit="MiB",
+        holds=mib <= SIZE_BAR_MIB,
+        command=COMMAND,
+    )
+
+
+@pytest.mark.parametrize(("firmware", "medium"), [("bios", "vfat"), ("uefi", "iso")])
+def test_from_a_seed_to_two_agents_that_ping(lab: Lab, firmware: Firmware, medium: Medium) -> None:
+    office = lab.site("office")
+    host = office.host("carrier")
+    seed = make_seed(host.directory, _seed_text(office.number), medium)
+    with guest(host, firmware, seed) as machine:
+        ready_s = machine.wait_until_ready(within_s=READY_S)
+        print(f"{firmware}: ready after {ready_s:.1f} s")
+        _check_system(machine, medium)
+        appliance = Imaged(machine)
+        appliance.fingerprint = until(
+            "the screen shows the fingerprint", lambda: _on_screen(machine), within_s=60
+        )
+        appliance.login()
+        join_s = _two_nodes_ping(lab, appliance, machine)
+        if firmware == "bios":
+            _check_start_anew(machine, appliance)
+    assert proofs.record(
+        f"IMG-ready-{firmware}",
+        what=f"from power on, with a seed, to /readyz by {firmware.upper()} (software emulation)",
+        bar=f"<= {READY_BAR_S:g}",
+        value=round(ready_s, 1),
+        unit="s",
+        holds=ready_s <= READY_BAR_S,
+        command=COMMAND,
+    )
+    assert proofs.record(
+        f"IMG-join-{firmware}",
+        what="an agent outside joins the booted appliance: until it pings another",
+        bar="<= 30 (software emulation)",
+        value=round(join_s, 1),
+        unit="s",
+        holds=join_s <= 30,
+        command=COMMAND,
+    )
+
+
+def _on_screen(machine: Guest) -> str | None:
+    found = re.findall(r"fingerprint\s+([0-9a-f]{64})", machine.serial)
+    return found[-1] if found else None
+
+
+def _check_system(machine: Guest, medium: Medium) -> None:
+    """No unit failed, nothing of the system can be written, /var has the rest of the disk."""
+    until("start-up is over", lambda: _is_up(machine), within_s=300)
+    failed = machine.run("systemctl list-units --failed --plain --no-legend")
+    assert not failed.strip(), failed + machine.run("journalctl -b -p warning --no-pager | tail -60")
+    assert machine.run("findmnt -no OPTIONS /").startswith("ro,")
+    assert "Read-only" in machine.run("touch /usr/x", check=False)
+    room = int(machine.run("df --output=size -m /var | tail -n 1"))
+    assert room > 1500, f"/var has {room} MiB of a disk of 4 GiB"
+    assert machine.run("hostname").startswith("cairn-")
+    status = machine.run("cat /proc/$(systemctl show -P MainPID cairn-appliance)/status")
+    uid = re.search(r"Uid:\s+(\d+)", status)
+    assert uid is not None and uid[1] != "0", status
+    kept = machine.run("grep -c machine_id=$(cat /etc/machine-id) /proc/cmdline", check=False)
+    assert kept.strip() == "0"  # drawn at this boot; kept for the next
+    assert machine.run("ls /var/log/journal").strip()
+    assert "argon2" not in machine.run("cat /run/cairn-image/* 2>/dev/null", check=False)
+    if medium == "vfat":
+        shown = machine.run("grep -c argon2id /dev/disk/by-label/CIDATA", check=False)
+        assert shown.strip() == "0", "the seed's secrets are still on the medium"
+    listening = machine.run("ss -Hltn | awk '{print $4}' | sort -u").split()
+    strange = [each for each in listening if not _is_expected(each)]
+    assert not strange, strange
+    shown = machine.run("systemd-analyze security cairn-appliance --no-pager | tail -n 1")
+    exposure = float(re.search(r": ([0-9.]+) ", shown)[1])  # type: ignore[index]
+    assert proofs.record(
+        "IMG-exposure",
+        what="exposure of cairn-appliance in the image (systemd-analyze security)",
+        bar=f"<= {EXPOSURE_BAR}",
+        value=exposure,
+        unit="of 10",
+        holds=exposure <= EXPOSURE_BAR,
+        command=COMMAND,
+    )
+
+
+def _is_up(machine: Guest) -> bool:
+    state = machine.run("systemctl is-system-running", check=False).strip()
+    return state in ("running", "degraded")
+
+
+def _is_expected(place: str) -> bool:
+    host, _, port = place.rpartition(":")
+    return port in ("443", "8002", "2379", "2380", "2381") or host.startswith("127.0.0.5")
+
+
+def _two_nodes_ping(lab: Lab, appliance: Imaged, machine: Guest) -> float:
+    """Return how long the second took from `join` to its first answered ping."""
+    for port in ("443", "8002"):
+        machine.host.site.let_pass(f"ip daddr {machine.v4} tcp dport {port}")
+    network = appliance.network("prod", "10.7.0.0/24")
+    nodes = [Node(lab.site(site).host(name)) for site, name in (("cloud-a", "a1"), ("cloud-b", "b1"))]
+    for node in nodes:
+        node.start()
+    nodes[0].join(appliance.token(network))
+    address = nodes[0].address(network, within_s=30)
+    token = appliance.token(network)
+    begun = time.monotonic()
+    nodes[1].join(token)
+    nodes[1].wait_for_ping(address, within_s=60)
+    return time.monotonic() - begun
+
+
+def _check_start_anew(machine: Guest, appliance: Imaged) -> None:
+    """The second boot has no seed to apply, and is the same machine."""
+    known = machine.run("cat /etc/machine-id")
+    until("the slot is confirmed", lambda: _is_judged(machine), within_s=120)
+    machine.run("systemctl reboot", check=False)
+    machine.forget_shell()
+    until("it goes down", lambda: not machine.is_ready(), within_s=120)
+    machine.begun = time.monotonic()
+    print(f"ready again after {machine.wait_until_ready(within_s=READY_S):.1f} s")
+    assert machine.run("cat /etc/machine-id") == known
+    assert int(machine.run("journalctl --list-boots --no-pager | grep -c .")) >= 2
+    appliance.login()
+    until(
+        "both nodes are back",
+        lambda: all(each["connected"] for each in appliance.nodes().values()),
+        within_s=90,
+    )
+
+
+def _is_judged(machine: Guest) -> bool:
+    state = machine.run("systemctl show -P ActiveState cairn-judge", check=False)
+    return state.strip() == "inactive"
