@@ -252,7 +252,7 @@ def _settle(tree: Path, version: str) -> None:
     with (tree / "usr/lib/os-release").open("a") as about:
         about.write(f"IMAGE_ID=cairn-appliance\nIMAGE_VERSION={version}\n")
     _in(tree, "systemd-sysusers")
-    _in(tree, "systemctl", "preset-all", "--preset-mode=full")
+    _in(tree, "systemctl", "--quiet", "preset-all", "--preset-mode=full")
     for unit in MASKED:
         place = tree / "etc/systemd/system" / unit
         place.unlink(missing_ok=True)
@@ -293,6 +293,7 @@ def _clean(tree: Path) -> None:
         (tree / place).mkdir(mode=0o1777 if place == "tmp" else 0o755)
         (tree / place).chmod(0o1777 if place == "tmp" else 0o755)
     (tree / "efi").mkdir(exist_ok=True)
+    _in(tree, "systemd-tmpfiles", "--create", "--prefix=/var")
     (tree / "etc/machine-id").write_text("")
     (tree / "etc/hostname").write_text("cairn\n")
     (tree / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
@@ -330,11 +331,11 @@ def _disk(tree: Path, disk: Path) -> None:
     shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir()
     root, var, esp = parts / "root", parts / "var", parts / "esp"
+    (tree / "var").rename(parts / "var-files")
+    (tree / "var").mkdir(mode=0o755)
+    os.utime(tree / "var", (_epoch(), _epoch()))
     _ext4(root, 1024, "cairn-root", "root", tree)
-    empty = parts / "empty"
-    empty.mkdir()
-    os.utime(empty, (_epoch(), _epoch()))
-    _ext4(var, 256, "cairn-var", "var", empty)
+    _ext4(var, 256, "cairn-var", "var", parts / "var-files")
     core, boot = _grub(tree, parts, esp, places["cairn-bios"][0] // SECTOR)
     with disk.open("r+b") as file:
         _put(file, places["cairn-root-a"][0], root)
@@ -370,7 +371,7 @@ def _ext4(file: Path, mib: int, label: str, name: str, content: Path) -> None:
         *("-d", str(content), str(file), f"{mib}M"),
     )
     if name == "root":
-        _pin_times(file)
+        _pin_times(file)  # of /var nobody asks: its times go on changing
 
 
 def _pin_times(file: Path) -> None:

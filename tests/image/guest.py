@@ -181,9 +181,9 @@ class Guest:
     def _command(self) -> list[str]:
         place = self.directory
         command = [
-            "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-accel", "tcg,tb-size=512",
-            "-cpu", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+rdrand", "-smp", "2", "-m", "1536",
-            "-display", "none", "-nodefaults", "-no-user-config",
+            "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,tb-size=512",
+            "-cpu", "Westmere,+rdrand", "-smp", "2", "-m", "1536",
+            "-nodefaults", "-no-user-config", "-display", "none", "-vga", "std",
             "-drive", f"if=virtio,format=qcow2,cache=unsafe,file={self._disk}",
             "-netdev", "tap,id=lan,ifname=tap0,script=no,downscript=no",
             "-device", "virtio-net-pci,netdev=lan,mac=52:54:00:ca:12:50,romfile=",
@@ -215,6 +215,8 @@ def guest(host: Host, firmware: Firmware, seed: Path | None) -> Iterator[Guest]:
         yield machine
     except BaseException:
         print(machine.serial[-6000:])
+        with contextlib.suppress(LabError, OSError):
+            print(machine.run("journalctl -b --no-pager | tail -n 120", within_s=60))
         raise
     finally:
         machine.stop()

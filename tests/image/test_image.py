@@ -104,9 +104,9 @@ def test_from_a_seed_to_two_agents_that_ping(lab: Lab, firmware: Firmware, mediu
             "the screen shows the fingerprint", lambda: _on_screen(machine), within_s=60
         )
         appliance.login()
-        join_s = _two_nodes_ping(lab, appliance, machine)
+        nodes, join_s = _two_nodes_ping(lab, appliance)
         if firmware == "bios":
-            _check_start_anew(machine, appliance)
+            _check_start_anew(machine, nodes)
     assert proofs.record(
         f"IMG-ready-{firmware}",
         what=f"from power on, with a seed, to /readyz by {firmware.upper()} (software emulation)",
@@ -178,10 +178,8 @@ def _is_expected(place: str) -> bool:
     return port in ("443", "8002", "2379", "2380", "2381") or host.startswith("127.0.0.5")
 
 
-def _two_nodes_ping(lab: Lab, appliance: Imaged, machine: Guest) -> float:
-    """Return how long the second took from `join` to its first answered ping."""
-    for port in ("443", "8002"):
-        machine.host.site.let_pass(f"ip daddr {machine.v4} tcp dport {port}")
+def _two_nodes_ping(lab: Lab, appliance: Imaged) -> tuple[list[Node], float]:
+    """Return two nodes, and how long the second took from `join` to its first answered ping."""
     network = appliance.network("prod", "10.7.0.0/24")
     nodes = [Node(lab.site(site).host(name)) for site, name in (("cloud-a", "a1"), ("cloud-b", "b1"))]
     for node in nodes:
@@ -192,10 +190,10 @@ def _two_nodes_ping(lab: Lab, appliance: Imaged, machine: Guest) -> float:
     begun = time.monotonic()
     nodes[1].join(token)
     nodes[1].wait_for_ping(address, within_s=60)
-    return time.monotonic() - begun
+    return nodes, time.monotonic() - begun
 
 
-def _check_start_anew(machine: Guest, appliance: Imaged) -> None:
+def _check_start_anew(machine: Guest, nodes: list[Node]) -> None:
     """The second boot has no seed to apply, and is the same machine."""
     known = machine.run("cat /etc/machine-id")
     until("the slot is confirmed", lambda: _is_judged(machine), within_s=120)
@@ -206,12 +204,12 @@ def _check_start_anew(machine: Guest, appliance: Imaged) -> None:
     print(f"ready again after {machine.wait_until_ready(within_s=READY_S):.1f} s")
     assert machine.run("cat /etc/machine-id") == known
     assert int(machine.run("journalctl --list-boots --no-pager | grep -c .")) >= 2
-    appliance.login()
-    until(
-        "both nodes are back",
-        lambda: all(each["connected"] for each in appliance.nodes().values()),
-        within_s=90,
-    )
+    for node in nodes:
+        until(f"{node.name} has its appliance again", lambda node=node: _is_linked(node), within_s=90)
+
+
+def _is_linked(node: Node) -> bool:
+    return bool(node.status()["link"]["is_up"])
 
 
 def _is_judged(machine: Guest) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from cairn_appliance.image import environment, first_boot, local_api, places
+from cairn_appliance.image import environment, local_api, places, state
 from cairn_appliance.image.environment import Slot
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def judge(within_s: float = WITHIN_S) -> None:
     """Confirm the running slot once the appliance is ready; go back where it stays away."""
     running = running_slot()
     _keep_machine_id()
-    is_well = local_api.wait_until_ready(within_s) if first_boot.is_set_up() else True
+    is_well = local_api.wait_until_ready(within_s) if state.is_set_up() else True
     with esp():
         known = environment.read(places.GRUBENV)
         if is_well:
@@ -53,7 +53,7 @@ def running_slot() -> Slot:
 def note_fall_back(running: Slot) -> None:
     """Leave word that an update did not do, until another one does."""
     tried = environment.other(running)
-    first_boot.write(ROLLED_BACK, f"{tried}\n".encode(), 0o644)
+    state.write(ROLLED_BACK, f"{tried}\n".encode(), 0o644)
     log.error("the update did not come up well and was rolled back tried=%s slot=%s", tried, running)
 
 

@@ -9,20 +9,21 @@ import subprocess
 import sys
 
 from cairn_appliance.domain.errors import CairnError, JoinRefused, Unavailable
-from cairn_appliance.image import first_boot, health, screen
 
 _BUG, _BAD_INPUT, _UNREACHABLE, _REFUSED = 1, 2, 3, 4
+
+# Each step imports what it needs and no more: they are waited for at each boot.
 
 
 def main() -> None:
     """Run one step and exit: as `cairn-appliance` does, with cause and remedy on stderr."""
     logging.basicConfig(level=logging.INFO, format="level=%(levelname)s %(message)s")
     steps = {
-        "system": first_boot.prepare_system,
+        "system": _system,
         "first-boot": _first_boot,
-        "applied": first_boot.applied,
-        "judge": health.judge,
-        "screen": screen.show,
+        "applied": _applied,
+        "judge": _judge,
+        "screen": _screen,
     }
     parser = argparse.ArgumentParser(prog="cairn-image", description=__doc__)
     parser.add_argument("step", choices=sorted(steps))
@@ -35,14 +36,41 @@ def main() -> None:
         _ended(str(error), "look into the journal", _BUG)
 
 
+def _system() -> None:
+    from cairn_appliance.image.machine import prepare_system
+
+    prepare_system()
+
+
 def _first_boot() -> None:
     """Make or join the cluster; the screen says what is in the way."""
+    from cairn_appliance.image import state
+    from cairn_appliance.image.first_boot import first_boot
+
     try:
-        told = asyncio.run(first_boot.first_boot())
+        told = asyncio.run(first_boot())
     except CairnError as error:
-        first_boot.tell(error)
+        state.tell(error)
         raise
     logging.getLogger(__name__).info("the cluster is set up: %s", told)
+
+
+def _applied() -> None:
+    from cairn_appliance.image.machine import applied
+
+    applied()
+
+
+def _judge() -> None:
+    from cairn_appliance.image.health import judge
+
+    judge()
+
+
+def _screen() -> None:
+    from cairn_appliance.image.screen import show
+
+    show()
 
 
 def _code_of(error: CairnError) -> int:

@@ -43,14 +43,16 @@ def read(device: Path) -> str:
         raise SeedError(f"{FILE_NAME} is no text in UTF-8") from error
 
 
-def wipe(device: Path) -> bool:
-    """Overwrite the seed and remove it; return whether the medium could be written."""
+def wipe(device: Path) -> None:
+    """Overwrite the seed and remove it; raise SeedError where the medium can't be written."""
     try:
         with _mounted(device, "rw") as place:
             overwrite(place / FILE_NAME)
-    except (SeedError, OSError):
-        return False
-    return True
+    except OSError as error:
+        raise SeedError(
+            f"the seed can't be wiped from {device}: {error.strerror}",
+            "take the medium away, it holds the seed's secrets",
+        ) from error
 
 
 def overwrite(path: Path) -> None:

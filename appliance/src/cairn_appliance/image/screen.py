@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cairn_appliance.image import first_boot, health, local_api, places
+from cairn_appliance.image import health, local_api, places, state
 from cairn_appliance.settings import SettingsError, join_address
 from cairn_appliance.settings import read as read_settings
 
@@ -37,15 +37,14 @@ class Shown:
 
 def text_of(shown: Shown) -> str:
     """Return the lines; nothing that somebody else wrote gets a control character through."""
-    consoles = " ".join(f"https://{join_address(each, 443)}/" for each in shown.addresses)
     rows = [
-        ("console", consoles.replace(":443/", "/")),
-        ("fingerprint", f"{shown.fingerprint}  (SHA-256 of the cluster's CA)"),
+        *(("console", f"https://{join_address(each, 443)[:-4]}/") for each in shown.addresses),
+        ("fingerprint", shown.fingerprint),
         ("state", shown.state),
         ("problem", shown.problem),
         ("what to do", shown.remedy),
     ]
-    present = [(name, value) for name, value in rows if value.split("  (")[0]]
+    present = [(name, value) for name, value in rows if value]
     lines = [f"Cairn appliance {shown.hostname}, {shown.version}, slot {shown.slot.upper()}", ""]
     lines += [f"  {name:<12} {_printable(value)}" for name, value in present]
     return "\r\n".join(lines) + "\r\n"
@@ -66,7 +65,7 @@ def show(terminals: Sequence[str] = TERMINALS) -> None:
 def look() -> Shown:
     """Return what there is to show now."""
     problem, remedy = _problem()
-    ready = local_api.is_ready() if first_boot.is_set_up() else False
+    ready = local_api.is_ready() if state.is_set_up() else False
     return Shown(
         hostname=socket.gethostname(),
         version=platform.freedesktop_os_release().get("IMAGE_VERSION", ""),
@@ -82,7 +81,7 @@ def look() -> Shown:
 def _state(ready: bool) -> str:
     if ready:
         return "ready"
-    if first_boot.is_set_up():
+    if state.is_set_up():
         return "starts, or has no quorum"
     if places.CLUSTER.exists():
         return "is being set up"
