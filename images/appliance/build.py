@@ -333,6 +333,9 @@ def _disk(tree: Path, disk: Path) -> None:
     root, var, esp = parts / "root", parts / "var", parts / "esp"
     (tree / "var").rename(parts / "var-files")
     (tree / "var").mkdir(mode=0o755)
+    (tree / "var/tmp").mkdir()  # systemd-resolved has one of its own there before /var is mounted
+    (tree / "var/tmp").chmod(0o1777)
+    os.utime(tree / "var/tmp", (_epoch(), _epoch()))
     os.utime(tree / "var", (_epoch(), _epoch()))
     _ext4(root, 1024, "cairn-root", "root", tree)
     _ext4(var, 256, "cairn-var", "var", parts / "var-files")
@@ -431,7 +434,9 @@ def _fill_esp(parts: Path, esp: Path, program: bytes) -> None:
     (place / "grub").mkdir()
     (place / "EFI/BOOT/BOOTX64.EFI").write_bytes(program)
     text = (HERE / "grub.cfg").read_text()
-    text = text.replace("@ROOT_A@", _uuid("cairn-root-a")).replace("@ROOT_B@", _uuid("cairn-root-b"))
+    text = text.replace("@ROOT_A@", _uuid("cairn-root-a")).replace(
+        "@ROOT_B@", _uuid("cairn-root-b")
+    )
     (place / "grub/grub.cfg").write_text(text)
     first = b"# GRUB Environment Block\ndefault_slot=a\ntrial=\ntried=\nmachine_id=\n"
     (place / "grub/grubenv").write_bytes(first.ljust(1024, b"#"))
@@ -440,7 +445,9 @@ def _fill_esp(parts: Path, esp: Path, program: bytes) -> None:
     with esp.open("wb") as file:
         file.truncate(64 * MIB)
     number = hashlib.sha256(_uuid("cairn-esp").encode()).hexdigest()[:8]
-    _run("mkfs.vfat", "--invariant", "-F", "32", "-s", "1", "-i", number, "-n", "CAIRN-ESP", str(esp))
+    _run(
+        "mkfs.vfat", "--invariant", "-F", "32", "-s", "1", "-i", number, "-n", "CAIRN-ESP", str(esp)
+    )
     for name in ("EFI", "grub"):
         _run("mcopy", "-s", "-m", "-Q", "-i", str(esp), str(place / name), "::")
 

@@ -136,7 +136,9 @@ def _check_system(machine: Guest, medium: Medium) -> None:
     """No unit failed, nothing of the system can be written, /var has the rest of the disk."""
     until("start-up is over", lambda: _is_up(machine), within_s=300)
     failed = machine.run("systemctl list-units --failed --plain --no-legend")
-    assert not failed.strip(), failed + machine.run("journalctl -b -p warning --no-pager | tail -60")
+    assert not failed.strip(), failed + machine.run(
+        "journalctl -b -p warning --no-pager | tail -60"
+    )
     assert machine.run("findmnt -no OPTIONS /").startswith("ro,")
     assert "Read-only" in machine.run("touch /usr/x", check=False)
     room = int(machine.run("df --output=size -m /var | tail -n 1"))
@@ -181,7 +183,9 @@ def _is_expected(place: str) -> bool:
 def _two_nodes_ping(lab: Lab, appliance: Imaged) -> tuple[list[Node], float]:
     """Return two nodes, and how long the second took from `join` to its first answered ping."""
     network = appliance.network("prod", "10.7.0.0/24")
-    nodes = [Node(lab.site(site).host(name)) for site, name in (("cloud-a", "a1"), ("cloud-b", "b1"))]
+    nodes = [
+        Node(lab.site(site).host(name)) for site, name in (("cloud-a", "a1"), ("cloud-b", "b1"))
+    ]
     for node in nodes:
         node.start()
     nodes[0].join(appliance.token(network))
@@ -205,7 +209,9 @@ def _check_start_anew(machine: Guest, nodes: list[Node]) -> None:
     assert machine.run("cat /etc/machine-id") == known
     assert int(machine.run("journalctl --list-boots --no-pager | grep -c .")) >= 2
     for node in nodes:
-        until(f"{node.name} has its appliance again", lambda node=node: _is_linked(node), within_s=90)
+        until(
+            f"{node.name} has its appliance again", lambda node=node: _is_linked(node), within_s=90
+        )
 
 
 def _is_linked(node: Node) -> bool:

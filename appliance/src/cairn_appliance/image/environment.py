@@ -59,9 +59,7 @@ def decode(octets: bytes) -> Environment:
     if len(octets) != SIZE or not text.startswith(_FIRST_LINE):
         raise EnvironmentUnusable("GRUB's environment block is damaged")
     values = dict(
-        line.split("=", 1)
-        for line in text.splitlines()
-        if "=" in line and not line.startswith("#")
+        line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#")
     )
     return Environment(
         default_slot=_slot(values.get("default_slot", "")) or "a",

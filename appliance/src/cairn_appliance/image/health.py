@@ -54,7 +54,9 @@ def note_fall_back(running: Slot) -> None:
     """Leave word that an update did not do, until another one does."""
     tried = environment.other(running)
     state.write(ROLLED_BACK, f"{tried}\n".encode(), 0o644)
-    log.error("the update did not come up well and was rolled back tried=%s slot=%s", tried, running)
+    log.error(
+        "the update did not come up well and was rolled back tried=%s slot=%s", tried, running
+    )
 
 
 def _keep_machine_id() -> None:

@@ -1,9 +1,9 @@
 """The machine itself, at each boot: a new seed is read, and what is kept is rendered.
 
-    machine      root, before the network: keeps what is the machine's, hands on in memory what the
-                 seed says of the cluster
-    first_boot   the appliance's user, with the network: makes or joins the cluster
-    applied      root: wipes the seed, and says that none is looked at any more
+machine      root, before the network: keeps what is the machine's, hands on in memory what the
+             seed says of the cluster
+first_boot   the appliance's user, with the network: makes or joins the cluster
+applied      root: wipes the seed, and says that none is looked at any more
 """
 
 from __future__ import annotations

@@ -129,4 +129,3 @@ def _draw(terminal: str, text: str) -> None:
 
 def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-

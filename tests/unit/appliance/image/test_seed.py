@@ -69,7 +69,7 @@ def test_a_seed_that_joins_is_read_and_its_secrets_are_in_no_repr() -> None:
         (text('[cluster]\naction = "create"\n'), "without cluster.admin_password_hash"),
         (text('[cluster]\naction = "join"\n'), "without cluster.join_string"),
         (text(CREATE + f'join_string = "{JOIN}"\n'), "does not go with"),
-        (text('[cluster]\naction = "join"\njoin_string = "cairn-join1.x"\n'), "damaged"),
+        (text('[cluster]\naction = "join"\njoin_string = "cairn-join1.abcdefgh"\n'), "damaged"),
         (text('[cluster]\naction="create"\nadmin_password_hash = "plain"\n'), "no argon2 hash"),
         (text(CREATE.replace("argon2id", "argon2i")), "not of the kind argon2id"),
         (text(CREATE.replace("m=65536", "m=9999999")), "costs more"),
