@@ -2,7 +2,7 @@
 
 `make image` runs it, as root. From Debian 13's packages, the locked wheels and this checkout it
 makes one read-only system; around it a disk with two slots for systems, and /var for all state
-(docs/adr/0015). No loop device and no mount of what is made. Dates, numbers and seeds are fixed:
+(docs/adr/0019). No loop device and no mount of what is made. Dates, numbers and seeds are fixed:
 two builds of one commit from the same packages differ in nothing.
 """
 
@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 import shutil
-import stat
 import struct
 import subprocess
 import sys
@@ -324,7 +323,8 @@ def _disk(tree: Path, disk: Path) -> None:
     for name, kind, mib in PARTITIONS:
         start = places[name][0] // SECTOR
         lines.append(
-            f'start={start}, size={mib * MIB // SECTOR}, type={kind}, uuid={_uuid(name)}, name="{name}"'
+            f"start={start}, size={mib * MIB // SECTOR}, type={kind}, "
+            f'uuid={_uuid(name)}, name="{name}"'
         )
     _run("sfdisk", "--quiet", str(disk), given="\n".join(lines) + "\n")
     parts = WORK / "parts"
