@@ -29,6 +29,11 @@ from cairn_agent.report import VERSION, Status
 PROBE_EVERY_S: Final = 4.0
 PROBED_AT_ONCE: Final = 8
 PROBE_TIMEOUT_MS: Final = 1000
+# A peer that nothing happens with is told of again after so long, not in each report: those of an
+# idle fleet are most of what its appliance does. Less than `wire.STALE_S`, with the wait for a report.
+CALM_S: Final = 18.0
+CALM_RTT: Final = 0.25  # of its round trip: less of a difference is no news
+CALM_OCTETS: Final = 64 * 1024  # sent and received since: less is none
 WINDOW: Final = 10  # probes of a peer that its figures are made of
 # Asking the data plane for everything takes as long as there are peers: at most this share of time.
 REST_OF_ASKING: Final = 50.0
@@ -131,7 +136,8 @@ class Teller:
         for key, (told, _) in self._told.items():
             if key not in present:  # it is a peer no more
                 present[key] = msgspec.structs.replace(told, session="down", rtt_us=None)
-        chosen = sorted(present, key=lambda key: self._urgency(key, present[key]))
+        news = [key for key in present if self._is_news(key, present[key], now)]
+        chosen = sorted(news, key=lambda key: self._urgency(key, present[key]))
         said = []
         for key in chosen[: wire.PEERS_MAX]:
             peer = present[key]
@@ -141,6 +147,10 @@ class Teller:
             else:
                 self._told[key] = (peer, now)
         return said
+
+    def _is_news(self, key: Key, peer: wire.PeerSaid, now: float) -> bool:
+        told = self._told.get(key)
+        return told is None or now - told[1] >= CALM_S or not is_calm(told[0], peer)
 
     def _urgency(self, key: Key, peer: wire.PeerSaid) -> tuple[bool, float]:
         told = self._told.get(key)
@@ -165,6 +175,18 @@ class Teller:
             tx_octets=stats.tx_octets,
             rx_octets=stats.rx_octets,
         )
+
+
+def is_calm(told: wire.PeerSaid, peer: wire.PeerSaid) -> bool:
+    """Return whether hardly anything has happened with a peer since it was told of."""
+    if _state(told) != _state(peer) or told.lost != peer.lost:
+        return False
+    moved = peer.tx_octets - told.tx_octets + peer.rx_octets - told.rx_octets
+    if not 0 <= moved < CALM_OCTETS:
+        return False
+    if told.rtt_us is None or peer.rtt_us is None:
+        return told.rtt_us == peer.rtt_us
+    return abs(peer.rtt_us - told.rtt_us) <= told.rtt_us * CALM_RTT
 
 
 def encode(report: wire.Report) -> bytes:
