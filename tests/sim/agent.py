@@ -451,9 +451,7 @@ class SimulatedAgent:
             for vni, each in held
         ]
         counted = [
-            VSubnetStats(
-                vni, peers=self._fellows(each.members), tx_frames=frames, rx_frames=frames
-            )
+            VSubnetStats(vni, peers=self._fellows(each.members), tx_frames=frames, rx_frames=frames)
             for vni, each in held
         ]
         dataplane = DataPlaneReport(is_up=True, version="sim")

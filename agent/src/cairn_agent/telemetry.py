@@ -30,7 +30,7 @@ PROBE_EVERY_S: Final = 4.0
 PROBED_AT_ONCE: Final = 8
 PROBE_TIMEOUT_MS: Final = 1000
 # A peer that nothing happens with is told of again after so long, not in each report: those of an
-# idle fleet are most of what its appliance does. Less than `wire.STALE_S`, with the wait for a report.
+# idle fleet are most of what its appliance does. Less than `wire.STALE_S`, with the next wait.
 CALM_S: Final = 18.0
 CALM_RTT: Final = 0.25  # of its round trip: less of a difference is no news
 CALM_OCTETS: Final = 64 * 1024  # sent and received since: less is none

@@ -82,7 +82,11 @@ segment:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.cairn.overlay.plugins.module_utils.appliance import OPTIONS, Appliance
-from ansible_collections.cairn.overlay.plugins.module_utils.objects import absent, carry_out, present
+from ansible_collections.cairn.overlay.plugins.module_utils.objects import (
+    absent,
+    carry_out,
+    present,
+)
 from ansible_collections.cairn.overlay.plugins.module_utils.rules import Told
 
 _FIELDS = ("preference", "guards")

@@ -85,7 +85,11 @@ vsubnet:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.cairn.overlay.plugins.module_utils.appliance import OPTIONS, Appliance
-from ansible_collections.cairn.overlay.plugins.module_utils.objects import absent, carry_out, present
+from ansible_collections.cairn.overlay.plugins.module_utils.objects import (
+    absent,
+    carry_out,
+    present,
+)
 
 _FIELDS = ("prefixes", "reserved", "mtu", "policy")
 _POLICY = {
