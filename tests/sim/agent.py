@@ -440,8 +440,9 @@ class SimulatedAgent:
             await asyncio.sleep(telemetry.EVERY_S * random.uniform(0.8, 1.0))
             if line.takes_reports and self.netmap is not None:
                 report = teller.report(*self._figures(), full=is_first, measured_s=0.0)
-                line.report(encode(report))
-                is_first = False
+                if report is not None:
+                    line.report(encode(report))
+                    is_first = False
 
     def _figures(self) -> tuple[Status, Stats]:
         held = self.netmap.vsubnets.items() if self.netmap else ()

@@ -29,8 +29,8 @@ from cairn_agent.report import VERSION, Status
 PROBE_EVERY_S: Final = 4.0
 PROBED_AT_ONCE: Final = 8
 PROBE_TIMEOUT_MS: Final = 1000
-# A peer that nothing happens with is told of again after so long, not in each report: those of an
-# idle fleet are most of what its appliance does. Less than `wire.STALE_S`, with the next wait.
+# What nothing happens with is told again after so long, not every ten seconds: reports of an idle
+# fleet are most of what its appliance does. Less than `wire.STALE_S`, with the next wait.
 CALM_S: Final = 18.0
 CALM_RTT: Final = 0.25  # of its round trip: less of a difference is no news
 CALM_OCTETS: Final = 64 * 1024  # sent and received since: less is none
@@ -103,21 +103,31 @@ class Teller:
         self._ways = ways
         self._told: dict[Key, tuple[wire.PeerSaid, float]] = {}  # and when
         self._said: dict[str, object] = {}  # field -> what was told last
+        self._vsubnets: list[wire.VSubnetSaid] = []  # as they were told last
+        self._reported_at = 0.0
 
-    def report(self, status: Status, stats: Stats, *, full: bool, measured_s: float) -> wire.Report:
-        """Return what there is to say now."""
+    def report(
+        self, status: Status, stats: Stats, *, full: bool, measured_s: float
+    ) -> wire.Report | None:
+        """Return what there is to say now; None: nothing, but that some counters went on."""
         if full:
             self._told, self._said = {}, {}
         now = time.monotonic()
-        return wire.Report(
+        vsubnets = _vsubnets(status, stats)
+        report = wire.Report(
             full=full,
             agent_version=self._news("agent_version", VERSION),
             dataplane=self._news("dataplane", _dataplane(status, stats)),
-            vsubnets=self._news("vsubnets", _vsubnets(status, stats)),
             problems=self._news("problems", _problems(status)),
             peers=self._peers(stats, now),
             measured_s=measured_s,
         )
+        is_calm = report == wire.Report(measured_s=measured_s)
+        is_calm = is_calm and _standing(vsubnets) == _standing(self._vsubnets)
+        if is_calm and now - self._reported_at < CALM_S:
+            return None
+        self._reported_at, self._vsubnets = now, vsubnets
+        return msgspec.structs.replace(report, vsubnets=self._news("vsubnets", vsubnets))
 
     def _news(self, name: str, value: _T) -> _T | None:
         if name in self._said and self._said[name] == value:
@@ -256,6 +266,23 @@ def _vsubnets(status: Status, stats: Stats) -> list[wire.VSubnetSaid]:
             )
         )
     return found
+
+
+def _standing(vsubnets: list[wire.VSubnetSaid]) -> list[wire.VSubnetSaid]:
+    """Return them without what goes on while hardly anything happens."""
+    replace = msgspec.structs.replace
+    return [
+        replace(
+            each,
+            tx_frames=0,
+            rx_frames=0,
+            tx_octets=0,
+            rx_octets=0,
+            counters={},
+            learned=[replace(one, age_s=0.0) for one in each.learned],
+        )
+        for each in vsubnets
+    ]
 
 
 def _problems(status: Status) -> list[wire.ProblemSaid]:

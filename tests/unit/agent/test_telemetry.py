@@ -37,7 +37,8 @@ def up(name: str, **more: object) -> PeerStats:
 
 
 def told(teller: Teller, what: Stats, *, full: bool = False) -> wire.Report:
-    return teller.report(status(), what, full=full, measured_s=0.0)
+    """Return the report; an empty one where there is none."""
+    return teller.report(status(), what, full=full, measured_s=0.0) or wire.Report()
 
 
 def test_the_first_report_is_full_and_the_next_has_what_is_new() -> None:
@@ -104,6 +105,26 @@ def test_a_peer_that_nothing_happens_with_is_told_of_now_and_then(
     assert told(teller, stats(of_now), full=True).peers
 
 
+def test_counters_alone_are_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(telemetry_module.time, "monotonic", lambda: now)
+    teller = Teller(Ways())
+
+    def said(frames: int, *, dropped: int = 0) -> bool:
+        of = VSubnetStats(7, tx_frames=frames, drops={"storm_limit": dropped})
+        report = teller.report(status(), Stats("i", vsubnets=[of]), full=False, measured_s=0.5)
+        return report is not None
+
+    assert said(1)
+    now += 10.0
+    assert not said(2)
+    assert said(2, dropped=1)  # a limit that drops is news
+    now += 17.0
+    assert not said(3, dropped=1)
+    now += 1.0
+    assert said(3, dropped=1)
+
+
 def test_a_line_is_never_longer_than_an_appliance_reads() -> None:
     names = {f"{n:060d}": 1 << 60 for n in range(64)}
     peers = [wire.PeerSaid(f"{n:064d}", 7, "up", endpoint="x" * 64) for n in range(wire.PEERS_MAX)]
@@ -159,6 +180,6 @@ def test_what_is_wrong_has_a_cause_and_what_to_do() -> None:
     )
     of_now = msgspec.structs.replace(status("no TAP"), peers=[narrow])
     report = Teller(Ways()).report(of_now, Stats(""), full=True, measured_s=0.0)
-    assert report.problems is not None
+    assert report is not None and report.problems is not None
     assert [each.name for each in report.problems] == ["vsubnet", "path_mtu"]
     assert report.problems[1].remedy
