@@ -3,6 +3,7 @@ import { createBrowserRouter, Navigate, type RouteObject } from "react-router";
 import { RouterProvider } from "react-router/dom";
 import { failureFrom } from "../api/failure";
 import { Loading } from "../parts/states";
+import { Component as Overview } from "../routes/overview/Overview";
 import { RouteFailed } from "./RouteFailed";
 import { SessionProvider } from "./session";
 import { Root } from "./Root";
@@ -39,7 +40,8 @@ const router = createBrowserRouter([
     errorElement: <RouteFailed />,
     hydrateFallbackElement: <Loading what="console" />,
     children: [
-      page("/", async () => import("../routes/overview/Overview")),
+      // Not by itself: where nearly everybody arrives, it would be asked for one step later.
+      { path: "/", element: <Overview />, errorElement: <RouteFailed /> },
       page("/nodes", async () => import("../routes/nodes/Nodes")),
       page("/nodes/:node", async () => import("../routes/nodes/Node")),
       page("/join", async () => import("../routes/join/Join")),

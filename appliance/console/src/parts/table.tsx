@@ -36,18 +36,20 @@ interface ListTableProps<Row> {
   choices?: readonly Choice<Row>[];
   actions?: ReactNode;
   rowActions?: (row: Row) => ReactNode;
+  /** Before its parameters of the address: a second list on a page has one. */
+  prefix?: string;
 }
 
 /** Sets one parameter of the address; an empty one goes. */
-export function useParameter(): (key: string, value: string) => void {
+export function useParameter(prefix = ""): (key: string, value: string) => void {
   const [, setSearch] = useSearchParams();
   return (key, value) =>
     setSearch(
       (before) => {
         const after = new URLSearchParams(before);
-        if (value) after.set(key, value);
-        else after.delete(key);
-        if (key !== "page") after.delete("page");
+        if (value) after.set(prefix + key, value);
+        else after.delete(prefix + key);
+        if (key !== "page") after.delete(`${prefix}page`);
         return after;
       },
       { replace: true },
@@ -57,12 +59,13 @@ export function useParameter(): (key: string, value: string) => void {
 /** A table whose filter, order and page are in the address. */
 export function ListTable<Row>(props: ListTableProps<Row>) {
   const [search] = useSearchParams();
-  const set = useParameter();
-  const wanted = wantedFrom(search, props.sort, SIZE);
+  const prefix = props.prefix ?? "";
+  const set = useParameter(prefix);
+  const wanted = wantedFrom(search, props.sort, SIZE, prefix);
   const choices = props.choices ?? [];
   const rows = props.rows.filter((row) =>
     choices.every(({ key, wants }) => {
-      const value = search.get(key);
+      const value = search.get(prefix + key);
       return !value || !wants || wants(row, value);
     }),
   );
@@ -87,7 +90,7 @@ export function ListTable<Row>(props: ListTableProps<Row>) {
             <ToolbarItem key={key}>
               <FormSelect
                 aria-label={label}
-                value={search.get(key) ?? ""}
+                value={search.get(prefix + key) ?? ""}
                 onChange={(_, value) => set(key, value)}
               >
                 <FormSelectOption value="" label={`${label}: all`} />
