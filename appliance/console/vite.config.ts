@@ -50,6 +50,7 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     sourcemap: false,
     reportCompressedSize: false,
+    chunkSizeWarningLimit: 600, // what a first page may have, compressed, is a test's business
     target: "es2022",
   },
   test: { environment: "jsdom", include: ["src/**/*.test.{ts,tsx}"] },

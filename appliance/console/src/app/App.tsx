@@ -2,10 +2,11 @@ import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { createBrowserRouter, Navigate, type RouteObject } from "react-router";
 import { RouterProvider } from "react-router/dom";
 import { failureFrom } from "../api/failure";
+import { askForOverview } from "../api/queries";
 import { Loading } from "../parts/states";
 import { Component as Overview } from "../routes/overview/Overview";
 import { RouteFailed } from "./RouteFailed";
-import { SessionProvider } from "./session";
+import { askForSession, SessionProvider } from "./session";
 import { Root } from "./Root";
 
 const STALE_MS = 5_000;
@@ -26,6 +27,10 @@ const client = new QueryClient({
     mutations: { networkMode: "always", retry: false },
   },
 });
+
+// Beside each other, and before the first drawing: what is seen first waits for both.
+askForSession(client);
+if (window.location.pathname === "/") askForOverview(client);
 
 type Lazy = NonNullable<RouteObject["lazy"]>;
 const page = (path: string, lazy: Lazy): RouteObject => ({

@@ -12,10 +12,10 @@ import { lengthOf } from "../../parts/words";
 type Table = Schemas["TableOut"];
 type Sent = Table["bum"]["by_node"][number];
 
-interface Row extends Schemas["TableEntryOut"] {
+type Row = Schemas["TableEntryOut"] & {
   /** What its node has sent to many: a member's own frames, or those of a gateway's whole LAN. */
   sent?: Sent;
-}
+};
 
 const CONFLICTS = { duplicate_mac: "duplicate MAC", duplicate_ip: "duplicate IP" } as const;
 const perSecond = (frames: number): string =>
@@ -68,9 +68,9 @@ const COLUMNS: Column<Row>[] = [
 ];
 
 function BumOf({ sent }: { sent?: Sent }) {
-  if (sent?.frames_per_s != null) return <>{perSecond(sent.frames_per_s)}</>;
-  if (sent?.frames != null) return <>{sent.frames.toLocaleString("en")} frames</>;
-  return <>none counted</>;
+  const { frames = null, frames_per_s = null } = sent ?? {};
+  if (frames_per_s !== null) return <>{perSecond(frames_per_s)}</>;
+  return <>{frames === null ? "none counted" : `${frames.toLocaleString("en")} frames`}</>;
 }
 
 /** Every MAC of the vSubnet, those in conflict first. */
@@ -107,7 +107,9 @@ function Entries({ table }: { table: Table }) {
     <>
       <p>
         {entries.length.toLocaleString("en")} MACs as of <Age at={at} />. BUM <Help word="BUM" />:{" "}
-        {bum.frames_per_s === null ? "not counted yet" : `members send ${perSecond(bum.frames_per_s)}`}
+        {bum.frames_per_s === null
+          ? "not counted yet"
+          : `members send ${perSecond(bum.frames_per_s)}`}
         ; limits drop {perSecond(bum.dropped_per_s)}.
       </p>
       <ListTable
