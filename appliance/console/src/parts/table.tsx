@@ -8,7 +8,7 @@ import {
   FormSelectOption,
 } from "@patternfly/react-core";
 import { Table, Tbody, Td, Th, Thead, Tr } from "@patternfly/react-table";
-import type { ReactNode } from "react";
+import { useEffect, useState, type ReactNode } from "react";
 import { useSearchParams } from "react-router";
 import { chosen, wantedFrom, type Column as Listed } from "./list";
 
@@ -56,6 +56,34 @@ export function useParameter(prefix = ""): (key: string, value: string) => void 
     );
 }
 
+interface FilterFieldProps {
+  label: string;
+  placeholder: string;
+  value: string;
+  set: (value: string) => void;
+}
+
+/** A filter that is typed; it is in the address, which is told later than keys are pressed. */
+export function FilterField({ label, placeholder, value, set }: FilterFieldProps) {
+  const [typed, setTyped] = useState<string>(); // until the address has it
+  useEffect(() => {
+    if (typed === value) setTyped(undefined);
+  }, [typed, value]);
+  const take = (text: string): void => {
+    setTyped(text);
+    set(text);
+  };
+  return (
+    <SearchInput
+      aria-label={label}
+      placeholder={placeholder}
+      value={typed ?? value}
+      onChange={(_, text) => take(text)}
+      onClear={() => take("")}
+    />
+  );
+}
+
 /** A table whose filter, order and page are in the address. */
 export function ListTable<Row>(props: ListTableProps<Row>) {
   const [search] = useSearchParams();
@@ -78,12 +106,11 @@ export function ListTable<Row>(props: ListTableProps<Row>) {
       <Toolbar>
         <ToolbarContent>
           <ToolbarItem>
-            <SearchInput
-              aria-label={`Filter ${what}`}
+            <FilterField
+              label={`Filter ${what}`}
               placeholder={`Filter ${what}`}
               value={wanted.text}
-              onChange={(_, value) => set("q", value)}
-              onClear={() => set("q", "")}
+              set={(text) => set("q", text)}
             />
           </ToolbarItem>
           {choices.map(({ key, label, options }) => (
