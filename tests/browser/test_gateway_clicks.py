@@ -141,6 +141,7 @@ def test_lans_are_bridged_switched_over_freed_and_let_go_by_clicks_alone(
 
         _freeze_and_free(operator, office)
 
+        _see_who_sends_to_many(operator)
         _link(page, "Gateways")
         page.get_by_role("link", name="north", exact=True).click()
         _detach_all_and_delete(operator, office)
@@ -256,6 +257,21 @@ def _freeze_and_free(operator: Person, office: Office) -> None:
     office.carry(is_at)  # says again where it is
     office.reaches(GUEST)
     expect(guest).to_have_count(0, timeout=HEARS_MS)
+
+
+def _see_who_sends_to_many(operator: Person) -> None:
+    """Questions of the LANs have gone to the VM: the data planes have counted them."""
+    page = operator.page
+    _link(page, "vSubnets")
+    page.get_by_role("link", name="prod", exact=True).click()
+    expect(page.get_by_text(re.compile(r"members send [\d.,]+ frames/s"))).to_be_visible(
+        timeout=HEARS_MS
+    )
+    gateway = page.get_by_role("link", name="g3", exact=True)
+    row = page.get_by_role("grid", name="Addresses").get_by_role("row").filter(has=gateway)
+    expect(row.filter(has_text="member")).to_contain_text("frames")
+    operator.screen("gateway-real-table")
+    assert operator.faults() == []
 
 
 def _frozen(office: Office) -> tuple[str, str]:
