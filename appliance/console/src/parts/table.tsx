@@ -63,7 +63,7 @@ interface FilterFieldProps {
   set: (value: string) => void;
 }
 
-/** A filter that is typed; it is in the address, which is told later than keys are pressed. */
+/** A filter that is typed, and shown as typed until the address has it. */
 export function FilterField({ label, placeholder, value, set }: FilterFieldProps) {
   const [typed, setTyped] = useState<string>(); // until the address has it
   useEffect(() => {
