@@ -191,6 +191,19 @@ def test_vsubnets_and_tokens_are_made_once_and_secrets_are_not_shown(scene: Scen
     assert refused.status != 0 and "another fingerprint" in refused.text, refused.text
 
 
+def test_a_vsubnet_named_later_is_added_to_hosts_that_have_joined(scene: Scene) -> None:
+    """Once: check mode says it, the run does it and waits for it, the next changes nothing."""
+    more = {"cairn_vsubnets": ["prod", "lab"]}
+    checked = scene.play("rollout", "--check", "--diff", **more)
+    assert checked.changed == len(SYSTEMS) and "+in vSubnet lab" in checked.text, checked.text
+    assert scene.appliance.cairn("member", "list", "--vsubnet", "lab") == []
+    played = scene.play("rollout", **more)
+    assert played.changed == len(SYSTEMS), played.text
+    members = scene.appliance.cairn("member", "list", "--vsubnet", "lab")
+    assert {each["node"]["name"] for each in members} == set(SYSTEMS)
+    assert scene.play("rollout", **more).changed == 0
+
+
 def test_the_inventory_is_what_the_appliance_knows(scene: Scene) -> None:
     """Nodes with the addresses that SSH takes, in groups by site and vSubnet."""
     found = scene.control.inventory(

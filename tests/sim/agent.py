@@ -16,17 +16,20 @@ import random
 import ssl
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
 import msgspec
 from cairn_agent.control.backoff import Backoff
 from cairn_agent.control.pace import acknowledged_within_s
 from cairn_agent.control.tls import issuer_of, server_context
+from cairn_agent.dataplane import PeerStats, Stats, VSubnetStats
 from cairn_agent.identity import Keys, certificate_request
 from cairn_agent.netmap.held import Netmap, NetmapRefused
 from cairn_agent.protocol import acks, enrolment, telemetry
 from cairn_agent.protocol import netmap as wire
+from cairn_agent.report import DataPlaneReport, Status, VSubnetReport
+from cairn_agent.telemetry import Teller, Ways, encode
 
 from tests.sim.churn import Arrivals
 from tests.sim.connection import Connection, Lost, Refused
@@ -432,45 +435,50 @@ class SimulatedAgent:
 
     async def _report(self, line: Connection) -> None:
         """Report as the real agent does, with sessions to some of its fellow members."""
-        is_first = True
+        teller, is_first = Teller(Ways()), True
         while True:
             await asyncio.sleep(telemetry.EVERY_S * random.uniform(0.8, 1.0))
             if line.takes_reports and self.netmap is not None:
-                report = telemetry.Report(
-                    full=is_first,
-                    peers=list(self._fellows()),
-                    vsubnets=[
-                        telemetry.VSubnetSaid(vni, len(held.members), SESSIONS, 1400, "", 1, 2, 3)
-                        for vni, held in self.netmap.vsubnets.items()
-                    ],
-                )
-                line.report(msgspec.json.encode(report) + b"\n")
-                is_first = False
+                report = teller.report(*self._figures(), full=is_first, measured_s=0.0)
+                if report is not None:
+                    line.report(encode(report))
+                    is_first = False
 
-    def _fellows(self) -> Iterator[telemetry.PeerSaid]:
-        own = self.credentials.node_id
-        for vni, held in self.netmap.vsubnets.items() if self.netmap else ():
-            others = sorted(held.members)
-            begin = bisect.bisect(others, own)
-            for number in range(min(SESSIONS, len(others) - 1)):
-                rtt_us = 1000 + random.randrange(1000)
-                node = others[(begin + number) % len(others)]
-                if node != own:
-                    yield telemetry.PeerSaid(
-                        node,
-                        vni,
-                        "up",
-                        "direct",
-                        "192.0.2.1:8002",
-                        rtt_us,
-                        rtt_us + 500,
-                        100,
-                        probes=10,
-                        probed_s=2.5,
-                        mtu=1400,
-                        tx_octets=random.randrange(1 << 40),
-                        rx_octets=random.randrange(1 << 40),
-                    )
+    def _figures(self) -> tuple[Status, Stats]:
+        held = self.netmap.vsubnets.items() if self.netmap else ()
+        frames = round(time.monotonic())
+        vsubnets = [
+            VSubnetReport(vni, "v", "c", "m", [], 1400, 1400, len(each.members))
+            for vni, each in held
+        ]
+        counted = [
+            VSubnetStats(vni, peers=self._fellows(each.members), tx_frames=frames, rx_frames=frames)
+            for vni, each in held
+        ]
+        dataplane = DataPlaneReport(is_up=True, version="sim")
+        status = Status("approved", "sim", dataplane=dataplane, vsubnets=vsubnets)
+        return status, Stats("sim", vsubnets=counted)
+
+    def _fellows(self, members: Collection[str]) -> list[PeerStats]:
+        """Return sessions that nothing is sent through, but what measures them."""
+        own, others = self.credentials.node_id, sorted(members)
+        begin = bisect.bisect(others, own)
+        chosen = [others[(begin + n) % len(others)] for n in range(min(SESSIONS, len(others) - 1))]
+        octets = 1_000_000 + round(time.monotonic()) * 50
+        return [
+            PeerStats(
+                node,
+                "192.0.2.1:8002",
+                "up",
+                "direct",
+                rtt_us=1000 + random.randrange(200),
+                tx_octets=octets,
+                rx_octets=octets,
+                mtu=1400,
+            )
+            for node in chosen
+            if node != own
+        ]
 
     async def _tell(self, path: str, message: msgspec.Struct) -> bytes:
         """Send on the connection beside the stream's; the appliance closes an idle one."""

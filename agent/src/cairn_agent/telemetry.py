@@ -29,6 +29,11 @@ from cairn_agent.report import VERSION, Status
 PROBE_EVERY_S: Final = 4.0
 PROBED_AT_ONCE: Final = 8
 PROBE_TIMEOUT_MS: Final = 1000
+# What nothing happens with is told again after so long, not every ten seconds: reports of an idle
+# fleet are most of what its appliance does. Less than `wire.STALE_S`, with the next wait.
+CALM_S: Final = 18.0
+CALM_RTT: Final = 0.25  # of its round trip: less of a difference is no news
+CALM_OCTETS: Final = 64 * 1024  # sent and received since: less is none
 WINDOW: Final = 10  # probes of a peer that its figures are made of
 # Asking the data plane for everything takes as long as there are peers: at most this share of time.
 REST_OF_ASKING: Final = 50.0
@@ -98,21 +103,31 @@ class Teller:
         self._ways = ways
         self._told: dict[Key, tuple[wire.PeerSaid, float]] = {}  # and when
         self._said: dict[str, object] = {}  # field -> what was told last
+        self._vsubnets: list[wire.VSubnetSaid] = []  # as they were told last
+        self._reported_at = 0.0
 
-    def report(self, status: Status, stats: Stats, *, full: bool, measured_s: float) -> wire.Report:
-        """Return what there is to say now."""
+    def report(
+        self, status: Status, stats: Stats, *, full: bool, measured_s: float
+    ) -> wire.Report | None:
+        """Return what there is to say now; None: nothing, but that some counters went on."""
         if full:
             self._told, self._said = {}, {}
         now = time.monotonic()
-        return wire.Report(
+        vsubnets = _vsubnets(status, stats)
+        report = wire.Report(
             full=full,
             agent_version=self._news("agent_version", VERSION),
             dataplane=self._news("dataplane", _dataplane(status, stats)),
-            vsubnets=self._news("vsubnets", _vsubnets(status, stats)),
             problems=self._news("problems", _problems(status)),
             peers=self._peers(stats, now),
             measured_s=measured_s,
         )
+        is_calm = report == wire.Report(measured_s=measured_s)
+        is_calm = is_calm and _standing(vsubnets) == _standing(self._vsubnets)
+        if is_calm and now - self._reported_at < CALM_S:
+            return None
+        self._reported_at, self._vsubnets = now, vsubnets
+        return msgspec.structs.replace(report, vsubnets=self._news("vsubnets", vsubnets))
 
     def _news(self, name: str, value: _T) -> _T | None:
         if name in self._said and self._said[name] == value:
@@ -131,7 +146,8 @@ class Teller:
         for key, (told, _) in self._told.items():
             if key not in present:  # it is a peer no more
                 present[key] = msgspec.structs.replace(told, session="down", rtt_us=None)
-        chosen = sorted(present, key=lambda key: self._urgency(key, present[key]))
+        news = [key for key in present if self._is_news(key, present[key], now)]
+        chosen = sorted(news, key=lambda key: self._urgency(key, present[key]))
         said = []
         for key in chosen[: wire.PEERS_MAX]:
             peer = present[key]
@@ -141,6 +157,10 @@ class Teller:
             else:
                 self._told[key] = (peer, now)
         return said
+
+    def _is_news(self, key: Key, peer: wire.PeerSaid, now: float) -> bool:
+        told = self._told.get(key)
+        return told is None or now - told[1] >= CALM_S or not is_calm(told[0], peer)
 
     def _urgency(self, key: Key, peer: wire.PeerSaid) -> tuple[bool, float]:
         told = self._told.get(key)
@@ -165,6 +185,18 @@ class Teller:
             tx_octets=stats.tx_octets,
             rx_octets=stats.rx_octets,
         )
+
+
+def is_calm(told: wire.PeerSaid, peer: wire.PeerSaid) -> bool:
+    """Return whether hardly anything has happened with a peer since it was told of."""
+    if _state(told) != _state(peer) or told.lost != peer.lost:
+        return False
+    moved = peer.tx_octets - told.tx_octets + peer.rx_octets - told.rx_octets
+    if not 0 <= moved < CALM_OCTETS:
+        return False
+    if told.rtt_us is None or peer.rtt_us is None:
+        return told.rtt_us == peer.rtt_us
+    return abs(peer.rtt_us - told.rtt_us) <= told.rtt_us * CALM_RTT
 
 
 def encode(report: wire.Report) -> bytes:
@@ -234,6 +266,23 @@ def _vsubnets(status: Status, stats: Stats) -> list[wire.VSubnetSaid]:
             )
         )
     return found
+
+
+def _standing(vsubnets: list[wire.VSubnetSaid]) -> list[wire.VSubnetSaid]:
+    """Return them without what goes on while hardly anything happens."""
+    replace = msgspec.structs.replace
+    return [
+        replace(
+            each,
+            tx_frames=0,
+            rx_frames=0,
+            tx_octets=0,
+            rx_octets=0,
+            counters={},
+            learned=[replace(one, age_s=0.0) for one in each.learned],
+        )
+        for each in vsubnets
+    ]
 
 
 def _problems(status: Status) -> list[wire.ProblemSaid]:

@@ -58,7 +58,8 @@ async def _report(agent: Agent) -> None:
             )
             took_s = time.monotonic() - begun
             ask_at = max(ask_at, begun + took_s * REST_OF_ASKING)
-            stream = link.streams if await link.report(encode(report)) else -1
+            if report is not None:
+                stream = link.streams if await link.report(encode(report)) else -1
         await _wait(agent, wire.EVERY_S if link and link.takes_reports else wire.SOON_S)
 
 

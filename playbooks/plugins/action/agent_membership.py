@@ -1,11 +1,15 @@
 """Joins a host, with a token that is made for it now and is no use to anybody else.
 
+A host that has joined is made a member of the vSubnets that it isn't in yet, where an appliance
+is named; no vSubnet is left that nobody named.
+
 It runs on the control host: neither API token nor inventory come to the host, and the join token
 is in no variable, no result and no log. On the host the module of the same name does the rest.
 """
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +20,7 @@ from ansible_collections.cairn.overlay.plugins.module_utils.rules import Told
 
 _MODULE = "cairn.overlay.agent_membership"
 _IDENTITY = "/var/lib/cairn-agent/identity.json"
+_STATUS = "/usr/bin/cairn-agent status --json"
 
 
 class ActionModule(ActionBase):
@@ -46,9 +51,11 @@ class ActionModule(ActionBase):
         words = {True: "joined\n", False: "not joined\n"}
         result.update(changed=is_joined != wanted)
         result.update(diff={"before": words[is_joined], "after": words[wanted]})
-        if is_joined == wanted or self._task.check_mode:
-            return result
         try:
+            if is_joined and wanted:
+                return {**result, **self._attach(args)}
+            if is_joined == wanted or self._task.check_mode:
+                return result
             done = self._join(args, task_vars) if wanted else self._leave(args, task_vars)
         except Told as told:
             raise AnsibleActionFail(str(told)) from told
@@ -60,6 +67,28 @@ class ActionModule(ActionBase):
         if done["rc"] not in (0, 1):
             raise AnsibleActionFail(f"the host can't be asked: {done['stderr'].strip()}")
         return bool(done["rc"] == 0)
+
+    def _attach(self, args: dict) -> dict:
+        """Make the node a member where it is missing; without an appliance the gate tells it."""
+        asked = self._low_level_execute_command(_STATUS)
+        try:
+            status = json.loads(asked["stdout"])
+        except ValueError:
+            return {}  # the agent doesn't run, which the gate tells, too
+        names = {each["name"] for each in status["vsubnets"]}
+        here = names | {str(each["vni"]) for each in status["vsubnets"]}
+        away = sorted(set(args["vsubnets"]) - here)
+        if not away or not args["url"] or status["state"] != "approved":
+            return {}
+        with Appliance(args) as appliance:
+            found = {appliance.get("vsubnets", vsubnet)[0]["name"] for vsubnet in away}
+            missing = sorted(found - names)  # named by its ID it may be one that it is in
+            if not self._task.check_mode:
+                for vsubnet in missing:
+                    body = {"node": status["node_id"]}
+                    appliance.post("vsubnets", vsubnet, "members", body=body)
+        after = "joined\n" + "".join(f"in vSubnet {vsubnet}\n" for vsubnet in missing)
+        return {"changed": bool(missing), "diff": {"before": "joined\n", "after": after}}
 
     def _join(self, args: dict, task_vars: dict | None) -> dict:
         if args["token"]:

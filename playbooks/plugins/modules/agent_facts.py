@@ -11,13 +11,8 @@ description:
 version_added: 0.1.0
 author: The authors of Cairn (@cairn)
 options: {}
-attributes:
-  check_mode:
-    support: full
-    description: Changes nothing in either mode.
-  diff_mode:
-    support: none
-    description: Changes nothing.
+extends_documentation_fragment:
+  - cairn.overlay.unchanging
 """
 
 EXAMPLES = r"""

@@ -37,13 +37,8 @@ options:
     description: A node that waits for an operator's approval is as it should be.
     type: bool
     default: false
-attributes:
-  check_mode:
-    support: full
-    description: Changes nothing in either mode.
-  diff_mode:
-    support: none
-    description: Changes nothing.
+extends_documentation_fragment:
+  - cairn.overlay.unchanging
 """
 
 EXAMPLES = r"""

@@ -10,6 +10,8 @@ description:
   - Joins a host that hasn't joined, with a token that is made for it on the control host, is good
     for this one host, and ends soon. A host that has joined needs neither token nor API.
   - The token is in no variable, result or log.
+  - A host that has joined becomes a member of those of O(vsubnets) that it isn't in, where O(url)
+    is given. It is taken out of none.
 version_added: 0.1.0
 author: The authors of Cairn (@cairn)
 options:
@@ -34,7 +36,7 @@ options:
     type: float
     default: 900
   vsubnets:
-    description: Names, IDs or VNIs of the vSubnets that the host joins.
+    description: Names, IDs or VNIs of the vSubnets that the host is to be in.
     type: list
     elements: str
     default: []
@@ -55,10 +57,10 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: full
-    description: Looks whether the host has joined; makes no token.
+    description: Looks whether the host has joined, and where; makes no token and no member.
   diff_mode:
     support: full
-    description: Says whether the host joins or leaves.
+    description: Says whether the host joins or leaves, and which vSubnets it comes into.
 """
 
 EXAMPLES = r"""

@@ -17,14 +17,8 @@ options:
     type: float
     default: 60
 extends_documentation_fragment:
+  - cairn.overlay.unchanging
   - cairn.overlay.appliance
-attributes:
-  check_mode:
-    support: full
-    description: Changes nothing in either mode.
-  diff_mode:
-    support: none
-    description: Changes nothing.
 """
 
 EXAMPLES = r"""

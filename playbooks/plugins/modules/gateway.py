@@ -71,6 +71,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.cairn.overlay.plugins.module_utils.appliance import OPTIONS, Appliance
+from ansible_collections.cairn.overlay.plugins.module_utils.objects import carry_out
 from ansible_collections.cairn.overlay.plugins.module_utils.rules import Told, sentence
 
 _ANSWER_WITHIN_S = 30.0  # after the node has listened
@@ -92,11 +93,7 @@ def main() -> None:
         required_if=[("state", "attached", ("port",))],
         supports_check_mode=True,
     )
-    try:
-        with Appliance(module.params) as appliance:
-            module.exit_json(**_done(module, appliance))
-    except Told as told:
-        module.fail_json(msg=str(told), code=told.code)
+    carry_out(module, _done)
 
 
 def _done(module: AnsibleModule, appliance: Appliance) -> dict:

@@ -82,7 +82,12 @@ segment:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.cairn.overlay.plugins.module_utils.appliance import OPTIONS, Appliance
-from ansible_collections.cairn.overlay.plugins.module_utils.rules import Told, changes, shown
+from ansible_collections.cairn.overlay.plugins.module_utils.objects import (
+    absent,
+    carry_out,
+    present,
+)
+from ansible_collections.cairn.overlay.plugins.module_utils.rules import Told
 
 _FIELDS = ("preference", "guards")
 _GUARDS = {
@@ -106,51 +111,24 @@ def main() -> None:
         required_if=[("state", "present", ("vsubnet",))],
         supports_check_mode=True,
     )
-    try:
-        with Appliance(module.params) as appliance:
-            done = _present if module.params["state"] == "present" else _absent
-            module.exit_json(**done(module, appliance))
-    except Told as told:
-        module.fail_json(msg=str(told), code=told.code)
+    carry_out(module, _present if module.params["state"] == "present" else _absent)
 
 
 def _present(module: AnsibleModule, appliance: Appliance) -> dict:
     name, vsubnet = module.params["name"], module.params["vsubnet"]
-    wanted = {field: module.params[field] for field in _FIELDS}
     current, etag = appliance.find("segments", name)
     if current is not None and vsubnet not in map(str, current["vsubnet"].values()):
         raise Told(
             f"segment {name} is of vSubnet {current['vsubnet']['name']}, and stays so",
             "take another name, or remove the segment first",
         )
-    differs = changes(wanted, current or {})
-    result = {
-        "changed": current is None or bool(differs),
-        "segment": current or {},
-        "diff": {
-            "before": shown(current, wanted),
-            "after": shown({**(current or {}), "name": name}, wanted, differs),
-        },
-    }
-    if not result["changed"] or module.check_mode:
-        return result
-    if current is None:
-        made = appliance.post("segments", body={"name": name, "vsubnet": vsubnet, **differs})
-    else:
-        made = appliance.patch("segments", current["id"], body=differs, etag=etag)
-    return {**result, "segment": made}
+    wanted = {field: module.params[field] for field in _FIELDS}
+    once = {"vsubnet": vsubnet}
+    return present(module, appliance, "segment", (current, etag), wanted=wanted, once=once)
 
 
 def _absent(module: AnsibleModule, appliance: Appliance) -> dict:
-    current, etag = appliance.find("segments", module.params["name"])
-    if current is not None and not module.check_mode:
-        appliance.delete("segments", current["id"], etag=etag)
-    before = shown(current, {"preference": "", "guards": {}})
-    return {
-        "changed": current is not None,
-        "segment": {},
-        "diff": {"before": before, "after": ""},
-    }
+    return absent(module, appliance, "segment", {"preference": "", "guards": {}})
 
 
 if __name__ == "__main__":

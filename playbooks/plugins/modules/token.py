@@ -92,7 +92,7 @@ install:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.cairn.overlay.plugins.module_utils.appliance import OPTIONS, Appliance
-from ansible_collections.cairn.overlay.plugins.module_utils.rules import Told
+from ansible_collections.cairn.overlay.plugins.module_utils.objects import carry_out
 
 _ASKED = ("vsubnets", "max_uses", "life_s", "site", "labels", "needs_approval")
 
@@ -114,12 +114,7 @@ def main() -> None:
         required_if=[("state", "absent", ("id",))],
         supports_check_mode=True,
     )
-    try:
-        with Appliance(module.params) as appliance:
-            done = _present if module.params["state"] == "present" else _absent
-            module.exit_json(**done(module, appliance))
-    except Told as told:
-        module.fail_json(msg=str(told), code=told.code)
+    carry_out(module, _present if module.params["state"] == "present" else _absent)
 
 
 def _present(module: AnsibleModule, appliance: Appliance) -> dict:

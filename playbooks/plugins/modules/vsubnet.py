@@ -85,7 +85,11 @@ vsubnet:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.cairn.overlay.plugins.module_utils.appliance import OPTIONS, Appliance
-from ansible_collections.cairn.overlay.plugins.module_utils.rules import Told, changes, shown
+from ansible_collections.cairn.overlay.plugins.module_utils.objects import (
+    absent,
+    carry_out,
+    present,
+)
 
 _FIELDS = ("prefixes", "reserved", "mtu", "policy")
 _POLICY = {
@@ -108,46 +112,17 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        with Appliance(module.params) as appliance:
-            done = _present if module.params["state"] == "present" else _absent
-            module.exit_json(**done(module, appliance))
-    except Told as told:
-        module.fail_json(msg=str(told), code=told.code)
+    carry_out(module, _present if module.params["state"] == "present" else _absent)
 
 
 def _present(module: AnsibleModule, appliance: Appliance) -> dict:
-    name = module.params["name"]
+    found = appliance.find("vsubnets", module.params["name"])
     wanted = {field: module.params[field] for field in _FIELDS}
-    current, etag = appliance.find("vsubnets", name)
-    differs = changes(wanted, current or {})
-    result = {
-        "changed": current is None or bool(differs),
-        "vsubnet": current or {},
-        "diff": {
-            "before": shown(current, wanted),
-            "after": shown({**(current or {}), "name": name}, wanted, differs),
-        },
-    }
-    if not result["changed"] or module.check_mode:
-        return result
-    if current is None:
-        made = appliance.post("vsubnets", body={"name": name, **differs})
-    else:
-        made = appliance.patch("vsubnets", current["id"], body=differs, etag=etag)
-    return {**result, "vsubnet": made}
+    return present(module, appliance, "vsubnet", found, wanted=wanted)
 
 
 def _absent(module: AnsibleModule, appliance: Appliance) -> dict:
-    current, etag = appliance.find("vsubnets", module.params["name"])
-    if current is not None and not module.check_mode:
-        appliance.delete("vsubnets", current["id"], etag=etag)
-    before = shown(current, {"prefixes": []})
-    return {
-        "changed": current is not None,
-        "vsubnet": {},
-        "diff": {"before": before, "after": shown(None, {})},
-    }
+    return absent(module, appliance, "vsubnet", {"prefixes": []})
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def up(name: str, **more: object) -> PeerStats:
 
 
 def told(teller: Teller, what: Stats, *, full: bool = False) -> wire.Report:
-    return teller.report(status(), what, full=full, measured_s=0.0)
+    """Return the report; an empty one where there is none."""
+    return teller.report(status(), what, full=full, measured_s=0.0) or wire.Report()
 
 
 def test_the_first_report_is_full_and_the_next_has_what_is_new() -> None:
@@ -57,8 +58,8 @@ def test_a_session_that_ends_is_told_once_and_a_peer_that_is_gone_too() -> None:
     teller = Teller(Ways())
     told(teller, stats(up("p1"), up("p2")), full=True)
     report = told(teller, stats(PeerStats("p1"), up("p2")))
-    assert {peer.node: peer.session for peer in report.peers} == {"p1": "down", "p2": "up"}
-    assert [peer.node for peer in told(teller, stats(PeerStats("p1"), up("p2"))).peers] == ["p2"]
+    assert {peer.node: peer.session for peer in report.peers} == {"p1": "down"}
+    assert told(teller, stats(PeerStats("p1"), up("p2"))).peers == []
     assert [(p.node, p.session) for p in told(teller, stats()).peers] == [("p2", "down")]
 
 
@@ -66,6 +67,7 @@ def test_changes_come_first_then_whom_nothing_was_told_of_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(wire, "PEERS_MAX", 2)
+    monkeypatch.setattr(telemetry_module, "CALM_S", 0.0)
     teller = Teller(Ways())
     everybody = [up(f"p{n}") for n in range(4)]
     assert len(told(teller, stats(*everybody), full=True).peers) == 2
@@ -75,6 +77,52 @@ def test_changes_come_first_then_whom_nothing_was_told_of_for_long(
     third = told(teller, stats(*everybody[:3], moved)).peers
     assert third[0].node == "p3"
     assert third[1].node in ("p0", "p1")
+
+
+@pytest.mark.parametrize(
+    ("of_now", "is_news"),
+    [
+        (up("p1", rtt_us=1240, tx_octets=40_000, rx_octets=20_000), False),
+        (up("p1", rtt_us=1260), True),
+        (up("p1", rtt_us=740), True),
+        (up("p1", rtt_us=None), True),
+        (up("p1", rtt_us=1000, tx_octets=40_000, rx_octets=40_000), True),
+        (PeerStats("p1", "192.0.2.9:8002", "up", "direct", rtt_us=1000), True),
+        (PeerStats("p1", "192.0.2.2:8002", "up", "relayed", rtt_us=1000), True),
+    ],
+)
+def test_a_peer_that_nothing_happens_with_is_told_of_now_and_then(
+    of_now: PeerStats, is_news: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(telemetry_module.time, "monotonic", lambda: now)
+    teller = Teller(Ways())
+    told(teller, stats(up("p1", rtt_us=1000)), full=True)
+    now += 10.0
+    assert bool(told(teller, stats(of_now)).peers) is is_news
+    now += 10.0
+    assert bool(told(teller, stats(of_now)).peers) is not is_news  # it was told 10 or 20 s ago
+    assert told(teller, stats(of_now), full=True).peers
+
+
+def test_counters_alone_are_told_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(telemetry_module.time, "monotonic", lambda: now)
+    teller = Teller(Ways())
+
+    def said(frames: int, *, dropped: int = 0) -> bool:
+        of = VSubnetStats(7, tx_frames=frames, drops={"storm_limit": dropped})
+        report = teller.report(status(), Stats("i", vsubnets=[of]), full=False, measured_s=0.5)
+        return report is not None
+
+    assert said(1)
+    now += 10.0
+    assert not said(2)
+    assert said(2, dropped=1)  # a limit that drops is news
+    now += 17.0
+    assert not said(3, dropped=1)
+    now += 1.0
+    assert said(3, dropped=1)
 
 
 def test_a_line_is_never_longer_than_an_appliance_reads() -> None:
@@ -132,6 +180,6 @@ def test_what_is_wrong_has_a_cause_and_what_to_do() -> None:
     )
     of_now = msgspec.structs.replace(status("no TAP"), peers=[narrow])
     report = Teller(Ways()).report(of_now, Stats(""), full=True, measured_s=0.0)
-    assert report.problems is not None
+    assert report is not None and report.problems is not None
     assert [each.name for each in report.problems] == ["vsubnet", "path_mtu"]
     assert report.problems[1].remedy

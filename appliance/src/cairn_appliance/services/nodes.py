@@ -171,12 +171,14 @@ class Nodes:
 
     async def tidy(self) -> None:
         """Finish what was cut short: memberships of removed nodes, and of waiting ones."""
-        members = await self._members.list()
-        for stored in await read_all(self._store, records.nodes, keys.NODES):
-            node = stored.value
-            if node.state is NodeState.REMOVED:
+        nodes = [each.value for each in await read_all(self._store, records.nodes, keys.NODES)]
+        removed = [node for node in nodes if node.state is NodeState.REMOVED]
+        if removed:  # seldom: all members are read
+            members = await self._members.list()
+            for node in removed:
                 await self._detach_all(node.id, members, SYSTEM, revoke_now=False)
-            elif node.state is NodeState.APPROVED and node.wanted:
+        for node in nodes:
+            if node.state is NodeState.APPROVED and node.wanted:
                 await self.fulfil(node.id)
 
     async def _detach_all(
