@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--key", type=Path, help="Ed25519 key in PEM that signs the list")
     parser.add_argument("--level", type=int, default=6, help="of compression; a test takes 0")
     asked = parser.parse_args()
+    os.umask(0o022)  # whoever builds: dpkg-deb refuses other modes, and they are in the packages
     _check_builder()
     version = _version()
     os.environ["SOURCE_DATE_EPOCH"] = str(_epoch())

@@ -243,7 +243,9 @@ def table(count: int) -> dict[str, Any]:
         }
         for index in range(count)
     ]
-    bum = {"frames_per_s": None, "dropped_per_s": 0.0, "by_node": []}
+    counted = {"frames": 12_345, "frames_per_s": 1.5, "dropped": 0}
+    by_node = [{**counted, "node": node_id(index)} for index in range(count)]
+    bum = {"frames_per_s": 1.5 * count, "dropped_per_s": 0.5, "by_node": by_node}
     whole = {"at": _NOW, "entries": entries, "multicast": [], "bum": bum}
     return TableOut.model_validate(whole).model_dump(mode="json")
 

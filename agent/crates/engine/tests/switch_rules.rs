@@ -73,6 +73,29 @@ fn broadcast_and_multicast_go_to_every_peer() {
 }
 
 #[test]
+fn what_went_to_many_is_counted_across_a_rebuild_and_nothing_else() {
+    let bum_sent = |switch: &Switch| switch.counters()[5];
+    let switch = Switch::new(config(HOST, &[HOST, GATEWAY]));
+    for destination in [Mac::BROADCAST, Mac([0x33, 0x33, 0, 0, 0, 1]), station(1)] {
+        assert!(switch.egress(&data(destination, mac(0)), NOW).is_ok());
+    }
+    assert_eq!(bum_sent(&switch), ("bum_sent", 3));
+
+    assert!(switch.egress(&data(mac(1), mac(0)), NOW).is_ok());
+    assert!(switch.egress(&data(Mac::BROADCAST, mac(1)), NOW).is_err());
+    assert!(
+        switch
+            .ingress(&data(Mac::BROADCAST, mac(1)), A, NOW)
+            .is_ok()
+    );
+    assert_eq!(bum_sent(&switch).1, 3);
+    let passed = (0..1_000).filter(|_| switch.egress(&data(Mac::BROADCAST, mac(0)), NOW).is_ok());
+    assert_eq!(passed.count(), 397); // its limit stops the others
+    let newer = switch.rebuild(config(HOST, &[HOST]));
+    assert_eq!(bum_sent(&newer).1, 400);
+}
+
+#[test]
 fn an_unknown_address_is_looked_for_behind_gateways_only() {
     let switch = Switch::new(config(HOST, &[HOST, GATEWAY]));
     assert_eq!(

@@ -1,4 +1,4 @@
-import { useQuery, type QueryClient } from "@tanstack/react-query";
+import { queryOptions, useQuery, type QueryClient } from "@tanstack/react-query";
 import { allPages, answered, api, type Schemas } from "./client";
 
 /** What a list is called in the cache; the stream names the same. */
@@ -11,11 +11,18 @@ export function useStatus() {
   });
 }
 
+const overview = queryOptions({
+  queryKey: ["overview"],
+  queryFn: ({ signal }) => answered(api.GET("/api/v1/overview", { signal })),
+});
+
 export function useOverview() {
-  return useQuery({
-    queryKey: ["overview"],
-    queryFn: ({ signal }) => answered(api.GET("/api/v1/overview", { signal })),
-  });
+  return useQuery(overview);
+}
+
+/** Asks for the overview before anything is drawn. */
+export function askForOverview(client: QueryClient): void {
+  void client.prefetchQuery(overview);
 }
 
 export function useCluster() {

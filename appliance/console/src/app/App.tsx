@@ -2,9 +2,11 @@ import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { createBrowserRouter, Navigate, type RouteObject } from "react-router";
 import { RouterProvider } from "react-router/dom";
 import { failureFrom } from "../api/failure";
+import { askForOverview } from "../api/queries";
 import { Loading } from "../parts/states";
+import { Component as Overview } from "../routes/overview/Overview";
 import { RouteFailed } from "./RouteFailed";
-import { SessionProvider } from "./session";
+import { askForSession, SessionProvider } from "./session";
 import { Root } from "./Root";
 
 const STALE_MS = 5_000;
@@ -26,6 +28,10 @@ const client = new QueryClient({
   },
 });
 
+// Beside each other, and before the first drawing: what is seen first waits for both.
+askForSession(client);
+if (window.location.pathname === "/") askForOverview(client);
+
 type Lazy = NonNullable<RouteObject["lazy"]>;
 const page = (path: string, lazy: Lazy): RouteObject => ({
   path,
@@ -39,7 +45,8 @@ const router = createBrowserRouter([
     errorElement: <RouteFailed />,
     hydrateFallbackElement: <Loading what="console" />,
     children: [
-      page("/", async () => import("../routes/overview/Overview")),
+      // Not by itself: where nearly everybody arrives, it would be asked for one step later.
+      { path: "/", element: <Overview />, errorElement: <RouteFailed /> },
       page("/nodes", async () => import("../routes/nodes/Nodes")),
       page("/nodes/:node", async () => import("../routes/nodes/Node")),
       page("/join", async () => import("../routes/join/Join")),

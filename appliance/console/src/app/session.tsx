@@ -1,4 +1,4 @@
-import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { queryOptions, useQuery, useQueryClient, type QueryClient } from "@tanstack/react-query";
 import { createContext, useContext, useEffect, useMemo, useState, type ReactNode } from "react";
 import { answered, api, onSignedOut, setCsrf, type Schemas } from "../api/client";
 import { failureFrom } from "../api/failure";
@@ -38,21 +38,28 @@ export function useMay(role: "operator" | "admin"): boolean {
   return RANKS.indexOf(session?.role ?? "") >= RANKS.indexOf(role);
 }
 
+const question = queryOptions({
+  queryKey: ["session"],
+  staleTime: Infinity,
+  refetchInterval: false,
+  retry: false,
+  queryFn: async ({ signal }) => {
+    const session = await answered(api.GET("/api/v1/session", { signal }));
+    setCsrf(session.csrf);
+    return session;
+  },
+});
+
+/** Asks whose session this is before anything is drawn. */
+export function askForSession(client: QueryClient): void {
+  void client.prefetchQuery(question);
+}
+
 export function SessionProvider({ children }: { children: ReactNode }) {
   const client = useQueryClient();
   const [ended, setEnded] = useState(false);
   const [refused, setRefused] = useState<unknown>();
-  const query = useQuery({
-    queryKey: ["session"],
-    staleTime: Infinity,
-    refetchInterval: false,
-    retry: false,
-    queryFn: async ({ signal }) => {
-      const session = await answered(api.GET("/api/v1/session", { signal }));
-      setCsrf(session.csrf);
-      return session;
-    },
-  });
+  const query = useQuery(question);
   useEffect(() => onSignedOut(() => setEnded(true)), []);
 
   const known = query.data;

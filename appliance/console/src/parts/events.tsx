@@ -25,16 +25,18 @@ export function EventLine({ event }: { event: Event }) {
 export function EventLinks({ event }: { event: Event }) {
   return (
     <>
-      {event.node && (
-        <Link to={`/nodes/${event.node.id}`}>
-          <Foreign text={event.node.name} />
-        </Link>
-      )}{" "}
-      {event.vsubnet && (
-        <Link to={`/vsubnets/${event.vsubnet.id}`}>
-          <Foreign text={event.vsubnet.name} />
-        </Link>
-      )}
+      {event.node && <About to="nodes" what={event.node} />}{" "}
+      {event.vsubnet && <About to="vsubnets" what={event.vsubnet} />}
     </>
+  );
+}
+
+/** What an event is about; what has no name any more was deleted, and has no page. */
+function About({ to, what }: { to: string; what: { id: string; name: string } }) {
+  if (!what.name) return <span title={what.id}>since deleted</span>;
+  return (
+    <Link to={`/${to}/${what.id}`}>
+      <Foreign text={what.name} />
+    </Link>
   );
 }

@@ -33,6 +33,10 @@ describe("an address", () => {
       page: 2,
       size: 50,
     }));
+  it("has the words of two lists apart", () =>
+    expect(
+      wantedFrom(new URLSearchParams("q=a&page=2&mac-q=b&mac-sort=ip"), "name", 50, "mac-"),
+    ).toEqual({ text: "b", sort: "ip", page: 1, size: 50 }));
   it.each(["0", "-1", "x", "1.5"])("with page %s is taken for the first", (page) =>
     expect(wantedFrom(new URLSearchParams({ page }), "name", 50).page).toBe(1),
   );

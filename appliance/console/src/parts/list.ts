@@ -15,11 +15,17 @@ export interface Wanted {
   size: number;
 }
 
-export function wantedFrom(search: URLSearchParams, sort: string, size: number): Wanted {
-  const page = Number(search.get("page"));
+/** `prefix`: before the names of its parameters, where an address has those of two lists. */
+export function wantedFrom(
+  search: URLSearchParams,
+  sort: string,
+  size: number,
+  prefix = "",
+): Wanted {
+  const page = Number(search.get(`${prefix}page`));
   return {
-    text: search.get("q") ?? "",
-    sort: search.get("sort") ?? sort,
+    text: search.get(`${prefix}q`) ?? "",
+    sort: search.get(`${prefix}sort`) ?? sort,
     page: Number.isInteger(page) && page > 0 ? page : 1,
     size,
   };

@@ -75,7 +75,7 @@ export function whyNot(node: Node): { cause: string; remedy: string } | undefine
 export function NodeLink({ node }: { node: { id: string; name: string } }) {
   return (
     <Link to={`/nodes/${node.id}`}>
-      <Foreign text={node.name} />
+      <Foreign text={node.name || node.id} />
     </Link>
   );
 }
@@ -83,7 +83,7 @@ export function NodeLink({ node }: { node: { id: string; name: string } }) {
 export function VSubnetLink({ vsubnet }: { vsubnet: { id: string; name: string } }) {
   return (
     <Link to={`/vsubnets/${vsubnet.id}`}>
-      <Foreign text={vsubnet.name} />
+      <Foreign text={vsubnet.name || vsubnet.id} />
     </Link>
   );
 }

@@ -8,7 +8,7 @@ import {
   FormSelectOption,
 } from "@patternfly/react-core";
 import { Table, Tbody, Td, Th, Thead, Tr } from "@patternfly/react-table";
-import type { ReactNode } from "react";
+import { useEffect, useState, type ReactNode } from "react";
 import { useSearchParams } from "react-router";
 import { chosen, wantedFrom, type Column as Listed } from "./list";
 
@@ -36,33 +36,64 @@ interface ListTableProps<Row> {
   choices?: readonly Choice<Row>[];
   actions?: ReactNode;
   rowActions?: (row: Row) => ReactNode;
+  /** Before its parameters of the address: a second list on a page has one. */
+  prefix?: string;
 }
 
 /** Sets one parameter of the address; an empty one goes. */
-export function useParameter(): (key: string, value: string) => void {
+export function useParameter(prefix = ""): (key: string, value: string) => void {
   const [, setSearch] = useSearchParams();
   return (key, value) =>
     setSearch(
       (before) => {
         const after = new URLSearchParams(before);
-        if (value) after.set(key, value);
-        else after.delete(key);
-        if (key !== "page") after.delete("page");
+        if (value) after.set(prefix + key, value);
+        else after.delete(prefix + key);
+        if (key !== "page") after.delete(`${prefix}page`);
         return after;
       },
       { replace: true },
     );
 }
 
+interface FilterFieldProps {
+  label: string;
+  placeholder: string;
+  value: string;
+  set: (value: string) => void;
+}
+
+/** A filter that is typed, and shown as typed until the address has it. */
+export function FilterField({ label, placeholder, value, set }: FilterFieldProps) {
+  const [typed, setTyped] = useState<string>(); // until the address has it
+  useEffect(() => {
+    if (typed === value) setTyped(undefined);
+  }, [typed, value]);
+  const take = (text: string): void => {
+    setTyped(text);
+    set(text);
+  };
+  return (
+    <SearchInput
+      aria-label={label}
+      placeholder={placeholder}
+      value={typed ?? value}
+      onChange={(_, text) => take(text)}
+      onClear={() => take("")}
+    />
+  );
+}
+
 /** A table whose filter, order and page are in the address. */
 export function ListTable<Row>(props: ListTableProps<Row>) {
   const [search] = useSearchParams();
-  const set = useParameter();
-  const wanted = wantedFrom(search, props.sort, SIZE);
+  const prefix = props.prefix ?? "";
+  const set = useParameter(prefix);
+  const wanted = wantedFrom(search, props.sort, SIZE, prefix);
   const choices = props.choices ?? [];
   const rows = props.rows.filter((row) =>
     choices.every(({ key, wants }) => {
-      const value = search.get(key);
+      const value = search.get(prefix + key);
       return !value || !wants || wants(row, value);
     }),
   );
@@ -75,19 +106,18 @@ export function ListTable<Row>(props: ListTableProps<Row>) {
       <Toolbar>
         <ToolbarContent>
           <ToolbarItem>
-            <SearchInput
-              aria-label={`Filter ${what}`}
+            <FilterField
+              label={`Filter ${what}`}
               placeholder={`Filter ${what}`}
               value={wanted.text}
-              onChange={(_, value) => set("q", value)}
-              onClear={() => set("q", "")}
+              set={(text) => set("q", text)}
             />
           </ToolbarItem>
           {choices.map(({ key, label, options }) => (
             <ToolbarItem key={key}>
               <FormSelect
                 aria-label={label}
-                value={search.get(key) ?? ""}
+                value={search.get(prefix + key) ?? ""}
                 onChange={(_, value) => set(key, value)}
               >
                 <FormSelectOption value="" label={`${label}: all`} />

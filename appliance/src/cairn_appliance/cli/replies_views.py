@@ -104,10 +104,20 @@ class Entry(msgspec.Struct, frozen=True):
     conflict: str = ""
 
 
-class Bum(msgspec.Struct, frozen=True):
-    """What limits drop."""
+class BumNode(msgspec.Struct, frozen=True):
+    """The same of one node."""
 
+    node: str
+    frames: int | None = None
+    frames_per_s: float | None = None
+
+
+class Bum(msgspec.Struct, frozen=True):
+    """BUM frames: what passes, and what limits drop."""
+
+    frames_per_s: float | None = None
     dropped_per_s: float = 0.0
+    by_node: list[BumNode] = []
 
 
 class Table(msgspec.Struct, frozen=True):

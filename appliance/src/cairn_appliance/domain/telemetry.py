@@ -69,6 +69,7 @@ class NodeRecord(msgspec.Struct):
     vsubnets: list[wire.VSubnetSaid] = []
     problems: list[wire.ProblemSaid] = []
     storms: dict[int, float] = {}  # VNI -> frames a second that its limits dropped, of late
+    bum: dict[int, float] = {}  # VNI -> BUM frames a second that it sent, where it counts them
     peers: dict[str, PeerKnown] = {}  # by "VNI/node ID"
     version: int = 0  # of the board, when it was changed last
 
@@ -148,6 +149,15 @@ _shared = msgspec.json.Decoder(Shared)
 def storm_dropped(said: wire.VSubnetSaid) -> int:
     """Return how many broadcast, unknown and multicast frames the limits have dropped."""
     return sum(said.drops.get(name, 0) for name in ("storm_limit", "source_storm_limit"))
+
+
+def bum_sent(said: wire.VSubnetSaid) -> int | None:
+    """Return how many broadcast, unknown and multicast frames went out to the others.
+
+    None where none was counted: counters at zero aren't reported, and older data planes have
+    no such counter.
+    """
+    return said.counters.get("bum_sent")
 
 
 def clean(text: str) -> str:

@@ -25,6 +25,7 @@ from cairn_appliance.domain.telemetry import (
     PeerKnown,
     Shared,
     Standing,
+    bum_sent,
     decoded,
     loss_of,
     storm_dropped,
@@ -90,7 +91,9 @@ class TelemetryBoard:
         record.dataplane = said.dataplane or record.dataplane
         if said.vsubnets is not None:
             vsubnets = [each for each in said.vsubnets if each.vni in vnis]
-            record.storms = _storms(record, vsubnets, measured_at)
+            past_s = measured_at - record.measured_at
+            record.storms = _rates(record.vsubnets, vsubnets, past_s, storm_dropped)
+            record.bum = _rates(record.vsubnets, vsubnets, past_s, bum_sent)
             record.vsubnets = vsubnets
         if said.problems is not None:
             record.problems = said.problems
@@ -226,16 +229,22 @@ class TelemetryBoard:
         return found
 
 
-def _storms(
-    old: NodeRecord, vsubnets: Iterable[wire.VSubnetSaid], measured_at: float
+def _rates(
+    before: Iterable[wire.VSubnetSaid],
+    now: Iterable[wire.VSubnetSaid],
+    past_s: float,
+    count: Callable[[wire.VSubnetSaid], int | None],
 ) -> dict[int, float]:
-    """Return VNI -> frames a second that limits have dropped since the figures before."""
-    past_s = measured_at - old.measured_at
-    before = {each.vni: storm_dropped(each) for each in old.vsubnets}
+    """Return VNI -> frames a second since the figures before, where there are such.
+
+    Less than before: the data plane began anew in between.
+    """
+    old = {each.vni: count(each) for each in before}
     found = {}
-    for each in vsubnets:
-        more = storm_dropped(each) - before.get(each.vni, storm_dropped(each))
-        found[each.vni] = more / past_s if more > 0 and past_s > 0 else 0.0
+    for each in now:
+        was, frames = old.get(each.vni), count(each)
+        if was is not None and frames is not None and past_s > 0:
+            found[each.vni] = max(0, frames - was) / past_s
     return found
 
 

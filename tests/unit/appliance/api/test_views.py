@@ -51,7 +51,9 @@ class Office:
     def vni(self) -> int:
         return self.snapshot.vsubnets[self.vsubnet].vni
 
-    def say(self, name: str, *peers: str, session: str = "up", **more: object) -> None:
+    def say(
+        self, name: str, *peers: str, session: str = "up", full: bool = True, **more: object
+    ) -> None:
         said = [
             wire.PeerSaid(
                 self.nodes[peer],
@@ -68,7 +70,7 @@ class Office:
             )
             for peer in peers
         ]
-        report = wire.Report(full=True, peers=said, **more)  # type: ignore[arg-type]
+        report = wire.Report(full=full, peers=said, **more)  # type: ignore[arg-type]
         self.ops.services.telemetry.take(self.nodes[name], msgspec.json.encode(report))
 
     async def get(self, path: str, **query: str) -> Any:
@@ -215,7 +217,19 @@ async def test_the_table_has_members_stations_and_what_was_learned(office: Offic
         2,
     )
     assert by_mac["00:11:22:33:44:77"]["kind"] == "learned"
-    assert got["bum"]["by_node"] == [{"node": office.nodes["web-1"], "frames": None, "dropped": 42}]
+    node = {"node": office.nodes["web-1"], "frames": None, "frames_per_s": None, "dropped": 42}
+    assert got["bum"] == {"frames_per_s": None, "dropped_per_s": 0.0, "by_node": [node]}
+
+    for more in (0, 30):
+        for name, count in (("web-1", 700), ("db", 50)):
+            counters = {"bum_sent": count + more}
+            said = wire.VSubnetSaid(office.vni, counters=counters)
+            office.say(name, vsubnets=[said], full=more == 0)
+        office.ops.clock.advance(5 if more == 0 else 0)
+    bum = (await office.get("/vsubnets/office/table"))["bum"]
+    sent = {each["node"]: (each["frames"], each["frames_per_s"]) for each in bum["by_node"]}
+    assert sent == {office.nodes["web-1"]: (730, 6.0), office.nodes["db"]: (80, 6.0)}
+    assert bum["frames_per_s"] == 12.0
 
 
 async def test_search_finds_by_name_id_mac_and_address(office: Office) -> None:

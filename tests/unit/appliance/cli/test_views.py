@@ -37,7 +37,7 @@ def nodes(live: Live, logged_in: Shell) -> dict[str, str]:
         full=True,
         agent_version="0.1.0",
         dataplane=wire.DataPlaneSaid(True, "0.1.0", loaded_revision=7, drops={"replayed": 1200}),
-        vsubnets=[wire.VSubnetSaid(vsubnet.vni, 2, 1, 1400)],
+        vsubnets=[wire.VSubnetSaid(vsubnet.vni, 2, 1, 1400, counters={"bum_sent": 1234})],
         problems=[wire.ProblemSaid("path_mtu", "the path is narrow", "widen it")],
         peers=[peer],
     )
@@ -79,6 +79,7 @@ def test_a_report_says_how_old_it_is(logged_in: Shell) -> None:
 def test_table_and_search(logged_in: Shell) -> None:
     shown = logged_in.ok("vsubnet", "table", "red")
     assert shown.count("member") == 2
+    assert "1,234" in shown
     mac = json.loads(logged_in.ok("vsubnet", "table", "red", "--json"))["entries"][0]["mac"]
     assert mac in logged_in.ok("search", mac.upper())
     assert "Nothing fits" in logged_in.ok("search", "nowhere")

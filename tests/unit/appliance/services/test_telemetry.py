@@ -227,6 +227,19 @@ async def test_storms_are_frames_a_second(reporting: Reporting) -> None:
     record = reporting.board.record(reporting.nodes[0].id)
     assert record is not None
     assert record.storms == {reporting.vni: 30.0}
+    assert record.bum == {}  # an older data plane doesn't count
+
+
+async def test_bum_is_frames_a_second_from_the_second_report_on(reporting: Reporting) -> None:
+    rates = []
+    for sent in (1_000, 1_250, 1_250, 20):  # at last the data plane has begun anew
+        vsubnet = wire.VSubnetSaid(reporting.vni, counters={"bum_sent": sent, "reflected": 9})
+        reporting.say(0, vsubnets=[vsubnet], full=not rates)
+        record = reporting.board.record(reporting.nodes[0].id)
+        assert record is not None
+        rates.append(record.bum.get(reporting.vni))
+        reporting.replica.clock.now += 10
+    assert rates == [None, 25.0, 0.0, 0.0]
 
 
 def test_a_history_is_an_hour_of_points_half_a_minute_apart() -> None:

@@ -243,7 +243,7 @@ impl Writer {
     }
 }
 
-/// How many questions were answered here, and what else was not sent.
+/// How many questions were answered here, what else was not sent, and what went to many.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     arp: AtomicU64,
@@ -251,6 +251,7 @@ pub(super) struct Counters {
     pub(super) spared: AtomicU64,
     pub(super) moved_here: AtomicU64,
     pub(super) reflected: AtomicU64,
+    pub(super) flooded: AtomicU64,
 }
 
 impl Counters {
@@ -262,13 +263,14 @@ impl Counters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn named(&self) -> [(&'static str, u64); 5] {
+    pub(super) fn named(&self) -> [(&'static str, u64); 6] {
         [
             ("arp_answered", &self.arp),
             ("nd_answered", &self.nd),
             ("multicast_spared", &self.spared),
             ("moved_to_lan", &self.moved_here),
             ("reflected", &self.reflected),
+            ("bum_sent", &self.flooded),
         ]
         .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
     }

@@ -327,7 +327,7 @@ impl Switch {
 
     /// What else was done so far, by its names in `stats`.
     #[must_use]
-    pub fn counters(&self) -> [(&'static str, u64); 5] {
+    pub fn counters(&self) -> [(&'static str, u64); 6] {
         self.counters.named()
     }
 
@@ -528,6 +528,7 @@ impl Switch {
         if !self.local_bum.admit(self.rate_of(self.local.role), now) {
             return Err(Refused::StormLimit);
         }
+        self.counters.flooded.fetch_add(1, Ordering::Relaxed);
         Ok(Egress::Flood(to))
     }
 

@@ -1,12 +1,4 @@
-import {
-  Alert,
-  Button,
-  Card,
-  CardBody,
-  CardTitle,
-  Label,
-  SearchInput,
-} from "@patternfly/react-core";
+import { Alert, Button, Card, CardBody, CardTitle, Label } from "@patternfly/react-core";
 import { Table, Tbody, Td, Th, Thead, Tr } from "@patternfly/react-table";
 import { useMutation } from "@tanstack/react-query";
 import { useSearchParams } from "react-router";
@@ -16,7 +8,7 @@ import { Help } from "../../parts/help";
 import { Page } from "../../parts/page";
 import { NewestFirst, PAGE, TimeRange, useNewestFirst } from "../../parts/pages";
 import { FailureAlert } from "../../parts/states";
-import { useParameter } from "../../parts/table";
+import { FilterField, useParameter } from "../../parts/table";
 import { Age, Foreign } from "../../parts/text";
 
 type Row = Schemas["AuditOut"];
@@ -158,13 +150,12 @@ function Records() {
       <div className="cairn-filters">
         <TimeRange />
         {FILTERS.map(({ key, label, hint }) => (
-          <SearchInput
+          <FilterField
             key={key}
-            aria-label={label}
+            label={label}
             placeholder={hint}
             value={filter[key]}
-            onChange={(_, value) => set(key, value)}
-            onClear={() => set(key, "")}
+            set={(text) => set(key, text)}
           />
         ))}
       </div>

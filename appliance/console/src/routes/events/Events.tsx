@@ -1,11 +1,11 @@
-import { FormSelect, FormSelectOption, SearchInput } from "@patternfly/react-core";
+import { FormSelect, FormSelectOption } from "@patternfly/react-core";
 import { Table, Tbody, Td, Th, Thead, Tr } from "@patternfly/react-table";
 import { useSearchParams } from "react-router";
 import { answered, api, type Schemas } from "../../api/client";
 import { EventLinks, SeverityLabel } from "../../parts/events";
 import { Page } from "../../parts/page";
 import { NewestFirst, PAGE, TimeRange, useNewestFirst } from "../../parts/pages";
-import { useParameter } from "../../parts/table";
+import { FilterField, useParameter } from "../../parts/table";
 import { Age, Foreign } from "../../parts/text";
 
 type Event = Schemas["EventOut"];
@@ -41,12 +41,11 @@ export function Component() {
             <FormSelectOption key={each} value={each} label={each} />
           ))}
         </FormSelect>
-        <SearchInput
-          aria-label="Kind"
+        <FilterField
+          label="Kind"
           placeholder="Kind, as node_enrolled"
           value={filter.kind}
-          onChange={(_, value) => set("kind", value)}
-          onClear={() => set("kind", "")}
+          set={(text) => set("kind", text)}
         />
       </div>
       <NewestFirst pages={events} what="events" one="event">

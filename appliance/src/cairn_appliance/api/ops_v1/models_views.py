@@ -217,17 +217,20 @@ class GroupOut(BaseModel):
 
 
 class BumNodeOut(BaseModel):
-    """What the limits of one node have dropped since its data plane began."""
+    """What one node has sent, and what its limits have dropped, since its data plane began."""
 
     node: str
-    frames: int | None = Field(description="null: data planes do not count those that pass")
+    frames: int | None = Field(description="that it sent; null: none, or it does not count them")
+    frames_per_s: float | None = Field(description="of late; null: not known")
     dropped: int
 
 
 class BumOut(BaseModel):
     """Broadcast, unknown and multicast frames."""
 
-    frames_per_s: float | None = Field(description="null: data planes do not count those")
+    frames_per_s: float | None = Field(
+        description="that members sent, stations behind gateways among them; null: not known"
+    )
     dropped_per_s: float
     by_node: list[BumNodeOut]
 

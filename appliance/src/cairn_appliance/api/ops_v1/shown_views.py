@@ -24,6 +24,7 @@ from cairn_appliance.api.ops_v1.models_views import (
 from cairn_appliance.domain.problem import Problem
 from cairn_appliance.domain.telemetry import (
     NodeRecord,
+    bum_sent,
     loss_of,
     path_of,
     storm_dropped,
@@ -219,17 +220,37 @@ def _entry(entry: Entry, names: dict[str, str]) -> TableEntryOut:
 
 
 def _bum(services: Services, vsubnet: VSubnet, now: float) -> BumOut:
-    per_s, by_node = 0.0, []
+    vni, dropped_per_s = vsubnet.vni, 0.0
+    rates: list[float] = []
+    by_node = []
     for node in sorted(services.netmaps.snapshot.members_of(vsubnet.id)):
         record = services.picture.record(node)
         if record is None:
             continue
+        rate = record.bum.get(vni) if record.is_fresh(now) else None
+        if rate is not None:
+            rates.append(rate)
         if record.is_fresh(now):
-            per_s += record.storms.get(vsubnet.vni, 0.0)
-        for said in record.vsubnets:
-            if said.vni == vsubnet.vni and storm_dropped(said):
-                by_node.append(BumNodeOut(node=node, frames=None, dropped=storm_dropped(said)))
-    return BumOut(frames_per_s=None, dropped_per_s=round(per_s, 1), by_node=by_node)
+            dropped_per_s += record.storms.get(vni, 0.0)
+        by_node += [
+            _bum_of(node, said, rate)
+            for said in record.vsubnets
+            if said.vni == vni and (storm_dropped(said) or bum_sent(said))
+        ]
+    return BumOut(
+        frames_per_s=round(sum(rates), 1) if rates else None,
+        dropped_per_s=round(dropped_per_s, 1),
+        by_node=by_node,
+    )
+
+
+def _bum_of(node: str, said: wire.VSubnetSaid, rate: float | None) -> BumNodeOut:
+    return BumNodeOut(
+        node=node,
+        frames=bum_sent(said),
+        frames_per_s=None if rate is None else round(rate, 1),
+        dropped=storm_dropped(said),
+    )
 
 
 def _vsubnet(known: VSubnet, said: wire.VSubnetSaid) -> ReportVSubnetOut:

@@ -15,6 +15,7 @@ from cairn_appliance.cli.find import find_node
 from cairn_appliance.cli.options import AsJson, Node, Vsubnet, connect
 from cairn_appliance.cli.output import ago, counted, local, span
 from cairn_appliance.cli.replies_views import (
+    BumNode,
     Edge,
     Entry,
     History,
@@ -147,14 +148,18 @@ def table(vsubnet: Vsubnet, as_json: AsJson = False) -> None:
     if as_json:
         output.print_json(reply.whole)
         return
+    bum = reply.value.bum
+    sent = {each.node: each for each in bum.by_node}
     output.table(
-        ("MAC", "ADDRESSES", "NODE", "KIND", "AGE", "MOVES", "STATE"),
-        (_entry_row(each) for each in reply.value.entries),
+        ("MAC", "ADDRESSES", "NODE", "KIND", "AGE", "MOVES", "BUM SENT", "STATE"),
+        (_entry_row(each, sent) for each in reply.value.entries),
         fold=("ADDRESSES", "NODE"),
         empty="Nothing is on it yet.",
     )
-    if reply.value.bum.dropped_per_s:
-        dropped = f"{reply.value.bum.dropped_per_s:.0f} BUM frames a second are dropped by limits"
+    if bum.frames_per_s is not None:
+        output.say(f"{bum.frames_per_s:,.1f} BUM frames a second")
+    if bum.dropped_per_s:
+        dropped = f"{bum.dropped_per_s:.0f} BUM frames a second are dropped by limits"
         output.say(Text(dropped, style=output.WARN))
 
 
@@ -202,12 +207,23 @@ def _peer_row(peer: ReportPeer) -> list[output.Value]:
     return [peer.name, session, peer.path, peer.endpoint, *figures]
 
 
-def _entry_row(entry: Entry) -> list[output.Value]:
+def _entry_row(entry: Entry, sent: dict[str, BumNode]) -> list[output.Value]:
     age = "" if entry.age_s is None else span(timedelta(seconds=entry.age_s))
     states = [_CONFLICTS.get(entry.conflict, entry.conflict), "frozen" if entry.frozen else ""]
     state = Text(", ".join(filter(None, states)), style=output.BAD)
     where = entry.node_name or entry.node
-    return [entry.mac, entry.ips, where, entry.kind, age, str(entry.moves or ""), state]
+    moves = str(entry.moves or "")
+    bum = _bum(sent.get(entry.node)) if entry.kind == "member" else ""
+    return [entry.mac, entry.ips, where, entry.kind, age, moves, bum, state]
+
+
+def _bum(sent: BumNode | None) -> str:
+    """Return what a member sent, of late where that is known; a gateway's LAN is in it."""
+    if sent is None or sent.frames is None:
+        return ""
+    if sent.frames_per_s is None:
+        return f"{sent.frames:,}"
+    return f"{sent.frames:,} ({sent.frames_per_s:,.1f}/s)"
 
 
 def _vsubnet(members: int, peers_up: int, problem: str, drops: dict[str, int]) -> output.Value:
