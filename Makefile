@@ -93,10 +93,10 @@ ansible-test:  ## the Ansible collection: linted, then over SSH on three systems
 	@tools/ansible-lint
 	@$(RUN) pytest -s -m slow tests/playbooks $(ARGS)
 
-image:  ## the appliance's disk, raw and qcow2, with the agent's packages in it, in build/image/dist (RELEASE=, ARGS=--fresh)
+image:  ## the appliance's disk, raw and qcow2, with the agent's packages in it, in build/image/dist (RELEASE=, KEY=, ARGS=--fresh)
 	@tools/setup image
 	@[ -e build/packages/dist/SHA256SUMS ] || $(RUN) python images/agent/build.py $${KEY:+--key $$KEY}
-	@$(RUN) python images/appliance/build.py --release $${RELEASE:-1} $(ARGS)
+	@$(RUN) python images/appliance/build.py --release $${RELEASE:-1} $${KEY:+--key $$KEY} $(ARGS)
 
 image-test:  ## the image booted in QEMU by BIOS and by UEFI: from the seed to two agents that ping (ARGS)
 	@tools/setup image

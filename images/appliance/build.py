@@ -16,15 +16,20 @@ import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 import tomllib
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+import materials
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WORK = ROOT / "build/image"
 SUITE = "trixie"
+PUBLIC_KEY = "cairn-release.pem"
 MIB = 1 << 20
 SECTOR = 512
 # Numbers of this disk's partitions: fixed, since what is started is named by them.
@@ -87,6 +92,7 @@ def main() -> None:
     parser.add_argument("--release", default="1", help="number after the version")
     parser.add_argument("--output", type=Path, default=WORK / "dist")
     parser.add_argument("--packages", type=Path, default=ROOT / "build/packages/dist")
+    parser.add_argument("--key", type=Path, help="release key (Ed25519, PEM)")
     parser.add_argument("--fresh", action="store_true", help="fetch Debian's packages anew")
     parser.add_argument("--no-qcow2", action="store_true", help="the raw disk only")
     asked = parser.parse_args()
@@ -99,6 +105,8 @@ def main() -> None:
     output.mkdir(parents=True)
     tree = _system(asked.fresh, version, asked.packages)
     name = f"cairn-appliance_{version}_amd64"
+    parts = _materials(tree, asked.packages)
+    (output / f"{name}.cdx.json").write_text(materials.listed(version, _epoch(), parts))
     shutil.copy(tree / "usr/lib/cairn-appliance/debian-packages.txt", output / f"{name}.packages")
     _disk(tree, output / f"{name}.raw")
     if not asked.no_qcow2:
@@ -106,10 +114,7 @@ def main() -> None:
             *("qemu-img", "convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd"),
             *(str(output / f"{name}.raw"), str(output / f"{name}.qcow2")),
         )
-    names = sorted(path.name for path in output.iterdir())
-    (output / "SHA256SUMS").write_text(
-        "".join(f"{_sha256(output / each)}  {each}\n" for each in names)
-    )
+    _sign(output, asked.key or _development_key())
     for path in sorted(output.iterdir()):
         about = path.stat()
         print(f"image: {path.name} {about.st_size} octets, {about.st_blocks * 512} on disk")
@@ -118,7 +123,7 @@ def main() -> None:
 def _check_builder() -> None:
     if os.geteuid() != 0:
         sys.exit("image: error: root builds it (mmdebstrap, chroot)\n  what to do: use root, or CI")
-    needed = ("mmdebstrap", "mke2fs", "mkfs.vfat", "mcopy", "sfdisk", "qemu-img")
+    needed = ("mmdebstrap", "mke2fs", "mkfs.vfat", "mcopy", "sfdisk", "qemu-img", "openssl", "go")
     missing = [tool for tool in needed if not shutil.which(tool)]
     if missing:
         sys.exit(
@@ -139,6 +144,46 @@ def _epoch() -> int:
 
 def _uuid(name: str) -> str:
     return str(uuid.uuid5(_SPACE, name))
+
+
+def _development_key() -> Path:
+    """Return the key of this checkout that signs its packages, too: a release has --key."""
+    key = ROOT / "build/packages/development-key.pem"
+    if not key.exists():
+        key.parent.mkdir(parents=True, exist_ok=True)
+        _run("openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key))
+        key.chmod(0o600)
+    print("image: signed with this checkout's development key; a release takes --key")
+    return key
+
+
+def _sign(output: Path, key: Path) -> None:
+    """Write the list of checksums and its signature, as the agent's packages have them."""
+    (output / PUBLIC_KEY).write_text(_output("openssl", "pkey", "-in", str(key), "-pubout"))
+    names = sorted(path.name for path in output.iterdir())
+    sums = output / "SHA256SUMS"
+    sums.write_text("".join(f"{_sha256(output / each)}  {each}\n" for each in names))
+    _run(
+        *("openssl", "pkeyutl", "-sign", "-rawin", "-inkey", str(key)),
+        *("-in", str(sums), "-out", str(output / "SHA256SUMS.sig")),
+    )
+
+
+def _materials(tree: Path, packages: Path) -> Iterator[materials.Part]:
+    """Yield what is in the image."""
+    own = tree / "usr/lib/cairn-appliance"
+    yield from materials.debian((own / "dpkg/status").read_text("utf-8"), "13")
+    yield from materials.python(own / "lib")
+    for program in ("etcd", "etcdctl", "etcdutl"):
+        yield from materials.go(own / "bin" / program)
+    yield from materials.npm(ROOT / "appliance/console/package-lock.json")
+    for archive in packages.glob("*.tar.gz"):
+        with tarfile.open(archive) as opened:
+            (name,) = (each for each in opened.getnames() if each.endswith("/bundled.txt"))
+            content = opened.extractfile(name)
+            assert content is not None
+            yield from materials.agent(content.read().decode())
+        yield from materials.crates(ROOT / "agent/Cargo.toml")
 
 
 # The system

@@ -34,7 +34,7 @@ Description=A shell for the test
 DefaultDependencies=no
 After=local-fs.target
 [Service]
-ExecStart=/bin/sh -c 'stty -F /dev/ttyS1 raw -echo; exec /bin/sh </dev/ttyS1 >/dev/ttyS1 2>&1'
+ExecStart=/bin/sh -c 'stty -F /dev/ttyS1 raw -echo; PS1= exec /bin/sh </dev/ttyS1 >/dev/ttyS1 2>&1'
 Restart=always
 """
 _SHELL_WANTED = "[Unit]\nWants=cairn-test.service\n"

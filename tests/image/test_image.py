@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests import proofs
-from tests.image.guest import DIST, Firmware, Guest, Medium, guest, make_seed, raw_disk
+from tests.image.guest import Firmware, Guest, Medium, guest, make_seed
 from tests.lab import Lab
 from tests.lab.cairn import BIN, Appliance, Node
 from tests.lab.wait import until
@@ -25,7 +25,6 @@ COMMAND = "make image-test"
 PASSWORD = "a password of the test, 26 letters"
 READY_S = 600.0
 READY_BAR_S = 300.0
-SIZE_BAR_MIB = 600.0
 EXPOSURE_BAR = 2.5
 
 
@@ -74,20 +73,6 @@ gateways = ["198.18.{number}.1", "2001:db8:{number}::1"]
 action = "create"
 admin_password_hash = "{_hash()}"
 """
-
-
-def test_the_disk_is_as_small_as_people_expect() -> None:
-    (packed,) = DIST.glob("*.qcow2")
-    mib = packed.stat().st_size / (1 << 20)
-    assert proofs.record(
-        "IMG-size",
-        what=f"the image as qcow2 ({raw_disk().stat().st_size >> 20} MiB when unpacked)",
-        bar=f"<= {SIZE_BAR_MIB:g}",
-        value=round(mib),
-        unit="MiB",
-        holds=mib <= SIZE_BAR_MIB,
-        command=COMMAND,
-    )
 
 
 @pytest.mark.parametrize(("firmware", "medium"), [("bios", "vfat"), ("uefi", "iso")])
