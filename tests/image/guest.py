@@ -24,7 +24,7 @@ from tests.lab.wait import until
 ROOT = Path(__file__).resolve().parents[2]
 DIST = ROOT / "build/image/dist"
 NUMBER = 50  # the guest's in the site's LAN; the host that carries it keeps another
-OPERATOR = 99
+_OPERATOR = 40  # beyond the guest's
 Firmware = Literal["bios", "uefi"]
 Medium = Literal["iso", "vfat"]
 
@@ -44,6 +44,11 @@ def raw_disk() -> Path:
     """Return the built disk."""
     (disk,) = DIST.glob("*.raw")
     return disk
+
+
+def mac_of(number: int) -> str:
+    """Return what a seed calls the guest's interface by."""
+    return f"52:54:00:ca:12:{number:02x}"
 
 
 def make_seed(directory: Path, text: str, kind: Medium) -> Path:
@@ -68,13 +73,16 @@ def make_seed(directory: Path, text: str, kind: Medium) -> Path:
 class Guest:
     """One virtual machine; made by `guest`."""
 
-    def __init__(self, host: Host, firmware: Firmware, seed: Path | None) -> None:
+    def __init__(
+        self, host: Host, firmware: Firmware, seed: Path | None, number: int = NUMBER
+    ) -> None:
         self.host = host
         self.firmware = firmware
         self.directory = host.directory
         site = host.site
         assert site.lan4 is not None and site.lan6 is not None
-        self.v4, self.v6 = str(site.lan4[NUMBER]), str(site.lan6[NUMBER])
+        self.v4, self.v6 = str(site.lan4[number]), str(site.lan6[number])
+        self.mac = mac_of(number)
         self.begun = 0.0
         self._seed = seed
         self._program: Program | None = None
@@ -84,7 +92,7 @@ class Guest:
              str(self._disk), "4G")  # fmt: skip
         if firmware == "uefi":
             shutil.copy(_OVMF / "OVMF_VARS_4M.fd", self.directory / "vars.fd")
-        self._bridge()
+        self._bridge(number + _OPERATOR)
 
     @property
     def serial(self) -> str:
@@ -156,11 +164,11 @@ class Guest:
             self._shell.connect(str(self.directory / "shell.sock"))
         return self._shell
 
-    def _bridge(self) -> None:
+    def _bridge(self, own: int) -> None:
         """Put the guest beside the host on the LAN; the host keeps an address of its own."""
         site = self.host.site
         assert site.lan4 is not None and site.lan6 is not None
-        self.host.v4, self.host.v6 = str(site.lan4[OPERATOR]), str(site.lan6[OPERATOR])
+        self.host.v4, self.host.v6 = str(site.lan4[own]), str(site.lan6[own])
         self.host.sysctl(net__ipv6__conf__default__accept_dad=0)
         self.host.ip(
             "addr flush dev eth0 scope global",
@@ -186,7 +194,7 @@ class Guest:
             "-nodefaults", "-no-user-config", "-display", "none", "-vga", "std",
             "-drive", f"if=virtio,format=qcow2,cache=unsafe,file={self._disk}",
             "-netdev", "tap,id=lan,ifname=tap0,script=no,downscript=no",
-            "-device", "virtio-net-pci,netdev=lan,mac=52:54:00:ca:12:50,romfile=",
+            "-device", f"virtio-net-pci,netdev=lan,mac={self.mac},romfile=",
             "-device", "virtio-rng-pci",
             "-chardev", f"file,id=screen,path={place / 'serial.log'},append=on",
             "-serial", "chardev:screen",
@@ -207,9 +215,11 @@ class Guest:
 
 
 @contextlib.contextmanager
-def guest(host: Host, firmware: Firmware, seed: Path | None) -> Iterator[Guest]:
+def guest(
+    host: Host, firmware: Firmware, seed: Path | None, number: int = NUMBER
+) -> Iterator[Guest]:
     """Have a machine started, and its power cut in the end."""
-    machine = Guest(host, firmware, seed)
+    machine = Guest(host, firmware, seed, number)
     machine.start()
     try:
         yield machine

@@ -36,6 +36,19 @@ def test_the_disk_is_as_small_as_people_expect() -> None:
     )
 
 
+def test_both_files_are_the_same_disk() -> None:
+    """Another test's guests write over the raw one's content; people are given the qcow2."""
+    (packed,) = DIST.glob("*.qcow2")
+    done = subprocess.run(
+        ["qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(raw_disk()), str(packed)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_checksums_and_signature_are_as_docs_install_says(tmp_path: Path) -> None:
     """By the lines that people are told; a list with another word in it is refused."""
     done = subprocess.run(
