@@ -29,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WORK = ROOT / "build/image"
 SUITE = "trixie"
+BASE_EPOCH = 1_767_225_600  # 2026-01-01
 PUBLIC_KEY = "cairn-release.pem"
 MIB = 1 << 20
 SECTOR = 512
@@ -98,7 +99,7 @@ def main() -> None:
     asked = parser.parse_args()
     _check_builder()
     os.umask(0o022)
-    os.environ["SOURCE_DATE_EPOCH"] = os.environ["E2FSPROGS_FAKE_TIME"] = str(_epoch())
+    _settle_surroundings()
     version = f"{_version()}-{asked.release}"
     output: Path = asked.output.resolve()
     shutil.rmtree(output, ignore_errors=True)
@@ -118,6 +119,15 @@ def main() -> None:
     for path in sorted(output.iterdir()):
         about = path.stat()
         print(f"image: {path.name} {about.st_size} octets, {about.st_blocks * 512} on disk")
+
+
+def _settle_surroundings() -> None:
+    """Give the tools the same clock, time zone and language wherever this runs."""
+    epoch = str(_epoch())
+    for name in [each for each in os.environ if each.startswith(("PYTHON", "LC_", "LANG"))]:
+        del os.environ[name]
+    os.environ |= {"TZ": "UTC", "LC_ALL": "C.UTF-8"}
+    os.environ |= {"SOURCE_DATE_EPOCH": epoch, "E2FSPROGS_FAKE_TIME": epoch}
 
 
 def _check_builder() -> None:
@@ -218,7 +228,9 @@ def _base(fresh: bool) -> Path:
         for line in (HERE / "packages.txt").read_text().splitlines()
         if line and not line.startswith("#")
     ]
-    wanted = hashlib.sha256(repr((SUITE, names, EXCLUDED, INCLUDED)).encode()).hexdigest()[:16]
+    wanted = hashlib.sha256(
+        repr((SUITE, BASE_EPOCH, names, EXCLUDED, INCLUDED)).encode()
+    ).hexdigest()[:16]
     base = WORK / f"base-{wanted}.tar"
     if base.exists() and not fresh:
         print(f"image: Debian's part as fetched before ({base.name}; --fresh fetches it anew)")
@@ -227,14 +239,16 @@ def _base(fresh: bool) -> Path:
     paths = [f"--dpkgopt=path-exclude={each}" for each in EXCLUDED]
     paths += [f"--dpkgopt=path-include={each}" for each in INCLUDED]
     new = base.with_suffix(".new.tar")
+    # Kept over many commits: its files' times must not be of the commit that happened to be there.
     _run(
-        "mmdebstrap",
+        *("env", f"SOURCE_DATE_EPOCH={BASE_EPOCH}", "mmdebstrap"),
         "--quiet",
         "--mode=root",
         "--variant=minbase",
         f"--include={','.join(names)}",
         *paths,
         "--customize-hook=rm -f $1/etc/resolv.conf $1/etc/hostname",
+        "--customize-hook=rm -rf $1/usr/share/python3/debpython/__pycache__",
         SUITE,
         str(new),
     )
@@ -419,7 +433,9 @@ def _ext4(file: Path, mib: int, label: str, name: str, content: Path) -> None:
         *("-d", str(content), str(file), f"{mib}M"),
     )
     if name == "root":
-        _pin_times(file)  # of /var nobody asks: its times go on changing
+        _pin_times(file)
+    else:
+        _pin_times_of_few(file)
 
 
 def _pin_times(file: Path) -> None:
@@ -446,6 +462,24 @@ def _pin_times(file: Path) -> None:
                     octets[at + field : at + field + 4] = b"\0\0\0\0"
             image.seek(table)
             image.write(octets)
+
+
+def _pin_times_of_few(file: Path) -> None:
+    """Do the same where inodes have checksums, which debugfs makes anew."""
+    about = _output("dumpe2fs", "-h", str(file))
+    count, free = (
+        int(re.findall(rf"(?m)^{name}:\s+(\d+)$", about)[0])
+        for name in ("Inode count", "Free inodes")
+    )
+    lines = [
+        f"set_inode_field <{inode}> {field} {value}"
+        for inode in (2, *range(11, count - free + 1))  # 3 to 10 are mke2fs's own
+        for field, value in (
+            *((each, f"@{_epoch()}") for each in ("atime", "ctime", "crtime")),
+            *((f"{each}_extra", 0) for each in ("atime", "ctime", "mtime", "crtime")),
+        )
+    ]
+    _run("debugfs", "-w", "-f", "/dev/stdin", str(file), given="\n".join(lines) + "\n")
 
 
 def _grub(tree: Path, parts: Path, esp: Path, core_at: int) -> tuple[bytes, bytes]:

@@ -184,8 +184,19 @@ def _operated(machine: Guest) -> Imaged:
     appliance.fingerprint = until(
         "the screen shows the fingerprint", lambda: _on_screen(machine), within_s=60
     )
-    appliance.login()
+    # The hash of a password takes seconds there, and more while units are still being started.
+    until("the login is answered", lambda: _is_logged_in(appliance), within_s=120)
     return appliance
+
+
+def _is_logged_in(appliance: Imaged) -> bool:
+    try:
+        appliance.login()
+    except CommandError as error:
+        if error.status != 3:  # unreachable in time
+            raise
+        return False
+    return True
 
 
 def _on_screen(machine: Guest) -> str | None:
