@@ -22,6 +22,7 @@ from tests.integration.world import assert_no_program_crashed, start_appliance
 from tests.lab import Lab, Machine, Probes, until
 from tests.lab.cairn import Appliance, Network, Node, missing_programs
 from tests.lab.lan import Lan
+from tests.lab.office import joined
 from tests.lab.probes import Pair
 from tests.proofs import record
 
@@ -98,15 +99,21 @@ def _build(lab: Lab) -> Office:
     appliance = start_appliance(lab.site("dc"))
     prod = appliance.network("prod", "10.7.0.0/24", "fd00:7::/64")
     lan = Lan(lab, "floor")
-    vm = Node(cloud.host("vm"))
-    gateways = {name: Node(office.host(name)) for name in ("g1", "g2")}
-    for node in gateways.values():
-        lan.plug(node.host, "eth1")
-    for node in (vm, *gateways.values()):
-        node.start()
-    vm.join(appliance.token(prod))
-    for node in gateways.values():
-        node.join(appliance.token())
+    pair = [office.host(name) for name in ("g1", "g2")]
+    return bridged(
+        lab, appliance, prod, lan, *joined(appliance, prod, cloud.host("vm"), {lan: pair})
+    )
+
+
+def bridged(
+    lab: Lab,
+    appliance: Appliance,
+    prod: Network,
+    lan: Lan,
+    vm: Node,
+    gateways: dict[str, Node],
+) -> Office:
+    """Have a pair of gateways put the LAN `floor`, with its printer, on the vSubnet."""
     printer = lan.machine("printer", f"{PRINTER}/24", f"{PRINTER6}/64")
     made = Office(lab, appliance, prod, vm, gateways, lan, printer)
     made.gateway("segment", "create", "floor", "--vsubnet", "prod")
