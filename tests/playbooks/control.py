@@ -93,12 +93,16 @@ class Control:
         )
         text = done.stdout + done.stderr
         (self.directory / f"{playbook}.log").write_text(text)
-        for secret in self.secrets:
-            assert secret not in text, f"a secret is in the output of {playbook}"
-        assert "cairn1." not in text, f"a join token is in the output of {playbook}"
+        self.look_for_secrets(text, playbook)
         assert not check or done.returncode == 0, text
         hosts = {name: Counted(*map(int, rest)) for name, *rest in _RECAP.findall(text)}
         return Played(done.returncode, text, hosts)
+
+    def look_for_secrets(self, text: str, name: str) -> None:
+        """Refuse an output that has a secret in it; `name` says of what it is."""
+        for secret in self.secrets:
+            assert secret not in text, f"a secret is in the output of {name}"
+        assert "cairn1." not in text, f"a join token is in the output of {name}"
 
     def inventory(self, text: str) -> dict[str, Any]:
         """Return what `ansible-inventory` makes of an inventory file of ours."""
@@ -131,9 +135,11 @@ class Control:
             "ANSIBLE_SSH_CONTROL_PATH_DIR": _SOCKETS,
         }
 
-    def inventory_file(self, variables: dict[str, object]) -> Path:
-        """Write the inventory and what it needs; return its path."""
-        inventory = {"cairn": {"hosts": self._hosts, "vars": variables}}
+    def inventory_file(
+        self, variables: dict[str, object], groups: tuple[str, ...] = ("cairn",)
+    ) -> Path:
+        """Write the inventory, with all hosts in each group, and what it needs; return its path."""
+        inventory = {name: {"hosts": self._hosts, "vars": variables} for name in groups}
         path = self.directory / "inventory.json"
         path.write_text(json.dumps({"all": {"children": inventory}}))
         (self.directory / "known_hosts").write_text("".join(self._known))
