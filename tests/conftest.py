@@ -14,6 +14,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.reports import REPORTS
 
@@ -30,6 +31,9 @@ _skipped = pytest.StashKey[dict[str, int]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Look once what this machine lacks."""
+    # Beside other tests an example may take long; what has a bound in time is a test of its own.
+    settings.register_profile("cairn", deadline=None)
+    settings.load_profile("cairn")
     # A shell's background job ignores SIGINT, and so would every program that a test interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_missing] = {

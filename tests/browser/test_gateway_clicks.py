@@ -123,7 +123,8 @@ def test_lans_are_bridged_switched_over_freed_and_let_go_by_clicks_alone(
         _attach(page, "g2")
         expect(_row(page, "g2").get_by_text("stands by")).to_be_visible(timeout=MOVES_MS)
         stations = page.get_by_role("grid", name="Stations")
-        expect(stations).to_contain_text(PRINTER_MAC, timeout=HEARS_MS)
+        row = stations.get_by_role("row").filter(has_text=PRINTER_MAC)
+        expect(row).to_contain_text(PRINTER, timeout=HEARS_MS)
         operator.screen("gateway-real-segment")
         assert operator.faults() == []
 

@@ -348,7 +348,6 @@ def test_two_replicas_never_both_say_yes(cluster: Cluster) -> None:
             settings=settings(
                 max_examples=max(1, min(200, (STEPS - Races.steps) // STEPS_A_RUN)),
                 stateful_step_count=STEPS_A_RUN,
-                deadline=None,
                 database=None,
                 suppress_health_check=list(HealthCheck),
             ),

@@ -85,7 +85,7 @@ class Host:
         return found
 
     async def until(
-        self, what: str, condition: Callable[[], object], within_s: float = 10.0
+        self, what: str, condition: Callable[[], object], within_s: float = 30.0
     ) -> None:
         """Wait for a condition that may be awaitable."""
         deadline = time.monotonic() + within_s

@@ -27,7 +27,7 @@ from cairn_agent.host.bridge_guards import (
     ensure_guards,
     hold_frozen,
     read_counters,
-    read_seen,
+    read_noted,
 )
 from cairn_agent.host.bridge_journal import Journal
 from cairn_agent.protocol.gateway import Guards
@@ -434,7 +434,7 @@ def test_each_kind_of_frame_crosses_or_not_and_the_counters_say_the_same(tmp_pat
             },
         )
 
-        seen = await read_seen()
+        seen = (await read_noted(7)).seen
         assert {s.code for s in seen} == {"rogue_dhcp", "rogue_ra", "spoofed_mac"}
         assert {s.port for s in seen} == {"eth1", "cairn7"}
         assert Seen("spoofed_mac", "eth1", VM) in seen
@@ -527,7 +527,7 @@ def test_dhcp_and_router_advertisements_cross_where_they_are_let(tmp_path: Path)
             for side in case.sides:
                 frames = _octets(case, side, number)
                 assert _are_same(opened.crossed(side, frames), frames), f"{case.name} from {side}"
-        assert await read_seen() == ()
+        assert (await read_noted(7)).seen == ()
 
     bridged(tmp_path, Guards(dhcp=True, router_advertisements=True), test)
 
@@ -569,7 +569,7 @@ def test_a_storm_is_capped_per_station_and_in_all(tmp_path: Path, sources: int) 
         counters = await read_counters(7)
         assert counters["source_storm_from_lan"] + counters["storm_from_lan"] >= sent - len(arrived)
         if sources == 1:
-            assert Seen("storm", "eth1", "02:cc:00:00:00:00") in await read_seen()
+            assert Seen("storm", "eth1", "02:cc:00:00:00:00") in (await read_noted(7)).seen
 
     bridged(tmp_path, Guards(), test)
 
@@ -595,6 +595,35 @@ def test_a_flood_of_macs_fills_no_table_and_costs_known_flows_nothing(tmp_path: 
     bridged(tmp_path, Guards(), test)
 
 
+def test_who_speaks_for_an_address_on_the_lan_is_noted_and_outlives_a_change(
+    tmp_path: Path,
+) -> None:
+    asks = ARP(op="who-has", hwsrc=STATION, psrc="10.7.0.77", pdst="10.7.0.1")
+    probes = ARP(op="who-has", hwsrc="02:bb:00:00:00:05", psrc="0.0.0.0", pdst="10.7.0.78")
+    overlay = ARP(op="who-has", hwsrc=VM, psrc="10.7.0.5", pdst="10.7.0.77")
+    neighbour = IPv6(src="fd00:7::77", dst="ff02::1:ff00:1") / ICMPv6ND_NS(tgt="fd00:7::1")
+    tentative = IPv6(src="::", dst="ff02::1:ff00:78") / ICMPv6ND_NS(tgt="fd00:7::78")
+
+    async def test(opened: Wire, netlink: AsyncIPRoute) -> None:
+        from_lan = [
+            bytes(Ether(src=STATION, dst=_TO_ALL) / asks),
+            bytes(Ether(src="02:bb:00:00:00:05", dst=_TO_ALL) / probes),
+            bytes(Ether(src=STATION, dst="33:33:ff:00:00:01") / neighbour),
+            bytes(Ether(src=STATION, dst="33:33:ff:00:00:78") / tentative),
+        ]
+        assert len(opened.crossed("lan", from_lan)) == 4
+        assert len(opened.crossed("overlay", [bytes(Ether(src=VM, dst=_TO_ALL) / overlay)])) == 1
+        expected = {STATION: ("10.7.0.77", "fd00:7::77")}
+        assert (await read_noted(7)).addresses == expected
+        journal = Journal(tmp_path / "bridges.json")
+        changed: dict[str, Any] = {"guards": Guards(bum_pps=500)}
+        assert (await ensure_bridges(netlink, [wanted(**changed)], journal))[7].error is None
+        assert (await read_noted(7)).addresses == expected
+        assert (await read_noted(8)).addresses == {}
+
+    bridged(tmp_path, Guards(), test)
+
+
 def test_counters_and_what_was_seen_outlive_a_change_of_the_guards(tmp_path: Path) -> None:
     async def test(opened: Wire, netlink: AsyncIPRoute) -> None:
         rogue = bytes(Ether(src="02:ee:00:00:00:01", dst=_TO_ALL) / _dhcp("offer"))
@@ -604,7 +633,7 @@ def test_counters_and_what_was_seen_outlive_a_change_of_the_guards(tmp_path: Pat
         changed: dict[str, Any] = {"guards": Guards(bum_pps=500), "overlay_macs": frozenset()}
         assert (await ensure_bridges(netlink, [wanted(**changed)], journal))[7].error is None
         assert (await read_counters(7))["dhcp_from_lan"] == counted == 1
-        assert await read_seen() == (Seen("rogue_dhcp", "eth1", "02:ee:00:00:00:01"),)
+        assert (await read_noted(7)).seen == (Seen("rogue_dhcp", "eth1", "02:ee:00:00:00:01"),)
 
     bridged(tmp_path, Guards(), test)
 

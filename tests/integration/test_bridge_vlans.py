@@ -26,6 +26,7 @@ from cairn_agent.netmap.desired import Tap
 from pyroute2 import AsyncIPRoute
 
 from tests.integration.test_bridge_host import differences, lan, run, settled, shown, wanted
+from tests.lab import until
 from tests.unit.agent.fakes.network import in_new_network
 
 pytestmark = [pytest.mark.root, pytest.mark.tun]
@@ -100,6 +101,14 @@ def tap_of(vni: int) -> Iterator[int]:
         os.close(opened)
 
 
+def all_forward() -> bool:
+    """Whether the bridges' ports are open: the kernel sees a TAP's carrier a moment later."""
+    ports = shown("ip", "-j", "-d", "link", "show", "type", "bridge_slave")
+    # This `ip` prints an empty object for each interface that is none.
+    states = [port["linkinfo"]["info_slave_data"]["state"] for port in ports if port]
+    return states == ["forwarding"] * (2 * len(VLANS))
+
+
 @contextmanager
 def cable() -> Iterator[socket.socket]:
     """Open the far end of the trunk."""
@@ -170,6 +179,7 @@ def test_each_vlan_is_on_its_vsubnet_and_the_nic_is_as_it_was_after(tmp_path: Pa
             assert "192.0.2.1" in str(shown("ip", "-j", "addr", "show", "dev", "eth1"))
 
             opened = {vni: stack.enter_context(tap_of(vni)) for vni in VLANS.values()}
+            until("every TAP's port forwards", all_forward, within_s=10)
             far = stack.enter_context(cable())
             for vlan in (*VLANS, 0, 40):  # the last two are nobody's
                 for vni in VLANS.values():

@@ -93,7 +93,8 @@ def _is_reached(machine: Machine) -> bool:
 
 
 def _listed(office: Office, segment: str) -> bool:
-    return MAC in office.appliance.host.run(["cairn", "gateway", "stations", segment]).stdout
+    text = office.appliance.host.run(["cairn", "gateway", "stations", segment]).stdout
+    return any(MAC in line and GUEST in line for line in text.splitlines())
 
 
 def _held(office: Office, gateway: str) -> int:
@@ -108,7 +109,7 @@ def test_a_machine_is_carried_from_lan_to_lan_and_frozen_where_that_happens_too_
     _carried(office, "north")
     for asker in askers:
         until(f"{asker.name} reaches it", lambda asker=asker: _is_reached(asker), within_s=10)
-    until("it is listed", lambda: _listed(office, "north"), within_s=10)
+    until("it is listed with its address", lambda: _listed(office, "north"), within_s=10)
     took = []
     for to in ("south", "north", "south", "north"):
         _carried(office, to)

@@ -27,13 +27,16 @@ RESP = 0x12
 
 @pytest.fixture(scope="module")
 def before(world: World) -> Iterator[dict[str, Any]]:
-    """Kill the appliance and its etcd; yield what it knew before. It is back afterwards."""
+    """Kill the appliance and its etcd; yield what it knew before. All is back afterwards."""
     world.settle()
     known = _known(world)
     world.appliance.kill()
     yield known
     if not world.appliance.running:
         world.appliance.start()
+        world.appliance.login()
+    # A node that waits for its next try knows of no newcomer yet.
+    until("all nodes are connected", lambda: _all_connected(world), within_s=60)
 
 
 def test_pings_go_on_through_three_rekeys(world: World, before: dict[str, Any]) -> None:

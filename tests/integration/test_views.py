@@ -13,6 +13,7 @@ import pytest
 from tests.integration.world import World
 from tests.lab import until
 from tests.lab.cairn import OPS_PORT, Appliance, Node
+from tests.lab.errors import NotInTimeError
 
 pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.etcd]
 
@@ -42,22 +43,29 @@ _PAIRS = (("a1", "a2"), ("a1", "b1"), ("a2", "b1"))
 def test_the_matrix_has_the_round_trip_times_that_ping_has(world: World) -> None:
     world.settle()
     appliance, nodes = world.appliance, world.appliance.nodes()
+    seen: dict[tuple[str, str], tuple[dict[str, Any] | None, float]] = {}
 
-    def measured() -> dict[frozenset[str], dict[str, Any]] | None:
-        for name, other in _PAIRS:  # a session that nobody uses ends, and is no row any more
-            world.node(name).host.run(["ping", "-n", "-c1", "-W1", world.address(other)])
-        rows = shown(appliance, "/latency?vsubnet=prod")["rows"]
-        found = {
-            frozenset((row["a"], row["b"])): row for row in rows if row["jitter_ms"] is not None
-        }
-        return found if len(found) >= 3 else None
-
-    rows = until("all three pairs are measured", measured, within_s=30)
-    for name, other in _PAIRS:
-        row = rows[frozenset((nodes[name]["id"], nodes[other]["id"]))]
+    def agree(name: str, other: str) -> bool:
+        # Pinged for the session too: one that nobody uses ends, and is no row any more.
         pinged = round_trip_ms(world.node(name), world.address(other))
-        assert abs(row["rtt_ms"] - pinged) < max(3.0, pinged), (name, other, row, pinged)
-        assert row["loss"] == 0.0
+        rows = shown(appliance, "/latency?vsubnet=prod")["rows"]
+        pair = {nodes[name]["id"], nodes[other]["id"]}
+        row = next((row for row in rows if {row["a"], row["b"]} == pair), None)
+        seen[name, other] = (row, pinged)
+        if row is None or row["jitter_ms"] is None:
+            return False
+        # A probe may have met a busy moment of this machine; the next says what is so.
+        return abs(row["rtt_ms"] - pinged) < max(3.0, pinged)
+
+    def all_agree() -> bool:
+        return all([agree(name, other) for name, other in _PAIRS])
+
+    try:
+        until("the matrix has the RTT that ping has", all_agree, within_s=60)
+    except NotInTimeError as error:
+        raise AssertionError(seen) from error
+    for row, _ in seen.values():
+        assert row is not None and row["loss"] == 0.0
         assert row["path"] == "direct"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.unit.appliance.operations import Operations, operations
 DIRECTORY = Path(__file__).resolve().parents[2] / "docs" / "monitoring"
 DASHBOARD = DIRECTORY / "grafana.json"
 RULES = DIRECTORY / "alerts.yml"
+PROMTOOL = Path(__file__).resolve().parents[2] / "build/tools/promtool"
 _SERIES = re.compile(r"\bcairn_[a-z0-9_]+")
 _SAMPLE = re.compile(r"^(cairn_[a-z0-9_]+)(?:\{(.*)\})? ", re.MULTILINE)
 _SELECTED = re.compile(r"\b(cairn_[a-z0-9_]+)\{([a-z]+)=")
@@ -123,7 +123,7 @@ def _cells(place: dict[str, int]) -> Iterator[tuple[int, int]]:
             yield x, y
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+@pytest.mark.slow  # `make console-test` gets promtool
 async def test_promtool_reads_the_rules_the_expressions_and_the_scrape(tmp_path: Path) -> None:
     from_dashboard = tmp_path / "dashboard.yml"
     recorded = [
@@ -133,11 +133,11 @@ async def test_promtool_reads_the_rules_the_expressions_and_the_scrape(tmp_path:
     from_dashboard.write_text(yaml.safe_dump({"groups": [{"name": "d", "rules": recorded}]}))
     for path in (RULES, from_dashboard):
         checked = subprocess.run(
-            ["promtool", "check", "rules", path], capture_output=True, text=True, check=False
+            [PROMTOOL, "check", "rules", path], capture_output=True, text=True, check=False
         )
         assert checked.returncode == 0, checked.stdout + checked.stderr
     scrape = subprocess.run(
-        ["promtool", "check", "metrics"],
+        [PROMTOOL, "check", "metrics"],
         input=await told(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert scrape.returncode == 0, scrape.stdout + scrape.stderr

@@ -162,6 +162,7 @@ def test_a_changed_address_is_in_the_next_token(made: tuple[Path, dict[str, str]
     assert told["cluster_id"] in seen
 
 
+@pytest.mark.timed
 async def test_told_to_stop_while_etcd_hangs_it_ends_within_ten_seconds(tmp_path: Path) -> None:
     """With a stream open, requests waiting for the store, and a lease that can't be revoked."""
     appliance = await asyncio.to_thread(RunningAppliance, tmp_path)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.unit.agent.gateway_world import SEGMENT, Faults, World
 
 _SEEDS = st.integers(0, 2**32)
-_quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+_quick = settings(max_examples=40, suppress_health_check=list(HealthCheck))
 
 
 @_quick

@@ -212,7 +212,6 @@ class Server(RuleBasedStateMachine):
 Server.TestCase.settings = settings(
     max_examples=60,
     stateful_step_count=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestServer = Server.TestCase

@@ -16,7 +16,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from pyroute2 import AsyncIPRoute
@@ -48,7 +48,7 @@ from cairn_agent.gateway.standing import (
 )
 from cairn_agent.gateway.wanted import bridged, overlay_macs
 from cairn_agent.host.bridge import BridgeOutcome, block_port, learn_stations, stations
-from cairn_agent.host.bridge_guards import Seen, hold_frozen, read_counters, read_seen
+from cairn_agent.host.bridge_guards import Seen, hold_frozen, read_counters, read_noted
 from cairn_agent.host.network import IFF_LOWER_UP, Link, Network
 from cairn_agent.netmap.desired import tap_name
 from cairn_agent.netmap.held import Netmap
@@ -69,6 +69,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _TICK_S: Final = 0.2
 _LOOK_S: Final = 2.0  # at stations and counters
+_MOST_ADDRESSES: Final = 8  # of one station: what an appliance keeps
 _REOPEN_S: Final = 0.5
 _GATE_TIMEOUT_S: Final = 1.0
 _MAX_QUEUED: Final = 32
@@ -118,7 +119,7 @@ class Duty:
         self._announce_due = asyncio.Event()
         self._leaving = asyncio.Event()
         self._dataplane: DataPlane | None = None
-        self._reported: tuple[int, frozenset[str]] = (-1, frozenset())
+        self._reported: tuple[int, dict[str, list[str]]] = (-1, {})  # term, addresses by MAC
         self._known: frozenset[Seen] = frozenset()
         self._stations: frozenset[str] = frozenset()
         self._is_crowded = False
@@ -398,10 +399,11 @@ class Duty:
         self._stations = await stations(netlink, self.duty.vni)
         await self._hold_frozen()
         self.counters = await read_counters(self.duty.vni)
-        self._tell_seen(await read_seen())
+        noted = await read_noted(self.duty.vni)
+        self._tell_seen(noted.seen)
         if self.standing.is_forwarding(now_ns()):
             self._tell_stations()
-            await self._report_stations()
+            await self._report_stations(noted.addresses)
 
     def _frozen_now(self) -> dict[str, int]:
         """Return whose frames may not cross from this LAN, and for how many seconds."""
@@ -415,7 +417,8 @@ class Duty:
             return
         await hold_frozen(self.duty.vni, frozen)
         term, known = self._reported
-        self._reported = term, known - (self._held - frozen.keys())
+        thawed = self._held - frozen.keys()
+        self._reported = term, {mac: known[mac] for mac in known.keys() - thawed}
         self._held = frozenset(frozen)
 
     def _tell_seen(self, seen: Iterable[Seen]) -> None:
@@ -440,23 +443,19 @@ class Duty:
             self._is_crowded = is_crowded
         self._known = new
 
-    async def _report_stations(self) -> None:
+    async def _report_stations(self, addresses: Mapping[str, Sequence[str]]) -> None:
         term, known = self._reported
         own_term = self.standing.own_term
         is_full = term != own_term
-        new, gone = self._stations - known, known - self._stations
-        if not is_full and not new and not gone:
+        here = {mac: list(addresses.get(mac, ())[:_MOST_ADDRESSES]) for mac in self._stations}
+        listed = {mac: ips for mac, ips in here.items() if is_full or known.get(mac) != ips}
+        gone = [] if is_full else sorted(known.keys() - here.keys())
+        if not is_full and not listed and not gone:
             return
-        listed = self._stations if is_full else new
-        report = StationReport(
-            self.duty.segment,
-            own_term,
-            is_full,
-            [Station(mac, []) for mac in sorted(listed)],
-            [] if is_full else sorted(gone),
-        )
+        seen = [Station(mac, ips) for mac, ips in sorted(listed.items())]
+        report = StationReport(self.duty.segment, own_term, is_full, seen, gone)
         await self._beats.post(lambda replica: replica.gateway_stations(report))
-        self._reported = (own_term, self._stations)
+        self._reported = (own_term, here)
 
     async def _leave(self) -> None:
         await self._leaving.wait()

@@ -32,6 +32,9 @@ _SEEN_S: Final = 600
 _MOST_SEEN: Final = 1024
 _MOST_SOURCES: Final = 4096  # stations whose broadcasts are counted at once, per direction
 _SOURCE_S: Final = 10
+_ADDRESS_TYPES: Final = {"ip4": "ipv4_addr", "ip6": "ipv6_addr"}
+_MOST_ADDRESSES: Final = 2048  # of the stations of one LAN, per family
+_ADDRESS_S: Final = 600
 _FROZEN_S: Final = 600  # unless it is said for how long
 _NFT_S: Final = 10.0
 _TAGGED_TWICE: Final = [0x8100, 0x88A8, 0x9100]
@@ -72,6 +75,14 @@ class Seen:
     code: str  # `rogue_dhcp`, `rogue_ra`, `spoofed_mac`, `storm`
     port: str  # the interface that it came in by
     mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What the guards of a bridge wrote down within the last ten minutes."""
+
+    seen: tuple[Seen, ...]
+    addresses: Mapping[str, tuple[str, ...]]  # MAC on the LAN -> IPs it speaks ARP or ND for
 
 
 async def ensure_guards(wanted: Sequence[GuardsWanted]) -> bool:
@@ -118,16 +129,27 @@ async def read_all_counters() -> dict[int, dict[str, int]]:
     return found
 
 
-async def read_seen() -> tuple[Seen, ...]:
-    """Return who did what isn't let across, within the last ten minutes."""
-    found: list[Seen] = []
+async def read_noted(vni: int) -> Noted:
+    """Return who did what isn't let across any bridge, and who has which address on this LAN."""
+    seen: list[Seen] = []
+    addresses: dict[str, set[str]] = {}
+    of_lan = {_addresses(vni, family) for family in _ADDRESS_TYPES}
     for item in await _list():
-        if (listed := item.get("set")) is None or listed["name"] not in _SEEN:
-            continue
-        for element in listed.get("elem", []):
-            port, mac = element["elem"]["val"]["concat"]
-            found.append(Seen(listed["name"], port, mac))
-    return tuple(sorted(found, key=lambda seen: (seen.code, seen.port, seen.mac)))
+        name = item.get("set", {}).get("name")
+        if name in _SEEN:
+            seen += [Seen(name, port, mac) for port, mac in _pairs(item["set"])]
+        elif name in of_lan:
+            for mac, address in _pairs(item["set"]):
+                addresses.setdefault(mac, set()).add(address)
+    return Noted(
+        tuple(sorted(seen, key=lambda seen: (seen.code, seen.port, seen.mac))),
+        {mac: tuple(sorted(found)) for mac, found in addresses.items()},
+    )
+
+
+def _pairs(listed: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the elements of a set that has two fields and expires."""
+    return [tuple(element["elem"]["val"]["concat"]) for element in listed.get("elem", [])]
 
 
 async def hold_frozen(vni: int, frozen: Mapping[str, int]) -> None:
@@ -188,6 +210,10 @@ def _declarations(one: GuardsWanted) -> list[dict[str, Any]]:
         commands += [_add("counter", _named(_counter(one, name, side))) for name in COUNTERS]
         sources = {"name": _sources(one, side), "type": "ether_addr", "size": _MOST_SOURCES}
         commands.append(_add("set", _in_table(sources | _expiring(_SOURCE_S))))
+    for family, kind in _ADDRESS_TYPES.items():
+        addresses = {"name": _addresses(one.vni, family), "type": ["ether_addr", kind]}
+        body = addresses | {"size": _MOST_ADDRESSES} | _expiring(_ADDRESS_S)
+        commands.append(_add("set", _in_table(body)))
     return commands
 
 
@@ -260,6 +286,7 @@ def _rules(one: GuardsWanted, side: str) -> list[list[dict[str, Any]]]:
     if not one.guards.router_advertisements:
         rules += [note("rogue_ra", *_RA), refuse("router_advertisement", *_RA)]
     rules += _limits(one, side, refuse, note)
+    rules += _address_rules(one) if side == LAN else []
     rules.append(_count(one, "passed", side))
     return rules
 
@@ -286,6 +313,20 @@ def _limits(one: GuardsWanted, side: str, refuse: Any, note: Any) -> list[list[d
     return [
         [_TO_MANY, per_source, chain],
         refuse("storm", _TO_MANY, _limit_over(one.guards.bum_pps)),
+    ]
+
+
+def _address_rules(one: GuardsWanted) -> list[list[dict[str, Any]]]:
+    """Return the rules that write down who speaks for which address; they let all pass."""
+
+    def note(family: str, address: dict[str, Any]) -> dict[str, Any]:
+        who = {"concat": [_field("ether", "saddr"), address]}
+        return {"set": {"op": "update", "elem": who, "set": f"@{_addresses(one.vni, family)}"}}
+
+    sender, source = _field("arp", "saddr ip"), _field("ip6", "saddr")
+    return [  # who asks whether an address is free has none yet
+        [_ARP, _match("!=", sender, "0.0.0.0"), note("ip4", sender)],
+        [*_ND, _match("!=", source, "::"), note("ip6", source)],
     ]
 
 
@@ -369,6 +410,10 @@ def _macs(one: GuardsWanted) -> str:
 
 def _frozen(vni: int) -> str:
     return f"v{vni}_frozen"
+
+
+def _addresses(vni: int, family: str) -> str:
+    return f"v{vni}_{family}"
 
 
 def _element(verb: str, vni: int, element: object) -> dict[str, Any]:

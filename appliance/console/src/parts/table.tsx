@@ -43,17 +43,18 @@ interface ListTableProps<Row> {
 /** Sets one parameter of the address; an empty one goes. */
 export function useParameter(prefix = ""): (key: string, value: string) => void {
   const [, setSearch] = useSearchParams();
-  return (key, value) =>
-    setSearch(
-      (before) => {
-        const after = new URLSearchParams(before);
-        if (value) after.set(prefix + key, value);
-        else after.delete(prefix + key);
-        if (key !== "page") after.delete(`${prefix}page`);
-        return after;
-      },
-      { replace: true },
-    );
+  return (key, value) => {
+    const after = addressNow();
+    if (value) after.set(prefix + key, value);
+    else after.delete(prefix + key);
+    if (key !== "page") after.delete(`${prefix}page`);
+    setSearch(after, { replace: true });
+  };
+}
+
+/** The address's parameters now: those that were drawn last may be older, and would undo a click. */
+export function addressNow(): URLSearchParams {
+  return new URLSearchParams(window.location.search);
 }
 
 interface FilterFieldProps {
@@ -67,7 +68,8 @@ interface FilterFieldProps {
 export function FilterField({ label, placeholder, value, set }: FilterFieldProps) {
   const [typed, setTyped] = useState<string>(); // until the address has it
   useEffect(() => {
-    if (typed === value) setTyped(undefined);
+    // By what is typed now: the person may have gone on since this was drawn.
+    setTyped((now) => (now === value ? undefined : now));
   }, [typed, value]);
   const take = (text: string): void => {
     setTyped(text);

@@ -28,9 +28,7 @@ NODE = asyncio.run(REPLICA.joined("n"))
 LISTING = asyncio.run(REPLICA.memory.list(MAP))
 REPLICA.services.netmaps.take([Reset(LISTING.revision, LISTING.items)])
 APP = create_app(REPLICA.services, lambda: utc_now().timestamp())
-QUIET = settings(
-    max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), database=None
-)
+QUIET = settings(max_examples=15, suppress_health_check=list(HealthCheck), database=None)
 
 
 def served(certificate: bytes | None) -> Any:

@@ -35,6 +35,6 @@ def session() -> str:
 
 
 @SCHEMA.parametrize()
-@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=6, suppress_health_check=list(HealthCheck), database=None)
 def test_each_route_answers_as_it_is_described(case: schemathesis.Case, session: str) -> None:
     case.call_and_validate(headers={"Authorization": f"Bearer {session}"}, checks=CHECKS)

@@ -225,7 +225,7 @@ def test_a_thousand_random_mutations_are_all_found() -> None:
     ), missed
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32), st.sampled_from(WAYS))
 def test_tampering_is_found(seed: int, way: Callable[[Tamperer], None]) -> None:
     dice = random.Random(seed)
@@ -246,7 +246,7 @@ def test_what_was_put_back_to_an_older_state_is_known_by_the_other_chain_alone()
     assert found > 25, "checkpoints of the other chain mark it"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32), st.data())
 def test_a_file_is_whole_or_it_is_found(seed: int, data: st.DataObject) -> None:
     dice = random.Random(seed)

@@ -484,7 +484,6 @@ class World(RuleBasedStateMachine):
 RUNS = settings(
     max_examples=int(os.environ.get("CAIRN_FORWARDING_RUNS", "100")),
     stateful_step_count=50,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     database=None,
     derandomize=True,

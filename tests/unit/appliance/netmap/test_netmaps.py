@@ -409,7 +409,7 @@ async def test_a_secret_that_cannot_be_opened_stops_its_vsubnet_alone() -> None:
 _ACTIONS = ["register", "leave", "join", "mtu", "remove", "rotate", "pull", "reconnect", "resync"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(_ACTIONS), min_size=1, max_size=40), st.integers(0, 2**32))
 async def test_after_any_history_deltas_give_the_same_as_a_full_set(
     actions: Sequence[str], seed: int

@@ -118,7 +118,7 @@ def test_a_request_signed_by_another_key_is_refused() -> None:
         checked_request(pem, NODE)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_a_damaged_request_is_refused_or_is_still_the_same_key(data: st.DataObject) -> None:
     """Flips, cuts and insertions in the DER: nothing but RequestRefused, never another key."""

@@ -137,6 +137,6 @@ def test_no_address_is_ever_held_twice() -> None:
     Addressing.steps = 0
     run_state_machine_as_test(
         Addressing,
-        settings=settings(max_examples=EXAMPLES, stateful_step_count=50, deadline=None),
+        settings=settings(max_examples=EXAMPLES, stateful_step_count=50),
     )
     assert Addressing.steps >= 33 * EXAMPLES, Addressing.steps

@@ -2,6 +2,7 @@ import { Button, Card, CardBody, CardTitle } from "@patternfly/react-core";
 import { useMemo, type ReactNode } from "react";
 import { Link, useSearchParams } from "react-router";
 import type { Schemas } from "../../api/client";
+import { addressNow } from "../../parts/table";
 import { Foreign } from "../../parts/text";
 import { inert, plural } from "../../parts/words";
 import { bandOf } from "../topology/layout";
@@ -41,15 +42,14 @@ export function Square({ rows, site, named, between }: SquareProps) {
   const [one = "", other = one] = between;
   const sites = one === other ? betweenSites(one, other) : `nodes of ${betweenSites(one, other)}`;
   const what = isByNode ? inert(`N${sites.slice(1)}`) : "Sites";
-  const open = (row: string, column: string): void =>
-    setSearch((before) => {
-      const after = new URLSearchParams(before);
-      const key = isByNode ? "pair" : "site";
-      after.delete(key);
-      after.append(key, row);
-      after.append(key, column);
-      return after;
-    });
+  const open = (row: string, column: string): void => {
+    const after = addressNow();
+    const key = isByNode ? "pair" : "site";
+    after.delete(key);
+    after.append(key, row);
+    after.append(key, column);
+    setSearch(after);
+  };
   return (
     <Card>
       <CardTitle component="h2">{what}, the highest RTT and loss</CardTitle>
