@@ -24,6 +24,7 @@ from tests.integration.world import assert_no_program_crashed, start_appliance
 from tests.lab import Lab, Machine, until
 from tests.lab.cairn import Appliance, Network, Node, missing_programs
 from tests.lab.lan import Lan
+from tests.lab.office import Guest, joined
 
 pytestmark = [
     pytest.mark.browser,
@@ -37,7 +38,6 @@ pytestmark = [
 PRINTER, GUEST = "10.7.0.200", "10.7.0.210"
 PRINTER_MAC, MAC = "02:aa:00:00:00:20", "02:aa:00:00:00:21"
 LANS = {"north": ("g1", "g2"), "south": ("g3",)}
-GUEST_AT = {"north": "eth0", "south": "eth1"}
 HEARS_MS, MOVES_MS = 30_000, 30_000
 COUNTED_MS = 60_000  # two reports of an agent that has nothing else to say
 
@@ -51,19 +51,12 @@ class Office:
     vm: Node
     gateways: dict[str, Node]
     lans: dict[str, Lan]
-    guest: Machine
+    guest: Guest
 
     def stations(self, segment: str) -> dict[str, Any]:
         """What the appliance knows of the machines on a LAN, by MAC."""
         listed = self.appliance.cairn("gateway", "stations", segment)
         return {each["mac"]: each for each in listed}
-
-    def carry(self, to: str) -> None:
-        """Have the guest on another LAN; it says so there, as whatever gets a link does."""
-        here = GUEST_AT[to]
-        for interface in GUEST_AT.values():
-            self.guest.ip(f"link set {interface} down", f"addr flush dev {interface}")
-        self.guest.ip(f"addr add {GUEST}/24 dev {here}", f"link set {here} up")
 
     def reaches(self, address: str) -> None:
         """Wait until the VM reaches a machine."""
@@ -85,24 +78,11 @@ def _build(lab: Lab) -> Office:
     lab.reach(appliance.host)
     prod = appliance.network("prod", "10.7.0.0/24")
     lans = {name: Lan(lab, name) for name in LANS}
-    gateways = {}
-    for lan, names in LANS.items():
-        for name in names:
-            gateways[name] = Node(site.host(name))
-            lans[lan].plug(gateways[name].host, "eth1")
-    vm = Node(cloud.host("vm"))
-    for node in (vm, *gateways.values()):
-        node.start()
-    vm.join(appliance.token(prod))
-    for node in gateways.values():
-        node.join(appliance.token())
+    on = {lans[lan]: [site.host(name) for name in names] for lan, names in LANS.items()}
+    vm, gateways = joined(appliance, prod, cloud.host("vm"), on)
     printer = lans["north"].machine("printer", f"{PRINTER}/24")
     printer.ip("link set eth0 down", f"link set eth0 address {PRINTER_MAC}", "link set eth0 up")
-    guest = lab.machine("guest")
-    for lan, interface in GUEST_AT.items():
-        lans[lan].plug(guest, interface)
-        guest.ip(f"link set {interface} down", f"link set {interface} address {MAC}")
-        guest.sysctl(**{f"net__ipv4__conf__{interface}__arp_notify": 1})
+    guest = Guest(lab, list(lans.values()), MAC, GUEST)
     return Office(appliance, prod, vm, gateways, lans, guest)
 
 
@@ -226,7 +206,7 @@ def _switch_over(page: Page, to: str, *, before: str) -> None:
 def _stop_and_resume(operator: Person, office: Office) -> None:
     page = operator.page
     page.get_by_role("button", name="Stop bridging").click()
-    expect(page.get_by_role("dialog")).to_contain_text(PRINTER_MAC)
+    expect(page.get_by_role("dialog")).to_contain_text(PRINTER)
     _confirm(page, "Stop bridging")
     expect(page.get_by_text("bridging stopped", exact=True)).to_be_visible()
     until("nothing crosses", lambda: office.vm.pings(PRINTER, wait_s=0.3) == 0, within_s=10)
@@ -256,7 +236,7 @@ def _freeze_and_free(operator: Person, office: Office) -> None:
     expect(page.get_by_role("dialog")).to_contain_text(MAC)
     _confirm(page, "Unfreeze")
     until("it is let go", lambda: MAC in office.stations(is_at), within_s=20)
-    office.carry(is_at)  # says again where it is
+    office.guest.carry(is_at)  # says again where it is
     office.reaches(GUEST)
     expect(guest).to_have_count(0, timeout=HEARS_MS)
 
@@ -283,10 +263,10 @@ def _frozen(office: Office) -> tuple[str, str]:
         known = {lan: office.stations(lan).get(MAC) for lan in LANS}
         return [lan for lan, station in known.items() if station and station["frozen"]]
 
-    office.carry("north")
+    office.guest.carry("north")
     office.reaches(GUEST)
     for to in ("south", "north") * 5:
-        office.carry(to)
+        office.guest.carry(to)
 
         def is_told(to: str = to) -> bool:
             return MAC in office.stations(to) or bool(frozen_at())

@@ -602,6 +602,7 @@ def test_who_speaks_for_an_address_on_the_lan_is_noted_and_outlives_a_change(
     probes = ARP(op="who-has", hwsrc="02:bb:00:00:00:05", psrc="0.0.0.0", pdst="10.7.0.78")
     overlay = ARP(op="who-has", hwsrc=VM, psrc="10.7.0.5", pdst="10.7.0.77")
     neighbour = IPv6(src="fd00:7::77", dst="ff02::1:ff00:1") / ICMPv6ND_NS(tgt="fd00:7::1")
+    local = IPv6(src="fe80::77", dst="ff02::1:ff00:1") / ICMPv6ND_NS(tgt="fd00:7::1")
     tentative = IPv6(src="::", dst="ff02::1:ff00:78") / ICMPv6ND_NS(tgt="fd00:7::78")
 
     async def test(opened: Wire, netlink: AsyncIPRoute) -> None:
@@ -609,9 +610,10 @@ def test_who_speaks_for_an_address_on_the_lan_is_noted_and_outlives_a_change(
             bytes(Ether(src=STATION, dst=_TO_ALL) / asks),
             bytes(Ether(src="02:bb:00:00:00:05", dst=_TO_ALL) / probes),
             bytes(Ether(src=STATION, dst="33:33:ff:00:00:01") / neighbour),
+            bytes(Ether(src=STATION, dst="33:33:ff:00:00:01") / local),
             bytes(Ether(src=STATION, dst="33:33:ff:00:00:78") / tentative),
         ]
-        assert len(opened.crossed("lan", from_lan)) == 4
+        assert len(opened.crossed("lan", from_lan)) == 5
         assert len(opened.crossed("overlay", [bytes(Ether(src=VM, dst=_TO_ALL) / overlay)])) == 1
         expected = {STATION: ("10.7.0.77", "fd00:7::77")}
         assert (await read_noted(7)).addresses == expected

@@ -22,6 +22,7 @@ from tests.integration.world import assert_no_program_crashed, start_appliance
 from tests.lab import Lab, Machine, Probes, until
 from tests.lab.cairn import Appliance, Network, Node, missing_programs
 from tests.lab.lan import Lan
+from tests.lab.office import joined
 from tests.lab.probes import Pair
 from tests.proofs import record
 
@@ -92,21 +93,31 @@ class Office:
     def events(self) -> str:
         return self.appliance.host.run(["cairn", "event", "list"]).stdout
 
+    def wait_for_event(self, told: str) -> None:
+        """Wait until an event says this; gateways tell with a call of its own."""
+        until(f"an event: {told}", lambda: told in self.events(), within_s=10)
+
 
 def _build(lab: Lab) -> Office:
     cloud, office = lab.site("cloud"), lab.site("office")
     appliance = start_appliance(lab.site("dc"))
     prod = appliance.network("prod", "10.7.0.0/24", "fd00:7::/64")
     lan = Lan(lab, "floor")
-    vm = Node(cloud.host("vm"))
-    gateways = {name: Node(office.host(name)) for name in ("g1", "g2")}
-    for node in gateways.values():
-        lan.plug(node.host, "eth1")
-    for node in (vm, *gateways.values()):
-        node.start()
-    vm.join(appliance.token(prod))
-    for node in gateways.values():
-        node.join(appliance.token())
+    pair = [office.host(name) for name in ("g1", "g2")]
+    return bridged(
+        lab, appliance, prod, lan, *joined(appliance, prod, cloud.host("vm"), {lan: pair})
+    )
+
+
+def bridged(
+    lab: Lab,
+    appliance: Appliance,
+    prod: Network,
+    lan: Lan,
+    vm: Node,
+    gateways: dict[str, Node],
+) -> Office:
+    """Have a pair of gateways put the LAN `floor`, with its printer, on the vSubnet."""
     printer = lan.machine("printer", f"{PRINTER}/24", f"{PRINTER6}/64")
     made = Office(lab, appliance, prod, vm, gateways, lan, printer)
     made.gateway("segment", "create", "floor", "--vsubnet", "prod")
@@ -271,7 +282,7 @@ def test_c4_a_patch_cable_on_the_lan_blocks_both_ports(office: Office) -> None:
     took = max(blocked_at().values()) - begun
     assert all(report["code"] == "loop" for report in reports), reports
     assert all("eth1" in report["why"] for report in reports), reports
-    assert "two ports of this LAN are joined" in office.events()
+    office.wait_for_event("two ports of this LAN are joined")
     assert record(
         "C4-patch",
         what="two ports of the LAN's switch joined: until both gateways have blocked their port",
@@ -296,7 +307,7 @@ def test_c4_a_vm_that_bridges_the_vsubnet_to_the_lan_blocks_the_ports(office: Of
         until("both ports are blocked", lambda: len(blocked_at()) == 2, within_s=10)
         vm.ip("link del br0")
     took = max(blocked_at().values()) - begun
-    assert "a machine on this LAN bridges it to the vSubnet" in office.events()
+    office.wait_for_event("a machine on this LAN bridges it to the vSubnet")
     vm.ip("link set eth1 down")
     assert record(
         "C4-bridged",

@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_gateway import Office
+from tests.integration.test_gateway import PRINTER, PRINTER6, Office, bridged
 from tests.integration.world import assert_no_program_crashed, start_appliance
 from tests.lab import Lab, Machine, Program, until
 from tests.lab.cairn import Node, ethernet, missing_programs, send_frames
 from tests.lab.lan import Lan
+from tests.lab.office import joined
 from tests.proofs import record
 
 pytestmark = [
@@ -34,7 +35,6 @@ pytestmark = [
     pytest.mark.timeout(240),
 ]
 
-PRINTER, PRINTER6 = "10.7.0.200", "fd00:7::200"
 VIP, CLUSTER, GROUP = "10.7.0.150", "10.7.0.160", "239.255.0.160"
 JUMBO, MTU = 9000, 1400
 LAB = Path(__file__).resolve().parents[1] / "lab"
@@ -57,23 +57,10 @@ def _build(lab: Lab) -> Office:
     reserve = f"{VIP}-{CLUSTER}"
     prod = appliance.network("prod", "10.7.0.0/24", "fd00:7::/64", reserve=reserve)
     lan = Lan(lab, "floor", mtu=JUMBO)
-    vm = Node(cloud.host("vm"))
-    gateways = {name: Node(site.host(name)) for name in ("g1", "g2")}
-    for node in gateways.values():
-        lan.plug(node.host, "eth1")
-    for node in (vm, *gateways.values()):
-        node.start()
-    vm.join(appliance.token(prod))
-    for node in gateways.values():
-        node.join(appliance.token())
-    printer = lan.machine("printer", f"{PRINTER}/24", f"{PRINTER6}/64")
-    made = Office(lab, appliance, prod, vm, gateways, lan, printer)
-    made.gateway("segment", "create", "floor", "--vsubnet", "prod")
-    for name in gateways:
-        made.gateway("attach", "floor", name, "--port", "eth1")
-    made.forwarder()
-    vm.wait_for_ping(PRINTER, within_s=20)
-    return made
+    pair = [site.host(name) for name in ("g1", "g2")]
+    return bridged(
+        lab, appliance, prod, lan, *joined(appliance, prod, cloud.host("vm"), {lan: pair})
+    )
 
 
 def _proved(proof: str, what: str, bar: str, holds: bool, value: float | str, unit: str) -> None:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
 from tests.integration.test_gateway import Office
 from tests.integration.world import assert_no_program_crashed, start_appliance
 from tests.lab import Lab, Machine, until
-from tests.lab.cairn import Node, missing_programs
+from tests.lab.cairn import missing_programs
 from tests.lab.lan import Lan
+from tests.lab.office import Guest, joined
 from tests.proofs import record
 
 pytestmark = [
@@ -33,11 +35,17 @@ pytestmark = [
 GUEST, ANCHOR, STAY = "10.7.0.210", "10.7.0.201", "10.7.0.202"
 MAC = "02:aa:00:00:00:21"
 SEGMENTS = {"north": "g1", "south": "g2"}
-_AT = {"north": "eth0", "south": "eth1"}
+
+
+@dataclass
+class Lans(Office):
+    """An office with a second LAN, and a guest that is on one of them."""
+
+    guest: Guest
 
 
 @pytest.fixture(scope="module")
-def office() -> Iterator[Office]:
+def office() -> Iterator[Lans]:
     if missing := missing_programs():
         pytest.fail(f"not built: {', '.join(missing)}; run make setup")
     with Lab("gateway-lans") as lab:
@@ -45,31 +53,20 @@ def office() -> Iterator[Office]:
         assert_no_program_crashed(lab)
 
 
-def _build(lab: Lab) -> Office:
+def _build(lab: Lab) -> Lans:
     cloud, site = lab.site("cloud"), lab.site("office")
     appliance = start_appliance(lab.site("dc"))
     prod = appliance.network("prod", "10.7.0.0/24")
-    vm = Node(cloud.host("vm"))
-    gateways = {name: Node(site.host(name)) for name in SEGMENTS.values()}
     lans = {name: Lan(lab, name) for name in SEGMENTS}
-    for name, gateway in SEGMENTS.items():
-        lans[name].plug(gateways[gateway].host, "eth1")
-    for node in (vm, *gateways.values()):
-        node.start()
-    vm.join(appliance.token(prod))
-    for node in gateways.values():
-        node.join(appliance.token())
+    on = {lans[name]: [site.host(gateway)] for name, gateway in SEGMENTS.items()}
+    vm, gateways = joined(appliance, prod, cloud.host("vm"), on)
     lans["north"].machine("stay", f"{STAY}/24")
     anchor = lans["south"].machine("anchor", f"{ANCHOR}/24")
-    made = Office(lab, appliance, prod, vm, gateways, lans["north"], anchor)
+    guest = Guest(lab, list(lans.values()), MAC, GUEST)
+    made = Lans(lab, appliance, prod, vm, gateways, lans["north"], anchor, guest)
     for name, gateway in SEGMENTS.items():
         made.gateway("segment", "create", name, "--vsubnet", "prod")
         made.gateway("attach", name, gateway, "--port", "eth1")
-    guest = lab.machine("guest")
-    for name, interface in _AT.items():
-        lans[name].plug(guest, interface)
-        guest.ip(f"link set {interface} down", f"link set {interface} address {MAC}")
-        guest.sysctl(**{f"net__ipv4__conf__{interface}__arp_notify": 1})
     vm.wait_for_ping(STAY, within_s=30)
     vm.wait_for_ping(ANCHOR, within_s=30)
     return made
@@ -77,14 +74,6 @@ def _build(lab: Lab) -> Office:
 
 def _machine(office: Office, name: str) -> Machine:
     return next(each for each in office.lab.machines if each.name == name)
-
-
-def _carried(office: Office, to: str) -> None:
-    """Have the guest on another LAN; it says so there, as whatever gets a link does."""
-    guest, here = _machine(office, "guest"), _AT[to]
-    for interface in _AT.values():
-        guest.ip(f"link set {interface} down", f"addr flush dev {interface}")
-    guest.ip(f"addr add {GUEST}/24 dev {here}", f"link set {here} up")
 
 
 def _is_reached(machine: Machine) -> bool:
@@ -103,16 +92,16 @@ def _held(office: Office, gateway: str) -> int:
 
 
 def test_a_machine_is_carried_from_lan_to_lan_and_frozen_where_that_happens_too_often(
-    office: Office,
+    office: Lans,
 ) -> None:
     askers = (office.vm.host, office.printer, _machine(office, "stay"))
-    _carried(office, "north")
+    office.guest.carry("north")
     for asker in askers:
         until(f"{asker.name} reaches it", lambda asker=asker: _is_reached(asker), within_s=10)
     until("it is listed with its address", lambda: _listed(office, "north"), within_s=10)
     took = []
     for to in ("south", "north", "south", "north"):
-        _carried(office, to)
+        office.guest.carry(to)
         begun = time.monotonic()
         for asker in askers:
             until(f"{asker.name} reaches it", lambda asker=asker: _is_reached(asker), within_s=10)
@@ -129,10 +118,9 @@ def test_a_machine_is_carried_from_lan_to_lan_and_frozen_where_that_happens_too_
         holds=worst <= 1.0,
     ), took
 
-    _carried(office, "south")  # the fifth time
-    guest = _machine(office, "guest")
-    events = until("it is frozen", lambda: "frozen" in office.events(), within_s=10)
-    assert events
+    office.guest.carry("south")  # the fifth time
+    guest = office.guest.machine
+    office.wait_for_event("frozen")
 
     def is_held() -> bool:
         guest.run(["ping", "-n", "-c", "1", "-W", "0.2", ANCHOR], check=False)
@@ -145,5 +133,5 @@ def test_a_machine_is_carried_from_lan_to_lan_and_frozen_where_that_happens_too_
     assert _listed(office, "north")
     office.gateway("unfreeze", "north", MAC)
     until("it is let go", lambda: _listed(office, "south"), within_s=15)
-    _carried(office, "south")  # says again where it is
+    office.guest.carry("south")  # says again where it is
     until("the VM reaches it", lambda: _is_reached(office.vm.host), within_s=10)

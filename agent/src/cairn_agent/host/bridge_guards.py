@@ -324,9 +324,9 @@ def _address_rules(one: GuardsWanted) -> list[list[dict[str, Any]]]:
         return {"set": {"op": "update", "elem": who, "set": f"@{_addresses(one.vni, family)}"}}
 
     sender, source = _field("arp", "saddr ip"), _field("ip6", "saddr")
-    return [  # who asks whether an address is free has none yet
+    return [  # who asks whether an address is free has none yet; link-local ones tell nothing
         [_ARP, _match("!=", sender, "0.0.0.0"), note("ip4", sender)],
-        [*_ND, _match("!=", source, "::"), note("ip6", source)],
+        [*_ND, _match("!=", source, "::"), _match("!=", source, _LINK_LOCAL), note("ip6", source)],
     ]
 
 
@@ -501,10 +501,11 @@ _ND: Final = (
     _match("==", _field("icmpv6", "type"), {"range": [133, 137]}),
 )
 _BAD_ND: Final = (_match("!=", _field("ip6", "hoplimit"), 255),)
+_LINK_LOCAL: Final = {"prefix": {"addr": "fe80::", "len": 10}}
 # RFC 6980: never in fragments; RFC 7113: that is how RAs slip through. They come from link-local.
 _FRAGMENTED_ND: Final = (
     _IP6,
-    _equal(_field("ip6", "saddr"), {"prefix": {"addr": "fe80::", "len": 10}}),
+    _equal(_field("ip6", "saddr"), _LINK_LOCAL),
     _equal(_field("ip6", "hoplimit"), 255),
     _equal({"exthdr": {"name": "frag"}}, True),
 )

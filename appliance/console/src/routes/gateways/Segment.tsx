@@ -4,6 +4,7 @@ import { useState } from "react";
 import { useNavigate, useParams } from "react-router";
 import { answered, api } from "../../api/client";
 import { useMay } from "../../app/session";
+import { addressColumns } from "../../parts/addresses";
 import { Confirm } from "../../parts/confirm";
 import { Facts } from "../../parts/facts";
 import { Help } from "../../parts/help";
@@ -314,18 +315,7 @@ function CutOff({ segment }: { segment: Segment }) {
 }
 
 const STATIONS: Column<Station>[] = [
-  {
-    key: "mac",
-    title: "MAC",
-    text: ({ mac }) => mac,
-    cell: ({ mac }) => <Foreign text={mac} code />,
-  },
-  {
-    key: "ips",
-    title: "Addresses",
-    text: ({ ips }) => ips[0] ?? "",
-    cell: ({ ips }) => <Foreign text={ips.join(", ")} code />,
-  },
+  ...addressColumns,
   {
     key: "since",
     title: "Here since",

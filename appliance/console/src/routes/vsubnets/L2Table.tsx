@@ -2,11 +2,12 @@ import { Card, CardBody, CardTitle, Label } from "@patternfly/react-core";
 import { useMemo } from "react";
 import type { Schemas } from "../../api/client";
 import { useTable } from "../../api/queries";
+import { addressColumns } from "../../parts/addresses";
 import { Help } from "../../parts/help";
 import { NodeLink } from "../../parts/node";
 import { Shown } from "../../parts/states";
 import { ListTable, type Column } from "../../parts/table";
-import { Age, Foreign } from "../../parts/text";
+import { Age } from "../../parts/text";
 import { lengthOf } from "../../parts/words";
 
 type Table = Schemas["TableOut"];
@@ -22,18 +23,7 @@ const perSecond = (frames: number): string =>
   `${frames.toLocaleString("en", { maximumFractionDigits: 1 })} frames/s`;
 
 const COLUMNS: Column<Row>[] = [
-  {
-    key: "mac",
-    title: "MAC",
-    text: ({ mac }) => mac,
-    cell: ({ mac }) => <Foreign text={mac} code />,
-  },
-  {
-    key: "ips",
-    title: "Addresses",
-    text: ({ ips }) => ips[0] ?? "",
-    cell: ({ ips }) => <Foreign text={ips.join(", ")} code />,
-  },
+  ...addressColumns,
   {
     key: "node",
     title: "At node",

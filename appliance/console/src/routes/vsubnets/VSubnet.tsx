@@ -4,6 +4,7 @@ import { Link, useNavigate, useParams } from "react-router";
 import { answered, api, type Schemas } from "../../api/client";
 import { useMembers, useVSubnet } from "../../api/queries";
 import { useMay } from "../../app/session";
+import { addressColumns } from "../../parts/addresses";
 import { Confirm } from "../../parts/confirm";
 import { Facts } from "../../parts/facts";
 import { Help } from "../../parts/help";
@@ -27,18 +28,7 @@ const COLUMNS: Column<Member>[] = [
     text: ({ node }) => node.name,
     cell: ({ node }) => <NodeLink node={node} />,
   },
-  {
-    key: "mac",
-    title: "MAC",
-    text: ({ mac }) => mac,
-    cell: ({ mac }) => <Foreign text={mac} code />,
-  },
-  {
-    key: "ips",
-    title: "Addresses",
-    text: ({ ips }) => ips[0] ?? "",
-    cell: ({ ips }) => <Foreign text={ips.join(", ")} code />,
-  },
+  ...addressColumns,
   { key: "role", title: "Role", text: ({ role }) => role, cell: ({ role }) => inert(role) },
   {
     key: "since",
