@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CHAOS := $(filter-out %_soak.py,$(wildcard tests/integration/test_cluster*.py)) tests/integration/test_rotation.py tests/integration/test_restore.py tests/integration/test_bridge_crashes.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test console-test lab chaos chaos-soak upgrade races clones gateway scale bench bench-gateway bench-micro soak fuzz proofs packages packages-test ansible-test clean
+.PHONY: help setup demo check test console-test lab chaos chaos-soak upgrade races clones gateway scale bench bench-gateway bench-micro soak fuzz proofs packages packages-test ansible-test image image-test clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,16 @@ ansible-test:  ## the Ansible collection: linted, then over SSH on systems witho
 	@tools/ansible
 	@tools/ansible-lint
 	@$(RUN) pytest -s -m slow tests/playbooks $(ARGS)
+
+image:  ## the appliance's disk, raw and qcow2, with the agent's packages in it, in build/image/dist (RELEASE=, KEY=, ARGS=--fresh)
+	@tools/setup image
+	@[ -e build/packages/dist/SHA256SUMS ] || $(RUN) python images/agent/build.py $${KEY:+--key $$KEY}
+	@$(RUN) python images/appliance/build.py --release $${RELEASE:-1} $${KEY:+--key $$KEY} $(ARGS)
+
+image-test:  ## the image booted in QEMU by BIOS and by UEFI: from the seed to two agents that ping (ARGS)
+	@tools/setup image
+	@[ -e build/image/dist/SHA256SUMS ] || $(MAKE) image ARGS=
+	@$(RUN) pytest -s -m slow tests/image $(ARGS)
 
 proofs:  ## the proofs under build/proofs as a table
 	@$(RUN) python tools/proofs.py

@@ -52,16 +52,23 @@ class Initialised:
     ops_url: str
     ca_pin: str  # hex SHA-256 of the cluster's CA certificate
     admin_user: str
-    admin_password: str
+    admin_password: str  # drawn; empty where a hash was given
     appliances: tuple[str, ...]
     recovery_key: str  # opens the backups; kept nowhere else
     token: str = ""  # pasteable, where a vSubnet was asked for
 
 
 async def initialise(
-    data_dir: Path, settings: Settings, first: VSubnetOrder | None = None
+    data_dir: Path,
+    settings: Settings,
+    first: VSubnetOrder | None = None,
+    *,
+    admin_password_hash: str = "",
 ) -> Initialised:
-    """Make CA, map key, etcd data and the admin; raise CairnError and leave nothing behind."""
+    """Make CA, map key, etcd data and the admin; raise CairnError and leave nothing behind.
+
+    The admin's password is drawn unless the hash of one is given.
+    """
     if first:
         drafted(first, 0.0)  # refuse nonsense before anything is started
     settings = with_free_etcd_ports(settings)
@@ -74,7 +81,7 @@ async def initialise(
         try:
             store = EtcdStore([created.local.etcd_endpoint], client_tls(created.local))
             try:
-                made = await _fill(store, created, first)
+                made = await _fill(store, created, first, admin_password_hash)
             finally:
                 await store.close()
         finally:
@@ -96,11 +103,14 @@ def with_free_etcd_ports(settings: Settings) -> Settings:
 
 
 async def _fill(
-    store: Store, created: bootstrap.Created, first: VSubnetOrder | None
+    store: Store,
+    created: bootstrap.Created,
+    first: VSubnetOrder | None,
+    admin_password_hash: str,
 ) -> Initialised:
     await store.commit(*created.first_transaction())
-    password = new_password()
-    await create_user(store, ADMIN, password, Role.ADMIN)
+    password = "" if admin_password_hash else new_password()
+    await create_user(store, ADMIN, password, Role.ADMIN, password_hash=admin_password_hash)
     recovery_key = RecoveryKey.create()
     compare, put = first_key(recovery_key.public, utc_now().timestamp(), SYSTEM)
     await store.commit([compare], [put])

@@ -21,6 +21,7 @@ from cairn_appliance import __version__
 from cairn_appliance.cli.commands.cluster import show as show_cluster
 from cairn_appliance.cli.progress import working
 from cairn_appliance.cli.replies import ClusterShown
+from cairn_appliance.domain.access import check_password
 from cairn_appliance.domain.errors import CairnError, Invalid, NotFound, Refused
 from cairn_appliance.domain.errors import Unavailable as NotAvailable
 from cairn_appliance.domain.joining import decode as decode_join_string
@@ -38,6 +39,7 @@ from cairn_appliance.rebuilding import rebuild
 from cairn_appliance.recovering import look, recover
 from cairn_appliance.resetting import reset_password
 from cairn_appliance.restoring import Asked, restore
+from cairn_appliance.services.passwords import hash_password
 from cairn_appliance.services.vsubnets import VSubnetOrder
 from cairn_appliance.serving import map_large_buffers, use_all_files
 from cairn_appliance.settings import Settings, SettingsError
@@ -318,6 +320,23 @@ def reset_password_command(
     typer.echo(f"next         cairn login --user {done.user}; a new password is asked for then")
     if done.disabled:
         typer.echo(f"but          an admin has to enable it: cairn user set {done.user} --enable")
+
+
+@app.command("hash-password")
+def hash_password_command(
+    password_file: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE", help="File with the password in its first line; - reads stdin."
+        ),
+    ] = "-",
+) -> None:
+    """Print the hash of a password, for the seed of an appliance that isn't there yet."""
+    if password_file == "-" and sys.stdin.isatty():
+        password = typer.prompt("Password of admin", hide_input=True, confirmation_prompt=True)
+    else:
+        password = _password(password_file)
+    typer.echo(hash_password(check_password(password)))
 
 
 @app.command("version")

@@ -1,0 +1,1 @@
+"""What only the appliance's image has: its first boot, its two system slots, its screen."""

@@ -1,0 +1,91 @@
+"""`cairn-image`: what the units of the appliance's image run; people use `cairn-appliance`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import subprocess
+import sys
+
+from cairn_appliance.domain.errors import CairnError, JoinRefused, Unavailable
+
+_BUG, _BAD_INPUT, _UNREACHABLE, _REFUSED = 1, 2, 3, 4
+
+# Each step imports what it needs and no more: they are waited for at each boot.
+
+
+def main() -> None:
+    """Run one step and exit: as `cairn-appliance` does, with cause and remedy on stderr."""
+    logging.basicConfig(level=logging.INFO, format="level=%(levelname)s %(message)s")
+    steps = {
+        "system": _system,
+        "first-boot": _first_boot,
+        "applied": _applied,
+        "judge": _judge,
+        "screen": _screen,
+    }
+    parser = argparse.ArgumentParser(prog="cairn-image", description=__doc__)
+    parser.add_argument("step", choices=sorted(steps))
+    step = steps[parser.parse_args().step]
+    try:
+        step()
+    except CairnError as error:
+        _ended(error.cause, error.remedy, _code_of(error))
+    except subprocess.SubprocessError as error:
+        _ended(str(error), "look into the journal", _BUG)
+
+
+def _system() -> None:
+    from cairn_appliance.image.machine import prepare_system
+
+    prepare_system()
+
+
+def _first_boot() -> None:
+    """Make or join the cluster; the screen says what is in the way."""
+    from cairn_appliance.image import state
+    from cairn_appliance.image.first_boot import first_boot
+
+    try:
+        told = asyncio.run(first_boot())
+    except CairnError as error:
+        state.tell(error)
+        raise
+    logging.getLogger(__name__).info("the cluster is set up: %s", told)
+
+
+def _applied() -> None:
+    from cairn_appliance.image.machine import applied
+
+    applied()
+
+
+def _judge() -> None:
+    from cairn_appliance.image.health import judge
+
+    judge()
+
+
+def _screen() -> None:
+    from cairn_appliance.image.screen import show
+
+    show()
+
+
+def _code_of(error: CairnError) -> int:
+    """Refused is told apart from what may go by itself: only the latter is tried again."""
+    if isinstance(error, Unavailable):
+        return _UNREACHABLE
+    if isinstance(error, JoinRefused):
+        return _REFUSED
+    return int(getattr(error, "exit_code", _BUG))
+
+
+def _ended(cause: str, remedy: str, code: int) -> None:
+    sys.stderr.write(f"error: {cause}\n  what to do: {remedy}\n")
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
