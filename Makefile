@@ -88,7 +88,7 @@ packages-test:  ## packages on minimal Debian 12 and 13: from the appliance only
 	@images/agent/test-systems
 	@$(RUN) pytest -s -m slow tests/packages $(ARGS)
 
-ansible-test:  ## the Ansible collection: linted, then over SSH on three systems without Python (ARGS)
+ansible-test:  ## the Ansible collection: linted, then over SSH on systems without Python, molecule (ARGS)
 	@tools/setup packages
 	@tools/ansible
 	@tools/ansible-lint

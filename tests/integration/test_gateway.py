@@ -93,6 +93,10 @@ class Office:
     def events(self) -> str:
         return self.appliance.host.run(["cairn", "event", "list"]).stdout
 
+    def wait_for_event(self, told: str) -> None:
+        """Wait until an event says this; gateways tell with a call of its own."""
+        until(f"an event: {told}", lambda: told in self.events(), within_s=10)
+
 
 def _build(lab: Lab) -> Office:
     cloud, office = lab.site("cloud"), lab.site("office")
@@ -278,7 +282,7 @@ def test_c4_a_patch_cable_on_the_lan_blocks_both_ports(office: Office) -> None:
     took = max(blocked_at().values()) - begun
     assert all(report["code"] == "loop" for report in reports), reports
     assert all("eth1" in report["why"] for report in reports), reports
-    assert "two ports of this LAN are joined" in office.events()
+    office.wait_for_event("two ports of this LAN are joined")
     assert record(
         "C4-patch",
         what="two ports of the LAN's switch joined: until both gateways have blocked their port",
@@ -303,7 +307,7 @@ def test_c4_a_vm_that_bridges_the_vsubnet_to_the_lan_blocks_the_ports(office: Of
         until("both ports are blocked", lambda: len(blocked_at()) == 2, within_s=10)
         vm.ip("link del br0")
     took = max(blocked_at().values()) - begun
-    assert "a machine on this LAN bridges it to the vSubnet" in office.events()
+    office.wait_for_event("a machine on this LAN bridges it to the vSubnet")
     vm.ip("link set eth1 down")
     assert record(
         "C4-bridged",

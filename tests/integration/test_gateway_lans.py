@@ -120,8 +120,7 @@ def test_a_machine_is_carried_from_lan_to_lan_and_frozen_where_that_happens_too_
 
     office.guest.carry("south")  # the fifth time
     guest = office.guest.machine
-    events = until("it is frozen", lambda: "frozen" in office.events(), within_s=10)
-    assert events
+    office.wait_for_event("frozen")
 
     def is_held() -> bool:
         guest.run(["ping", "-n", "-c", "1", "-W", "0.2", ANCHOR], check=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ class Control:
         name = str(_HERE / playbook) if is_file else f"cairn.overlay.{playbook}"
         command = [str(TOOL / "bin/ansible-playbook"), name]
         command += ["-e", json.dumps(of_plays)]
+        begun = time.monotonic()
         done = self.host.run(
             [*command, "-i", str(inventory), *options],
             check=False,
@@ -92,13 +94,21 @@ class Control:
             env=self.environment(),
         )
         text = done.stdout + done.stderr
+        took_s = time.monotonic() - begun
         (self.directory / f"{playbook}.log").write_text(text)
-        for secret in self.secrets:
-            assert secret not in text, f"a secret is in the output of {playbook}"
-        assert "cairn1." not in text, f"a join token is in the output of {playbook}"
+        self.look_for_secrets(text, playbook)
         assert not check or done.returncode == 0, text
         hosts = {name: Counted(*map(int, rest)) for name, *rest in _RECAP.findall(text)}
-        return Played(done.returncode, text, hosts)
+        played = Played(done.returncode, text, hosts)
+        how = " ".join(option for option in options if option.startswith("--"))
+        print(f"{playbook} {how}: {took_s:.1f} s, {len(hosts)} hosts, {played.changed} changed")
+        return played
+
+    def look_for_secrets(self, text: str, name: str) -> None:
+        """Refuse an output that has a secret in it; `name` says of what it is."""
+        for secret in self.secrets:
+            assert secret not in text, f"a secret is in the output of {name}"
+        assert "cairn1." not in text, f"a join token is in the output of {name}"
 
     def inventory(self, text: str) -> dict[str, Any]:
         """Return what `ansible-inventory` makes of an inventory file of ours."""
@@ -131,9 +141,11 @@ class Control:
             "ANSIBLE_SSH_CONTROL_PATH_DIR": _SOCKETS,
         }
 
-    def inventory_file(self, variables: dict[str, object]) -> Path:
-        """Write the inventory and what it needs; return its path."""
-        inventory = {"cairn": {"hosts": self._hosts, "vars": variables}}
+    def inventory_file(
+        self, variables: dict[str, object], groups: tuple[str, ...] = ("cairn",)
+    ) -> Path:
+        """Write the inventory, with all hosts in each group, and what it needs; return its path."""
+        inventory = {name: {"hosts": self._hosts, "vars": variables} for name in groups}
         path = self.directory / "inventory.json"
         path.write_text(json.dumps({"all": {"children": inventory}}))
         (self.directory / "known_hosts").write_text("".join(self._known))

@@ -1,10 +1,5 @@
 """The collection over real SSH: three systems without Python, an appliance, a control host.
 
-    cloud-a                      office
-    one   two   three            appliance  control
-     |     |     |                  |          |
-    [router]------(internet)------[router]            UDP and TCP 8002 pass, and TCP 22
-
 One is managed as root, three by sudo; two has no package manager and takes the tarball.
 
 `make ansible-test` sets it up and runs this. The tests go on where the one before ended: checked,
@@ -17,100 +12,34 @@ import json
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests import proofs
-from tests.integration.world import start_appliance
-from tests.lab import Host, Lab, Probes
-from tests.lab.cairn import Appliance, Network, Node
+from tests.lab import Probes
 from tests.lab.wait import until
-from tests.packages.guest import ROOT, Guest, booted
-from tests.playbooks.control import Control, Played, api_token
+from tests.packages.guest import Guest
+from tests.playbooks.control import Played
+from tests.playbooks.scene import COMMAND, Scene, set_up
 
 pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SYSTEMS = {"one": "debian-12-ssh", "two": "debian-12-ssh", "three": "debian-13-ssh"}
-DIST = ROOT / "build/packages"
 TALK = Path(__file__).with_name("talk.py")
 MOST_SILENCE_S = 1.0  # B2, a fast restart; handed over it is less
-COMMAND = "make ansible-test"
-
-
-@dataclass
-class Scene:
-    """All of it, and how each system was before."""
-
-    lab: Lab
-    appliance: Appliance
-    prod: Network
-    peer: Node
-    control: Control
-    variables: dict[str, object]
-    guests: dict[str, Guest] = field(default_factory=dict)
-    hosts: dict[str, Host] = field(default_factory=dict)
-    files: dict[str, set[str]] = field(default_factory=dict)
-    users: dict[str, str] = field(default_factory=dict)
-
-    def play(
-        self, playbook: str, *options: str, release: int = 1, check: bool = True, **more: object
-    ) -> Played:
-        """Run a playbook with the packages of a release, or with the appliance's (0)."""
-        packages = {0: "", 1: str(DIST / "dist"), 2: str(DIST / "dist-2")}[release]
-        variables = {**self.variables, "cairn_packages_dir": packages, **more}
-        return self.control.play(playbook, *options, check=check, **variables)
-
-    def release(self, name: str) -> str:
-        """Return the release that is installed on a host; empty: none."""
-        about = "/usr/share/doc/cairn-agent/bundled.txt"
-        shown = self.guests[name].run(f"test ! -e {about} || head -n 1 {about}")
-        found = re.match(r"cairn-agent \S+-(\d+) ", shown)
-        return found[1] if found else ""
+OF_A_TARBALL = "mv /var/lib/dpkg/status /var/lib/dpkg/status.away"
 
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
     """Boot the systems; nothing of Cairn is on them."""
-    with Lab("playbooks") as lab, ExitStack() as stack:
-        office, cloud = lab.site("office"), lab.site("cloud-a")
-        for site in (office, cloud):
-            site.let_pass("tcp dport 22")
-        appliance = start_appliance(office)
-        appliance.set(packages_dir=str(DIST / "dist"))
-        appliance.stop()
-        appliance.start()
-        prod = appliance.network("prod", "10.7.0.0/24")
-        peer = Node(lab.site("cloud-b").host("peer"))
-        peer.start()
-        peer.join(appliance.token(prod))
-        control = Control(office.host("control"))
-        made = appliance.cairn("api-token", "create", "ansible", "--scope", "operator")
-        control.secrets.append(made["token"])
-        token_file = api_token(control.directory / "api-token", made["token"])
-        variables: dict[str, object] = {
-            "cairn_url": appliance.url,
-            "cairn_fingerprint": appliance.fingerprint,
-            "cairn_api_token_file": str(token_file),
-            "cairn_vsubnets": ["prod"],
-            "cairn_site": "cloud-a",
-            "cairn_ping": ["peer"],
-            "cairn_packages_cache_dir": str(control.directory / "packages"),
-            "cairn_serial": "100%",
-        }
-        scene = Scene(lab, appliance, prod, peer, control, variables)
+    with set_up("playbooks") as scene:
+        scene.variables.update(cairn_vsubnets=["prod"], cairn_site="cloud-a", cairn_ping=["peer"])
         for name, system in SYSTEMS.items():
-            host = cloud.host(name)
-            guest = stack.enter_context(booted(system, host, lab.directory))
-            assert not guest.run("command -v python3", check=False), "there is a Python"
-            control.add(guest, host, user="ops" if name == "three" else "root")
-            if name == "two":
-                guest.run("mv /var/lib/dpkg/status /var/lib/dpkg/status.away")
-            scene.guests[name], scene.hosts[name] = guest, host
-            scene.files[name] = guest.files()
-            scene.users[name] = guest.run("cat /etc/passwd /etc/group")
+            prepared = OF_A_TARBALL if name == "two" else "true"
+            user = "ops" if name == "three" else "root"
+            scene.boot(name, system, user=user, prepared=prepared)
         yield scene
 
 
@@ -123,16 +52,15 @@ def test_check_mode_on_untouched_hosts_says_what_would_be_done_and_does_nothing(
     assert {host.changed for host in played.hosts.values()} == {2}, played.text
     assert "+0.1.0-1" in played.text and "+joined" in played.text, played.text
     assert scene.appliance.cairn("token", "list") == tokens
-    for name, guest in scene.guests.items():
-        assert _cairn(guest.files() - scene.files[name]) == set()
+    for name in SYSTEMS:
+        assert not [path for path in scene.new_files(name) if "cairn" in path]
 
 
 def test_the_first_run_joins_and_the_second_changes_nothing(scene: Scene) -> None:
     """The second has neither API token nor appliance to ask: joined hosts need none."""
     played = scene.play("rollout", "-vvv", release=0)  # however talkative: no secret is told
     assert {host.changed for host in played.hosts.values()} == {2}, played.text
-    address = scene.peer.address(scene.prod)
-    pinged = [name for name, guest in scene.guests.items() if _pings(guest, address)]
+    pinged = [name for name in SYSTEMS if scene.reaches_peer(name)]
     assert proofs.record(
         "ANSIBLE-join",
         what="hosts without Python that the first run joined and that ping a peer",
@@ -298,6 +226,17 @@ def test_an_upgrade_and_the_way_back_keep_connections(scene: Scene) -> None:
     ), (longest, told)
 
 
+def test_a_host_whose_agent_alone_was_removed_is_no_riddle(scene: Scene) -> None:
+    """`dpkg --remove` keeps the identity: a removal says what to do, and a roll-out goes on."""
+    nodes = scene.appliance.nodes()
+    scene.guests["one"].run("dpkg --remove cairn-agent")
+    refused = scene.play("removal", "--limit", "one", check=False)
+    assert refused.status != 0 and refused.changed == 0, refused.text
+    assert "what to do: run cairn.overlay.rollout" in refused.text, refused.text
+    assert scene.play("rollout", "--limit", "one").changed == 1
+    assert scene.appliance.nodes()["one"]["id"] == nodes["one"]["id"]
+
+
 def test_a_removed_host_is_as_it_was(scene: Scene) -> None:
     """No file, user, table or interface; the appliance knows; again it changes nothing."""
     checked = scene.play("removal", "--check")
@@ -305,7 +244,7 @@ def test_a_removed_host_is_as_it_was(scene: Scene) -> None:
     assert scene.release("one") == "1"
     played = scene.play("removal")
     assert {host.changed for host in played.hosts.values()} == {2}, played.text
-    left = {name: _left(scene, name) for name in SYSTEMS}
+    left = {name: scene.left(name) for name in SYSTEMS}
     assert proofs.record(
         "ANSIBLE-removal",
         what="files, users, tables and interfaces that a removal leaves on three hosts",
@@ -324,24 +263,3 @@ def _address(guest: Guest) -> str:
     found = re.search(r"inet (10\.7\.[0-9.]+)/", guest.run("ip -4 -o addr show"))
     assert found is not None
     return found[1]
-
-
-def _pings(guest: Guest, address: str) -> bool:
-    return ", 1 received" in guest.run(f"ping -c1 -W2 {address}", check=False)
-
-
-def _cairn(files: set[str]) -> set[str]:
-    return {name for name in files if "cairn" in name}
-
-
-def _left(scene: Scene, name: str) -> list[str]:
-    """Return everything that wasn't there before, Ansible's own empty folder apart."""
-    guest, host = scene.guests[name], scene.hosts[name]
-    backups = {"/etc/passwd-", "/etc/group-", "/etc/.pwd.lock", "/etc/shadow-", "/etc/gshadow-"}
-    left = sorted(guest.files() - scene.files[name] - backups)
-    if guest.run("cat /etc/passwd /etc/group") != scene.users[name]:
-        left.append("users")
-    left += re.findall(r"cairn\S*", host.run(["ip", "-br", "link"]).stdout)
-    left += re.findall(r"table .*cairn.*", host.run(["nft", "list", "tables"]).stdout)
-    left += guest.run("ls -d /run/*cairn* /var/lib/*cairn* 2>/dev/null", check=False).split()
-    return left

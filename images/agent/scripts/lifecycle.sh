@@ -14,6 +14,11 @@ make_users() {
 
 # After the files are in place; $1 is the version before, empty where there was none.
 configured() {
+    # What dpkg removed and did not purge it calls by its version still; the services are off.
+    if [ -d $STATE/removed ]; then
+        rmdir $STATE/removed || :
+        set -- ""
+    fi
     make_users
     mkdir -p $STATE
     chown -R cairn-agent:cairn $STATE
@@ -47,6 +52,7 @@ removing() {
     fi
     /usr/lib/cairn/bin/cairn-agent clear || :
     if runs_systemd; then systemctl disable --quiet --now cairn-dataplane.service || :; fi
+    mkdir $STATE/removed 2>/dev/null || : # a folder: root follows no link of the agent's user here
 }
 
 # After the files went.

@@ -20,7 +20,9 @@ from ansible_collections.cairn.overlay.plugins.module_utils.rules import Told
 
 _MODULE = "cairn.overlay.agent_membership"
 _IDENTITY = "/var/lib/cairn-agent/identity.json"
-_STATUS = "/usr/bin/cairn-agent status --json"
+_UNTOLD = (3, 4)  # of cairn-agent leave: no appliance answers, or it refuses
+_AGENT = "/usr/bin/cairn-agent"
+_STATUS = f"{_AGENT} status --json"
 
 
 class ActionModule(ActionBase):
@@ -59,7 +61,7 @@ class ActionModule(ActionBase):
             done = self._join(args, task_vars) if wanted else self._leave(args, task_vars)
         except Told as told:
             raise AnsibleActionFail(str(told)) from told
-        return {**result, **done}
+        return {**result, "changed": not done.get("failed"), **done}
 
     def _is_joined(self) -> bool:
         """Look without Python: in check mode there may be no agent yet."""
@@ -112,7 +114,22 @@ class ActionModule(ActionBase):
             return done
 
     def _leave(self, args: dict, task_vars: dict | None) -> dict:
-        return self._module({"force": args["force"]}, args, task_vars)
+        """Tell an appliance, and forget; with force also where there is nobody left to do it."""
+        if self._low_level_execute_command(f"test -x {_AGENT}")["rc"] != 0:
+            if args["force"]:
+                return {}
+            raise Told(
+                "this host has an identity, and no agent that could leave with it",
+                "run cairn.overlay.rollout on it first; or have cairn_force=true remove what is "
+                "left, and delete the node at an appliance (cairn node delete)",
+            )
+        done = self._module({"force": args["force"]}, args, task_vars)
+        if done.get("rc") in _UNTOLD:
+            done["msg"] += (
+                "; or have cairn_force=true remove the agent all the same, and delete the node at "
+                "an appliance (cairn node delete)"
+            )
+        return done
 
     def _module(self, more: dict, args: dict, task_vars: dict | None) -> dict:
         options = {"state": args["state"], "name": args["name"], **more}

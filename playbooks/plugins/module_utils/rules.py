@@ -27,6 +27,13 @@ def sentence(cause: str, remedy: str) -> str:
     return f"{cause}; what to do: {remedy}" if remedy else cause
 
 
+def said_by_command(text: str) -> str:
+    """Return as one sentence what a command of ours says over several lines when it fails."""
+    cause, _, remedy = text.partition("what to do: ")
+    cause, remedy = (" ".join(part.split()) for part in (cause, remedy))
+    return sentence(cause.removeprefix("error: "), remedy)
+
+
 def pin_of(text: str) -> str:
     """Return a fingerprint as lower-case hex digits, however it was written."""
     return text.lower().removeprefix("sha256:").replace(":", "").strip()

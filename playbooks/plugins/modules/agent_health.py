@@ -29,7 +29,9 @@ options:
     elements: str
     default: []
   ping:
-    description: Peers (names, addresses in a vSubnet, or node IDs) that must answer.
+    description:
+      - Peers (names, addresses in a vSubnet, or node IDs) that must answer.
+      - A node that may wait for approval, and does, reaches none and isn't asked to.
     type: list
     elements: str
     default: []
@@ -82,7 +84,11 @@ import json
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.cairn.overlay.plugins.module_utils.rules import findings, sentence
+from ansible_collections.cairn.overlay.plugins.module_utils.rules import (
+    findings,
+    said_by_command,
+    sentence,
+)
 
 _AGENT = "/usr/bin/cairn-agent"
 _PAUSE_S = 0.5
@@ -133,7 +139,7 @@ def _look(module: AnsibleModule) -> tuple[list[str], list[str], dict]:
     wanted = {name: module.params[name] if status else [] for name in ("vsubnets", "segments")}
     failed, warned = findings(checks, status or {}, may_wait=module.params["may_wait"], **wanted)
     failures = [sentence(*each) for each in failed]
-    if not failures:
+    if not failures and (status or {}).get("state") != "pending":  # who waits has no peers
         failures = [told for peer in module.params["ping"] if (told := _unanswered(module, peer))]
     return failures, [sentence(*each) for each in warned], status or {}
 
@@ -147,13 +153,13 @@ def _asked(module: AnsibleModule, command: str) -> tuple[object, str]:
         told = sentence(f"{_AGENT}: {error.strerror}", "run the roll-out on this host")
         return None, told
     except ValueError:
-        return None, " ".join(error.split()) or f"cairn-agent {command} said nothing"
+        return None, said_by_command(error) or f"cairn-agent {command} said nothing"
 
 
 def _unanswered(module: AnsibleModule, peer: str) -> str:
     """Return what keeps a peer from answering; empty: it answers."""
     status, out, error = module.run_command([_AGENT, "ping", "-c", "1", peer])
-    return "" if status == 0 else " ".join((error or out).split())
+    return "" if status == 0 else said_by_command(error or out)
 
 
 if __name__ == "__main__":

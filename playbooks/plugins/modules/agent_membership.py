@@ -81,9 +81,8 @@ said:
   type: str
 """
 
-import re
-
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.cairn.overlay.plugins.module_utils.rules import said_by_command
 
 _AGENT = "/usr/bin/cairn-agent"
 
@@ -107,13 +106,9 @@ def main() -> None:
         given = ""
     status, out, error = module.run_command(command, data=given)
     if status != 0:
-        module.fail_json(msg=_told(error or out), rc=status)
+        told = said_by_command(error or out) or "cairn-agent failed and said nothing"
+        module.fail_json(msg=told, rc=status)
     module.exit_json(changed=True, said=out.strip())
-
-
-def _told(text: str) -> str:
-    """Return the command's cause and remedy in one line."""
-    return re.sub(r"\s+", " ", text).strip() or "cairn-agent failed and said nothing"
 
 
 if __name__ == "__main__":

@@ -36,6 +36,21 @@ def test_a_system_gets_the_package_of_its_kind(kind: str, name: str) -> None:
         rules.package_of(kind, "")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("error: nobody answers:\n  timeout\n  what to do: try\n  again\n",
+         "nobody answers: timeout; what to do: try again"),
+        ("error: nobody answers\n", "nobody answers"),
+        ("Traceback\n  ValueError: x\n", "Traceback ValueError: x"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_what_a_command_says_is_one_sentence(text: str, said: str) -> None:
+    """Wherever its lines were broken."""
+    assert rules.said_by_command(text) == said
+
+
 def test_a_fingerprint_is_compared_however_it_is_written() -> None:
     """As `init` prints it, with colons, or with the name of the hash before it."""
     one, other = (Authority.create(name, utc_now()).certificate.decode() for name in ("a", "b"))
