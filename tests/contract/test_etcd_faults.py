@@ -404,12 +404,16 @@ async def test_back_at_home_no_event_is_missed_and_a_lease_lives_on(tmp_path: Pa
         ):
             lease = await store.lease(5)
             await store.commit([], [Put(P + "l", b"", lease.id)])
+            for server in servers:  # one that hasn't applied it yet would send the watch back
+                async with client(server.address) as one:
+                    assert await one.get(P + "l")
             home.kill()
             await write_until_it_works(store, P + "a")  # some leader's term is known from here on
             puts, _ = await write_from_many(store, P, writers=3, writes=20)
-            async with asyncio.timeout(RECOVERED_S):  # calls, watch, lease: past the election
-                while sum(connections(server.address) for server in servers[1:]) < 3:
-                    await asyncio.sleep(0.1)
+            # Past the election: the watch, and after two of its renewals the lease.
+            await follower.has_revision(max(puts), RECOVERED_S)
+            await asyncio.sleep(4)
+            assert sum(connections(server.address) for server in servers[1:]) >= 3
             home.start()
             await asyncio.sleep(1)
             assert connections(home.address) == 0 and store.endpoints.is_away
