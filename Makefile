@@ -30,7 +30,8 @@ test: setup  ## everything under 20 minutes on 2 cores
 
 console-test: setup  ## the console in a real browser, at length: first login to first ping, 1,000 nodes (ARGS)
 	@tools/promtool
-	@$(RUN) pytest -m "slow or not slow" tests/browser tests/unit/test_monitoring_files.py $(ARGS)
+	@$(RUN) pytest -q -m slow tests/unit/test_monitoring_files.py
+	@$(RUN) pytest -m "slow or not slow" tests/browser $(ARGS)
 
 lab: setup  ## end-to-end tests only (ARGS: pytest arguments)
 	@$(RUN) pytest tests/integration $(ARGS)
