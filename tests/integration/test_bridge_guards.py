@@ -623,6 +623,13 @@ def test_who_speaks_for_an_address_on_the_lan_is_noted_and_outlives_a_change(
         assert (await read_noted(7)).addresses == expected
         assert (await read_noted(8)).addresses == {}
 
+        await asyncio.sleep(1.2)  # the kernel tells whole seconds
+        other = "02:bb:00:00:00:06"
+        taken = ARP(op="who-has", hwsrc=other, psrc="10.7.0.77", pdst="10.7.0.77")
+        assert len(opened.crossed("lan", [bytes(Ether(src=other, dst=_TO_ALL) / taken)])) == 1
+        moved = {STATION: ("fd00:7::77",), other: ("10.7.0.77",)}
+        assert (await read_noted(7)).addresses == moved
+
     bridged(tmp_path, Guards(), test)
 
 

@@ -132,24 +132,39 @@ async def read_all_counters() -> dict[int, dict[str, int]]:
 async def read_noted(vni: int) -> Noted:
     """Return who did what isn't let across any bridge, and who has which address on this LAN."""
     seen: list[Seen] = []
-    addresses: dict[str, set[str]] = {}
+    spoken: list[tuple[str, str, int]] = []
     of_lan = {_addresses(vni, family) for family in _ADDRESS_TYPES}
     for item in await _list():
         name = item.get("set", {}).get("name")
         if name in _SEEN:
-            seen += [Seen(name, port, mac) for port, mac in _pairs(item["set"])]
+            seen += [Seen(name, port, mac) for port, mac, _ in _elements(item["set"])]
         elif name in of_lan:
-            for mac, address in _pairs(item["set"]):
-                addresses.setdefault(mac, set()).add(address)
-    return Noted(
-        tuple(sorted(seen, key=lambda seen: (seen.code, seen.port, seen.mac))),
-        {mac: tuple(sorted(found)) for mac, found in addresses.items()},
-    )
+            spoken += _elements(item["set"])
+    seen.sort(key=lambda seen: (seen.code, seen.port, seen.mac))
+    return Noted(tuple(seen), last_speakers(spoken))
 
 
-def _pairs(listed: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the elements of a set that has two fields and expires."""
-    return [tuple(element["elem"]["val"]["concat"]) for element in listed.get("elem", [])]
+def last_speakers(spoken: Iterable[tuple[str, str, int]]) -> dict[str, tuple[str, ...]]:
+    """Return MAC -> addresses from (MAC, address, seconds until that is forgotten).
+
+    An address that went to another machine, as one of VRRP does, is that one's alone; of two
+    that spoke for it within one second both have it.
+    """
+    spoken = list(spoken)
+    latest: dict[str, int] = {}
+    for _, address, left_s in spoken:
+        latest[address] = max(left_s, latest.get(address, 0))
+    found: dict[str, set[str]] = {}
+    for mac, address, left_s in spoken:
+        if left_s == latest[address]:
+            found.setdefault(mac, set()).add(address)
+    return {mac: tuple(sorted(addresses)) for mac, addresses in found.items()}
+
+
+def _elements(listed: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """Return the elements of a set that has two fields, with the seconds that each has left."""
+    elements = (element["elem"] for element in listed.get("elem", []))
+    return [(*each["val"]["concat"], int(each["expires"])) for each in elements]
 
 
 async def hold_frozen(vni: int, frozen: Mapping[str, int]) -> None:
