@@ -639,7 +639,7 @@ async def test_an_acknowledgement_lost_with_its_stream_is_sent_up_the_next(
         running.link.acknowledge(enrolment.AckRequest(5, 1))
         await running.appliance.until(lambda fake: fake.acks_up == 1)
         running.appliance.end_streams()
-        await running.appliance.until(lambda fake: fake.acks_up == 2, within_s=8)
+        await running.appliance.until(lambda fake: fake.acks_up == 2, within_s=30)
         assert running.appliance.asked("ack")[-1]["revision"] == 5
 
 
