@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from cairn_appliance.cluster.files import PUBLIC, write_whole
 from cairn_appliance.image import environment, local_api, places, state
 from cairn_appliance.image.environment import Slot
 
@@ -53,7 +54,7 @@ def running_slot() -> Slot:
 def note_fall_back(running: Slot) -> None:
     """Leave word that an update did not do, until another one does."""
     tried = environment.other(running)
-    state.write(ROLLED_BACK, f"{tried}\n".encode(), 0o644)
+    write_whole(ROLLED_BACK, f"{tried}\n".encode(), PUBLIC)
     log.error(
         "the update did not come up well and was rolled back tried=%s slot=%s", tried, running
     )

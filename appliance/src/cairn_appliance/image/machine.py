@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from cairn_appliance.cluster.files import PUBLIC, write_whole
 from cairn_appliance.domain.errors import CairnError
 from cairn_appliance.image import medium, places, seed, state, system
 from cairn_appliance.image.seed import Seed, System
@@ -54,9 +55,9 @@ def take_seed() -> None:
 def keep(found: Seed) -> None:
     """Write the machine's part to disk, and the cluster's, which has secrets, to memory only."""
     places.STATE_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
-    state.write(places.KEPT, msgspec.json.encode(found.system), 0o644)
+    write_whole(places.KEPT, msgspec.json.encode(found.system), PUBLIC)
     if found.cluster is not None and not state.is_set_up():
-        state.write(places.CLUSTER, msgspec.json.encode(found.cluster), 0o600)
+        write_whole(places.CLUSTER, msgspec.json.encode(found.cluster))
         shutil.chown(places.CLUSTER, places.USER, places.USER)
 
 
@@ -94,7 +95,7 @@ def finish() -> None:
             medium.wipe(device)
         except CairnError as error:
             log.warning("%s: %s", error.cause, error.remedy)
-    state.write(places.APPLIED, b"", 0o644)
+    write_whole(places.APPLIED, b"", PUBLIC)
     places.CLUSTER.unlink(missing_ok=True)
     state.tell(None)
 
@@ -103,6 +104,6 @@ def _render(name: str, text: str) -> None:
     path = Path("/run") / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if text:
-        state.write(path, text.encode(), 0o644)
+        write_whole(path, text.encode(), PUBLIC)
     else:
         path.unlink(missing_ok=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from pathlib import Path
 
+from cairn_appliance.cluster.files import PUBLIC, write_whole
 from cairn_appliance.domain.errors import CairnError
 from cairn_appliance.image import places
 
@@ -26,16 +25,4 @@ def tell(problem: CairnError | None) -> None:
     if problem is None:
         places.PROBLEM.unlink(missing_ok=True)
     else:
-        write(places.PROBLEM, f"{problem.cause}\n{problem.remedy}\n".encode(), 0o644)
-
-
-def write(path: Path, octets: bytes, mode: int) -> None:
-    """Write a file whole or not at all; never readable for more than `mode` says."""
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(file, "wb") as stream:
-        stream.write(octets)
-        stream.flush()
-        os.fsync(stream.fileno())
-    new.replace(path)
+        write_whole(places.PROBLEM, f"{problem.cause}\n{problem.remedy}\n".encode(), PUBLIC)

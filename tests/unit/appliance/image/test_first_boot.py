@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cairn_appliance.image import machine, medium, places, screen, state
+from cairn_appliance.cluster.files import write_whole
+from cairn_appliance.image import machine, medium, places, screen
 from cairn_appliance.image.screen import Shown
 from cairn_appliance.image.seed import SeedError
 
@@ -109,8 +110,8 @@ def test_what_is_wiped_is_overwritten_where_it_lies(tmp_path: Path) -> None:
 
 
 def test_a_file_is_whole_and_as_private_as_asked(tmp_path: Path) -> None:
-    state.write(tmp_path / "x", b"1", 0o600)
-    state.write(tmp_path / "x", b"22", 0o600)
+    write_whole(tmp_path / "x", b"1", 0o600)
+    write_whole(tmp_path / "x", b"22", 0o600)
     assert (tmp_path / "x").read_bytes() == b"22"
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600
     assert len(list(tmp_path.iterdir())) == 1
