@@ -82,7 +82,7 @@ fuzz: setup  ## every fuzz target for FUZZ_SECONDS (default 600)
 
 packages:  ## the agent as deb, rpm and tarball, signed, with install.sh, in build/packages/dist (RELEASE=, KEY=)
 	@tools/setup packages
-	@$(RUN) python images/agent/build.py --release $${RELEASE:-1} $${KEY:+--key $$KEY}
+	@$(RUN) python -m images.agent.build --release $${RELEASE:-1} $${KEY:+--key $$KEY}
 
 packages-test:  ## packages on minimal Debian 12 and 13: from the appliance only, upgraded, put back, removed
 	@tools/setup packages
@@ -97,8 +97,8 @@ ansible-test:  ## the Ansible collection: linted, then over SSH on systems witho
 
 image:  ## the appliance's disk, raw and qcow2, with the agent's packages in it, in build/image/dist (RELEASE=, KEY=, ARGS=--fresh)
 	@tools/setup image
-	@[ -e build/packages/dist/SHA256SUMS ] || $(RUN) python images/agent/build.py $${KEY:+--key $$KEY}
-	@$(RUN) python images/appliance/build.py --release $${RELEASE:-1} $${KEY:+--key $$KEY} $(ARGS)
+	@$(RUN) python -m images.agent.build $${KEY:+--key $$KEY}
+	@$(RUN) python -m images.appliance.build --release $${RELEASE:-1} $${KEY:+--key $$KEY} $(ARGS)
 
 image-test:  ## the image booted in QEMU by BIOS and by UEFI: from the seed to two agents that ping (ARGS)
 	@tools/setup image

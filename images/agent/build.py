@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import hashlib
 import os
 import platform
 import shutil
@@ -17,11 +16,25 @@ import stat
 import subprocess
 import sys
 import tarfile
-import tomllib
 from pathlib import Path
 
+from images.building import (
+    ROOT,
+    copy_module,
+    development_key,
+    epoch,
+    install_locked,
+    output,
+    public_key,
+    run,
+    settle_surroundings,
+    sha256,
+    sign_folder,
+    tidy_installed,
+    version_of,
+)
+
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 WORK = ROOT / "build/packages"
 PREFIX = Path("usr/lib/cairn")
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
@@ -116,10 +129,9 @@ def main() -> None:
     parser.add_argument("--key", type=Path, help="Ed25519 key in PEM that signs the list")
     parser.add_argument("--level", type=int, default=6, help="of compression; a test takes 0")
     asked = parser.parse_args()
-    os.umask(0o022)  # whoever builds: dpkg-deb refuses other modes, and they are in the packages
+    settle_surroundings()
     _check_builder()
-    version = _version()
-    os.environ["SOURCE_DATE_EPOCH"] = str(_epoch())
+    version = version_of("agent")
     tree = WORK / f"tree-{asked.release}"
     _stage(tree, f"{version}-{asked.release}")
     output: Path = asked.output.resolve()
@@ -129,7 +141,7 @@ def main() -> None:
     _rpm(tree, version, asked.release, output, asked.level)
     _tarball(tree, version, asked.release, output, asked.level)
     (output / "VERSION").write_text(f"{version}-{asked.release}\n")
-    _sign(output, asked.key or _development_key())
+    _sign(output, asked.key or development_key())
     for path in sorted(output.iterdir()):
         print(f"packages: {path.relative_to(Path.cwd())} {path.stat().st_size} octets")
 
@@ -144,17 +156,6 @@ def _check_builder() -> None:
             f"packages: error: missing: {' '.join(missing)}\n"
             "  what to do: as root: apt-get install dpkg rpm patchelf"
         )
-
-
-def _version() -> str:
-    about = tomllib.loads((ROOT / "agent/pyproject.toml").read_text())
-    return str(about["project"]["version"])
-
-
-def _epoch() -> int:
-    """Return the time of the commit: the files' own times say when somebody built."""
-    given = os.environ.get("SOURCE_DATE_EPOCH")
-    return int(given or _output("git", "-C", str(ROOT), "log", "-1", "--format=%ct"))
 
 
 def _stage(tree: Path, version: str) -> None:
@@ -173,7 +174,7 @@ def _stage(tree: Path, version: str) -> None:
         if not path.is_symlink():
             executable = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
             path.chmod(0o755 if executable else 0o644)
-        os.utime(path, (_epoch(), _epoch()), follow_symlinks=False)
+        os.utime(path, (epoch(), epoch()), follow_symlinks=False)
 
 
 def _debian_files() -> Path:
@@ -181,15 +182,15 @@ def _debian_files() -> Path:
     debs, unpacked = WORK / "debs", WORK / "debian"
     debs.mkdir(parents=True, exist_ok=True)
     if not all(list(debs.glob(f"{name}_*.deb")) for name in DEBIAN):
-        _run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *DEBIAN, cwd=debs)
+        run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", *DEBIAN, cwd=debs)
         shutil.rmtree(unpacked, ignore_errors=True)
         lines = []
         for deb in sorted(debs.glob("*.deb")):
-            _run("dpkg-deb", "-x", str(deb), str(unpacked))
-            name, version = _output(
+            run("dpkg-deb", "-x", str(deb), str(unpacked))
+            name, version = output(
                 "dpkg-deb", "-W", "--showformat=${Package} ${Version}", str(deb)
             ).split()
-            lines.append(f"{name} {version} sha256:{_sha256(deb)}\n")
+            lines.append(f"{name} {version} sha256:{sha256(deb)}\n")
         (WORK / "versions.txt").write_text("".join(lines))
     return unpacked
 
@@ -220,72 +221,22 @@ def _copy_python(sources: Path, prefix: Path) -> None:
 
 def _bind(program: Path) -> None:
     """Let a program be started by the loader that is brought along, with its libraries."""
-    _run("patchelf", "--set-interpreter", f"/{PREFIX}/lib/ld-linux-x86-64.so.2", str(program))
-    _run("patchelf", "--force-rpath", "--set-rpath", f"/{PREFIX}/lib", str(program))
+    run("patchelf", "--set-interpreter", f"/{PREFIX}/lib/ld-linux-x86-64.so.2", str(program))
+    run("patchelf", "--force-rpath", "--set-rpath", f"/{PREFIX}/lib", str(program))
 
 
 def _copy_agent(into: Path) -> None:
     """Install the agent and what it needs, as uv.lock has it."""
-    uv = str(ROOT / "build/tools/uv/bin/uv")
-    locked = WORK / "requirements.txt"
-    locked.write_text(
-        _output(
-            uv,
-            "export",
-            "--quiet",
-            "--frozen",
-            "--package",
-            "cairn-agent",
-            "--no-dev",
-            "--no-emit-workspace",
-            "--no-header",
-            "--project",
-            str(ROOT),
-        )
-    )
-    _run(
-        uv,
-        "pip",
-        "install",
-        "--quiet",
-        "--target",
-        str(into),
-        "--require-hashes",
-        "--no-deps",
-        "--python-version",
-        "3.11",
-        "--python-platform",
-        "x86_64-manylinux_2_28",
-        "--only-binary",
-        ":all:",
-        "-r",
-        str(locked),
-    )
-    shutil.copytree(
-        ROOT / "agent/src/cairn_agent",
-        into / "cairn_agent",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
-    for unneeded in ("bin", ".lock", "pip", "setuptools"):
-        path = into / unneeded
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    for left in [*into.rglob("__pycache__"), *into.rglob("tests")]:
-        shutil.rmtree(left, ignore_errors=True)
+    install_locked("cairn-agent", into, "3.11", WORK / "requirements.txt")
+    copy_module("agent", into)
+    tidy_installed(into)
     (into / "pyroute2/__init__.py").write_text(PYROUTE2)
-    about = into / "cairn_agent-0.dist-info"  # where the agent reads its own version
-    about.mkdir()
-    (about / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: cairn-agent\nVersion: {_version()}\n"
-    )
-    for record in into.glob("*.dist-info"):
-        for name in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"):
-            (record / name).unlink(missing_ok=True)
 
 
 def _copy_programs(tree: Path, prefix: Path) -> None:
     dataplane = prefix / "bin/cairn-dataplane"
     shutil.copy(ROOT / "build/bin/cairn-dataplane", dataplane)
-    _run("strip", str(dataplane))
+    run("strip", str(dataplane))
     _bind(dataplane)
     shutil.copy(HERE / "scripts/cairn-agent", prefix / "bin")
     for name in ("take-over", "uninstall", "lifecycle.sh"):
@@ -366,7 +317,7 @@ def _deb(tree: Path, version: str, release: str, output: Path, level: int) -> No
     for name, step in steps.items():
         (control / name).write_text(f"#!/bin/sh\nset -e\n{_lifecycle()}\n{step}\n")
         (control / name).chmod(0o755)
-    _run(
+    run(
         "dpkg-deb",
         "--root-owner-group",
         "-Zxz",
@@ -392,7 +343,7 @@ def _rpm(tree: Path, version: str, release: str, output: Path, level: int) -> No
     }.items():
         text = text.replace(name, value)
     spec.write_text(text)
-    _run(
+    run(
         "rpmbuild",
         "-bb",
         "--quiet",
@@ -416,14 +367,14 @@ def _tarball(tree: Path, version: str, release: str, output: Path, level: int) -
     path = output / f"cairn-agent-{version}-{release}.x86_64.tar.gz"
     with (
         path.open("wb") as raw,
-        gzip.GzipFile("", "wb", level, raw, mtime=_epoch()) as zipped,
+        gzip.GzipFile("", "wb", level, raw, mtime=epoch()) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
         for each in sorted(tree.rglob("*")):
             member = archive.gettarinfo(each, str(each.relative_to(tree)))
             member.uid = member.gid = 0
             member.uname = member.gname = "root"
-            member.mtime = _epoch()
+            member.mtime = epoch()
             if member.isreg():
                 with each.open("rb") as content:
                     archive.addfile(member, content)
@@ -435,48 +386,11 @@ def _tarball(tree: Path, version: str, release: str, output: Path, level: int) -
                 archive.addfile(member)  # other directories are the system's own
 
 
-def _development_key() -> Path:
-    """Return a key of this checkout: a release is signed with --key."""
-    key = WORK / "development-key.pem"
-    if not key.exists():
-        _run("openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key))
-        key.chmod(0o600)
-    print("packages: signed with this checkout's development key; a release takes --key")
-    return key
-
-
 def _sign(output: Path, key: Path) -> None:
     """Write installer, list and signature; the installer knows the key that it will believe."""
-    public = _output("openssl", "pkey", "-in", str(key), "-pubout").strip()
-    installer = (HERE / "install.sh").read_text().replace("@RELEASE_KEY@", public)
+    installer = (HERE / "install.sh").read_text().replace("@RELEASE_KEY@", public_key(key).strip())
     (output / "install.sh").write_text(installer)
-    names = sorted(path.name for path in output.iterdir() if path.name != "install.sh")
-    sums = output / "SHA256SUMS"
-    sums.write_text("".join(f"{_sha256(output / name)}  {name}\n" for name in names))
-    _run(
-        "openssl",
-        "pkeyutl",
-        "-sign",
-        "-rawin",
-        "-inkey",
-        str(key),
-        "-in",
-        str(sums),
-        "-out",
-        str(output / "SHA256SUMS.sig"),
-    )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _run(*command: str, cwd: Path | None = None) -> None:
-    subprocess.run(command, check=True, cwd=cwd, stdout=subprocess.DEVNULL)
-
-
-def _output(*command: str) -> str:
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    sign_folder(output, key, leave_out=("install.sh",))
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def test_two_builds_are_the_same_octet_for_octet() -> None:
     release = raw_disk().name.split("_")[1].rpartition("-")[2]
     subprocess.run(
         ["sh", "-c", 'umask 077; exec "$@"', "sh", sys.executable,
-         str(ROOT / "images/appliance/build.py"), "--fresh",
+         "-m", "images.appliance.build", "--fresh",
          "--release", release, "--output", str(again)],
         check=True,
         cwd=ROOT,

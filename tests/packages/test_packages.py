@@ -149,7 +149,7 @@ def test_a_minimal_system_joins_goes_on_through_an_upgrade_and_is_as_it_was_afte
 def test_two_builds_are_the_same_octet_for_octet() -> None:
     """The second one has another umask, time zone, language and seed of hashes."""
     again = BUILT / "dist-again"
-    build = [sys.executable, str(ROOT / "images/agent/build.py"), "--level", "0"]
+    build = [sys.executable, "-m", "images.agent.build", "--level", "0"]
     shell = ["sh", "-c", 'umask 077; exec "$@"', "sh"]
     odd = {"TZ": "Pacific/Chatham", "LC_ALL": "C", "PYTHONHASHSEED": "77"}
     usual = {"TZ": "UTC", "PYTHONHASHSEED": "1"}
