@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import msgspec
 from cairn_agent.control.backoff import Backoff
 from cairn_agent.control.pace import acknowledged_within_s
+from cairn_agent.control.patience import Patience
 from cairn_agent.control.tls import issuer_of, server_context
 from cairn_agent.dataplane import PeerStats, Stats, VSubnetStats
 from cairn_agent.identity import Keys, certificate_request
@@ -36,10 +37,7 @@ from tests.sim.connection import Connection, Lost, Refused
 from tests.sim.history import History, Kind
 from tests.sim.sharing import Shared, SharingCopy
 
-MISSED_HEARTBEATS = 2.5
 NEXT_APPLIANCE_S = 0.2  # these as in cairn_agent.control.link
-FIRST_HEARTBEAT_S = 15.0
-PATIENCE_MAX, PATIENT_S = 10.0, 30.0
 SPREAD_S = 0.3
 SHUNNED_S = 15.0
 FAILOVER_S = 10.0
@@ -129,7 +127,6 @@ class SimulatedAgent:
         self._second: Connection | None = None
         self._second_turn = asyncio.Lock()
         self._heard_at = 0.0
-        self._heartbeat_s = 15.0
         self._say = asyncio.Event()
         self._ack_at = math.inf
         self._acked_up_at = -math.inf
@@ -142,7 +139,7 @@ class SimulatedAgent:
         self._lost_at: dict[str, float] = {}
         self._was_up_at = -math.inf
         self._unreachable = 0  # appliances in a row
-        self._patience, self._silent_at = 1.0, -math.inf
+        self._patience = Patience()
 
     @property
     def is_following(self) -> bool:
@@ -276,6 +273,7 @@ class SimulatedAgent:
         if self.is_deaf:
             self._line.pause()
         self._heard_at = time.monotonic()
+        self._patience.came_to_another(self._heard_at)
         self._acknowledge_in_turn()
         self._plan_renewal()
         speaking = [
@@ -293,23 +291,14 @@ class SimulatedAgent:
     async def _until_quiet(self, line: Connection) -> None:
         """Wait until the stream ends or says nothing for too long, as the agent does."""
         while line.is_open:
-            left_s = self._heard_at + self._quiet_s() - time.monotonic()
+            now = time.monotonic()
+            left_s = self._heard_at + self._patience.limit_s(now) - now
             if left_s <= 0 and not self.is_deaf:
-                self._patience = min(self._patience_now() * 2, PATIENCE_MAX)
-                self._silent_at = time.monotonic()
+                self._patience.fell_silent(now)
                 raise Silent("the stream was quiet for too long")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(left_s, 1.0)):
                     await asyncio.shield(line.ended)
-
-    def _quiet_s(self) -> float:
-        """Return for how long an appliance may say nothing."""
-        own_s = self._heartbeat_s * MISSED_HEARTBEATS
-        most_s = FIRST_HEARTBEAT_S * MISSED_HEARTBEATS
-        return max(own_s, min(own_s * self._patience_now(), most_s))
-
-    def _patience_now(self) -> float:
-        return self._patience if time.monotonic() - self._silent_at < PATIENT_S else 1.0
 
     async def _register(self, post: Post) -> None:
         request = enrolment.RegisterRequest(
@@ -326,11 +315,12 @@ class SimulatedAgent:
             answer = msgspec.json.decode(octets, type=enrolment.RegisterAnswer)
             call.succeeded()
         self._generation = answer.generation
-        self._heartbeat_s = answer.heartbeat_s
+        self._patience.heartbeat_s = answer.heartbeat_s
 
     def _take(self, line: bytes) -> None:
         """Verify and apply a line of the stream."""
         self._heard_at = time.monotonic()
+        self._patience.heard(self._heard_at)
         self.octets += len(line) + 1
         try:
             message = self._site.shared.decoded(line)

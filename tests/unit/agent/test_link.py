@@ -229,17 +229,13 @@ async def test_those_that_choose_a_leader_are_asked_again_soon(running: Running)
     assert max(waits) >= 2.0
 
 
-async def test_one_silence_after_the_other_makes_patient(running: Running) -> None:
-    """Where all appliances are slow since they have too much to do, leaving makes it worse."""
-    silence = Silent("the appliance at 192.0.2.1:8002 has said nothing for 3.5 s", "")
-    running.link._heartbeat_s = 1.4
-    seen = [running.link._quiet_s()]
-    for _ in range(5):
-        running.link._after("192.0.2.1:8002", silence)
-        seen.append(running.link._quiet_s())
-    assert seen == pytest.approx([3.5, 7.0, 14.0, 28.0, 35.0, 35.0])
-    running.link._silent_at -= 31.0
-    assert running.link._quiet_s() == pytest.approx(3.5)
+async def test_an_appliance_that_falls_silent_is_left_with_patience(running: Running) -> None:
+    """What the stream may be silent for is what the patience says, also while it is open."""
+    running.appliance.lines = running.full_set(4, heartbeat_s=0.2)
+    async with running.linked():
+        await running.until(lambda: running.link.state.is_up)
+        await running.until(lambda: "said nothing for 0.5 s" in running.link.state.error)
+        await running.until(lambda: "said nothing for 1.0 s" in running.link.state.error)
 
 
 async def test_a_removed_node_is_barred_by_the_stream(running: Running) -> None:

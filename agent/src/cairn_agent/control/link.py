@@ -28,6 +28,7 @@ from cryptography import x509
 
 from cairn_agent.control.backoff import Backoff
 from cairn_agent.control.pace import acknowledged_within_s
+from cairn_agent.control.patience import Patience
 from cairn_agent.control.reasserting import reassert
 from cairn_agent.control.replica import Busy, Replica, Silent
 from cairn_agent.control.tls import (
@@ -50,13 +51,7 @@ log = logging.getLogger(__name__)
 _BARRING_CODES: Final = frozenset(
     {"node_removed", "duplicate_node", "node_rejected", "node_became"}
 )
-_FIRST_HEARTBEAT_S: Final = 15.0
-_MISSED_HEARTBEATS: Final = 2.5
 _NEXT_REPLICA_S: Final = 0.2  # when the first of several can't be reached
-# Who lost an appliance to its silence has twice the patience for a while, and so on: where all are
-# slow since they have too much to do, leaving them makes it worse.
-_PATIENCE_MAX: Final = 10.0
-_PATIENT_S: Final = 30.0
 # After a silence, which is not noticed by all agents at once: the last words were not either.
 _SPREAD_S: Final = 0.3
 # So long after a link was lost the others may be choosing a leader, which takes a second or two:
@@ -142,12 +137,10 @@ class Link:
         self._ack_not_before = -math.inf
         self._has_first_word = False  # of this session
         self._resync = False
-        self._heartbeat_s = _FIRST_HEARTBEAT_S
         self._tried = ""
         self._lost_at: dict[str, float] = {}  # address -> of the loop's clock
         self._was_up_at = -math.inf  # of the loop's clock
-        self._patience = 1.0
-        self._silent_at = -math.inf  # of the loop's clock
+        self._patience = Patience()
         self._turn = random.SystemRandom().randrange(1 << 16)
         self._unreachable = 0  # replicas in a row
         self._renewed_at = -_RENEW_AGAIN_S
@@ -236,8 +229,7 @@ class Link:
         if isinstance(error, Unreachable) and not isinstance(error, Busy) and address:
             self._lost_at[address] = loop.time()
         if isinstance(error, Silent):
-            self._patience = min(self._patience_now() * 2, _PATIENCE_MAX)
-            self._silent_at = loop.time()
+            self._patience.fell_silent(loop.time())
         if isinstance(error, Silent) and was_up and has_others:
             return random.uniform(0.0, _SPREAD_S)
         if self._unreachable % max(1, len(self._replicas())) != 0:
@@ -307,7 +299,7 @@ class Link:
                 await self._reassert(replica)
             raise
         if _is_heartbeat(answer.heartbeat_s):
-            self._heartbeat_s = answer.heartbeat_s
+            self._patience.heartbeat_s = answer.heartbeat_s
         self._node.registered(answer)
         if answer.reassert:
             await self._reassert(replica)
@@ -324,7 +316,9 @@ class Link:
 
     async def _follow(self, replica: Replica) -> None:
         incarnation, revision = (0, 0) if self._resync else self._copy.position()
-        quiet_s = self._quiet_s()
+        now = asyncio.get_running_loop().time()
+        self._patience.came_to_another(now)
+        quiet_s = self._patience.limit_s(now)
         trust = "" if self._resync else self._node.identity().trust
         # Closed here and now: a generator left to the collector closes its connection too late.
         async with (
@@ -351,6 +345,7 @@ class Link:
                 await self._take(replica, message)
 
     async def _take(self, replica: Replica, message: wire.ReceivedMessage) -> None:
+        self._patience.heard(asyncio.get_running_loop().time())
         try:
             changed = self._copy.apply(message)
         except NetmapRefused as refusal:
@@ -365,24 +360,14 @@ class Link:
             self._backoff.reset()
             self._node.heard()
         if changed is not None:
-            self._heed_heartbeat(replica, changed)
+            self._heed_heartbeat(changed)
             self._node.netmap_changed()
+        replica.quiet_s = self._patience.limit_s(asyncio.get_running_loop().time())
 
-    def _heed_heartbeat(self, replica: Replica, netmap: Netmap) -> None:
+    def _heed_heartbeat(self, netmap: Netmap) -> None:
         """The appliances speak more often when another has joined them, and less alone."""
         if netmap.node is not None and _is_heartbeat(netmap.node.document.settings.heartbeat_s):
-            self._heartbeat_s = netmap.node.document.settings.heartbeat_s
-            replica.quiet_s = self._quiet_s()
-
-    def _quiet_s(self) -> float:
-        """Return for how long an appliance may say nothing."""
-        own_s = self._heartbeat_s * _MISSED_HEARTBEATS
-        most_s = _FIRST_HEARTBEAT_S * _MISSED_HEARTBEATS
-        return max(own_s, min(own_s * self._patience_now(), most_s))
-
-    def _patience_now(self) -> float:
-        is_recent = asyncio.get_running_loop().time() - self._silent_at < _PATIENT_S
-        return self._patience if is_recent else 1.0
+            self._patience.heartbeat_s = netmap.node.document.settings.heartbeat_s
 
     def _trust_changed(self, replica: Replica) -> None:
         """Trust whom the netmap says, and let the appliances know that it is so."""
