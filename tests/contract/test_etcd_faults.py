@@ -438,6 +438,49 @@ async def test_back_at_home_no_event_is_missed_and_a_lease_lives_on(tmp_path: Pa
     assert away == [0, 0]
 
 
+async def test_when_the_leader_dies_the_store_stays_with_its_own_member(tmp_path: Path) -> None:
+    """Another one would be no better, and may be the dead one: that cost two seconds more."""
+    servers = EtcdServer.cluster(tmp_path, 3)
+    leader = await _leader_of(servers)
+    home, other = (server for server in servers if server is not leader)
+    try:
+        async with client(home.address, leader.address, other.address) as store:
+            tasks = [
+                asyncio.create_task(_use_again_and_again(store, f"{P}{number}"))
+                for number in range(10)
+            ]
+            while await store.get(P + "0") is None:
+                await asyncio.sleep(0.01)
+            with leader.paused():
+                await asyncio.sleep(0.1)
+                await write_until_it_works(store, P + "b")
+                assert not store.endpoints.is_away
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        for server in servers:
+            server.kill()
+
+
+async def _use_again_and_again(store: EtcdStore, key: str) -> None:
+    while True:
+        with contextlib.suppress(Unavailable):
+            await store.get(key)
+            await store.commit([], [Put(key, b"")])
+        await asyncio.sleep(0.005)
+
+
+async def _leader_of(servers: list[EtcdServer]) -> EtcdServer:
+    for server in servers:
+        async with _channel(server.address) as channel:
+            stub = rpc_pb2_grpc.MaintenanceStub(channel)
+            state = await stub.Status(rpc_pb2.StatusRequest(), timeout=10)
+        if state.leader == state.header.member_id:
+            return server
+    raise AssertionError("nobody leads")
+
+
 async def test_without_a_leader_a_watch_does_not_stay_silent(tmp_path: Path) -> None:
     """Two of three members die: the watch on the third breaks, and comes back with the quorum."""
     servers = EtcdServer.cluster(tmp_path, 3)

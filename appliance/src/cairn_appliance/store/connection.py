@@ -62,6 +62,10 @@ class NotConnected(Unavailable):
     """The endpoint could not be reached: nothing was sent to it."""
 
 
+class LeaderChanged(Unavailable):
+    """The members have another leader; the endpoint that says so is well."""
+
+
 class Backoff:
     """Waits between tries: doubling, jittered, bounded."""
 
@@ -244,7 +248,8 @@ class Caller:
             except Full:
                 raise
             except Unavailable as error:
-                await self._drop(link)
+                if not isinstance(error, LeaderChanged):
+                    await self._drop(link)
                 is_safe = is_repeatable or isinstance(error, NotConnected)
                 if not is_safe or loop.time() + _BACKOFF_LAST_S >= end:
                     self._counters["unavailable"] += 1
@@ -261,7 +266,7 @@ class Caller:
                 finally:
                     self._under_way.discard(deadline)
         except TimeoutError as error:
-            raise Unavailable("the leader changed while it was under way") from error
+            raise LeaderChanged("the leader changed while it was under way") from error
 
     def _note_term(self, term: int) -> None:
         if term <= self._term:
@@ -319,6 +324,8 @@ def meaning(error: grpc.aio.AioRpcError) -> StoreError:
         return Full(text)
     if "not supported for learner" in text:
         return NotConnected(text)  # nothing happened: any other member can do it
+    if "leader changed" in text:
+        return LeaderChanged(text)
     if code in _FINAL:
         return StoreError(f"{code.name}: {text}")
     return Unavailable(f"{code.name}: {text}")

@@ -8,7 +8,13 @@ from collections import Counter
 import grpc
 import grpc.aio
 import pytest
-from cairn_appliance.store.connection import Caller, Endpoints, NotConnected, meaning
+from cairn_appliance.store.connection import (
+    Caller,
+    Endpoints,
+    LeaderChanged,
+    NotConnected,
+    meaning,
+)
 from cairn_appliance.store.port import Unavailable
 
 
@@ -65,6 +71,17 @@ def test_what_a_learner_can_t_do_did_not_happen() -> None:
     assert type(meaning(other)) is Unavailable
 
 
+def test_that_another_leads_is_told_apart() -> None:
+    """Whoever says so is well, and the others are no better."""
+    error = grpc.aio.AioRpcError(
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.aio.Metadata(),
+        grpc.aio.Metadata(),
+        "etcdserver: leader changed",
+    )
+    assert type(meaning(error)) is LeaderChanged
+
+
 async def test_a_write_on_its_way_to_a_dead_leader_ends_when_another_leads() -> None:
     caller = Caller(Endpoints(["a:1"], None), Counter())
     caller._note_term(7)
@@ -80,6 +97,6 @@ async def test_a_write_on_its_way_to_a_dead_leader_ends_when_another_leads() -> 
     quick.set_result("written")
 
     async with asyncio.timeout(5):
-        with pytest.raises(Unavailable, match="leader changed"):
+        with pytest.raises(LeaderChanged):
             await lost
         assert await kept == "written"
