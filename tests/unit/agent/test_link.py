@@ -214,6 +214,20 @@ async def test_one_that_was_lost_is_not_tried_while_others_answer_that_they_are_
     assert link._hopeful(places) == places
 
 
+async def test_one_that_answers_again_is_no_longer_avoided(running: Running) -> None:
+    """It answers 503, which is more than the one that has just fallen silent does."""
+    places = ["192.0.2.1:8002", "192.0.2.2:8002", "192.0.2.3:8002"]
+    link = running.link
+    running.node.keep(appliances=places)
+    for place in places:
+        link._after(place, Unreachable("no connection", ""))
+    link.state = replace(link.state, is_up=True)
+    link._after(places[0], Silent("it has said nothing for 3.5 s", ""))
+    for place in places[1:]:
+        link._after(place, Busy("no quorum", "", 2.0))
+    assert {link._next_replica() for _ in range(6)} == set(places[1:])
+
+
 async def test_those_that_choose_a_leader_are_asked_again_soon(running: Running) -> None:
     """They say 2 s, and have one before that; the link has to be up again 5 s after it was lost."""
     places = ["192.0.2.1:8002", "192.0.2.2:8002", "192.0.2.3:8002"]

@@ -226,7 +226,9 @@ class Link:
         has_others = len(self._replicas()) > 1
         if isinstance(error, SentAway) and has_others:
             return error.retry_after_s
-        if isinstance(error, Unreachable) and not isinstance(error, Busy) and address:
+        if isinstance(error, Busy):
+            self._lost_at.pop(address, None)  # it answers
+        elif isinstance(error, Unreachable) and address:
             self._lost_at[address] = loop.time()
         if isinstance(error, Silent):
             self._patience.fell_silent(loop.time())
