@@ -33,7 +33,7 @@ from cairn_agent.report import DataPlaneReport, Status, VSubnetReport
 from cairn_agent.telemetry import Teller, Ways, encode
 
 from tests.sim.churn import Arrivals
-from tests.sim.connection import Connection, Lost, Refused
+from tests.sim.connection import Connection, Lost, NoAnswer, Refused
 from tests.sim.history import History, Kind
 from tests.sim.sharing import Shared, SharingCopy
 
@@ -88,7 +88,7 @@ class Site:
         return context
 
 
-class Silent(Lost):
+class Silent(NoAnswer):
     """The appliance has stopped speaking in the middle of a stream."""
 
 
@@ -177,7 +177,8 @@ class SimulatedAgent:
                 await self._session(place)
             except Lost as lost:
                 error = lost
-                self._lost_at[place] = time.monotonic()
+                if isinstance(lost, NoAnswer):
+                    self._lost_at[place] = time.monotonic()
             except Refused as refused:
                 error = refused
                 if refused.code in FINAL:

@@ -21,6 +21,10 @@ class Lost(Exception):
     """The connection could not be made, or it ended, or no answer came in time."""
 
 
+class NoAnswer(Lost):
+    """No answer came in time."""
+
+
 class Refused(Exception):
     """The appliance answered no."""
 
@@ -85,7 +89,8 @@ class Connection(asyncio.Protocol):
                 )
         except (OSError, TimeoutError, RuntimeError) as error:
             plain.close()
-            raise Lost(f"no connection: {type(error).__name__}") from error
+            kind = NoAnswer if isinstance(error, TimeoutError) else Lost
+            raise kind(f"no connection: {type(error).__name__}") from error
         return connection
 
     @property
@@ -152,7 +157,7 @@ class Connection(asyncio.Protocol):
                 return await self._answer
         except TimeoutError as error:
             self.abort()
-            raise Lost("no answer in time") from error
+            raise NoAnswer("no answer in time") from error
 
     # What the transport and the parser call.
 

@@ -36,6 +36,10 @@ class Unreachable(AgentError):
     exit_code = 3
 
 
+class NoAnswer(Unreachable):
+    """Packets are swallowed: to try it costs the whole bound, not a round trip."""
+
+
 class Refused(AgentError):
     """The other side said no; `code` is its machine-readable reason."""
 

@@ -17,7 +17,7 @@ import pytest_asyncio
 from cairn_agent.control import joining
 from cairn_agent.control.link import Barred, Link, SentAway, renewal_in_s
 from cairn_agent.control.replica import Busy, Silent
-from cairn_agent.errors import Unreachable
+from cairn_agent.errors import NoAnswer, Unreachable
 from cairn_agent.identity import Identity, certificate_request, new_keys
 from cairn_agent.netmap.held import NetmapCopy
 from cairn_agent.protocol import acks, enrolment
@@ -206,7 +206,7 @@ async def test_one_that_was_lost_is_not_tried_while_others_answer_that_they_are_
     assert sorted(set(tried)) == places[1:]
 
     for place in places[1:]:
-        link._after(place, Unreachable("no connection", ""))
+        link._after(place, NoAnswer("no answer", ""))
     tried = [link._next_replica() for _ in range(6)]
     assert sorted(set(tried)) == places, "all are lost: each has its turn"
 
@@ -220,12 +220,25 @@ async def test_one_that_answers_again_is_no_longer_avoided(running: Running) -> 
     link = running.link
     running.node.keep(appliances=places)
     for place in places:
-        link._after(place, Unreachable("no connection", ""))
+        link._after(place, NoAnswer("no answer", ""))
     link.state = replace(link.state, is_up=True)
     link._after(places[0], Silent("it has said nothing for 3.5 s", ""))
     for place in places[1:]:
         link._after(place, Busy("no quorum", "", 2.0))
     assert {link._next_replica() for _ in range(6)} == set(places[1:])
+
+
+async def test_one_that_refuses_a_connection_is_not_avoided(running: Running) -> None:
+    """It may run again by now, and to try costs nothing."""
+    places = ["192.0.2.1:8002", "192.0.2.2:8002", "192.0.2.3:8002"]
+    link = running.link
+    running.node.keep(appliances=places)
+    for place in places[1:]:
+        link._after(place, Unreachable("connection refused", ""))
+    link.state = replace(link.state, is_up=True)
+    link._tried = places[0]
+    link._after(places[0], SentAway("it asks to use another one", "", 0.1))
+    assert link._next_replica() in places[1:]
 
 
 async def test_those_that_choose_a_leader_are_asked_again_soon(running: Running) -> None:

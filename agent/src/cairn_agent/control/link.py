@@ -38,7 +38,7 @@ from cairn_agent.control.tls import (
     show_certificate,
     trust_also,
 )
-from cairn_agent.errors import AgentError, Refused, StateUnusable, Unreachable
+from cairn_agent.errors import AgentError, NoAnswer, Refused, StateUnusable, Unreachable
 from cairn_agent.identity import Identity, certificate_request, data_public_key
 from cairn_agent.netmap.held import Netmap, NetmapCopy, NetmapRefused
 from cairn_agent.protocol import acks, enrolment
@@ -58,7 +58,7 @@ _SPREAD_S: Final = 0.3
 # they are asked again sooner than they ask for.
 _FAILOVER_S: Final = 10.0
 _AGAIN_MIN_S, _AGAIN_MAX_S = 0.3, 1.0
-# One that fell silent or can't be reached is tried again only where no other is left.
+# One that fell silent or gives no answer is tried again only where no other is left.
 _SHUNNED_S: Final = 15.0
 _HASTEN_AGAIN_S: Final = 10.0
 _RENEW_AGAIN_S: Final = 3600.0  # a wrong clock must not make us renew all the time
@@ -226,12 +226,7 @@ class Link:
         has_others = len(self._replicas()) > 1
         if isinstance(error, SentAway) and has_others:
             return error.retry_after_s
-        if isinstance(error, Busy):
-            self._lost_at.pop(address, None)  # it answers
-        elif isinstance(error, Unreachable) and address:
-            self._lost_at[address] = loop.time()
-        if isinstance(error, Silent):
-            self._patience.fell_silent(loop.time())
+        self._note_whether_it_answers(address, error)
         if isinstance(error, Silent) and was_up and has_others:
             return random.uniform(0.0, _SPREAD_S)
         if self._unreachable % max(1, len(self._replicas())) != 0:
@@ -241,6 +236,16 @@ class Link:
         if not isinstance(error, Busy):
             self.nobody_there.set()
         return self._backoff.next_s(error.retry_after_s if isinstance(error, Busy) else 0.0)
+
+    def _note_whether_it_answers(self, address: str, error: Exception) -> None:
+        """One that refuses a connection is tried again at no cost; one that swallows it isn't."""
+        now = asyncio.get_running_loop().time()
+        if isinstance(error, NoAnswer):
+            self._lost_at[address] = now
+        elif isinstance(error, Busy):
+            self._lost_at.pop(address, None)
+        if isinstance(error, Silent):
+            self._patience.fell_silent(now)
 
     def _replicas(self) -> list[str]:
         return list(filter(is_address, dict.fromkeys(self._node.identity().appliances)))

@@ -18,7 +18,7 @@ import msgspec
 
 from cairn_agent.control.tls import CONNECT_TIMEOUT_S, connection_error
 from cairn_agent.entropy import stir_tls
-from cairn_agent.errors import Refused, Unreachable
+from cairn_agent.errors import NoAnswer, Refused, Unreachable
 from cairn_agent.netmap.held import MAX_OCTETS
 from cairn_agent.protocol import acks, gateway, reassertion, telemetry
 from cairn_agent.protocol import enrolment as wire
@@ -44,7 +44,7 @@ class Busy(Unreachable):
         self.code = code
 
 
-class Silent(Unreachable):
+class Silent(NoAnswer):
     """The appliance has stopped speaking in the middle of a stream: paused, hung or cut off."""
 
 

@@ -9,6 +9,7 @@ CA signs server certificates for appliances only, and NAT may change how they ar
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import ipaddress
@@ -24,6 +25,7 @@ from cairn_agent.errors import (
     AgentError,
     BadInput,
     Environment,
+    NoAnswer,
     Refused,
     StateUnusable,
     Unreachable,
@@ -34,6 +36,7 @@ CONNECT_TIMEOUT_S: Final = 5.0
 _LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _CLOCK_ERRORS: Final = frozenset({9, 10})
+_AFTER_SECONDS: Final = frozenset({errno.EHOSTUNREACH, errno.ETIMEDOUT})  # of waiting in vain
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -145,11 +148,12 @@ def connection_error(address: str, error: BaseException) -> AgentError:
             "check the address and port; see whether a proxy is in between",
         )
     if isinstance(error, TimeoutError) or "timed out" in str(error):
-        return Unreachable(
+        return NoAnswer(
             f"the appliance at {address} gives no answer",
             "check that a firewall or security group lets TCP to that port through",
         )
-    return Unreachable(
+    is_swallowed = isinstance(cause, OSError) and cause.errno in _AFTER_SECONDS
+    return (NoAnswer if is_swallowed else Unreachable)(
         f"the appliance at {address} can't be reached: {_reason(cause or error)}",
         "check the address, the route, and that the appliance runs",
     )
