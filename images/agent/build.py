@@ -16,6 +16,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 from images.building import (
@@ -169,7 +170,7 @@ def _stage(tree: Path, version: str) -> None:
     _copy_programs(tree, prefix)
     _compile(prefix / "lib")
     _check_imports(prefix)
-    _write_about(tree / "usr/share/doc/cairn-agent", version)
+    _write_about(tree / "usr/share/doc/cairn-agent", version, prefix / "lib/agent")
     for path in [tree, *tree.rglob("*")]:
         if not path.is_symlink():
             executable = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
@@ -282,14 +283,14 @@ def _check_imports(prefix: Path) -> None:
     )
 
 
-def _write_about(place: Path, version: str) -> None:
+def _write_about(place: Path, version: str, agent: Path) -> None:
     place.mkdir(parents=True)
     shutil.copy(ROOT / "LICENSE", place / "copyright")
-    python = [
-        line.rstrip(" \\")
-        for line in (WORK / "requirements.txt").read_text().splitlines()
-        if line and line[0].isalpha()
-    ]
+    python = sorted(
+        f"{each.name}=={each.version}"
+        for each in distributions(path=[str(agent)])
+        if each.name != "cairn-agent"
+    )
     (place / "bundled.txt").write_text(
         f"cairn-agent {version} brings along, of Debian 12:\n"
         + (WORK / "versions.txt").read_text()

@@ -144,8 +144,8 @@ def agent(bundled: str) -> Iterator[Part]:
             name, version = line.split()[:2]
             purl = f"pkg:deb/debian/{_quoted(name)}@{_quoted(version)}?arch=amd64&distro=debian-12"
             yield Part(purl, name, version, _IN_AGENT)
-        elif line and "win32" not in line:  # the lock has what other systems need, too
-            name, version = line.split(";")[0].strip().split("==")
+        elif line:
+            name, version = line.split("==")
             known = pypi(name, version)
             yield Part(known.purl, known.name, known.version)
 
