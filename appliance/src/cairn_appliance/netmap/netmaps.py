@@ -42,6 +42,7 @@ class Netmaps:
         self.snapshot = Snapshot()
         self._topics: dict[str, Topic] = {}  # by vSubnet ID
         self._is_loaded = False
+        self.touched: frozenset[str] = frozenset()  # nodes whose own document `take` may have changed
 
     @property
     def revision(self) -> int:
@@ -73,6 +74,7 @@ class Netmaps:
             concerned |= touched.nodes
             pending |= self._render(touched)
             self._is_loaded = True
+        self.touched = frozenset(concerned)
         appliances = self.snapshot.appliances_by_name()
         self.cluster = self._without_appliances.served_by(appliances)
         for vsubnet_id in pending:

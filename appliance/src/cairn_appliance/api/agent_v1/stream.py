@@ -11,11 +11,11 @@ from types import MappingProxyType
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cairn_appliance.api.client_certificate import PIECE_OCTETS
+
 log = logging.getLogger(__name__)
 
 SLOW_READER_S = 15.0  # less than `UNACKNOWLEDGED_MS`, after which the kernel ends it without a word
-# TLS keeps a buffer per connection as large as the largest write there ever was.
-PIECE_OCTETS = 8 * 1024
 _ANSWER = "cairn.answer"
 
 
