@@ -35,7 +35,8 @@ class Feed:
         """Yield the lines that bring the node up to the revision of now.
 
         They end with `in_sync`, also when there was nothing else to say: the heartbeat. Where
-        nothing was touched that the node's own document is made of, it isn't made again. Once the node is removed the last line says so, and the feed is finished.
+        nothing was touched that the node's own document is made of, it isn't made again.
+        Once the node is removed the last line says so, and the feed is finished.
         """
         netmaps = self._netmaps
         reason = netmaps.removed_why(self._node_id)

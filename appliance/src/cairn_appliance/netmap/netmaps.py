@@ -42,7 +42,8 @@ class Netmaps:
         self.snapshot = Snapshot()
         self._topics: dict[str, Topic] = {}  # by vSubnet ID
         self._is_loaded = False
-        self.touched: frozenset[str] = frozenset()  # nodes whose own document `take` may have changed
+        # The nodes whose own document the last `take` may have changed.
+        self.touched: frozenset[str] = frozenset()
 
     @property
     def revision(self) -> int:

@@ -36,7 +36,7 @@ from cairn_appliance.services.nodes import Nodes
 from cairn_appliance.services.presence import PresenceBoard
 from cairn_appliance.services.stored import Stored, read
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Compare, Conflict, Item, Put, Store
+from cairn_appliance.store.port import Compare, Conflict, Put, Store
 
 log = logging.getLogger(__name__)
 
@@ -108,24 +108,25 @@ class Registry:
         `address` is where the appliance saw the node come from.
         """
         report = replace(report, endpoints=checked_endpoints(report.endpoints))
-        node, old = self._remembered(node_id)
-        if node and old and _is_plain(node.value, old.value, report):
+        known = self._remembered(node_id)
+        if known and _is_plain(known[0].value, known[1].value, report):
             # Most do nothing but go on: what is in memory will do, as the commit compares it.
             with suppress(Conflict):
-                return await self._register(node, old, report, address)
+                return await self._register(*known, report, address)
 
         async def as_stored() -> Registered:
-            node, old = await self._stored(node_id)
-            return await self._register(node, old, report, address)
+            return await self._register(*await self._stored(node_id), report, address)
 
         return await until_committed(as_stored)
 
-    def _remembered(self, node_id: str) -> tuple[Stored[Node] | None, Stored[Registration] | None]:
+    def _remembered(self, node_id: str) -> tuple[Stored[Node], Stored[Registration]] | None:
         """Return what this replica has seen of a node; it may be behind."""
         snapshot = self._snapshot
         node, registration = snapshot.nodes.get(node_id), snapshot.registrations.get(node_id)
+        if node is None or registration is None:
+            return None
         node_at, registered_at = map(snapshot.written_at, _places(node_id))
-        return node and Stored(node, node_at), registration and Stored(registration, registered_at)
+        return Stored(node, node_at), Stored(registration, registered_at)
 
     async def _stored(self, node_id: str) -> tuple[Stored[Node], Stored[Registration]]:
         """Return a node that is there and what it last registered; raise NodeRemoved."""
