@@ -19,6 +19,7 @@ POINT_EVERY_S, POINTS_MAX = 30.0, 120  # of one path's history: an hour
 _PATHS = frozenset({"direct", "relayed", "gateway"})
 # Seconds after the point before, milliseconds with three digits that count, ten-thousandths.
 _POINT = struct.Struct("=HeH")
+_SPAN = struct.Struct("=dd")  # before the points: when the oldest and the newest are of
 _PAST_MAX_S, _RTT_MAX_MS, _LOSS_PARTS = 65_535, 65_504.0, 10_000
 _report = msgspec.json.Decoder(wire.Report)
 _INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")
@@ -97,39 +98,35 @@ class Shared(msgspec.Struct):
     nodes: list[NodeRecord]
 
 
-class History:
-    """The last hour of one path, thirty seconds apart: six octets a point."""
+def extended(history: bytes, at: float, rtt_ms: float, loss: float) -> bytes:
+    """Return the history of a path with a point more, where the last one is old enough.
 
-    __slots__ = ("_first", "_last", "_points")
+    It is the last hour, thirty seconds apart, six octets a point; the oldest goes. There are
+    twenty for each node: one object is a third of what an object with its parts is.
+    """
+    first, last = _SPAN.unpack_from(history) if history else (0.0, 0.0)
+    if at - last < POINT_EVERY_S:
+        return history
+    points = history[_SPAN.size :]
+    past_s = round(at - last) if points else 0
+    if past_s > _PAST_MAX_S:
+        points, past_s = b"", 0
+    if not points:
+        first = last = at
+    last += past_s
+    points += _POINT.pack(past_s, min(rtt_ms, _RTT_MAX_MS), round(loss * _LOSS_PARTS))
+    if len(points) > _POINT.size * POINTS_MAX:
+        points = points[_POINT.size :]
+        first += _POINT.unpack_from(points)[0]
+    return _SPAN.pack(first, last) + points
 
-    def __init__(self) -> None:
-        self._points = bytearray()
-        self._first = 0.0  # when the oldest point is of
-        self._last = 0.0
 
-    def add(self, at: float, rtt_ms: float, loss: float) -> None:
-        """Add a point where the last one is old enough; the oldest goes."""
-        if at - self._last < POINT_EVERY_S:
-            return
-        past_s = round(at - self._last) if self._points else 0
-        if past_s > _PAST_MAX_S:
-            self._points.clear()
-            past_s = 0
-        if not self._points:
-            self._first = self._last = at
-        self._last += past_s
-        point = past_s, min(rtt_ms, _RTT_MAX_MS), round(loss * _LOSS_PARTS)
-        self._points += _POINT.pack(*point)
-        if len(self._points) > _POINT.size * POINTS_MAX:
-            self._first += _POINT.unpack_from(self._points, _POINT.size)[0]
-            del self._points[: _POINT.size]
-
-    def points(self) -> Iterator[tuple[float, float, float]]:
-        """Yield (seconds since 1970, ms, loss), oldest first."""
-        at = self._first
-        for number, (past_s, rtt_ms, loss) in enumerate(_POINT.iter_unpack(self._points)):
-            at += past_s if number else 0
-            yield at, rtt_ms, loss / _LOSS_PARTS
+def points_of(history: bytes) -> Iterator[tuple[float, float, float]]:
+    """Yield (seconds since 1970, ms, loss), oldest first."""
+    at, _ = _SPAN.unpack_from(history)
+    for number, (past_s, rtt_ms, loss) in enumerate(_POINT.iter_unpack(history[_SPAN.size :])):
+        at += past_s if number else 0
+        yield at, rtt_ms, loss / _LOSS_PARTS
 
 
 def decoded_shared(octets: bytes) -> Shared:

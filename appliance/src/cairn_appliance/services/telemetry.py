@@ -20,14 +20,15 @@ from cairn_agent.protocol import telemetry as wire
 from cairn_appliance.domain.telemetry import (
     KEPT_S,
     PEERS_KEPT,
-    History,
     NodeRecord,
     PeerKnown,
     Shared,
     Standing,
     bum_sent,
     decoded,
+    extended,
     loss_of,
+    points_of,
     storm_dropped,
 )
 from cairn_appliance.netmap.netmaps import Netmaps
@@ -57,7 +58,7 @@ class TelemetryBoard:
         self._monotonic = monotonic
         self._mine: dict[str, NodeRecord] = {}
         self._others: dict[str, dict[str, NodeRecord]] = {}  # by appliance, by node
-        self._history: dict[tuple[str, str], History] = {}  # by the two nodes, in order
+        self._history: dict[tuple[str, str], bytes] = {}  # by the two nodes, in order
         self._version = 0
         self._instance = os.getrandom(8).hex()
         self._watched_until = float("-inf")
@@ -131,17 +132,19 @@ class TelemetryBoard:
         """Add to the history of the path; the node whose ID is lower tells it."""
         if peer.rtt_us is None or peer.session != "up" or node > peer.node:
             return
-        history = self._history.get((node, peer.node))
-        if history is None:
-            if len(self._history) >= PATHS_MAX:
-                return
-            history = self._history[node, peer.node] = History()
-        history.add(now, peer.rtt_us / 1000, loss_of(peer.lost, peer.probes) or 0.0)
+        path = node, peer.node
+        history = self._history.get(path, b"")
+        if not history and len(self._history) >= PATHS_MAX:
+            return
+        loss = loss_of(peer.lost, peer.probes) or 0.0
+        longer = extended(history, now, peer.rtt_us / 1000, loss)
+        if longer is not history:
+            self._history[path] = longer
 
     def history(self, a: str, b: str) -> list[tuple[float, float, float]]:
         """Return (at, ms, loss) of a path, oldest first, as far as this replica has it."""
         known = self._history.get((min(a, b), max(a, b)))
-        return list(known.points()) if known else []
+        return list(points_of(known)) if known else []
 
     async def look(self) -> None:
         """Have the others' boards read, and kept fresh for a while."""
