@@ -89,9 +89,9 @@ class Afterwards(Response):
 
 
 class Unwound:
-    """Sends an answer that lasts for weeks without the layers of routing around it.
+    """Sends an answer that lasts for weeks without the layers of the application around it.
 
-    They take as much memory for each stream as the stream itself.
+    They take as much memory for each stream as the stream itself; so this is the outermost one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
