@@ -178,7 +178,8 @@ class _AgentApi:
         take = partial(self._take_line, node_id)
         connection.listen(Lines(take, connection.abort, self._clock).feed)
         headers = {telemetry.HEADER: str(telemetry.VERSION), acks.HEADER: str(acks.VERSION)}
-        return Afterwards(NetmapStream(node_id, first, lines, connection.abort, headers))
+        abort, say = connection.abort, connection.say
+        return Afterwards(NetmapStream(node_id, first, lines, abort, headers, say))
 
     async def ack(self, request: Request) -> Response:
         """A node says what its data plane has loaded."""

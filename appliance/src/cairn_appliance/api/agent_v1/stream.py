@@ -35,13 +35,16 @@ class NetmapStream(Response):
         rest: AsyncGenerator[bytes, None],
         abort: Callable[[], None],
         headers: Mapping[str, str] = MappingProxyType({}),
+        say: Callable[[bytes], bool] = lambda _: False,
     ) -> None:
+        """`say` sends a piece at once and without HTTP's layers, or says that it has to wait."""
         super().__init__(headers={"cache-control": "no-store", **headers})
         del self.headers["content-length"]
         self._node = node
         self._first = first
         self._rest = rest
         self._abort = abort
+        self._say = say
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as an ASGI application does."""
@@ -64,7 +67,9 @@ class NetmapStream(Response):
     async def _send_line(self, send: Send, line: bytes) -> None:
         """Send it in pieces; each has the time that a reader is given."""
         for begin in range(0, len(line), PIECE_OCTETS):
-            await self._bounded(send, _body(line[begin : begin + PIECE_OCTETS]))
+            piece = line[begin : begin + PIECE_OCTETS]
+            if not self._say(piece):
+                await self._bounded(send, _body(piece))
 
     async def _bounded(self, send: Send, message: dict[str, object]) -> None:
         try:
