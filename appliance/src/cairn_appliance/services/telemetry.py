@@ -23,9 +23,9 @@ from cairn_appliance.domain.telemetry import (
     NodeRecord,
     PeerKnown,
     Shared,
-    Standing,
     bum_sent,
     decoded,
+    encoded_shared,
     extended,
     loss_of,
     points_of,
@@ -122,7 +122,7 @@ class TelemetryBoard:
             known = record.peers.get(key)
             if known is None and len(record.peers) >= PEERS_KEPT:
                 continue
-            if known is None or known.standing != Standing(peer.session, peer.path):
+            if known is None or known.standing != (peer.session, peer.path):
                 has_turned = True
             record.peers[key] = PeerKnown.of(peer, now)
             self._note(record.node, peer, now)
@@ -183,7 +183,7 @@ class TelemetryBoard:
         begin = after if instance == self._instance else 0
         changed = [each for each in self._mine.values() if each.version > begin]
         shared = Shared(self._instance, self._version, self._clock(), changed)
-        return msgspec.json.encode(shared)
+        return encoded_shared(shared)
 
     def merge(self, appliance: str, shared: Shared, *, is_anew: bool) -> None:
         """Take over what another replica has; `is_anew`: what it had before is over."""
@@ -197,8 +197,8 @@ class TelemetryBoard:
             known[record.node] = record
             if old is None or not _alike(old, record) or _sessions(old) != _sessions(record):
                 turned.append(record.node)
-            for peer in record.peers.values():
-                self._note(record.node, peer.said, peer.at)
+            for known_peer in record.peers.values():
+                self._note(record.node, known_peer.said, known_peer.at)
         if turned:
             self._news.changed("topology", turned)
         if shared.nodes:
@@ -256,5 +256,5 @@ def _alike(old: NodeRecord, new: NodeRecord) -> bool:
     return old.problems == new.problems and old.dataplane.is_up == new.dataplane.is_up
 
 
-def _sessions(record: NodeRecord) -> dict[str, Standing]:
+def _sessions(record: NodeRecord) -> dict[str, tuple[str, str]]:
     return {key: known.standing for key, known in record.peers.items()}
