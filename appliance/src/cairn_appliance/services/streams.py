@@ -26,7 +26,7 @@ from cairn_appliance.store.port import Events, Progress, Reset, Store
 log = logging.getLogger(__name__)
 
 COALESCE_S = 0.05  # how long a change waits for others to come with it, at least
-PER_STREAM_S = 0.0005  # between two rounds, for each stream that the former had news for
+PER_STREAM_S = 0.0004  # between two rounds, for each stream that the former had news for
 ROUNDS_APART_S = 0.5  # at most: a removed node is cut off within a second, whatever else changes
 OVERLOADED_S = 1.0  # and at most so much where the machine can't keep up
 REST = 2.0  # between two rounds, of the time that the former took to serve
