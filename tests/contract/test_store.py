@@ -90,6 +90,27 @@ async def test_writing_and_reading_races_with_writers(store: Store, prefix: str)
         assert all(record < own for record, own in pairs)
 
 
+async def test_keys_are_read_together_in_the_order_asked_for(store: Store, prefix: str) -> None:
+    await store.commit([], [Put(prefix + "a", b"1"), Put(prefix + "b", b"2")])
+    keys = [prefix + "b", prefix + "missing", prefix + "a"]
+    assert await store.get_all(keys) == tuple([await store.get(key) for key in keys])
+
+
+async def test_what_is_read_together_is_of_one_moment(store: Store, prefix: str) -> None:
+    pair = [prefix + "a", prefix + "b"]
+
+    async def writer() -> None:
+        for number in range(20):
+            await store.commit([], [Put(key, b"%d" % number) for key in pair])
+
+    async def reader() -> None:
+        for _ in range(20):
+            a, b = await store.get_all(pair)
+            assert (a and a.revision) == (b and b.revision)
+
+    await asyncio.gather(writer(), reader(), reader())
+
+
 async def test_a_missing_key_is_none(store: Store, prefix: str) -> None:
     assert await store.get(prefix + "a") is None
 

@@ -41,7 +41,7 @@ from cairn_appliance.resetting import reset_password
 from cairn_appliance.restoring import Asked, restore
 from cairn_appliance.services.passwords import hash_password
 from cairn_appliance.services.vsubnets import VSubnetOrder
-from cairn_appliance.serving import map_large_buffers, use_all_files
+from cairn_appliance.serving import collect_seldom, map_large_buffers, use_all_files
 from cairn_appliance.settings import Settings, SettingsError
 from cairn_appliance.settings import check as check_settings
 from cairn_appliance.store.port import StoreError, Unavailable
@@ -140,6 +140,7 @@ def run_command(
 
     use_all_files()
     map_large_buffers()
+    collect_seldom()
     _in_loop(run(data_dir, without_backup=without_backup))
 
 

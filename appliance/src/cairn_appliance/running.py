@@ -18,6 +18,7 @@ from cairn_appliance import __version__
 from cairn_appliance import settings as settings_file
 from cairn_appliance.api.agent_v1 import app as agent_api
 from cairn_appliance.api.agent_v1.packages import Packages
+from cairn_appliance.api.agent_v1.stream import Unwound
 from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
 from cairn_appliance.api.console import Console, find_console
 from cairn_appliance.api.ops_v1 import app as ops_api
@@ -329,7 +330,7 @@ class Appliance:
     def _agent_server(self) -> Server:
         app = agent_api.create_app(self._services, packages=self._packages())
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS)
-        return server(guarded, self._context, CertificateProtocol, lifespan=False)
+        return server(Unwound(guarded), self._context, CertificateProtocol, lifespan=False)
 
     def _ops_server(self) -> Server:
         packages = self._packages()

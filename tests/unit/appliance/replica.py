@@ -66,6 +66,10 @@ class YieldingStore:
         await self._let_others_in()
         return await self.inner.get(key)
 
+    async def get_all(self, keys: Sequence[str]) -> tuple[Item | None, ...]:
+        await self._let_others_in()
+        return await self.inner.get_all(keys)
+
     async def list(self, prefix: str) -> Listing:
         await self._let_others_in()
         return await self.inner.list(prefix)

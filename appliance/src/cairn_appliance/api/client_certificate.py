@@ -18,7 +18,7 @@ import struct
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,22 @@ _TCP_INFO_OCTETS = 104  # of Linux's struct tcp_info
 _LAST_ACK_AT = 56  # tcpi_last_ack_recv, milliseconds
 HEADERS_MAX_OCTETS = 16_384  # of one request, URL included
 UNWRITTEN_OCTETS = 32 * 1024  # beyond it a stream waits for its reader; uvloop's own is 512 KiB
+# TLS keeps a buffer per connection as large as the largest write there ever was.
+PIECE_OCTETS = 4 * 1024
+_REMEMBERED = 256  # certificates
 REQUEST_WITHIN_S = 10.0  # from the connection to the end of the first request's headers
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What a certificate says."""
+
+    subject: str
+    begins: float  # seconds since 1970, as the next one
+    ends: float
+    is_for_clients: bool
+    control_key: str  # hex SHA-256
+    issuer: str  # hex key identifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +65,9 @@ class Connection:
     certificate: bytes | None  # DER, verified against the cluster's CA
     abort: Callable[[], None]  # ends the connection at once, whatever waits to be sent
     heard_s: Callable[[], float] = lambda: math.inf  # since it acknowledged anything
-    # Sends a piece of the answer that is under way and is waiting itself; where what was sent
-    # before is still unread, nothing.
-    say: Callable[[bytes], None] = lambda _: None
+    # Sends a part of the answer that is under way and is waiting itself; where what was sent
+    # before is still unread, nothing, and returns False.
+    say: Callable[[bytes], bool] = lambda _: False
     # From now on what comes is given away and is no HTTP; after the answer the connection ends.
     listen: Callable[[Callable[[bytes], None]], None] = lambda _: None
 
@@ -136,9 +151,13 @@ class CertificateProtocol(HttpToolsProtocol):
         if self._header_octets <= HEADERS_MAX_OCTETS:
             super().on_headers_complete()
 
-    def _say(self, octets: bytes) -> None:
-        if not self.flow.write_paused and not self.transport.is_closing():
-            self.transport.write(b"%x\r\n%b\r\n" % (len(octets), octets))  # a chunk
+    def _say(self, octets: bytes) -> bool:
+        if self.flow.write_paused or self.transport.is_closing():
+            return False
+        for begin in range(0, len(octets), PIECE_OCTETS):
+            piece = octets[begin : begin + PIECE_OCTETS]
+            self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))  # a chunk
+        return True
 
     def _listen(self, take: Callable[[bytes], None]) -> None:
         self._take = take
@@ -174,22 +193,19 @@ def node_of(connection: Connection, now: float, *, expired_for_s: float = 0.0) -
     TLS has checked the chain and that the key is there; the dates are checked here, so that
     a node that was away for long gets a sentence, and may renew: `expired_for_s`.
     """
-    if connection.certificate is None:
-        raise CertificateRequired("the connection has no client certificate")
-    certificate = x509.load_der_x509_certificate(connection.certificate)
-    if now < certificate.not_valid_before_utc.timestamp():
+    shown = _checked(connection)
+    if now < shown.begins:
         raise CertificateRequired("the client certificate is not valid yet", "check the clocks")
-    if now >= certificate.not_valid_after_utc.timestamp() + expired_for_s:
+    if now >= shown.ends + expired_for_s:
         raise CertificateRequired(
             "the client certificate has expired",
             "check the clock; the agent renews by itself up to 30 days after the end, then "
             "leave and join again with a new token",
             code="certificate_expired",
         )
-    node_id = _subject_node(certificate)
-    if node_id is None or not _is_for_clients(certificate):
+    if not _is_node(shown.subject) or not shown.is_for_clients:
         raise CertificateRequired("the client certificate is not that of a node")
-    return node_id
+    return shown.subject
 
 
 def appliance_of(connection: Connection, now: float) -> None:
@@ -197,30 +213,20 @@ def appliance_of(connection: Connection, now: float) -> None:
 
     Its certificate is one that no node can have: the subject of a node's is its ID, a UUID.
     """
-    if connection.certificate is None:
-        raise CertificateRequired("the connection has no client certificate")
-    certificate = x509.load_der_x509_certificate(connection.certificate)
-    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    is_in_time = begins.timestamp() <= now < ends.timestamp()
-    if not is_in_time or _subject(certificate) != APPLIANCE or not _is_for_clients(certificate):
+    shown = _checked(connection)
+    is_in_time = shown.begins <= now < shown.ends
+    if not is_in_time or shown.subject != APPLIANCE or not shown.is_for_clients:
         raise CertificateRequired("the client certificate is not that of an appliance")
 
 
 def issued_at_of(connection: Connection) -> float:
     """Return when the client's certificate begins, in seconds since 1970."""
-    if connection.certificate is None:
-        return 0.0
-    certificate = x509.load_der_x509_certificate(connection.certificate)
-    return certificate.not_valid_before_utc.timestamp()
+    return _shown(connection.certificate).begins if connection.certificate else 0.0
 
 
 def control_key_of(connection: Connection) -> str:
     """Return the hex SHA-256 of the public key that the client has proved to hold, or nothing."""
-    if connection.certificate is None:
-        return ""
-    key = x509.load_der_x509_certificate(connection.certificate).public_key()
-    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).hexdigest()
+    return _shown(connection.certificate).control_key if connection.certificate else ""
 
 
 def issuer_of(connection: Connection) -> str:
@@ -229,9 +235,7 @@ def issuer_of(connection: Connection) -> str:
     TLS has checked the signature by that key: it believes no authority that has another
     identifier than the one that the certificate names.
     """
-    if connection.certificate is None:
-        return ""
-    return issuer_id_of(x509.load_der_x509_certificate(connection.certificate))
+    return _shown(connection.certificate).issuer if connection.certificate else ""
 
 
 def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
@@ -269,6 +273,27 @@ def _peer_certificate(transport: asyncio.Transport) -> bytes | None:
     return certificate
 
 
+def _checked(connection: Connection) -> _Shown:
+    if connection.certificate is None:
+        raise CertificateRequired("the connection has no client certificate")
+    return _shown(connection.certificate)
+
+
+@lru_cache(_REMEMBERED)
+def _shown(octets: bytes) -> _Shown:
+    """Return what a certificate says; a request asks for it several times."""
+    certificate = x509.load_der_x509_certificate(octets)
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return _Shown(
+        subject=_subject(certificate),
+        begins=certificate.not_valid_before_utc.timestamp(),
+        ends=certificate.not_valid_after_utc.timestamp(),
+        is_for_clients=_is_for_clients(certificate),
+        control_key=hashlib.sha256(spki).hexdigest(),
+        issuer=issuer_id_of(certificate),
+    )
+
+
 def _subject(certificate: x509.Certificate) -> str:
     subject = list(certificate.subject)
     if len(subject) != 1 or subject[0].oid != NameOID.COMMON_NAME:
@@ -276,12 +301,11 @@ def _subject(certificate: x509.Certificate) -> str:
     return str(subject[0].value)
 
 
-def _subject_node(certificate: x509.Certificate) -> str | None:
-    name = _subject(certificate)
+def _is_node(name: str) -> bool:
     try:
-        return name if str(uuid.UUID(name)) == name else None
+        return str(uuid.UUID(name)) == name
     except ValueError:
-        return None
+        return False
 
 
 def _is_for_clients(certificate: x509.Certificate) -> bool:

@@ -18,7 +18,7 @@ _NOTHING_LONG: Long = MappingProxyType({})
 
 
 class QuorumGuard:
-    """ASGI middleware, outermost; `open_paths` are answered with or without a quorum."""
+    """ASGI middleware around the application; `open_paths` need no quorum."""
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import struct
 import sys
 import unicodedata
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 from cairn_agent.protocol import telemetry as wire
@@ -19,42 +20,50 @@ POINT_EVERY_S, POINTS_MAX = 30.0, 120  # of one path's history: an hour
 _PATHS = frozenset({"direct", "relayed", "gateway"})
 # Seconds after the point before, milliseconds with three digits that count, ten-thousandths.
 _POINT = struct.Struct("=HeH")
+_AT = struct.Struct("=d")
+_SPAN = struct.Struct("=dd")  # before the points: when the oldest and the newest are of
 _PAST_MAX_S, _RTT_MAX_MS, _LOSS_PARTS = 65_535, 65_504.0, 10_000
 _report = msgspec.json.Decoder(wire.Report)
 _INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """How a peer is reached: what a session's end or another path changes."""
-
-    session: str = "down"
-    path: str = ""
-
-
-class PeerKnown(msgspec.Struct, gc=False):
+class PeerKnown(bytes):
     """What a node said last of a peer in a vSubnet, and when (seconds since 1970).
 
-    It is kept as it is sent to other appliances: there are twenty for each node, which are read
-    only while somebody looks, and a third as large like this.
+    Packed into one object: there are twenty for each node, which are read only while somebody
+    looks, and take half of what they do as JSON.
     """
 
-    packed: msgspec.Raw = msgspec.field(name="said")
-    at: float
+    __slots__ = ()
 
     @classmethod
     def of(cls, said: wire.PeerSaid, at: float) -> PeerKnown:
         """Return what was said at a time."""
-        return cls(msgspec.Raw(msgspec.json.encode(said)), at)
+        return cls(_AT.pack(at) + _pack(msgspec.structs.astuple(said)))
+
+    @property
+    def at(self) -> float:
+        """When it was said."""
+        return float(_AT.unpack_from(self)[0])
 
     @property
     def said(self) -> wire.PeerSaid:
         """What the node said."""
-        return _peer.decode(self.packed)
+        return wire.PeerSaid(*self._fields())
 
     @property
-    def standing(self) -> Standing:
-        """The part of it that is news."""
-        return _standing.decode(self.packed)
+    def standing(self) -> tuple[str, str]:
+        """Session and path: what is news where it is another one."""
+        _, _, session, path, *_ = self._fields()
+        return session, path
+
+    def _fields(self) -> list[Any]:
+        fields: list[Any] = _unpack(memoryview(self)[_AT.size :])
+        return fields
+
+    def shifted(self, seconds: float) -> PeerKnown:
+        """Return it with its time on a clock that is so far ahead."""
+        return PeerKnown(_AT.pack(self.at + seconds) + self[_AT.size :])
 
 
 class NodeRecord(msgspec.Struct):
@@ -79,10 +88,7 @@ class NodeRecord(msgspec.Struct):
 
     def shifted(self, seconds: float) -> NodeRecord:
         """Return the record with its times on a clock that is so far ahead."""
-        peers = {
-            sys.intern(key): PeerKnown(known.packed.copy(), known.at + seconds)
-            for key, known in self.peers.items()
-        }
+        peers = {sys.intern(key): known.shifted(seconds) for key, known in self.peers.items()}
         return msgspec.structs.replace(
             self, at=self.at + seconds, measured_at=self.measured_at + seconds, peers=peers
         )
@@ -97,53 +103,64 @@ class Shared(msgspec.Struct):
     nodes: list[NodeRecord]
 
 
-class History:
-    """The last hour of one path, thirty seconds apart: six octets a point."""
+def extended(history: bytes, at: float, rtt_ms: float, loss: float) -> bytes:
+    """Return the history of a path with a point more, where the last one is old enough.
 
-    __slots__ = ("_first", "_last", "_points")
+    It is the last hour, thirty seconds apart, six octets a point; the oldest goes. There are
+    twenty for each node: one object is a third of what an object with its parts is.
+    """
+    first, last = _SPAN.unpack_from(history) if history else (0.0, 0.0)
+    if at - last < POINT_EVERY_S:
+        return history
+    points = history[_SPAN.size :]
+    past_s = round(at - last) if points else 0
+    if past_s > _PAST_MAX_S:
+        points, past_s = b"", 0
+    if not points:
+        first = last = at
+    last += past_s
+    points += _POINT.pack(past_s, min(rtt_ms, _RTT_MAX_MS), round(loss * _LOSS_PARTS))
+    if len(points) > _POINT.size * POINTS_MAX:
+        points = points[_POINT.size :]
+        first += _POINT.unpack_from(points)[0]
+    return _SPAN.pack(first, last) + points
 
-    def __init__(self) -> None:
-        self._points = bytearray()
-        self._first = 0.0  # when the oldest point is of
-        self._last = 0.0
 
-    def add(self, at: float, rtt_ms: float, loss: float) -> None:
-        """Add a point where the last one is old enough; the oldest goes."""
-        if at - self._last < POINT_EVERY_S:
-            return
-        past_s = round(at - self._last) if self._points else 0
-        if past_s > _PAST_MAX_S:
-            self._points.clear()
-            past_s = 0
-        if not self._points:
-            self._first = self._last = at
-        self._last += past_s
-        point = past_s, min(rtt_ms, _RTT_MAX_MS), round(loss * _LOSS_PARTS)
-        self._points += _POINT.pack(*point)
-        if len(self._points) > _POINT.size * POINTS_MAX:
-            self._first += _POINT.unpack_from(self._points, _POINT.size)[0]
-            del self._points[: _POINT.size]
+def points_of(history: bytes) -> Iterator[tuple[float, float, float]]:
+    """Yield (seconds since 1970, ms, loss), oldest first."""
+    at, _ = _SPAN.unpack_from(history)
+    for number, (past_s, rtt_ms, loss) in enumerate(_POINT.iter_unpack(history[_SPAN.size :])):
+        at += past_s if number else 0
+        yield at, rtt_ms, loss / _LOSS_PARTS
 
-    def points(self) -> Iterator[tuple[float, float, float]]:
-        """Yield (seconds since 1970, ms, loss), oldest first."""
-        at = self._first
-        for number, (past_s, rtt_ms, loss) in enumerate(_POINT.iter_unpack(self._points)):
-            at += past_s if number else 0
-            yield at, rtt_ms, loss / _LOSS_PARTS
+
+class _PeerShared(msgspec.Struct):
+    said: wire.PeerSaid
+    at: float
+
+
+def encoded_shared(shared: Shared) -> bytes:
+    """Return what one appliance tells another."""
+    return msgspec.json.encode(shared, enc_hook=_as_shared)
 
 
 def decoded_shared(octets: bytes) -> Shared:
     """Return what another appliance tells; raise msgspec.MsgspecError for what is none."""
-    shared = _shared.decode(octets)
-    for record in shared.nodes:
-        for known in record.peers.values():
-            _peer.decode(known.packed)
-    return shared
+    return _shared.decode(octets)
 
 
-_peer = msgspec.json.Decoder(wire.PeerSaid)
-_standing = msgspec.json.Decoder(Standing)
-_shared = msgspec.json.Decoder(Shared)
+def _as_shared(known: PeerKnown) -> _PeerShared:
+    return _PeerShared(known.said, known.at)
+
+
+def _from_shared(_kind: type, told: object) -> PeerKnown:
+    peer = msgspec.convert(told, _PeerShared)
+    return PeerKnown.of(peer.said, peer.at)
+
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
+_shared = msgspec.json.Decoder(Shared, dec_hook=_from_shared)
 
 
 def storm_dropped(said: wire.VSubnetSaid) -> int:

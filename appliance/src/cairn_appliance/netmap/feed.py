@@ -31,10 +31,11 @@ class Feed:
         self._in_sync = b""  # the last word
         self.is_finished = False
 
-    def pull(self) -> Iterator[bytes]:
+    def pull(self, *, is_touched: bool = True) -> Iterator[bytes]:
         """Yield the lines that bring the node up to the revision of now.
 
-        They end with `in_sync`, also when there was nothing else to say: the heartbeat.
+        They end with `in_sync`, also when there was nothing else to say: the heartbeat. Where
+        nothing was touched that the node's own document is made of, it isn't made again.
         Once the node is removed the last line says so, and the feed is finished.
         """
         netmaps = self._netmaps
@@ -61,8 +62,8 @@ class Feed:
             if not self._resumes:
                 yield _line(wire.Reset(netmaps.cluster.id, netmaps.cluster.incarnation))
         revision = netmaps.revision
-        lines = [*self._trust_lines(), *self._node_lines(), *self._vsubnet_lines()]
-        yield from lines
+        own = self._node_lines() if is_touched else ()
+        yield from [*self._trust_lines(), *own, *self._vsubnet_lines()]
         self._in_sync = _line(wire.InSync(revision))
         yield self._in_sync
 

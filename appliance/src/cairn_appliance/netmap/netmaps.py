@@ -42,6 +42,8 @@ class Netmaps:
         self.snapshot = Snapshot()
         self._topics: dict[str, Topic] = {}  # by vSubnet ID
         self._is_loaded = False
+        # The nodes whose own document the last `take` may have changed.
+        self.touched: frozenset[str] = frozenset()
 
     @property
     def revision(self) -> int:
@@ -73,6 +75,7 @@ class Netmaps:
             concerned |= touched.nodes
             pending |= self._render(touched)
             self._is_loaded = True
+        self.touched = frozenset(concerned)
         appliances = self.snapshot.appliances_by_name()
         self.cluster = self._without_appliances.served_by(appliances)
         for vsubnet_id in pending:

@@ -102,10 +102,14 @@ class Snapshot:
         """Return the revision at which the node became a member."""
         return self._versions.get(keys.member(vsubnet, node), (0, 0))[0]
 
+    def written_at(self, key: str) -> int:
+        """Return the revision of a key's last write; 0 where there is no such key."""
+        return self._versions.get(key, (0, 0))[1]
+
     @property
     def trust_at(self) -> int:
         """The revision of the cluster's keys; 0 while none was ever replaced."""
-        return self._versions.get(keys.TRUST, (0, 0))[1]
+        return self.written_at(keys.TRUST)
 
     def changed_at(self, vsubnet: str) -> int:
         """Return a revision since which the vSubnet's document has not changed, nor its signature.
@@ -115,7 +119,7 @@ class Snapshot:
         places = [keys.vsubnet(vsubnet), keys.psks(vsubnet), keys.TRUST]
         for node in self.members_of(vsubnet):
             places += [keys.member(vsubnet, node), keys.node(node), keys.registration(node)]
-        return max(self._versions.get(place, (0, 0))[1] for place in places)
+        return max(map(self.written_at, places))
 
     def apply(self, change: Reset | Events) -> Touched:
         """Take a change over and return what it may have changed.

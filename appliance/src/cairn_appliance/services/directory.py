@@ -12,7 +12,7 @@ from cairn_appliance.domain.errors import (
 from cairn_appliance.domain.node import Node, NodeState
 from cairn_appliance.services.stored import Stored, read, read_all
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Store
+from cairn_appliance.store.port import Item, Store
 
 
 async def find_node(store: Store, reference: str) -> Stored[Node]:
@@ -41,11 +41,16 @@ async def find_node(store: Store, reference: str) -> Stored[Node]:
 
 async def living_node(store: Store, node_id: str) -> Stored[Node]:
     """Return the node that asks for itself; raise NodeRemoved if it is none any more."""
-    found = await read(store, records.nodes, keys.node(node_id))
-    if found is None:
+    return living(await store.get(keys.node(node_id)))
+
+
+def living(item: Item | None) -> Stored[Node]:
+    """Return the node that a key holds; raise NodeRemoved if it is none any more."""
+    if item is None:
         raise NodeRemoved("this cluster does not know the node")
-    check_not_removed(found.value)
-    return found
+    node = Stored(records.nodes.decode(item), item.revision)
+    check_not_removed(node.value)
+    return node
 
 
 def check_not_removed(node: Node) -> None:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from cairn_appliance.domain.errors import DuplicateNode, Invalid, NodeFrozen, Unavailable
+from cairn_appliance.domain.errors import (
+    DuplicateNode,
+    Invalid,
+    NodeFrozen,
+    Unavailable,
+)
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.generation import (
     REGISTERED_LATELY_S,
@@ -20,16 +26,17 @@ from cairn_appliance.domain.generation import (
 )
 from cairn_appliance.domain.identity import Actor, ActorKind, Facts
 from cairn_appliance.domain.node import Copies, Node, NodeState, Registration
+from cairn_appliance.netmap.snapshot import Snapshot
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
-from cairn_appliance.services.directory import check_key, living_node
+from cairn_appliance.services.directory import check_key, living, living_node
 from cairn_appliance.services.enrolment import host_name
 from cairn_appliance.services.events import Journal
 from cairn_appliance.services.nodes import Nodes
 from cairn_appliance.services.presence import PresenceBoard
 from cairn_appliance.services.stored import Stored, read
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Compare, Put, Store
+from cairn_appliance.store.port import Compare, Conflict, Put, Store
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +89,9 @@ class Registry:
         journal: Journal,
         clock: Clock = wall_clock,
         answers: Answers | None = None,
+        snapshot: Snapshot | None = None,
     ) -> None:
+        self._snapshot = snapshot or Snapshot()
         self._answers = answers or _nobody_knows
         self._store = store
         self._nodes = nodes
@@ -99,14 +108,39 @@ class Registry:
         `address` is where the appliance saw the node come from.
         """
         report = replace(report, endpoints=checked_endpoints(report.endpoints))
-        return await until_committed(lambda: self._register(node_id, report, address))
+        known = self._remembered(node_id)
+        if known and _is_plain(known[0].value, known[1].value, report):
+            # Most do nothing but go on: what is in memory will do, as the commit compares it.
+            with suppress(Conflict):
+                return await self._register(*known, report, address)
 
-    async def _register(self, node_id: str, report: Report, address: str) -> Registered:
-        node = await living_node(self._store, node_id)
+        async def as_stored() -> Registered:
+            return await self._register(*await self._stored(node_id), report, address)
+
+        return await until_committed(as_stored)
+
+    def _remembered(self, node_id: str) -> tuple[Stored[Node], Stored[Registration]] | None:
+        """Return what this replica has seen of a node; it may be behind."""
+        snapshot = self._snapshot
+        node, registration = snapshot.nodes.get(node_id), snapshot.registrations.get(node_id)
+        if node is None or registration is None:
+            return None
+        node_at, registered_at = map(snapshot.written_at, _places(node_id))
+        return Stored(node, node_at), Stored(registration, registered_at)
+
+    async def _stored(self, node_id: str) -> tuple[Stored[Node], Stored[Registration]]:
+        """Return a node that is there and what it last registered; raise NodeRemoved."""
+        node, item = await self._store.get_all(_places(node_id))
+        if item is None:
+            return living(node), Stored(Registration(node_id), 0)
+        return living(node), Stored(records.registrations.decode(item), item.revision)
+
+    async def _register(
+        self, node: Stored[Node], old: Stored[Registration], report: Report, address: str
+    ) -> Registered:
+        node_id, registration = node.value.id, old.value
         check_key(node.value, report.control_key)
         key = keys.registration(node_id)
-        old = await read(self._store, records.registrations, key)
-        registration = old.value if old else Registration(node_id)
         if registration.frozen_at:
             raise NodeFrozen(f"node {node.value.name} is frozen: two machines fought for it")
         same_machine = registration.facts.same_machine(report.facts)
@@ -130,11 +164,11 @@ class Registry:
         if decision is Decision.DUPLICATE:
             await self._refuse_duplicate(node.value, registration, report, address)
         if decision is Decision.FREEZE:
-            await self._freeze(node, Stored(registration, old.revision if old else 0), address)
+            await self._freeze(node, old, address)
         registration = replace(registration, takeovers=takeovers)
         new = _renewed(registration, report, decision, _plain(address), self._clock())
         compares = [Compare(keys.node(node_id), node.revision)]
-        compares.append(Compare(key, old.revision if old else 0))
+        compares.append(Compare(key, old.revision))
         writes = [Put(key, records.registrations.encode(new))]
         name = host_name(report.name, node_id)
         # A node that its peers brought back after a restore has its key on record from now on.
@@ -159,9 +193,9 @@ class Registry:
 
         A stream that begins no earlier shows the node what it has just registered.
         """
-        node = await living_node(self._store, node_id)
+        item, registration = await self._store.get_all(_places(node_id))
+        node = living(item)
         check_key(node.value, control_key)
-        registration = await self._store.get(keys.registration(node_id))
         return max(node.revision, registration.revision if registration else 0)
 
     async def leave(self, node_id: str, reason: str, address: str, control_key: str = "") -> None:
@@ -315,6 +349,22 @@ def _endpoint(text: str) -> str:
     if address.is_link_local:
         return ""
     return f"[{address}]:{number}" if address.version == 6 else f"{address}:{number}"
+
+
+def _places(node_id: str) -> tuple[str, str]:
+    return keys.node(node_id), keys.registration(node_id)
+
+
+def _is_plain(node: Node, registration: Registration, report: Report) -> bool:
+    """Return whether the same machine goes on as the node that it is."""
+    return (
+        node.state is not NodeState.REMOVED
+        and not node.became
+        and report.control_key not in node.lost_keys
+        and not registration.frozen_at
+        and registration.facts.same_machine(report.facts)
+        and report.generation >= registration.generation.current
+    )
 
 
 def _renewed(

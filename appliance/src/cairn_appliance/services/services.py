@@ -141,7 +141,9 @@ def build(
         presence=presence,
         enrolment=enrolment,
         duplicates=Duplicates(store, enrolment, journal, clock),
-        registry=Registry(store, nodes, presence, journal, clock, streams.answers),
+        registry=Registry(
+            store, nodes, presence, journal, clock, streams.answers, netmaps.snapshot
+        ),
         netmaps=netmaps,
         streams=streams,
         restoration=restoration,

@@ -9,7 +9,8 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import aclosing
+from collections.abc import Set as AbstractSet
+from contextlib import aclosing, suppress
 
 from cairn_agent.protocol import netmap as wire
 from prometheus_client import Histogram
@@ -18,19 +19,21 @@ from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.netmap.feed import Feed
 from cairn_appliance.netmap.netmaps import Netmaps
 from cairn_appliance.services.presence import PresenceBoard
-from cairn_appliance.services.words import Say, Words
+from cairn_appliance.services.words import Words
 from cairn_appliance.store.keys import MAP
 from cairn_appliance.store.port import Events, Progress, Reset, Store
 
 log = logging.getLogger(__name__)
 
 COALESCE_S = 0.05  # how long a change waits for others to come with it, at least
-PER_STREAM_S = 0.0005  # between two rounds, for each stream that the former had news for
+PER_STREAM_S = 0.0004  # between two rounds, for each stream that the former had news for
 ROUNDS_APART_S = 0.5  # at most: a removed node is cut off within a second, whatever else changes
 OVERLOADED_S = 1.0  # and at most so much where the machine can't keep up
 REST = 2.0  # between two rounds, of the time that the former took to serve
 SHORT_OCTETS = 2048  # of a line
-WAKE_AT_ONCE = 50  # streams; then other work has its turn
+SERVED_AT_ONCE = 50  # streams; then other work has its turn
+SAID_OCTETS = 32 * 1024  # news of a stream; more waits for its reader in between
+LOOKED_AT_EVERY_S = 60.0  # each stream, whether or not anything was touched
 CATCH_UP_S = 5.0  # how long a stream from a replica that is ahead waits for this one
 # Full jitter, so that not everybody comes to the next replica at once: it lets in several
 # hundred a second. Few have no reason to wait long.
@@ -42,7 +45,44 @@ _LOOK_S = 0.02
 _FAN_OUT_BUCKETS = (0.06, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 HeardS = Callable[[], float]
+Say = Callable[[bytes], bool]  # sends it at once, or says that the reader is slow
 Change = Reset | Events | Progress
+
+
+class _Stream:
+    """A stream as rounds see it: while it waits its news are said without its task.
+
+    To wake a task, and to go through all the layers of HTTP, costs several times what the news do.
+    """
+
+    def __init__(self, feed: Feed, say: Say, is_believed: Callable[[], bool]) -> None:
+        self.feed = feed
+        self.wake = asyncio.Event()
+        self.is_waiting = False
+        self._say = say
+        self._is_believed = is_believed
+        self._unsaid: list[bytes] = []
+
+    def serve(self, *, is_touched: bool) -> None:
+        """Say what is new, or have the task do it where that isn't done at once."""
+        if self.is_waiting and self._is_believed():
+            lines = list(self.feed.pull(is_touched=is_touched))
+            octets = b"".join(lines)
+            is_short = len(octets) <= SAID_OCTETS and not self.feed.is_finished
+            if is_short and self._say(octets):
+                return
+            self._unsaid, self.is_waiting = lines, False
+        self.wake.set()
+
+    def pull(self) -> list[bytes]:
+        """Return what the task has to send."""
+        lines, self._unsaid = self._unsaid, []
+        return lines if self.feed.is_finished else [*lines, *self.feed.pull()]
+
+    def repeat(self) -> None:
+        """Say the last word again: the node holds this, and all is well."""
+        if self.is_waiting:
+            self._say(self.feed.last_word())
 
 
 class Streams:
@@ -59,17 +99,17 @@ class Streams:
         self._told = told  # of each change, once the netmaps have it
         self._netmaps = netmaps
         self._presence = presence
-        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._waiting: defaultdict[str, set[_Stream]] = defaultdict(set)
         self._heard: defaultdict[str, list[HeardS]] = defaultdict(list)
         self._moved = asyncio.Condition()
-        self._words = Words(self._word_every_s)
+        self._words = Words(lambda: self._netmaps.word_every_s)
         self._is_closing = False
         self._sent_away = 0  # how often
         self._spread_ms = GO_AWAY_MAX_MS  # over which those who are sent away come elsewhere
         self.count = 0
         self.fan_out = Histogram(
             "cairn_netmap_fan_out_seconds",
-            "From a change of the store, as seen here, until every stream concerned was woken",
+            "From a change of the store, as seen here, until every stream concerned was served",
             buckets=_FAN_OUT_BUCKETS,
             registry=None,
         )
@@ -101,14 +141,14 @@ class Streams:
         *,
         known_at: int = 0,
         heard_s: HeardS = lambda: math.inf,
-        say: Say = lambda _: None,
+        say: Say = lambda _: False,
         trust: str = "",
         is_believed: Callable[[], bool] = lambda: True,
     ) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a node's stream until it is removed or this replica closes.
 
-        `heard_s` says how long ago the node's machine acknowledged what was sent; `say` sends a
-        line while this yields none; `trust` is what the node keeps of whom to trust,
+        `heard_s` says how long ago the node's machine acknowledged what was sent; `say` sends
+        lines while this yields none; `trust` is what the node keeps of whom to trust,
         `is_believed` says whether its certificate still proves anything.
         Short lines that are due together come as one, since each costs a write on its own.
         Raises Unavailable before the first line if this replica has not got as far as the
@@ -118,21 +158,20 @@ class Streams:
         is_same = incarnation == self._netmaps.cluster.incarnation
         await self._catch_up(max(known_at, after if is_same else 0))
         feed = Feed(self._netmaps, node_id, incarnation, after, trust)
-        wake = asyncio.Event()
-        self._waiting[node_id].add(wake)
+        stream = _Stream(feed, say, is_believed)
+        self._waiting[node_id].add(stream)
         self._heard[node_id].append(heard_s)
         self._presence.connected(node_id)
         self.count += 1
         begun = self._sent_away
         try:
             while not self._is_closing and self._sent_away == begun and is_believed():
-                wake.clear()
-                for lines in _together(list(feed.pull())):
+                stream.wake.clear()
+                for lines in _together(stream.pull()):
                     yield lines
                 if feed.is_finished:
                     return
-                with self._words.repeated(say, feed.last_word()):
-                    await self._next(wake)
+                await self._next(stream)
             after_ms = random.randrange(self._spread_ms)
             yield wire.encode(wire.GoAway(after_ms)) + b"\n"
         finally:
@@ -142,7 +181,7 @@ class Streams:
             if not self._heard[node_id]:
                 del self._heard[node_id]
             waiting = self._waiting[node_id]
-            waiting.discard(wake)
+            waiting.discard(stream)
             if not waiting:
                 del self._waiting[node_id]
 
@@ -181,18 +220,15 @@ class Streams:
         self._sent_away += 1
         self._wake(set(self._waiting))
 
-    async def _next(self, wake: asyncio.Event) -> None:
-        """Wait until there is something to say, at most for a heartbeat."""
-        try:
-            async with asyncio.timeout(self._netmaps.cluster.heartbeat_s):
-                await wake.wait()
-        except TimeoutError:
-            return
-
-    def _word_every_s(self) -> float | None:
-        """Return how often a word is due that is not a heartbeat anyway; None: never."""
-        every_s = self._netmaps.word_every_s
-        return every_s if every_s < self._netmaps.cluster.heartbeat_s else None
+    async def _next(self, stream: _Stream) -> None:
+        """Wait until the task has something to say, or to look; until then others speak for it."""
+        with self._words.repeated(stream.repeat), suppress(TimeoutError):
+            stream.is_waiting = not stream.wake.is_set()
+            try:
+                async with asyncio.timeout(LOOKED_AT_EVERY_S):
+                    await stream.wake.wait()
+            finally:
+                stream.is_waiting = False
 
     async def _catch_up(self, revision: int) -> None:
         try:
@@ -222,22 +258,24 @@ class Streams:
             async with self._moved:
                 self._moved.notify_all()
             begun = clock()
-            await self._wake_in_turns(concerned)
+            await self._serve_in_turns(concerned, self._netmaps.touched)
             if concerned:
                 self.fan_out.observe(clock() - came)
                 not_before = clock() + _rest_s(len(concerned), clock() - begun)
 
-    async def _wake_in_turns(self, node_ids: set[str]) -> None:
-        """Wake the streams in a random order, and let others have the loop in between."""
+    async def _serve_in_turns(self, node_ids: set[str], touched: AbstractSet[str]) -> None:
+        """Serve the streams in a random order, and let others have the loop in between."""
         in_turn = random.sample(sorted(node_ids), len(node_ids))
-        for begin in range(0, len(in_turn), WAKE_AT_ONCE):
-            self._wake(in_turn[begin : begin + WAKE_AT_ONCE])
+        for begin in range(0, len(in_turn), SERVED_AT_ONCE):
+            for node_id in in_turn[begin : begin + SERVED_AT_ONCE]:
+                for stream in self._waiting.get(node_id, ()):
+                    stream.serve(is_touched=node_id in touched)
             await asyncio.sleep(0)
 
     def _wake(self, node_ids: Iterable[str]) -> None:
         for node_id in node_ids:
-            for wake in self._waiting.get(node_id, ()):
-                wake.set()
+            for stream in self._waiting.get(node_id, ()):
+                stream.wake.set()
 
 
 def _rest_s(streams: int, took_s: float) -> float:

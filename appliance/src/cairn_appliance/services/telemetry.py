@@ -20,14 +20,15 @@ from cairn_agent.protocol import telemetry as wire
 from cairn_appliance.domain.telemetry import (
     KEPT_S,
     PEERS_KEPT,
-    History,
     NodeRecord,
     PeerKnown,
     Shared,
-    Standing,
     bum_sent,
     decoded,
+    encoded_shared,
+    extended,
     loss_of,
+    points_of,
     storm_dropped,
 )
 from cairn_appliance.netmap.netmaps import Netmaps
@@ -57,7 +58,7 @@ class TelemetryBoard:
         self._monotonic = monotonic
         self._mine: dict[str, NodeRecord] = {}
         self._others: dict[str, dict[str, NodeRecord]] = {}  # by appliance, by node
-        self._history: dict[tuple[str, str], History] = {}  # by the two nodes, in order
+        self._history: dict[tuple[str, str], bytes] = {}  # by the two nodes, in order
         self._version = 0
         self._instance = os.getrandom(8).hex()
         self._watched_until = float("-inf")
@@ -121,7 +122,7 @@ class TelemetryBoard:
             known = record.peers.get(key)
             if known is None and len(record.peers) >= PEERS_KEPT:
                 continue
-            if known is None or known.standing != Standing(peer.session, peer.path):
+            if known is None or known.standing != (peer.session, peer.path):
                 has_turned = True
             record.peers[key] = PeerKnown.of(peer, now)
             self._note(record.node, peer, now)
@@ -131,17 +132,19 @@ class TelemetryBoard:
         """Add to the history of the path; the node whose ID is lower tells it."""
         if peer.rtt_us is None or peer.session != "up" or node > peer.node:
             return
-        history = self._history.get((node, peer.node))
-        if history is None:
-            if len(self._history) >= PATHS_MAX:
-                return
-            history = self._history[node, peer.node] = History()
-        history.add(now, peer.rtt_us / 1000, loss_of(peer.lost, peer.probes) or 0.0)
+        path = node, peer.node
+        history = self._history.get(path, b"")
+        if not history and len(self._history) >= PATHS_MAX:
+            return
+        loss = loss_of(peer.lost, peer.probes) or 0.0
+        longer = extended(history, now, peer.rtt_us / 1000, loss)
+        if longer is not history:
+            self._history[path] = longer
 
     def history(self, a: str, b: str) -> list[tuple[float, float, float]]:
         """Return (at, ms, loss) of a path, oldest first, as far as this replica has it."""
         known = self._history.get((min(a, b), max(a, b)))
-        return list(known.points()) if known else []
+        return list(points_of(known)) if known else []
 
     async def look(self) -> None:
         """Have the others' boards read, and kept fresh for a while."""
@@ -180,7 +183,7 @@ class TelemetryBoard:
         begin = after if instance == self._instance else 0
         changed = [each for each in self._mine.values() if each.version > begin]
         shared = Shared(self._instance, self._version, self._clock(), changed)
-        return msgspec.json.encode(shared)
+        return encoded_shared(shared)
 
     def merge(self, appliance: str, shared: Shared, *, is_anew: bool) -> None:
         """Take over what another replica has; `is_anew`: what it had before is over."""
@@ -194,8 +197,8 @@ class TelemetryBoard:
             known[record.node] = record
             if old is None or not _alike(old, record) or _sessions(old) != _sessions(record):
                 turned.append(record.node)
-            for peer in record.peers.values():
-                self._note(record.node, peer.said, peer.at)
+            for known_peer in record.peers.values():
+                self._note(record.node, known_peer.said, known_peer.at)
         if turned:
             self._news.changed("topology", turned)
         if shared.nodes:
@@ -253,5 +256,5 @@ def _alike(old: NodeRecord, new: NodeRecord) -> bool:
     return old.problems == new.problems and old.dataplane.is_up == new.dataplane.is_up
 
 
-def _sessions(record: NodeRecord) -> dict[str, Standing]:
+def _sessions(record: NodeRecord) -> dict[str, tuple[str, str]]:
     return {key: known.standing for key, known in record.peers.items()}

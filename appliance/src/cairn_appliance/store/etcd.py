@@ -151,6 +151,13 @@ class EtcdStore:
         answer = await self._range(rpc_pb2.RangeRequest(key=key.encode()))
         return _item(answer.kvs[0]) if answer.kvs else None
 
+    async def get_all(self, keys: Sequence[str]) -> tuple[Item | None, ...]:
+        """Return the items of these keys as one linearizable read."""
+        request = rpc_pb2.TxnRequest(success=[_read_of(key) for key in keys])
+        answer = await self._caller.read(lambda c: rpc_pb2_grpc.KVStub(c).Txn, request)
+        found = [each.response_range.kvs for each in answer.responses]
+        return tuple(_item(kvs[0]) if kvs else None for kvs in found)
+
     async def list(self, prefix: str) -> Listing:
         """Return all items under the prefix at one revision, page by page."""
         for _ in range(_LIST_TRIES):
@@ -175,13 +182,7 @@ class EtcdStore:
     async def write_and_read(self, writes: Sequence[Put], read: Sequence[str]) -> Listing:
         """Do all writes and return these keys as they are with them; see the port."""
         check_transaction((), writes)
-        asked = [rpc_pb2.RangeRequest(key=key.encode()) for key in read]
-        request = rpc_pb2.TxnRequest(
-            success=[
-                *map(_operation, writes),
-                *(rpc_pb2.RequestOp(request_range=each) for each in asked),
-            ]
-        )
+        request = rpc_pb2.TxnRequest(success=[*map(_operation, writes), *map(_read_of, read)])
         answer = await self._caller.write(lambda c: rpc_pb2_grpc.KVStub(c).Txn, request)
         ranges = [each.response_range for each in answer.responses[len(writes) :]]
         items = tuple(_item(kv) for each in ranges for kv in each.kvs)
@@ -396,6 +397,10 @@ def _operation(write: Put | Delete) -> rpc_pb2.RequestOp:
         return rpc_pb2.RequestOp(request_delete_range=rpc_pb2.DeleteRangeRequest(key=key))
     put = rpc_pb2.PutRequest(key=key, value=write.value, lease=write.lease)
     return rpc_pb2.RequestOp(request_put=put)
+
+
+def _read_of(key: str) -> rpc_pb2.RequestOp:
+    return rpc_pb2.RequestOp(request_range=rpc_pb2.RangeRequest(key=key.encode()))
 
 
 def _prefix_end(prefix: str) -> bytes:

@@ -77,6 +77,11 @@ class MemoryStore:
         self._check_available()
         return self._items.get(key)
 
+    async def get_all(self, keys: Sequence[str]) -> tuple[Item | None, ...]:
+        """Return the items of these keys."""
+        self._check_available()
+        return tuple(map(self._items.get, keys))
+
     async def list(self, prefix: str) -> Listing:
         """Return all items under the prefix."""
         self._check_available()

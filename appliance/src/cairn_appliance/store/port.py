@@ -125,6 +125,9 @@ class Store(Protocol):
     async def get(self, key: str) -> Item | None:
         """Return the item as a linearizable read."""
 
+    async def get_all(self, keys: Sequence[str]) -> tuple[Item | None, ...]:
+        """Return the items of these keys, all at one revision, as one linearizable read."""
+
     async def list(self, prefix: str) -> Listing:
         """Return all items under the prefix at one revision (linearizable)."""
 

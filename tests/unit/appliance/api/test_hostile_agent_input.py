@@ -10,6 +10,7 @@ from typing import Any
 
 import schemathesis
 from cairn_appliance.api.agent_v1.app import create_app
+from cairn_appliance.api.agent_v1.stream import Unwound
 from cairn_appliance.api.client_certificate import EXTENSION, Connection
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.store.keys import MAP
@@ -39,7 +40,7 @@ def served(certificate: bytes | None) -> Any:
             await JSONResponse(described())(scope, receive, send)
             return
         connection = Connection(certificate, lambda: None)
-        await APP({**scope, "extensions": {EXTENSION: connection}}, receive, send)
+        await Unwound(APP)({**scope, "extensions": {EXTENSION: connection}}, receive, send)
 
     return app
 

@@ -101,6 +101,23 @@ async def test_a_reader_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
     assert lines.is_closed
 
 
+async def test_what_can_go_at_once_passes_by_the_layers_of_http() -> None:
+    sent: list[bytes] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b"start"))
+
+    def say(piece: bytes) -> bool:
+        if len(sent) == 2:
+            return False  # the reader is slow for once
+        sent.append(b"said " + piece)
+        return True
+
+    lines = Lines(b"2\n", b"3\n", ends=True)
+    await NetmapStream("n", b"1\n", lines(), lambda: None, say=say)({}, never, send)
+    assert sent == [b"start", b"said 1\n", b"2\n", b"said 3\n", b""]
+
+
 async def test_what_has_led_to_a_stream_is_over_before_it_begins() -> None:
     has_returned, sent = asyncio.Event(), []
 

@@ -16,6 +16,7 @@ import pytest
 from cairn_agent.protocol import telemetry as wire
 from cairn_agent.protocol.enrolment import AckRequest
 from cairn_appliance.api.agent_v1 import app as agent_api
+from cairn_appliance.api.agent_v1.stream import Unwound
 from cairn_appliance.api.client_certificate import CertificateProtocol, server_context
 from cairn_appliance.cluster.telemetry_exchange import TelemetryExchange
 from cairn_appliance.domain.cluster import Appliance
@@ -72,7 +73,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     context = server_context(paths["api"], paths["key"], paths["ca"])
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    app = agent_api.create_app(replica.services, lambda: utc_now().timestamp())
+    app = Unwound(agent_api.create_app(replica.services, lambda: utc_now().timestamp()))
     stop = asyncio.Event()
     running = server(app, context, CertificateProtocol, lifespan=False)
     async with AsyncExitStack() as stack:

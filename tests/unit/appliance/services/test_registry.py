@@ -294,3 +294,38 @@ async def test_a_machine_started_elsewhere_after_a_power_failure_waits_and_is_no
     await streaming.aclose()
     await replica.register(node, facts=moved)
     assert (await replica.kinds())[-1] == "node_moved"
+
+
+async def follow_once(replica: Replica) -> None:
+    listing = await replica.memory.list(MAP)
+    replica.services.netmaps.take([Reset(listing.revision, listing.items)])
+
+
+async def test_who_goes_on_is_not_read_from_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    await follow_once(replica)
+
+    async def no_read(keys: object) -> None:
+        raise AssertionError(f"read {keys}")
+
+    with monkeypatch.context() as patched:
+        for name in ("get", "get_all", "list"):
+            patched.setattr(replica.store, name, no_read)
+        await replica.register(node, endpoints=("192.0.2.8:8002",))
+    assert "192.0.2.8:8002" in (await registration(replica, node)).endpoints
+
+
+async def test_what_is_in_memory_may_be_behind() -> None:
+    """The commit tells: then the store says what holds."""
+    replica = Replica()
+    node, gone = await replica.joined("n"), await replica.joined("gone")
+    await follow_once(replica)
+    for number in range(3):
+        await replica.register(node, endpoints=(f"192.0.2.{number + 1}:8002",))
+        found = await registration(replica, node)
+        assert found.endpoints == (f"192.0.2.{number + 1}:8002",)
+    assert found.generation == Generation(4, 5)
+    await replica.services.nodes.remove(gone.id, SYSTEM)
+    with pytest.raises(NodeRemoved):
+        await replica.register(gone)

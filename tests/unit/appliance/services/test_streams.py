@@ -12,7 +12,9 @@ from cairn_agent.protocol import netmap as wire
 from cairn_appliance.domain import cluster as cluster_module
 from cairn_appliance.domain.cluster import Appliance
 from cairn_appliance.domain.errors import Unavailable
+from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.services import streams as streams_module
+from cairn_appliance.services.streams import Say
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.port import Put
 
@@ -21,13 +23,18 @@ from tests.unit.appliance.replica import Replica
 
 
 @contextlib.asynccontextmanager
-async def followed(replica: Replica, node: SimulatedNode) -> AsyncIterator[list[bytes]]:
+async def followed(
+    replica: Replica, node: SimulatedNode, say: Say | None = None
+) -> AsyncIterator[list[bytes]]:
     """Yield the lines of a node's stream as they come."""
     lines: list[bytes] = []
 
+    def said(octets: bytes) -> bool:
+        lines.append(octets)
+        return True
+
     async def follow() -> None:
-        streams = replica.services.streams
-        async for line in streams.lines(node.id, 0, 0, say=lines.append):
+        async for line in replica.services.streams.lines(node.id, 0, 0, say=say or said):
             lines.append(line)
 
     running = asyncio.create_task(replica.services.streams.run())
@@ -101,15 +108,51 @@ async def test_where_a_node_could_go_elsewhere_its_stream_has_a_word_often(
         await until(lambda: b"192.0.2.99" in b"".join(lines))
 
 
-async def test_many_streams_are_woken_though_others_come_in_between() -> None:
+async def test_a_reader_who_can_take_no_more_at_once_gets_it_all_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     replica = Replica()
     await replica.vsubnet()
-    nodes = [await replica.joined(f"n{number}", "red") for number in range(3)]
-    streams = replica.services.streams
-    streams._waiting = {node.id: {asyncio.Event()} for node in nodes}  # type: ignore[assignment]
-    wakes = [wake for waiting in streams._waiting.values() for wake in waiting]
-    await streams._wake_in_turns({node.id for node in nodes} | {"gone"})
-    assert all(wake.is_set() for wake in wakes)
+    node, other = await replica.joined("a", "red"), await replica.joined("b", "red")
+    offered: list[bytes] = []
+
+    def refuse(octets: bytes) -> bool:
+        offered.append(octets)
+        return False
+
+    async with followed(replica, node, refuse) as lines:
+        await replica.register(other, endpoints=("192.0.2.98:8002",))
+        await until(lambda: b"192.0.2.98" in b"".join(lines))
+        monkeypatch.setattr(streams_module, "SAID_OCTETS", 100)
+        offered.clear()
+        await replica.register(other, endpoints=("192.0.2.99:8002",))
+        await until(lambda: b"192.0.2.99" in b"".join(lines))
+        assert not offered, "what is long isn't even offered"
+        assert sum(b"192.0.2.98" in line for line in lines) == 1
+        told = [wire.decode_line(line) for line in b"".join(lines).splitlines()]
+        assert isinstance(told[-1], wire.InSync), "and nothing is in sync before it is sent"
+
+
+async def test_who_waits_gets_news_at_once_and_its_task_is_not_woken() -> None:
+    replica = Replica()
+    await replica.vsubnet()
+    node, other = await replica.joined("a", "red"), await replica.joined("b", "red")
+    said: list[bytes] = []
+
+    def say(octets: bytes) -> bool:
+        said.append(octets)
+        return True
+
+    async with followed(replica, node, say) as lines:
+        begun = len(lines)
+        for number in range(3):
+            await replica.register(other, endpoints=(f"192.0.2.{90 + number}:8002",))
+            await until(lambda: len(said) > number)  # noqa: B023
+            assert f"192.0.2.{90 + number}".encode() in said[-1]
+        await replica.services.nodes.remove(node.id, SYSTEM)
+        await until(lambda: any(b"removed" in line for line in lines))
+        assert len(lines) == begun + 1, "but for the last line, after which the stream ends"
+        assert all(b"in_sync" in octets for octets in said)
 
 
 async def test_who_is_here_when_the_replica_closes_is_sent_on_and_nobody_else_comes() -> None:

@@ -11,7 +11,7 @@ import pytest
 from cairn_agent.protocol import telemetry as wire
 from cairn_appliance.domain import telemetry as domain
 from cairn_appliance.domain.identity import SYSTEM
-from cairn_appliance.domain.telemetry import History, PeerKnown, Shared
+from cairn_appliance.domain.telemetry import PeerKnown, extended, points_of
 from cairn_appliance.services.picture import Health, Picture, heard
 from cairn_appliance.services.telemetry import TelemetryBoard
 
@@ -243,25 +243,24 @@ async def test_bum_is_frames_a_second_from_the_second_report_on(reporting: Repor
 
 
 def test_a_history_is_an_hour_of_points_half_a_minute_apart() -> None:
-    history = History()
+    history = b""
     for second in range(0, 7200, 10):
-        history.add(1_800_000_000.0 + second, second / 10, 0.5)
-    points = list(history.points())
+        history = extended(history, 1_800_000_000.0 + second, second / 10, 0.5)
+    points = list(points_of(history))
     assert len(points) == domain.POINTS_MAX
     assert points[-1] == (1_800_000_000.0 + 7170, 717.0, 0.5)
     assert points[-1][0] - points[0][0] == 30 * (domain.POINTS_MAX - 1)
 
 
 def test_a_history_begins_anew_after_a_day_and_knows_long_times() -> None:
-    history = History()
-    history.add(1_800_000_000.0, 1e9, 1.0)
-    history.add(1_800_000_000.0 + 86_400, 12.345, 0.125)
-    history.add(1_800_000_000.4 + 86_430, 0.25, 0.0)
-    assert [(at, loss) for at, _, loss in history.points()] == [
+    history = extended(b"", 1_800_000_000.0, 1e9, 1.0)
+    history = extended(history, 1_800_000_000.0 + 86_400, 12.345, 0.125)
+    history = extended(history, 1_800_000_000.4 + 86_430, 0.25, 0.0)
+    assert [(at, loss) for at, _, loss in points_of(history)] == [
         (1_800_086_400.0, 0.125),
         (1_800_086_430.0, 0.0),
     ]
-    assert [rtt for _, rtt, _ in history.points()] == pytest.approx([12.345, 0.25], rel=0.001)
+    assert [rtt for _, rtt, _ in points_of(history)] == pytest.approx([12.345, 0.25], rel=0.001)
 
 
 async def test_what_twenty_sessions_of_a_node_take_for_an_hour_is_bounded(
@@ -269,11 +268,11 @@ async def test_what_twenty_sessions_of_a_node_take_for_an_hour_is_bounded(
 ) -> None:
     """An idle agent may cost an appliance 64 KiB in all (SC-6)."""
     known = PeerKnown.of(reporting.peer(1, endpoint="198.51.100.200:8002"), 0.0)
-    assert sys.getsizeof(known) + len(known.packed) < 400
-    history = History()
+    assert sys.getsizeof(known) < 200
+    history = b""
     for point in range(10 * domain.POINTS_MAX):
-        history.add(1_800_000_000.0 + 30 * point, 1.0, 0.1)
-    assert sys.getsizeof(history._points) < 1000
+        history = extended(history, 1_800_000_000.0 + 30 * point, 1.0, 0.1)
+    assert sys.getsizeof(history) < 800
 
 
 async def test_what_another_replica_says_of_a_peer_is_looked_at(reporting: Reporting) -> None:
@@ -293,25 +292,21 @@ async def test_another_replica_has_what_this_one_has(reporting: Reporting) -> No
         await until(lambda: len(snapshot.members_of(reporting.vsubnet)) == 3)
         reporting.say(0, reporting.peer(1))
         theirs = other.services.telemetry
-        first = msgspec.json.decode(reporting.board.since("", 0), type=Shared)
+        first = domain.decoded_shared(reporting.board.since("", 0))
         theirs.merge("r1", first, is_anew=True)
         assert [way.is_up for way in other.services.picture.ways()] == [True]
         record = theirs.record(reporting.nodes[0].id)
         assert record is not None
         assert record.at == other.clock.now
 
-        again = msgspec.json.decode(
-            reporting.board.since(first.instance, first.version), type=Shared
-        )
+        again = domain.decoded_shared(reporting.board.since(first.instance, first.version))
         assert again.nodes == []
         reporting.say(0, reporting.peer(1, session="down"), full=False)
-        news = msgspec.json.decode(
-            reporting.board.since(first.instance, first.version), type=Shared
-        )
+        news = domain.decoded_shared(reporting.board.since(first.instance, first.version))
         theirs.merge("r1", news, is_anew=False)
         assert [way.is_up for way in other.services.picture.ways()] == [False]
         # What it has from others it does not pass on.
-        assert msgspec.json.decode(theirs.since("", 0), type=Shared).nodes == []
+        assert domain.decoded_shared(theirs.since("", 0)).nodes == []
         theirs.forget_others([])
         assert other.services.picture.ways() == []
 

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from cairn_appliance.api import errors
 from cairn_appliance.api.agent_v1.lines import Lines
 from cairn_appliance.api.agent_v1.packages import PackageRoutes, Packages
-from cairn_appliance.api.agent_v1.stream import Afterwards, NetmapStream, Unwound
+from cairn_appliance.api.agent_v1.stream import Afterwards, NetmapStream
 from cairn_appliance.api.client_certificate import (
     Connection,
     appliance_of,
@@ -60,14 +60,13 @@ T = TypeVar("T")
 def create_app(
     services: Services, clock: Clock = wall_clock, packages: Packages | None = None
 ) -> FastAPI:
-    """Return the application; it has to be served by CertificateProtocol."""
+    """Return the application; it has to be served by CertificateProtocol, inside `Unwound`."""
     app = FastAPI(
         title="Cairn agent API",
         openapi_url=None,
         redirect_slashes=False,
     )
     errors.install(app)
-    app.add_middleware(Unwound)
     agent_api = _AgentApi(services, clock)
     for path, method, endpoint in agent_api.routes():
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
@@ -179,7 +178,8 @@ class _AgentApi:
         take = partial(self._take_line, node_id)
         connection.listen(Lines(take, connection.abort, self._clock).feed)
         headers = {telemetry.HEADER: str(telemetry.VERSION), acks.HEADER: str(acks.VERSION)}
-        return Afterwards(NetmapStream(node_id, first, lines, connection.abort, headers))
+        abort, say = connection.abort, connection.say
+        return Afterwards(NetmapStream(node_id, first, lines, abort, headers, say))
 
     async def ack(self, request: Request) -> Response:
         """A node says what its data plane has loaded."""

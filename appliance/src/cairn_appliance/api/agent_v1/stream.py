@@ -11,11 +11,11 @@ from types import MappingProxyType
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cairn_appliance.api.client_certificate import PIECE_OCTETS
+
 log = logging.getLogger(__name__)
 
 SLOW_READER_S = 15.0  # less than `UNACKNOWLEDGED_MS`, after which the kernel ends it without a word
-# TLS keeps a buffer per connection as large as the largest write there ever was.
-PIECE_OCTETS = 8 * 1024
 _ANSWER = "cairn.answer"
 
 
@@ -35,13 +35,16 @@ class NetmapStream(Response):
         rest: AsyncGenerator[bytes, None],
         abort: Callable[[], None],
         headers: Mapping[str, str] = MappingProxyType({}),
+        say: Callable[[bytes], bool] = lambda _: False,
     ) -> None:
+        """`say` sends a piece at once and without HTTP's layers, or says that it has to wait."""
         super().__init__(headers={"cache-control": "no-store", **headers})
         del self.headers["content-length"]
         self._node = node
         self._first = first
         self._rest = rest
         self._abort = abort
+        self._say = say
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as an ASGI application does."""
@@ -64,7 +67,9 @@ class NetmapStream(Response):
     async def _send_line(self, send: Send, line: bytes) -> None:
         """Send it in pieces; each has the time that a reader is given."""
         for begin in range(0, len(line), PIECE_OCTETS):
-            await self._bounded(send, _body(line[begin : begin + PIECE_OCTETS]))
+            piece = line[begin : begin + PIECE_OCTETS]
+            if not self._say(piece):
+                await self._bounded(send, _body(piece))
 
     async def _bounded(self, send: Send, message: dict[str, object]) -> None:
         try:
@@ -89,9 +94,9 @@ class Afterwards(Response):
 
 
 class Unwound:
-    """Sends an answer that lasts for weeks without the layers of routing around it.
+    """Sends an answer that lasts for weeks without the layers of the application around it.
 
-    They take as much memory for each stream as the stream itself.
+    They take as much memory for each stream as the stream itself; so this is the outermost one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
