@@ -70,11 +70,19 @@ def make_seed(directory: Path, text: str, kind: Medium) -> Path:
     return medium
 
 
+def make_fat(path: Path, label: str) -> Path:
+    """Make an empty FAT medium."""
+    with path.open("wb") as file:
+        file.truncate(32 << 20)
+    _run("mkfs.vfat", "-n", label, str(path))
+    return path
+
+
 class Guest:
     """One virtual machine; made by `guest`."""
 
     def __init__(
-        self, host: Host, firmware: Firmware, seed: Path | None, number: int = NUMBER
+        self, host: Host, firmware: Firmware, medium: Path | None, number: int = NUMBER
     ) -> None:
         self.host = host
         self.firmware = firmware
@@ -84,9 +92,10 @@ class Guest:
         self.v4, self.v6 = str(site.lan4[number]), str(site.lan6[number])
         self.mac = mac_of(number)
         self.begun = 0.0
-        self._seed = seed
+        self._medium = medium
         self._program: Program | None = None
         self._shell: socket.socket | None = None
+        self._keys: socket.socket | None = None
         self._disk = self.directory / "disk.qcow2"
         _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", str(raw_disk()), "-F", "raw",
              str(self._disk), "4G")  # fmt: skip
@@ -107,11 +116,22 @@ class Guest:
 
     def stop(self) -> None:
         """Cut its power."""
-        if self._shell is not None:
-            self._shell.close()
-            self._shell = None
+        self.forget_shell()
+        if self._keys is not None:
+            self._keys.close()
+            self._keys = None
         if self._program is not None:
             self._program.stop()
+
+    def type(self, text: str) -> None:
+        """Type on its serial line."""
+        if self._keys is None:
+            self._keys = socket.socket(socket.AF_UNIX)
+            self._keys.connect(str(self.directory / "serial.sock"))
+        with contextlib.suppress(BlockingIOError):  # what it shows is in the log
+            while self._keys.recv(65_536, socket.MSG_DONTWAIT):
+                pass
+        self._keys.sendall(text.encode())
 
     def is_ready(self) -> bool:
         """Say whether it answers 200 to /readyz on port 443, asked from the operator's host."""
@@ -196,15 +216,16 @@ class Guest:
             "-netdev", "tap,id=lan,ifname=tap0,script=no,downscript=no",
             "-device", f"virtio-net-pci,netdev=lan,mac={self.mac},romfile=",
             "-device", "virtio-rng-pci",
-            "-chardev", f"file,id=screen,path={place / 'serial.log'},append=on",
+            "-chardev", f"socket,id=screen,path={place / 'serial.sock'},server=on,wait=off,"
+            f"logfile={place / 'serial.log'},logappend=on",
             "-serial", "chardev:screen",
             "-chardev", f"socket,id=shell,path={place / 'shell.sock'},server=on,wait=off",
             "-serial", "chardev:shell",
             "-smbios", _credential("systemd.extra-unit.cairn-test.service", _SHELL_UNIT),
             "-smbios", _credential("systemd.unit-dropin.sysinit.target", _SHELL_WANTED),
         ]  # fmt: skip
-        if self._seed is not None:
-            command += ["-drive", f"if=virtio,format=raw,cache=unsafe,file={self._seed}"]
+        if self._medium is not None:
+            command += ["-drive", f"if=virtio,format=raw,cache=unsafe,file={self._medium}"]
         if self.firmware == "uefi":
             for file, more in (
                 (_OVMF / "OVMF_CODE_4M.fd", ",readonly=on"),
@@ -216,10 +237,10 @@ class Guest:
 
 @contextlib.contextmanager
 def guest(
-    host: Host, firmware: Firmware, seed: Path | None, number: int = NUMBER
+    host: Host, firmware: Firmware, medium: Path | None, number: int = NUMBER
 ) -> Iterator[Guest]:
     """Have a machine started, and its power cut in the end."""
-    machine = Guest(host, firmware, seed, number)
+    machine = Guest(host, firmware, medium, number)
     machine.start()
     try:
         yield machine
