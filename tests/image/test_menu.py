@@ -94,6 +94,7 @@ def test_a_machine_without_a_seed_is_set_up_changed_and_reset_at_its_serial_line
         assert appliance.cairn("status")
         _check_password_reset(operator, appliance)
         _check_bundle(operator, medium)
+        _move(operator, office.number)
         _reset(operator)
     assert proofs.record(
         "IMG-menu",
@@ -147,12 +148,12 @@ def _create(operator: Operator) -> float:
     operator.chooses("create a cluster")
     operator.answers("Name of this machine", NAME)
     operator.answers("Addresses or names", "")
-    operator.answers("Password of the user admin", "short")
+    operator.answers("New password", "short")
     operator.sees("too short")
     operator.chooses("create a cluster")
     operator.answers("Name of this machine", NAME)
     operator.answers("Addresses or names", "")
-    operator.answers("Password of the user admin", PASSWORD)
+    operator.answers("New password", PASSWORD)
     operator.answers("The same again", PASSWORD)
     operator.answers("Type yes", "yes")
     begun = time.monotonic()
@@ -207,7 +208,7 @@ def _cut_off_and_wait(operator: Operator) -> float:
     """Change to a network from which nobody is reached; return when the old one was back."""
     machine = operator.machine
     _type_network(operator, "203.0.113.9/24", "-")
-    operator.sees("is not among these addresses")
+    operator.sees("nodes that know no other appliance lose it")
     operator.answers("Type yes", "yes")
     operator.sees("Type keep", 120)
     assert "203.0.113.9" in machine.run("ip address show")
@@ -223,9 +224,25 @@ def _cut_off_and_wait(operator: Operator) -> float:
     return took_s
 
 
+def _move(operator: Operator, site: int) -> None:
+    """The appliance goes to another address with its machine."""
+    machine = operator.machine
+    new = f"198.18.{site}.51"
+    _type_network(operator, f"{new}/24 {machine.v6}/64", "")
+    operator.answers("Type yes", "yes")
+    operator.answers("Type keep", "keep", 120)
+    operator.sees("It is kept", 120)
+    machine.v4 = new
+    until("it is ready at its new address", machine.is_ready, within_s=READY_S)
+    settings = machine.run("cat /var/lib/cairn/appliance/settings.toml")
+    assert f'addresses = ["{new}"' in settings and f'cluster_address = "{new}"' in settings
+
+
 def _check_password_reset(operator: Operator, appliance: Imaged) -> None:
-    operator.chooses("password of the admin")
-    operator.answers("Password of the user admin", SECOND_PASSWORD)
+    operator.chooses("password of an admin")
+    operator.answers("User [the only admin]", "")
+    operator.answers("and lost?", "")
+    operator.answers("New password", SECOND_PASSWORD)
     operator.answers("The same again", SECOND_PASSWORD)
     operator.sees("admin has a new password", 180)
     with pytest.raises(CommandError):

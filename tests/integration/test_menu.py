@@ -114,7 +114,7 @@ def test_a_cluster_is_asked_for_and_the_password_is_nowhere(
     seat.types("cairn-7")
     seat.sees("Addresses or names")
     seat.types("192.0.2.10 cairn.example")
-    for prompt in ("Password of the user admin", "The same again"):
+    for prompt in ("New password", "The same again"):
         seat.sees(prompt)
         time.sleep(0.2)  # an echo of the kernel's, if there were one, would be shown
         seat.types(PASSWORD)

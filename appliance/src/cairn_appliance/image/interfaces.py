@@ -59,6 +59,11 @@ def addresses() -> tuple[str, ...]:
     return tuple(address for each in wired() for address in each.addresses)
 
 
+def hosts() -> list[str]:
+    """Return the same without prefix length."""
+    return [each.partition("/")[0] for each in addresses()]
+
+
 def of_json(octets: bytes) -> list[Interface]:
     """Return the interfaces that `ip -json address` tells of."""
     return [

@@ -13,7 +13,7 @@ import sys
 from cairn_appliance.domain.errors import CairnError, JoinRefused, Unavailable
 
 _BUG, _BAD_INPUT, _UNREACHABLE, _REFUSED = 1, 2, 3, 4
-_MOST_CHARACTERS = 8192  # of a line
+_MOST_CHARACTERS = 32_768  # of a line
 
 # Each step imports what it needs and no more: they are waited for at each boot.
 
@@ -101,15 +101,10 @@ def _wipe() -> None:
 
 
 def _reset_password() -> None:
-    """Give the only admin the password in the first line of standard input."""
-    from cairn_appliance.image import places
-    from cairn_appliance.resetting import reset_password
+    """Do what the order in the first line of standard input says."""
+    from cairn_appliance.image.password_reset import reset
 
-    password = sys.stdin.readline(_MOST_CHARACTERS).rstrip("\n")
-    done = asyncio.run(reset_password(places.DATA_DIR, "", password, remove_totp=False))
-    sys.stdout.write(f"{done.user} has a new password; all sessions of this user have ended.")
-    if done.needs_code:
-        sys.stdout.write(" A code is asked for beside it, as before.")
+    sys.stdout.write(asyncio.run(reset(sys.stdin.readline(_MOST_CHARACTERS))))
 
 
 def _code_of(error: CairnError) -> int:

@@ -33,7 +33,7 @@ _CHOICES = (
     _Choice("create a cluster", menu_cluster.create, when=False),
     _Choice("join a cluster", menu_cluster.join, when=False),
     _Choice("address of the console, and fingerprint", menu_cluster.show, when=True),
-    _Choice("password of the admin", menu_upkeep.reset_password, when=True),
+    _Choice("password of an admin", menu_upkeep.reset_password, when=True),
     _Choice("time", menu_upkeep.time_of_day),
     _Choice("support bundle", menu_upkeep.write_bundle),
     _Choice("restart or power off", menu_upkeep.restart),

@@ -51,7 +51,7 @@ def new_password(talk: Dialogue) -> str:
     """Return a password that was typed twice; raise Invalid after a few tries."""
     talk.say("Nothing is shown while you type. The keyboard is taken for a US one.")
     for _ in range(_TRIES):
-        password = check_password(talk.ask("Password of the user admin: ", hidden=True))
+        password = check_password(talk.ask("New password: ", hidden=True))
         if talk.ask("The same again: ", hidden=True) == password:
             return password
         talk.say("These two are not the same.")

@@ -97,8 +97,8 @@ def warnings(wanted: Network, hosts: Sequence[str]) -> list[str]:
     own = set(wanted.hosts())
     gone = [each for each in hosts if _is_address(each) and each not in own]
     return [
-        f"nodes, operators and other appliances know this appliance as {each}, "
-        "which is not among these addresses (docs/operate.md)"
+        f"nodes, operators and other appliances know this appliance as {each}. It takes "
+        "its new address in place of that; nodes that know no other appliance lose it"
         for each in gone
     ]
 

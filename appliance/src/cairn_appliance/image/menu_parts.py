@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cairn_appliance.image.interfaces import Interface
+from cairn_appliance.image.password_reset import Order
 from cairn_appliance.image.request import Request
 from cairn_appliance.image.screen import Shown
 from cairn_appliance.image.seed import System
@@ -22,5 +23,5 @@ class Machine:
     wired: Callable[[], Sequence[Interface]]
     cluster_hosts: Callable[[], Sequence[str]]  # at which nodes reach it
     hash_password: Callable[[str], str]
-    reset_password: Callable[[str], str]  # returns what to say; raises CairnError
+    reset_password: Callable[[Order], str]  # returns what to say; raises CairnError
     has_time: Callable[[], bool]  # from a server

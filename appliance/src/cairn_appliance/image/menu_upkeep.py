@@ -10,15 +10,18 @@ from cairn_appliance.image import request, support
 from cairn_appliance.image.dialogue import Dialogue, choose, is_confirmed, words
 from cairn_appliance.image.menu_cluster import new_password
 from cairn_appliance.image.menu_parts import Machine
+from cairn_appliance.image.password_reset import Order
 
 _FORM = "%Y-%m-%d %H:%M"
 
 
 def reset_password(talk: Dialogue, machine: Machine) -> None:
-    """Give the only admin another password; audit and events say so."""
-    talk.say("\nThe admin gets another password. It has to be changed at the next login.")
+    """Give a user another password; audit and events say so."""
+    talk.say("\nA user gets another password, which has to be changed at the next login.")
+    user = talk.ask("User [the only admin]: ")
+    is_code_lost = talk.ask("Is a code asked for beside it, and lost? (yes, Enter: no) ") == "yes"
     password = new_password(talk)
-    talk.say(machine.reset_password(password))
+    talk.say(machine.reset_password(Order(user, password, is_code_lost)))
 
 
 def time_of_day(talk: Dialogue, machine: Machine) -> None:

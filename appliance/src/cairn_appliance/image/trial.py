@@ -17,7 +17,7 @@ import msgspec
 
 from cairn_appliance.cluster.files import PUBLIC, write_whole
 from cairn_appliance.domain.errors import CairnError
-from cairn_appliance.image import machine, places, seed
+from cairn_appliance.image import interfaces, machine, places, readdressing, seed
 from cairn_appliance.image.seed import Network, System
 
 KEEP_WITHIN_S = 60.0  # as cairn-network-revert.timer has it
@@ -32,12 +32,18 @@ class TooLate(CairnError):
     remedy = "make the change again"
 
 
+class _Trial(msgspec.Struct, frozen=True):
+    network: Network
+    before: list[str]  # the addresses that the machine had
+
+
 def begin(network: Network) -> None:
     """Use it from now on for KEEP_WITHIN_S; raise CairnError, and then nothing has changed."""
     seed.check_network(network)
     kept = machine.kept_system()
     with _locked():
-        write_whole(places.TRIAL, msgspec.json.encode(network))
+        tried = _Trial(network, interfaces.hosts())
+        write_whole(places.TRIAL, msgspec.json.encode(tried))
         _run("systemctl", "restart", _TIMER)  # first: whatever fails from here on is taken back
         use(msgspec.structs.replace(kept, network=network))
         _run("systemctl", "restart", _TIMER)  # the time counts from when it is in use
@@ -47,12 +53,14 @@ def keep() -> None:
     """Let what is tried stay; raise TooLate."""
     with _locked():
         try:
-            network = msgspec.json.decode(places.TRIAL.read_bytes(), type=Network)
+            tried = msgspec.json.decode(places.TRIAL.read_bytes(), type=_Trial)
         except FileNotFoundError as error:
             raise TooLate("the change has been taken back already") from error
-        keep_system(msgspec.structs.replace(machine.kept_system(), network=network))
+        keep_system(msgspec.structs.replace(machine.kept_system(), network=tried.network))
         places.TRIAL.unlink()
         _run("systemctl", "stop", _TIMER)
+        if readdressing.follow(tried.before, interfaces.hosts()):
+            _run("systemctl", "--no-block", "try-restart", "cairn-appliance.service")
 
 
 def revert() -> None:

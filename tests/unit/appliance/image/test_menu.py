@@ -11,6 +11,7 @@ from cairn_appliance.image import menu, request
 from cairn_appliance.image.dialogue import NotAnswered, WentBack
 from cairn_appliance.image.interfaces import Interface
 from cairn_appliance.image.menu_parts import Machine
+from cairn_appliance.image.password_reset import Order
 from cairn_appliance.image.request import NotDone, Request
 from cairn_appliance.image.screen import Shown
 from cairn_appliance.image.seed import Network, System
@@ -65,7 +66,7 @@ class Asked:
     requests: list[Request] = field(default_factory=list)
     looks: list[Shown] = field(default_factory=list)
     refusal: CairnError | None = None
-    passwords: list[str] = field(default_factory=list)
+    orders: list[Order] = field(default_factory=list)
 
     def ask_root(self, asked: Request) -> str:
         self.requests.append(asked)
@@ -73,8 +74,8 @@ class Asked:
             raise self.refusal
         return "said by root"
 
-    def reset(self, password: str) -> str:
-        self.passwords.append(password)
+    def reset(self, order: Order) -> str:
+        self.orders.append(order)
         return "admin has a new password"
 
     def look(self) -> Shown:
@@ -202,14 +203,15 @@ def test_only_what_is_in_the_list_can_be_chosen(choice: str) -> None:
 
 def test_an_appliance_is_not_set_up_twice() -> None:
     text = run(Asked(is_set_up=True)).text
-    assert "create a cluster" not in text and "password of the admin" in text
-    assert "password of the admin" not in run(Asked()).text
+    assert "create a cluster" not in text and "password of an admin" in text
+    assert "password of an admin" not in run(Asked()).text
 
 
 def test_the_password_is_reset_by_the_appliance_and_shown_nowhere() -> None:
     root = Asked(is_set_up=True)
-    talk = run(root, "3", PASSWORD, PASSWORD)
-    assert root.passwords == [PASSWORD] and PASSWORD not in talk.text
+    talk = run(root, "3", "bob", "yes", PASSWORD, PASSWORD)
+    assert root.orders == [Order("bob", PASSWORD, is_code_lost=True)]
+    assert PASSWORD not in talk.text and PASSWORD not in repr(root.orders)
     assert "admin has a new password" in talk.text and root.requests == []
 
 

@@ -11,12 +11,23 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cairn_appliance import settings as settings_file
 from cairn_appliance.domain.errors import CairnError, Refused
-from cairn_appliance.image import machine, places, request, root, support, trial
+from cairn_appliance.image import (
+    interfaces,
+    machine,
+    places,
+    readdressing,
+    request,
+    root,
+    support,
+    trial,
+)
 from cairn_appliance.image import wipe as wiping
 from cairn_appliance.image.request import Answer, NotDone, SetUp, TryNetwork
 from cairn_appliance.image.seed import Cluster, Network, SeedError, System
 from cairn_appliance.image.support import NoBundle
+from cairn_appliance.settings import Settings
 
 from tests.unit.appliance.image.test_first_boot import here
 from tests.unit.appliance.image.test_seed import HASH, JOIN
@@ -41,6 +52,14 @@ def ran(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(places, "SYNCHRONISED", here / "synchronised")
     monkeypatch.setattr(places, "RESET", here / "var/cairn-reset")
     return commands
+
+
+@pytest.fixture(autouse=True)
+def addresses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the machine's interfaces have."""
+    there = ["192.0.2.10", "2001:db8::10"]
+    monkeypatch.setattr(interfaces, "hosts", there.copy)
+    return there
 
 
 def kept() -> Network:
@@ -77,6 +96,34 @@ def test_what_was_taken_back_cannot_be_kept(ran: list[str]) -> None:
     before = list(ran)
     trial.revert()
     assert ran == before  # nothing to take back: nothing is touched
+
+
+def test_the_appliance_follows_its_machine_to_another_address(
+    ran: list[str], addresses: list[str]
+) -> None:
+    known = Settings(
+        addresses=["192.0.2.10", "cairn.example", "203.0.113.1", "[2001:db8::10]:9002"],
+        ops_port=443,
+        cluster_address="192.0.2.10",
+    )
+    path = places.DATA_DIR / "settings.toml"
+    path.write_text(settings_file.to_toml(known))
+    root.do(TryNetwork(NEW))
+    addresses[:] = ["192.0.2.20", "2001:db8::20"]
+    root.do(request.KeepNetwork())
+    now = settings_file.read(places.DATA_DIR)
+    assert now.addresses == ["192.0.2.20", "cairn.example", "203.0.113.1", "[2001:db8::20]:9002"]
+    assert now.cluster_address == "192.0.2.20" and now.ops_port == 443
+    assert ran[-1] == "systemctl --no-block try-restart cairn-appliance.service"
+
+
+@pytest.mark.parametrize(
+    "after", [["192.0.2.10", "2001:db8::10"], ["2001:db8::10"], ["192.0.2.10", "192.0.2.9"]]
+)
+def test_an_address_without_a_successor_stays(after: list[str]) -> None:
+    known = Settings(addresses=["192.0.2.10"], cluster_address="192.0.2.10")
+    before = ["192.0.2.10", "2001:db8::10"]
+    assert readdressing.readdressed(known, before, after) == known
 
 
 def test_the_unit_gives_as_long_as_the_menu_says() -> None:
