@@ -11,6 +11,7 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +119,7 @@ class Guest:
         """Cut its power."""
         self.forget_shell()
         if self._keys is not None:
+            self._keys.shutdown(socket.SHUT_RDWR)
             self._keys.close()
             self._keys = None
         if self._program is not None:
@@ -128,9 +130,8 @@ class Guest:
         if self._keys is None:
             self._keys = socket.socket(socket.AF_UNIX)
             self._keys.connect(str(self.directory / "serial.sock"))
-        with contextlib.suppress(BlockingIOError):  # what it shows is in the log
-            while self._keys.recv(65_536, socket.MSG_DONTWAIT):
-                pass
+            # What it shows is in the log; unread it would stop the machine's writing.
+            threading.Thread(target=_read_on, args=(self._keys,), daemon=True).start()
         self._keys.sendall(text.encode())
 
     def is_ready(self) -> bool:
@@ -251,6 +252,12 @@ def guest(
         raise
     finally:
         machine.stop()
+
+
+def _read_on(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while connection.recv(65_536):
+            pass
 
 
 def _credential(name: str, text: str) -> str:

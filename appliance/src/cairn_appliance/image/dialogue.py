@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cairn_appliance.domain.errors import CairnError
+from cairn_appliance.image.seed import SeedError
 
 IDLE_S = 300.0
 
@@ -70,4 +71,5 @@ def words(talk: Dialogue, prompt: str, now: Sequence[str]) -> list[str]:
 
 def show_error(talk: Dialogue, error: CairnError) -> None:
     """Say what is in the way, and what to do."""
-    talk.say(f"\nNot done: {error.cause}\n  what to do: {error.remedy}")
+    remedy = "correct it and do it again" if error.remedy == SeedError.remedy else error.remedy
+    talk.say(f"\nNot done: {error.cause}\n  what to do: {remedy}")
