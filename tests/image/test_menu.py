@@ -1,6 +1,7 @@
-"""The image without a seed: set up by its menu on the serial line, changed, and reset.
+"""The image without a seed: set up by its menu on the serial line, changed, reset, joined.
 
-One machine, from its first start to its second one as new. `make image-test` runs it.
+One machine, from its first start to its second one as new, when it joins another cluster.
+`make image-test` runs it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from tests import proofs
-from tests.image.guest import Guest, guest, make_fat
+from tests.image.guest import NUMBER, Guest, guest, make_fat
 from tests.image.test_image import COMMAND, PASSWORD, READY_S, Imaged, is_up, on_screen
 from tests.lab import Lab
+from tests.lab.cairn import Appliance
 from tests.lab.errors import CommandError
 from tests.lab.wait import until
 
@@ -79,6 +81,7 @@ def lab() -> Iterator[Lab]:
 def test_a_machine_without_a_seed_is_set_up_changed_and_reset_at_its_serial_line(lab: Lab) -> None:
     office = lab.site("office")
     host = office.host("carrier")
+    maker = Appliance(office.host("maker"))
     medium = make_fat(host.directory / "out.img", "CAIRN-OUT")
     with guest(host, "bios", medium) as machine:
         operator = Operator(machine)
@@ -95,6 +98,10 @@ def test_a_machine_without_a_seed_is_set_up_changed_and_reset_at_its_serial_line
         _check_bundle(operator, medium)
         _move(operator, office.number)
         _reset(operator)
+        machine.v4 = str(office.lan4[NUMBER]) if office.lan4 else ""
+        operator.types("")
+        _give_address(operator, office.number)
+        _join(operator, maker)
     assert proofs.record(
         "IMG-menu",
         what="without a seed, by the menu on the serial line: from the last answer to /readyz;"
@@ -159,6 +166,34 @@ def _create(operator: Operator) -> float:
     operator.sees("compare it at the first login", READY_S)
     assert operator.machine.is_ready()
     return time.monotonic() - begun
+
+
+def _join(operator: Operator, maker: Appliance) -> None:
+    """It joins a cluster that runs elsewhere; a string that was cut short is told and corrected."""
+    maker.init()
+    maker.start()
+    maker.login()
+    string = str(maker.cairn("cluster", "join-string")["join_string"])
+    for pasted in (string[:-5], string):
+        operator.chooses("join a cluster")
+        operator.answers("Name of this machine", NAME)
+        operator.answers("Addresses or names", "")
+        operator.answers("Paste the string", pasted)
+        if pasted != string:
+            operator.sees("damaged or cut short")
+    operator.answers("Type yes", "yes")
+    came = operator.sees("compare it at the first login", READY_S)
+    assert f"fingerprint  {maker.fingerprint}" in came
+    assert string not in operator.machine.serial
+    until("both vote", lambda: _voters(maker) == 2, within_s=300)
+
+
+def _voters(appliance: Appliance) -> int:
+    try:
+        shown = appliance.cairn("cluster", "status")["appliances"]
+    except CommandError:  # etcd has too little of a processor for a moment
+        return 0
+    return sum(1 for each in shown if each["healthy"] and each["votes"])
 
 
 def _logged_in(machine: Guest) -> Imaged:
