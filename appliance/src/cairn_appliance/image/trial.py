@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from cairn_appliance.cluster.files import PUBLIC, write_whole
-from cairn_appliance.domain.errors import CairnError
+from cairn_appliance.domain.errors import CairnError, Clash
 from cairn_appliance.image import interfaces, machine, places, readdressing, seed
 from cairn_appliance.image.seed import Network, System
 
@@ -42,9 +42,11 @@ def begin(network: Network) -> None:
     seed.check_network(network)
     kept = machine.kept_system()
     with _locked():
+        if places.TRIAL.exists():
+            raise Clash("another change of the network is being tried", "wait until it has ended")
         tried = _Trial(network, interfaces.hosts())
-        write_whole(places.TRIAL, msgspec.json.encode(tried))
         _run("systemctl", "restart", _TIMER)  # first: whatever fails from here on is taken back
+        write_whole(places.TRIAL, msgspec.json.encode(tried))
         use(msgspec.structs.replace(kept, network=network))
         _run("systemctl", "restart", _TIMER)  # the time counts from when it is in use
 

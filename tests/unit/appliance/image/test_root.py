@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from cairn_appliance import settings as settings_file
-from cairn_appliance.domain.errors import CairnError, Refused
+from cairn_appliance.domain.errors import CairnError, Clash, Refused
 from cairn_appliance.image import (
     interfaces,
     machine,
@@ -96,6 +96,14 @@ def test_what_was_taken_back_cannot_be_kept(ran: list[str]) -> None:
     before = list(ran)
     trial.revert()
     assert ran == before  # nothing to take back: nothing is touched
+
+
+def test_two_terminals_do_not_try_at_once(ran: list[str]) -> None:
+    root.do(TryNetwork(NEW))
+    with pytest.raises(Clash):
+        root.do(TryNetwork(Network()))
+    root.do(request.KeepNetwork())
+    assert kept() == NEW
 
 
 def test_the_appliance_follows_its_machine_to_another_address(
