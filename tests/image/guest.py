@@ -96,7 +96,7 @@ class Guest:
         self._medium = medium
         self._program: Program | None = None
         self._shell: socket.socket | None = None
-        self._keys: socket.socket | None = None
+        self._line: socket.socket | None = None
         self._disk = self.directory / "disk.qcow2"
         _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", str(raw_disk()), "-F", "raw",
              str(self._disk), "4G")  # fmt: skip
@@ -114,25 +114,24 @@ class Guest:
         """Switch it on."""
         self.begun = time.monotonic()
         self._program = self.host.start(self._command(), name="qemu")
+        self._line = until("QEMU takes the serial line", self._serial_line, within_s=60)
+        # By the one who reads, not by QEMU's own log, which has octets twice that had to wait.
+        copy = (self._line, self.directory / "serial.log")
+        threading.Thread(target=_copy, args=copy, daemon=True).start()
 
     def stop(self) -> None:
         """Cut its power."""
         self.forget_shell()
-        if self._keys is not None:
-            self._keys.shutdown(socket.SHUT_RDWR)
-            self._keys.close()
-            self._keys = None
         if self._program is not None:
             self._program.stop()
+        if self._line is not None:
+            self._line.close()
+            self._line = None
 
     def type(self, text: str) -> None:
         """Type on its serial line."""
-        if self._keys is None:
-            self._keys = socket.socket(socket.AF_UNIX)
-            self._keys.connect(str(self.directory / "serial.sock"))
-            # What it shows is in the log; unread it would stop the machine's writing.
-            threading.Thread(target=_read_on, args=(self._keys,), daemon=True).start()
-        self._keys.sendall(text.encode())
+        assert self._line is not None
+        self._line.sendall(text.encode())
 
     def is_ready(self) -> bool:
         """Say whether it answers 200 to /readyz on port 443, asked from the operator's host."""
@@ -185,6 +184,18 @@ class Guest:
             self._shell.connect(str(self.directory / "shell.sock"))
         return self._shell
 
+    def _serial_line(self) -> socket.socket | None:
+        assert self._program is not None
+        if not self._program.running:
+            raise LabError(f"QEMU ended:\n{self._program.text()}")
+        line = socket.socket(socket.AF_UNIX)
+        try:
+            line.connect(str(self.directory / "serial.sock"))
+        except OSError:
+            line.close()
+            return None
+        return line
+
     def _bridge(self, own: int) -> None:
         """Put the guest beside the host on the LAN; the host keeps an address of its own."""
         site = self.host.site
@@ -217,8 +228,7 @@ class Guest:
             "-netdev", "tap,id=lan,ifname=tap0,script=no,downscript=no",
             "-device", f"virtio-net-pci,netdev=lan,mac={self.mac},romfile=",
             "-device", "virtio-rng-pci",
-            "-chardev", f"socket,id=screen,path={place / 'serial.sock'},server=on,wait=off,"
-            f"logfile={place / 'serial.log'},logappend=on",
+            "-chardev", f"socket,id=screen,path={place / 'serial.sock'},server=on,wait=on",
             "-serial", "chardev:screen",
             "-chardev", f"socket,id=shell,path={place / 'shell.sock'},server=on,wait=off",
             "-serial", "chardev:shell",
@@ -254,10 +264,11 @@ def guest(
         machine.stop()
 
 
-def _read_on(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while connection.recv(65_536):
-            pass
+def _copy(line: socket.socket, log: Path) -> None:
+    """Write down what the machine shows, until it is gone."""
+    with log.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while octets := line.recv(65_536):
+            file.write(octets)
 
 
 def _credential(name: str, text: str) -> str:
