@@ -1,6 +1,5 @@
-"""The image without a seed: set up by its menu on the serial line, changed, reset, joined.
+"""The image without a seed: set up by its menu on the serial line, changed, reset; or joined.
 
-One machine, from its first start to its second one as new, when it joins another cluster.
 `make image-test` runs it.
 """
 
@@ -18,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests import proofs
-from tests.image.guest import NUMBER, Guest, guest, make_fat
+from tests.image.guest import Guest, guest, make_fat
 from tests.image.test_image import COMMAND, PASSWORD, READY_S, Imaged, is_up, on_screen
 from tests.lab import Lab
 from tests.lab.cairn import Appliance
@@ -81,7 +80,6 @@ def lab() -> Iterator[Lab]:
 def test_a_machine_without_a_seed_is_set_up_changed_and_reset_at_its_serial_line(lab: Lab) -> None:
     office = lab.site("office")
     host = office.host("carrier")
-    maker = Appliance(office.host("maker"))
     medium = make_fat(host.directory / "out.img", "CAIRN-OUT")
     with guest(host, "bios", medium) as machine:
         operator = Operator(machine)
@@ -98,10 +96,6 @@ def test_a_machine_without_a_seed_is_set_up_changed_and_reset_at_its_serial_line
         _check_bundle(operator, medium)
         _move(operator, office.number)
         _reset(operator)
-        machine.v4 = str(office.lan4[NUMBER]) if office.lan4 else ""
-        operator.types("")
-        _give_address(operator, office.number)
-        _join(operator, maker)
     assert proofs.record(
         "IMG-menu",
         what="without a seed, by the menu on the serial line: from the last answer to /readyz;"
@@ -120,6 +114,31 @@ def test_a_machine_without_a_seed_is_set_up_changed_and_reset_at_its_serial_line
         value=round(reverted_s, 1),
         unit="s",
         holds=reverted_s <= REVERT_BAR_S,
+        command=COMMAND,
+    )
+
+
+def test_a_machine_without_a_seed_joins_a_cluster_by_its_menu(lab: Lab) -> None:
+    """The first appliance is a process on another host of the LAN."""
+    office = lab.site("office")
+    maker = Appliance(office.host("maker"))
+    maker.init()
+    maker.start()
+    maker.login()
+    with guest(office.host("carrier"), "bios", None) as machine:
+        operator = Operator(machine)
+        operator.sees("not set up", READY_S)
+        operator.types("")
+        _give_address(operator, office.number)
+        joined_s = _join(operator, maker)
+    assert proofs.record(
+        "IMG-menu-join",
+        what="a machine without a seed joins a cluster by the menu on its serial line: from the"
+        " last answer until it is ready (software emulation)",
+        bar=f"<= {SET_UP_BAR_S:g}",
+        value=round(joined_s, 1),
+        unit="s",
+        holds=joined_s <= SET_UP_BAR_S,
         command=COMMAND,
     )
 
@@ -168,11 +187,8 @@ def _create(operator: Operator) -> float:
     return time.monotonic() - begun
 
 
-def _join(operator: Operator, maker: Appliance) -> None:
-    """It joins a cluster that runs elsewhere; a string that was cut short is told and corrected."""
-    maker.init()
-    maker.start()
-    maker.login()
+def _join(operator: Operator, maker: Appliance) -> float:
+    """Return how long joining took; a string that was cut short is told and corrected."""
     string = str(maker.cairn("cluster", "join-string")["join_string"])
     for pasted in (string[:-5], string):
         operator.chooses("join a cluster")
@@ -180,12 +196,15 @@ def _join(operator: Operator, maker: Appliance) -> None:
         operator.answers("Addresses or names", "")
         operator.answers("Paste the string", pasted)
         if pasted != string:
-            operator.sees("damaged or cut short")
+            operator.sees("copy the whole string")
     operator.answers("Type yes", "yes")
+    begun = time.monotonic()
     came = operator.sees("compare it at the first login", READY_S)
+    joined_s = time.monotonic() - begun
     assert f"fingerprint  {maker.fingerprint}" in came
     assert string not in operator.machine.serial
     until("both vote", lambda: _voters(maker) == 2, within_s=300)
+    return joined_s
 
 
 def _voters(appliance: Appliance) -> int:
