@@ -11,6 +11,7 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,11 +71,19 @@ def make_seed(directory: Path, text: str, kind: Medium) -> Path:
     return medium
 
 
+def make_fat(path: Path, label: str) -> Path:
+    """Make an empty FAT medium."""
+    with path.open("wb") as file:
+        file.truncate(32 << 20)
+    _run("mkfs.vfat", "-n", label, str(path))
+    return path
+
+
 class Guest:
     """One virtual machine; made by `guest`."""
 
     def __init__(
-        self, host: Host, firmware: Firmware, seed: Path | None, number: int = NUMBER
+        self, host: Host, firmware: Firmware, medium: Path | None, number: int = NUMBER
     ) -> None:
         self.host = host
         self.firmware = firmware
@@ -84,9 +93,10 @@ class Guest:
         self.v4, self.v6 = str(site.lan4[number]), str(site.lan6[number])
         self.mac = mac_of(number)
         self.begun = 0.0
-        self._seed = seed
+        self._medium = medium
         self._program: Program | None = None
         self._shell: socket.socket | None = None
+        self._line: socket.socket | None = None
         self._disk = self.directory / "disk.qcow2"
         _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", str(raw_disk()), "-F", "raw",
              str(self._disk), "4G")  # fmt: skip
@@ -104,14 +114,24 @@ class Guest:
         """Switch it on."""
         self.begun = time.monotonic()
         self._program = self.host.start(self._command(), name="qemu")
+        self._line = until("QEMU takes the serial line", self._serial_line, within_s=60)
+        # By the one who reads, not by QEMU's own log, which has octets twice that had to wait.
+        copy = (self._line, self.directory / "serial.log")
+        threading.Thread(target=_copy, args=copy, daemon=True).start()
 
     def stop(self) -> None:
         """Cut its power."""
-        if self._shell is not None:
-            self._shell.close()
-            self._shell = None
+        self.forget_shell()
         if self._program is not None:
             self._program.stop()
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    def type(self, text: str) -> None:
+        """Type on its serial line."""
+        assert self._line is not None
+        self._line.sendall(text.encode())
 
     def is_ready(self) -> bool:
         """Say whether it answers 200 to /readyz on port 443, asked from the operator's host."""
@@ -164,6 +184,18 @@ class Guest:
             self._shell.connect(str(self.directory / "shell.sock"))
         return self._shell
 
+    def _serial_line(self) -> socket.socket | None:
+        assert self._program is not None
+        if not self._program.running:
+            raise LabError(f"QEMU ended:\n{self._program.text()}")
+        line = socket.socket(socket.AF_UNIX)
+        try:
+            line.connect(str(self.directory / "serial.sock"))
+        except OSError:
+            line.close()
+            return None
+        return line
+
     def _bridge(self, own: int) -> None:
         """Put the guest beside the host on the LAN; the host keeps an address of its own."""
         site = self.host.site
@@ -196,15 +228,15 @@ class Guest:
             "-netdev", "tap,id=lan,ifname=tap0,script=no,downscript=no",
             "-device", f"virtio-net-pci,netdev=lan,mac={self.mac},romfile=",
             "-device", "virtio-rng-pci",
-            "-chardev", f"file,id=screen,path={place / 'serial.log'},append=on",
+            "-chardev", f"socket,id=screen,path={place / 'serial.sock'},server=on,wait=on",
             "-serial", "chardev:screen",
             "-chardev", f"socket,id=shell,path={place / 'shell.sock'},server=on,wait=off",
             "-serial", "chardev:shell",
             "-smbios", _credential("systemd.extra-unit.cairn-test.service", _SHELL_UNIT),
             "-smbios", _credential("systemd.unit-dropin.sysinit.target", _SHELL_WANTED),
         ]  # fmt: skip
-        if self._seed is not None:
-            command += ["-drive", f"if=virtio,format=raw,cache=unsafe,file={self._seed}"]
+        if self._medium is not None:
+            command += ["-drive", f"if=virtio,format=raw,cache=unsafe,file={self._medium}"]
         if self.firmware == "uefi":
             for file, more in (
                 (_OVMF / "OVMF_CODE_4M.fd", ",readonly=on"),
@@ -216,10 +248,10 @@ class Guest:
 
 @contextlib.contextmanager
 def guest(
-    host: Host, firmware: Firmware, seed: Path | None, number: int = NUMBER
+    host: Host, firmware: Firmware, medium: Path | None, number: int = NUMBER
 ) -> Iterator[Guest]:
     """Have a machine started, and its power cut in the end."""
-    machine = Guest(host, firmware, seed, number)
+    machine = Guest(host, firmware, medium, number)
     machine.start()
     try:
         yield machine
@@ -230,6 +262,13 @@ def guest(
         raise
     finally:
         machine.stop()
+
+
+def _copy(line: socket.socket, log: Path) -> None:
+    """Write down what the machine shows, until it is gone."""
+    with log.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while octets := line.recv(65_536):
+            file.write(octets)
 
 
 def _credential(name: str, text: str) -> str:

@@ -88,7 +88,7 @@ def test_from_a_seed_to_two_agents_that_ping(lab: Lab, firmware: Firmware, mediu
         ready_s = machine.wait_until_ready(within_s=READY_S)
         print(f"{firmware}: ready after {ready_s:.1f} s")
         _check_system(machine, medium)
-        appliance = _operated(machine)
+        appliance = operated(machine)
         nodes, join_s = _two_nodes_ping(lab, appliance)
         if firmware == "bios":
             _check_start_anew(machine, nodes)
@@ -119,7 +119,7 @@ def test_a_cluster_of_two_images_and_a_process_loses_the_first(lab: Lab) -> None
     seeds = [make_seed(hosts[0].directory, _seed_text(office.number, _creating()), "vfat")]
     with guest(hosts[0], "bios", seeds[0]) as first:
         first.wait_until_ready(within_s=READY_S)
-        maker = _operated(first)
+        maker = operated(first)
         network = maker.network("prod", "10.7.0.0/24")
         node = Node(lab.site("cloud-a").host("a1"))
         node.start()
@@ -135,7 +135,7 @@ def test_a_cluster_of_two_images_and_a_process_loses_the_first(lab: Lab) -> None
         with guest(hosts[1], "bios", seeds[1], NUMBER + 1) as second:
             ready_s = second.wait_until_ready(within_s=READY_S)
             print(f"the second: ready after {ready_s:.1f} s")
-            other = _operated(second)
+            other = operated(second)
             until("all three have a vote", lambda: _voters(other) == 3, within_s=300)
             first.stop()
             begun = time.monotonic()
@@ -188,11 +188,11 @@ def _token(appliance: Imaged, network: Network) -> str | None:
         return None
 
 
-def _operated(machine: Guest) -> Imaged:
+def operated(machine: Guest) -> Imaged:
     """Return the appliance in a guest, with a session by the fingerprint that its screen shows."""
     appliance = Imaged(machine)
     appliance.fingerprint = until(
-        "the screen shows the fingerprint", lambda: _on_screen(machine), within_s=60
+        "the screen shows the fingerprint", lambda: on_screen(machine), within_s=60
     )
     # The hash of a password takes seconds there, and more while units are still being started.
     until("the login is answered", lambda: _is_logged_in(appliance), within_s=120)
@@ -209,14 +209,14 @@ def _is_logged_in(appliance: Imaged) -> bool:
     return True
 
 
-def _on_screen(machine: Guest) -> str | None:
+def on_screen(machine: Guest) -> str | None:
     found = re.findall(r"fingerprint\s+([0-9a-f]{64})", machine.serial)
     return found[-1] if found else None
 
 
 def _check_system(machine: Guest, medium: Medium) -> None:
     """No unit failed, nothing of the system can be written, /var has the rest of the disk."""
-    until("start-up is over", lambda: _is_up(machine), within_s=300)
+    until("start-up is over", lambda: is_up(machine), within_s=300)
     failed = machine.run("systemctl list-units --failed --plain --no-legend")
     assert not failed.strip(), failed + machine.run(
         "journalctl -b -p warning --no-pager | tail -60"
@@ -252,7 +252,7 @@ def _check_system(machine: Guest, medium: Medium) -> None:
     )
 
 
-def _is_up(machine: Guest) -> bool:
+def is_up(machine: Guest) -> bool:
     state = machine.run("systemctl is-system-running", check=False).strip()
     return state in ("running", "degraded")
 

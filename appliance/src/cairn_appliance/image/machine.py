@@ -9,7 +9,6 @@ applied      root: wipes the seed, and says that none is looked at any more
 from __future__ import annotations
 
 import logging
-import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -19,7 +18,7 @@ import msgspec
 from cairn_appliance.cluster.files import PUBLIC, write_whole
 from cairn_appliance.domain.errors import CairnError
 from cairn_appliance.image import medium, places, seed, state, system
-from cairn_appliance.image.seed import Seed, System
+from cairn_appliance.image.seed import Network, Seed, System
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ def keep(found: Seed) -> None:
     write_whole(places.KEPT, msgspec.json.encode(found.system), PUBLIC)
     if found.cluster is not None and not state.is_set_up():
         write_whole(places.CLUSTER, msgspec.json.encode(found.cluster))
-        shutil.chown(places.CLUSTER, places.USER, places.USER)
+        state.give_away(places.CLUSTER)
 
 
 def kept_system() -> System:
@@ -76,7 +75,12 @@ def render(settings: System) -> None:
     """Give the kernel and systemd's services what they are to use."""
     socket.sethostname(settings.hostname)
     _render(system.NETWORK_UNIT, system.network_unit(settings.network))
-    _render(system.TIME_UNIT, system.time_unit(settings.network))
+    render_time(settings.network)
+
+
+def render_time(network: Network) -> None:
+    """Say whom to ask for the time."""
+    _render(system.TIME_UNIT, system.time_unit(network))
 
 
 def applied() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
+import socket
 import subprocess
 import sys
 
 from cairn_appliance.domain.errors import CairnError, JoinRefused, Unavailable
 
 _BUG, _BAD_INPUT, _UNREACHABLE, _REFUSED = 1, 2, 3, 4
+_MOST_CHARACTERS = 32_768  # of a line
 
 # Each step imports what it needs and no more: they are waited for at each boot.
 
@@ -24,6 +27,10 @@ def main() -> None:
         "applied": _applied,
         "judge": _judge,
         "screen": _screen,
+        "request": _request,
+        "network-revert": _network_revert,
+        "wipe": _wipe,
+        "reset-password": _reset_password,
     }
     parser = argparse.ArgumentParser(prog="cairn-image", description=__doc__)
     parser.add_argument("step", choices=sorted(steps))
@@ -68,9 +75,36 @@ def _judge() -> None:
 
 
 def _screen() -> None:
-    from cairn_appliance.image.screen import show
+    from cairn_appliance.image.console import show
 
     show()
+
+
+def _request() -> None:
+    """Answer one request of the menu; systemd hands over the connection as standard input."""
+    from cairn_appliance.image.root import answer_one
+
+    with socket.socket(fileno=os.dup(0)) as connection:
+        answer_one(connection)
+
+
+def _network_revert() -> None:
+    from cairn_appliance.image.trial import revert
+
+    revert()
+
+
+def _wipe() -> None:
+    from cairn_appliance.image.wipe import wipe
+
+    wipe()
+
+
+def _reset_password() -> None:
+    """Do what the order in the first line of standard input says."""
+    from cairn_appliance.image.password_reset import reset
+
+    sys.stdout.write(asyncio.run(reset(sys.stdin.readline(_MOST_CHARACTERS))))
 
 
 def _code_of(error: CairnError) -> int:

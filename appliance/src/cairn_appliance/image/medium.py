@@ -29,7 +29,7 @@ def find() -> Path | None:
 
 def read(device: Path) -> str:
     """Return the text of the seed; raise SeedError."""
-    with _mounted(device, "ro") as place:
+    with mounted(device, "ro") as place:
         try:
             with (place / FILE_NAME).open("rb") as file:
                 octets = file.read(MOST_OCTETS + 1)
@@ -46,7 +46,7 @@ def read(device: Path) -> str:
 def wipe(device: Path) -> None:
     """Overwrite the seed and remove it; raise SeedError where the medium can't be written."""
     try:
-        with _mounted(device, "rw") as place:
+        with mounted(device, "rw") as place:
             overwrite(place / FILE_NAME)
     except OSError as error:
         raise SeedError(
@@ -65,7 +65,8 @@ def overwrite(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _mounted(device: Path, mode: str) -> Iterator[Path]:
+def mounted(device: Path, mode: str) -> Iterator[Path]:
+    """Have the medium mounted somewhere; raise SeedError."""
     with tempfile.TemporaryDirectory(prefix="cairn-seed-", dir="/run") as directory:
         options = f"{mode},nodev,nosuid,noexec"
         if not _run("mount", "-o", options, str(device), directory, check=False):

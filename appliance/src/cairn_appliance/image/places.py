@@ -13,6 +13,9 @@ KEPT = STATE_DIR / "system.json"  # hostname and network, rendered at each boot
 APPLIED = STATE_DIR / "applied"  # a seed was applied: none is looked at any more
 CLUSTER = RUN_DIR / "cluster.json"  # what the seed says of the cluster; has secrets
 PROBLEM = RUN_DIR / "problem"  # two lines for the screen: cause and remedy
+TRIAL = Path("/run/cairn-network-trial.json")  # a change of the network that may go back; root's
+RESET = Path("/var/cairn-reset")  # all beside it is to go at the next start
+SYNCHRONISED = Path("/run/systemd/timesync/synchronized")  # there once a server has set the clock
 
 OPS_PORT = 443
 ESP = Path("/efi")

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 import socket
 import ssl
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cairn_appliance.image import health, local_api, places, state
+from cairn_appliance.image import health, interfaces, local_api, places, state
 from cairn_appliance.settings import SettingsError, join_address
 from cairn_appliance.settings import read as read_settings
-
-TERMINALS = ("/dev/tty1", "/dev/ttyS0")
-_PAUSE_S = 5.0
-_CLEAR = "\x1b[H\x1b[2J"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +26,19 @@ class Shown:
     state: str
     problem: str
     remedy: str
+    own_addresses: tuple[str, ...] = ()  # of the machine, while it is no appliance yet
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where the console is."""
+        return tuple(f"https://{join_address(each, 443)[:-4]}/" for each in self.addresses)
 
 
 def text_of(shown: Shown) -> str:
-    """Return the lines; nothing that somebody else wrote gets a control character through."""
+    """Return the lines."""
     rows = [
-        *(("console", f"https://{join_address(each, 443)[:-4]}/") for each in shown.addresses),
+        *(("console", each) for each in shown.urls),
+        *(("address", each) for each in shown.own_addresses),
         ("fingerprint", shown.fingerprint),
         ("state", shown.state),
         ("problem", shown.problem),
@@ -46,20 +46,8 @@ def text_of(shown: Shown) -> str:
     ]
     present = [(name, value) for name, value in rows if value]
     lines = [f"Cairn appliance {shown.hostname}, {shown.version}, slot {shown.slot.upper()}", ""]
-    lines += [f"  {name:<12} {_printable(value)}" for name, value in present]
-    return "\r\n".join(lines) + "\r\n"
-
-
-def show(terminals: Sequence[str] = TERMINALS) -> None:
-    """Draw it, and again whenever it has changed; never ends."""
-    drawn = ""
-    while True:
-        text = text_of(look())
-        if text != drawn:
-            for terminal in terminals:
-                _draw(terminal, text)
-            drawn = text
-        time.sleep(_PAUSE_S)
+    lines += [f"  {name:<12} {value}" for name, value in present]
+    return "\n".join([*lines, "", "  Enter opens the menu."]) + "\n"
 
 
 def look() -> Shown:
@@ -70,11 +58,12 @@ def look() -> Shown:
         hostname=socket.gethostname(),
         version=platform.freedesktop_os_release().get("IMAGE_VERSION", ""),
         slot=health.running_slot(),
-        addresses=_addresses(),
+        addresses=hosts(),
         fingerprint=_fingerprint() if ready else "",
         state=_state(ready),
         problem=problem,
         remedy=remedy,
+        own_addresses=() if state.is_set_up() else interfaces.addresses(),
     )
 
 
@@ -85,10 +74,11 @@ def _state(ready: bool) -> str:
         return "starts, or has no quorum"
     if places.CLUSTER.exists():
         return "is being set up"
-    return "not set up: waits for a seed (a medium with the label cidata; docs/install.md)"
+    return "not set up: use the menu, or a seed (a medium with the label cidata; docs/install.md)"
 
 
-def _addresses() -> tuple[str, ...]:
+def hosts() -> tuple[str, ...]:
+    """Return at which addresses or names nodes and operators reach the appliance."""
     try:
         return read_settings(places.DATA_DIR).hosts()
     except SettingsError:
@@ -111,21 +101,3 @@ def _problem() -> tuple[str, str]:
             return "the last update did not come up well and was rolled back", "see its journal"
         return "", ""
     return cause, remedy
-
-
-def _draw(terminal: str, text: str) -> None:
-    """Write to a terminal that may not exist, and never wait for it."""
-    try:
-        file = os.open(terminal, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
-    except OSError:
-        return
-    try:
-        os.write(file, (_CLEAR + text).encode("utf-8", "replace"))
-    except OSError:
-        return
-    finally:
-        os.close(file)
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import os
+import pwd
+from pathlib import Path
 
 from cairn_appliance.cluster.files import PUBLIC, write_whole
 from cairn_appliance.domain.errors import CairnError
@@ -17,7 +19,13 @@ def is_set_up() -> bool:
 def make_run_directory() -> None:
     """Make the directory by which the steps tell each other, and the screen."""
     places.RUN_DIR.mkdir(mode=0o750, exist_ok=True)
-    shutil.chown(places.RUN_DIR, places.USER, places.USER)
+    give_away(places.RUN_DIR)
+
+
+def give_away(path: Path) -> None:
+    """Let it be the appliance's user's; not what it points to, which that user might choose."""
+    user = pwd.getpwnam(places.USER)
+    os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
 
 def tell(problem: CairnError | None) -> None:

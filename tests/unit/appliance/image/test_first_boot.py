@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cairn_appliance.cluster.files import write_whole
-from cairn_appliance.image import machine, medium, places, screen
+from cairn_appliance.image import machine, medium, places, screen, state
 from cairn_appliance.image.screen import Shown
 from cairn_appliance.image.seed import SeedError
+from cairn_appliance.image.terminal import printable
 
 from tests.unit.appliance.image.test_seed import CREATE, HASH, text
 
@@ -26,7 +26,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(places, "APPLIED", tmp_path / "STATE_DIR/applied")
     monkeypatch.setattr(places, "CLUSTER", tmp_path / "RUN_DIR/cluster.json")
     monkeypatch.setattr(places, "PROBLEM", tmp_path / "RUN_DIR/problem")
-    monkeypatch.setattr(shutil, "chown", lambda *_: None)
+    monkeypatch.setattr(state, "give_away", lambda _: None)
     monkeypatch.setattr(socket, "sethostname", lambda _: None)
     monkeypatch.setattr(machine, "_render", lambda *_: None)
     return tmp_path
@@ -128,7 +128,7 @@ def test_the_screen_shows_where_and_who_and_nothing_that_moves_the_cursor() -> N
         problem="bad \x1b[2J seed",
         remedy="",
     )
-    drawn = screen.text_of(shown)
+    drawn = printable(screen.text_of(shown))
     assert "https://192.0.2.10/" in drawn and "https://[2001:db8::10]/" in drawn
     assert "ab" * 32 in drawn and "slot A" in drawn
     assert "\x1b" not in drawn and "what to do" not in drawn
