@@ -192,7 +192,8 @@ def _clean(tree: Path) -> None:
     shadow = tree / "etc/shadow"
     day = epoch() // 86_400
     shadow.write_text(re.sub(r"(?m)^([^:]*):[^:]*:[0-9]*:", rf"\1:!*:{day}:", shadow.read_text()))
-    newest = epoch()
+    # Debian's files are no newer than that; of all others the time says when somebody fetched or
+    # built them here.
     for path in [tree, *tree.rglob("*")]:
-        if path.lstat().st_mtime > newest:
-            os.utime(path, (newest, newest), follow_symlinks=False)
+        if path.lstat().st_mtime > BASE_EPOCH:
+            os.utime(path, (epoch(), epoch()), follow_symlinks=False)

@@ -130,8 +130,9 @@ def _version_of_etcd() -> str:
     return "v" + done.stdout.splitlines()[0].rpartition(" ")[2]
 
 
-def test_two_builds_are_the_same_octet_for_octet() -> None:
-    """The second one gets Debian's packages anew, under another umask, time zone and language."""
+def test_two_builds_are_the_same_octet_for_octet(tmp_path: Path) -> None:
+    """The second one gets Debian's packages and PyPI's anew, under another umask, time zone and
+    language."""
     again = ROOT / "build/image/dist-again"
     (materials,) = DIST.glob("*.cdx.json")
     at = datetime.fromisoformat(json.loads(materials.read_text())["metadata"]["timestamp"])
@@ -144,6 +145,7 @@ def test_two_builds_are_the_same_octet_for_octet() -> None:
         cwd=ROOT,
         env=os.environ
         | {"TZ": "Pacific/Chatham", "LC_ALL": "C", "PYTHONHASHSEED": "77"}
+        | {"UV_CACHE_DIR": str(tmp_path / "uv")}
         | {"SOURCE_DATE_EPOCH": str(int(at.timestamp()))},  # of the commit that it was built from
         timeout=1500,
     )  # fmt: skip
