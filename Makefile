@@ -95,12 +95,12 @@ ansible-test:  ## the Ansible collection: linted, then over SSH on systems witho
 	@tools/ansible-lint
 	@$(RUN) pytest -s -m slow tests/playbooks $(ARGS)
 
-image:  ## the appliance's disk, raw and qcow2, with the agent's packages in it, in build/image/dist (RELEASE=, KEY=, ARGS=--fresh)
+image:  ## the appliance's disk as raw, qcow2, OVA and installer ISO, the agent's packages in it, in build/image/dist (RELEASE=, KEY=, ARGS=--fresh)
 	@tools/setup image
 	@$(RUN) python -m images.agent.build $${KEY:+--key $$KEY}
 	@$(RUN) python -m images.appliance.build --release $${RELEASE:-1} $${KEY:+--key $$KEY} $(ARGS)
 
-image-test:  ## the image booted in QEMU by BIOS and by UEFI: from the seed to two agents that ping (ARGS)
+image-test:  ## the image in QEMU by BIOS and by UEFI: from the seed to two agents that ping, from the OVA, installed from the ISO (ARGS)
 	@tools/setup image
 	@[ -e build/image/dist/SHA256SUMS ] || $(MAKE) image ARGS=
 	@$(RUN) pytest -s -m slow tests/image $(ARGS)

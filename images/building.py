@@ -47,8 +47,9 @@ def install_locked(package: str, into: Path, python: str, locked: Path) -> None:
             *("--no-emit-workspace", "--no-header", "--project", str(ROOT)),
         )
     )
-    run(
-        *(uv, "pip", "install", "--quiet", "--target", str(into), "--require-hashes", "--no-deps"),
+    run(  # copies: what is changed of a hard link is changed in uv's cache, too, for all who use it
+        *(uv, "pip", "install", "--quiet", "--link-mode", "copy", "--target", str(into)),
+        *("--require-hashes", "--no-deps"),
         *("--python-version", python, "--python-platform", "x86_64-manylinux_2_28"),
         *("--only-binary", ":all:", "-r", str(locked)),
     )

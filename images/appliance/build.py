@@ -1,4 +1,4 @@
-"""Builds the appliance's disk image: raw and qcow2, for BIOS and UEFI.
+"""Builds the appliance's image: raw, qcow2, OVA and the installer's ISO, for BIOS and UEFI.
 
 `make image` runs it, as root. From Debian 13's packages, the locked wheels and this checkout it
 makes one read-only system; around it a disk with two slots for systems, and /var for all state
@@ -7,6 +7,8 @@ two builds of one commit from the same packages differ in nothing.
 
 system      Debian's part, the appliance and what it needs, as a directory
 disk        partitions, file systems, GRUB
+ova         the disk for VMware, with the fields of the seed
+iso         the disk packed, and the installer that writes it
 materials   the list of what is in it
 """
 
@@ -20,7 +22,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from images.appliance import disk, materials, system
+from images.appliance import disk, iso, materials, ova, system
 from images.appliance.disk import WORK
 from images.building import (
     PUBLIC_KEY,
@@ -30,6 +32,7 @@ from images.building import (
     public_key,
     run,
     settle_surroundings,
+    sha256,
     sign_folder,
     version_of,
 )
@@ -37,7 +40,7 @@ from images.building import (
 
 def main() -> None:
     """Build what was asked for."""
-    parser = argparse.ArgumentParser(description="Build the appliance's disk image.")
+    parser = argparse.ArgumentParser(description="Build the appliance's image.")
     parser.add_argument("--release", default="1", help="number after the version")
     parser.add_argument("--output", type=Path, default=WORK / "dist")
     parser.add_argument("--packages", type=Path, default=ROOT / "build/packages/dist")
@@ -58,10 +61,7 @@ def main() -> None:
     shutil.copy(tree / "usr/lib/cairn-appliance/debian-packages.txt", output / f"{name}.packages")
     disk.make(tree, output / f"{name}.raw")
     if not asked.no_qcow2:
-        run(
-            *("qemu-img", "convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd"),
-            *(str(output / f"{name}.raw"), str(output / f"{name}.qcow2")),
-        )
+        _pack(tree, output / f"{name}.raw", version)
     key = asked.key or development_key()
     (output / PUBLIC_KEY).write_text(public_key(key))
     sign_folder(output, key)
@@ -70,10 +70,22 @@ def main() -> None:
         print(f"image: {path.name} {about.st_size} octets, {about.st_blocks * 512} on disk")
 
 
+def _pack(tree: Path, raw: Path, version: str) -> None:
+    """Make of the disk what people are given."""
+    run(
+        *("qemu-img", "convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd"),
+        *(str(raw), str(raw.with_suffix(".qcow2"))),
+    )
+    digest = sha256(raw)
+    ova.make(raw, digest, version, raw.with_suffix(".ova"))
+    iso.make(tree, raw, digest, version, raw.with_suffix(".iso"))
+
+
 def _check_builder() -> None:
     if os.geteuid() != 0:
         sys.exit("image: error: root builds it (mmdebstrap, chroot)\n  what to do: use root, or CI")
     needed = ("mmdebstrap", "mke2fs", "mkfs.vfat", "mcopy", "sfdisk", "qemu-img", "openssl", "go")
+    needed += ("xorriso", "zstd")
     missing = [tool for tool in needed if not shutil.which(tool)]
     if missing:
         sys.exit(

@@ -201,16 +201,22 @@ def _fill_esp(parts: Path, esp: Path, program: bytes) -> None:
     )
     (place / "grub/grub.cfg").write_text(text)
     (place / "grub/grubenv").write_bytes(encode(Environment()))
-    for path in [place, *place.rglob("*")]:
+    make_fat(esp, 64, 32, "CAIRN-ESP", "cairn-esp", place)
+
+
+def make_fat(file: Path, mib: int, bits: int, label: str, name: str, content: Path) -> None:
+    """Make a FAT file system of a directory; its number goes by `name`."""
+    for path in [content, *content.rglob("*")]:
         os.utime(path, (epoch(), epoch()))
-    with esp.open("wb") as file:
-        file.truncate(64 * MIB)
-    number = hashlib.sha256(uuid_of("cairn-esp").encode()).hexdigest()[:8]
+    with file.open("wb") as made:
+        made.truncate(mib * MIB)
+    number = hashlib.sha256(uuid_of(name).encode()).hexdigest()[:8]
     run(
-        "mkfs.vfat", "--invariant", "-F", "32", "-s", "1", "-i", number, "-n", "CAIRN-ESP", str(esp)
+        *("mkfs.vfat", "--invariant", "-F", str(bits), "-s", "1", "-i", number),
+        *("-n", label, str(file)),
     )
-    for name in ("EFI", "grub"):
-        run("mcopy", "-s", "-m", "-Q", "-i", str(esp), str(place / name), "::")
+    for path in sorted(content.iterdir()):
+        run("mcopy", "-s", "-m", "-Q", "-i", str(file), str(path), "::")
 
 
 def _put(disk: BinaryIO, at: int, part: Path) -> None:

@@ -24,7 +24,9 @@ from images.building import (
 HERE = Path(__file__).resolve().parent
 SUITE = "trixie"
 BASE_EPOCH = 1_767_225_600  # 2026-01-01
-# Of the base: documentation, and translations of programs that nobody calls.
+# Of the base: documentation, translations of programs that nobody calls, and drivers of what an
+# appliance hasn't got.
+_MODULES = "/usr/lib/modules/*/kernel"
 EXCLUDED = (
     "/usr/share/doc/*",
     "/usr/share/man/*",
@@ -32,6 +34,16 @@ EXCLUDED = (
     "/usr/share/locale/*",
     "/usr/share/bash-completion/*",
     "/usr/share/lintian/*",
+    f"{_MODULES}/drivers/bluetooth/*",
+    f"{_MODULES}/drivers/gpu/*",
+    f"{_MODULES}/drivers/iio/*",
+    f"{_MODULES}/drivers/infiniband/*",
+    f"{_MODULES}/drivers/media/*",
+    f"{_MODULES}/drivers/net/wireless/*",
+    f"{_MODULES}/drivers/staging/*",
+    f"{_MODULES}/net/bluetooth/*",
+    f"{_MODULES}/net/mac80211/*",
+    f"{_MODULES}/sound/*",
 )
 INCLUDED = ("/usr/share/doc/*/copyright",)
 MASKED = (
@@ -180,7 +192,8 @@ def _clean(tree: Path) -> None:
     shadow = tree / "etc/shadow"
     day = epoch() // 86_400
     shadow.write_text(re.sub(r"(?m)^([^:]*):[^:]*:[0-9]*:", rf"\1:!*:{day}:", shadow.read_text()))
-    newest = epoch()
+    # Debian's files are no newer than that; of all others the time says when somebody fetched or
+    # built them here.
     for path in [tree, *tree.rglob("*")]:
-        if path.lstat().st_mtime > newest:
-            os.utime(path, (newest, newest), follow_symlinks=False)
+        if path.lstat().st_mtime > BASE_EPOCH:
+            os.utime(path, (epoch(), epoch()), follow_symlinks=False)

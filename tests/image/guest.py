@@ -27,9 +27,10 @@ DIST = ROOT / "build/image/dist"
 NUMBER = 50  # the guest's in the site's LAN; the host that carries it keeps another
 _OPERATOR = 40  # beyond the guest's
 Firmware = Literal["bios", "uefi"]
+Hardware = Literal["qemu", "vmware"]  # which devices it has, as far as QEMU has VMware's
 Medium = Literal["iso", "vfat"]
 
-_OVMF = Path("/usr/share/OVMF")
+OVMF = Path("/usr/share/OVMF")
 _SHELL_UNIT = """[Unit]
 Description=A shell for the test
 DefaultDependencies=no
@@ -83,10 +84,17 @@ class Guest:
     """One virtual machine; made by `guest`."""
 
     def __init__(
-        self, host: Host, firmware: Firmware, medium: Path | None, number: int = NUMBER
+        self,
+        host: Host,
+        firmware: Firmware,
+        medium: Path | None,
+        number: int = NUMBER,
+        disk: Path | None = None,
+        hardware: Hardware = "qemu",
     ) -> None:
         self.host = host
         self.firmware = firmware
+        self.hardware = hardware
         self.directory = host.directory
         site = host.site
         assert site.lan4 is not None and site.lan6 is not None
@@ -98,10 +106,12 @@ class Guest:
         self._shell: socket.socket | None = None
         self._line: socket.socket | None = None
         self._disk = self.directory / "disk.qcow2"
-        _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", str(raw_disk()), "-F", "raw",
-             str(self._disk), "4G")  # fmt: skip
+        below = disk or raw_disk()
+        size = [] if disk else ["4G"]
+        _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", str(below),
+             "-F", below.suffix[1:], str(self._disk), *size)  # fmt: skip
         if firmware == "uefi":
-            shutil.copy(_OVMF / "OVMF_VARS_4M.fd", self.directory / "vars.fd")
+            shutil.copy(OVMF / "OVMF_VARS_4M.fd", self.directory / "vars.fd")
         self._bridge(number + _OPERATOR)
 
     @property
@@ -221,13 +231,10 @@ class Guest:
     def _command(self) -> list[str]:
         place = self.directory
         command = [
-            "qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,tb-size=512",
+            "qemu-system-x86_64", "-accel", "tcg,tb-size=512",
             "-cpu", "Westmere,+rdrand", "-smp", "2", "-m", "1536",
             "-nodefaults", "-no-user-config", "-display", "none", "-vga", "std",
-            "-drive", f"if=virtio,format=qcow2,cache=unsafe,file={self._disk}",
             "-netdev", "tap,id=lan,ifname=tap0,script=no,downscript=no",
-            "-device", f"virtio-net-pci,netdev=lan,mac={self.mac},romfile=",
-            "-device", "virtio-rng-pci",
             "-chardev", f"socket,id=screen,path={place / 'serial.sock'},server=on,wait=on",
             "-serial", "chardev:screen",
             "-chardev", f"socket,id=shell,path={place / 'shell.sock'},server=on,wait=off",
@@ -235,23 +242,51 @@ class Guest:
             "-smbios", _credential("systemd.extra-unit.cairn-test.service", _SHELL_UNIT),
             "-smbios", _credential("systemd.unit-dropin.sysinit.target", _SHELL_WANTED),
         ]  # fmt: skip
-        if self._medium is not None:
-            command += ["-drive", f"if=virtio,format=raw,cache=unsafe,file={self._medium}"]
+        command += self._as_vmware() if self.hardware == "vmware" else self._as_qemu()
         if self.firmware == "uefi":
             for file, more in (
-                (_OVMF / "OVMF_CODE_4M.fd", ",readonly=on"),
+                (OVMF / "OVMF_CODE_4M.fd", ",readonly=on"),
                 (place / "vars.fd", ""),
             ):
                 command += ["-drive", f"if=pflash,format=raw,file={file}{more}"]
         return command
 
+    def _as_qemu(self) -> list[str]:
+        devices = [
+            "-machine", "q35",
+            "-drive", f"if=virtio,format=qcow2,cache=unsafe,file={self._disk}",
+            "-device", f"virtio-net-pci,netdev=lan,mac={self.mac},romfile=",
+            "-device", "virtio-rng-pci",
+        ]  # fmt: skip
+        if self._medium is not None:
+            devices += ["-drive", f"if=virtio,format=raw,cache=unsafe,file={self._medium}"]
+        return devices
+
+    def _as_vmware(self) -> list[str]:
+        devices = [
+            "-machine", "pc",
+            "-device", "pvscsi,id=scsi",
+            "-drive", f"if=none,id=disk,format=qcow2,cache=unsafe,file={self._disk}",
+            "-device", "scsi-hd,bus=scsi.0,drive=disk",
+            "-device", f"vmxnet3,netdev=lan,mac={self.mac},romfile=",
+        ]  # fmt: skip
+        if self._medium is not None:
+            devices += ["-drive", f"if=none,id=cd,media=cdrom,format=raw,file={self._medium}"]
+            devices += ["-device", "ide-cd,drive=cd"]
+        return devices
+
 
 @contextlib.contextmanager
 def guest(
-    host: Host, firmware: Firmware, medium: Path | None, number: int = NUMBER
+    host: Host,
+    firmware: Firmware,
+    medium: Path | None,
+    number: int = NUMBER,
+    disk: Path | None = None,
+    hardware: Hardware = "qemu",
 ) -> Iterator[Guest]:
-    """Have a machine started, and its power cut in the end."""
-    machine = Guest(host, firmware, medium, number)
+    """Have a machine started, from the built disk or another, and its power cut in the end."""
+    machine = Guest(host, firmware, medium, number, disk, hardware)
     machine.start()
     try:
         yield machine

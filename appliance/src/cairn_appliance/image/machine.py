@@ -17,7 +17,7 @@ import msgspec
 
 from cairn_appliance.cluster.files import PUBLIC, write_whole
 from cairn_appliance.domain.errors import CairnError
-from cairn_appliance.image import medium, places, seed, state, system
+from cairn_appliance.image import medium, ovf, places, seed, state, system
 from cairn_appliance.image.seed import Network, Seed, System
 
 log = logging.getLogger(__name__)
@@ -44,11 +44,17 @@ def take_seed() -> None:
     if state.is_set_up():  # power failed after the cluster was made and before the seed was wiped
         finish()
         return
-    device = medium.find()
-    if device is None:
-        log.info("no medium with the label cidata is there")
+    found = _found()
+    if found is None:
+        log.info("no medium with the label cidata is there, and no OVF property is filled in")
         return
-    keep(seed.parse(medium.read(device)))
+    keep(found)
+
+
+def _found() -> Seed | None:
+    """Return what a medium says, else what a hypervisor says."""
+    device = medium.find()
+    return ovf.find() if device is None else seed.parse(medium.read(device))
 
 
 def keep(found: Seed) -> None:

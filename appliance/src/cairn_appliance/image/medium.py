@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cairn_appliance.image.seed import MOST_OCTETS, SeedError
@@ -17,10 +17,16 @@ _BY_LABEL = Path("/dev/disk/by-label")
 _WITHIN_S = 30.0
 
 
-def find() -> Path | None:
+class Unmountable(SeedError):
+    """There is no medium, or one of something else."""
+
+    remedy = "make it as ISO 9660 or FAT with the label cidata"
+
+
+def find(labels: Sequence[str] = LABELS) -> Path | None:
     """Return the device with a seed, once the kernel has told of all that are there."""
     _run("udevadm", "settle", "--timeout=15", check=False)
-    for label in LABELS:
+    for label in labels:
         device = _BY_LABEL / label
         if device.exists():
             return device.resolve()
@@ -29,18 +35,26 @@ def find() -> Path | None:
 
 def read(device: Path) -> str:
     """Return the text of the seed; raise SeedError."""
-    with mounted(device, "ro") as place:
-        try:
-            with (place / FILE_NAME).open("rb") as file:
-                octets = file.read(MOST_OCTETS + 1)
-        except OSError as error:
-            raise SeedError(f"the medium {device} has no {FILE_NAME} that can be read") from error
-    if len(octets) > MOST_OCTETS:
-        raise SeedError(f"{FILE_NAME} is larger than {MOST_OCTETS // 1024} KiB")
+    octets = read_file(device, FILE_NAME)
+    if octets is None:
+        raise SeedError(f"the medium {device} has no {FILE_NAME} that can be read")
     try:
         return octets.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SeedError(f"{FILE_NAME} is no text in UTF-8") from error
+
+
+def read_file(device: Path, name: str) -> bytes | None:
+    """Return a small file of a medium, None where it has none; raise SeedError."""
+    with mounted(device, "ro") as place:
+        try:
+            with (place / name).open("rb") as file:
+                octets = file.read(MOST_OCTETS + 1)
+        except OSError:
+            return None
+    if len(octets) > MOST_OCTETS:
+        raise SeedError(f"{name} is larger than {MOST_OCTETS // 1024} KiB")
+    return octets
 
 
 def wipe(device: Path) -> None:
@@ -66,14 +80,11 @@ def overwrite(path: Path) -> None:
 
 @contextlib.contextmanager
 def mounted(device: Path, mode: str) -> Iterator[Path]:
-    """Have the medium mounted somewhere; raise SeedError."""
+    """Have a medium mounted; raise Unmountable."""
     with tempfile.TemporaryDirectory(prefix="cairn-seed-", dir="/run") as directory:
         options = f"{mode},nodev,nosuid,noexec"
         if not _run("mount", "-o", options, str(device), directory, check=False):
-            raise SeedError(
-                f"the medium {device} can't be mounted ({mode})",
-                "make it as ISO 9660 or FAT with the label cidata",
-            )
+            raise Unmountable(f"the medium {device} can't be mounted ({mode})")
         try:
             yield Path(directory)
         finally:

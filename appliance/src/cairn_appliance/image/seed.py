@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import tomllib
+from collections.abc import Mapping
 from typing import Literal
 
 import argon2
@@ -72,6 +73,16 @@ class Cluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"Cluster(action={self.action!r}, addresses={self.addresses!r})"
 
 
+class Install(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which disk the installer writes to; the installed system has no use for it."""
+
+    disk: str  # serial number, model or path, with * and ? for what isn't known
+    min_gib: int = 0
+    max_gib: int = 0
+    wipe: bool = False  # also where the disk isn't empty
+    then: Literal["poweroff", "restart"] = "poweroff"
+
+
 class Seed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that a seed may say."""
 
@@ -79,6 +90,7 @@ class Seed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hostname: str = "cairn"
     network: Network = msgspec.field(default_factory=Network)
     cluster: Cluster | None = None
+    install: Install | None = None
 
     @property
     def system(self) -> System:
@@ -94,9 +106,15 @@ def parse(text: str) -> Seed:
         raise SeedError(f"the seed's first line is not {HEADER}{hint}")
     try:
         # An empty line in the place of the first, so that positions told are those of the file.
-        seed = msgspec.convert(tomllib.loads("\n" + rest), Seed)
+        return convert(tomllib.loads("\n" + rest))
     except tomllib.TOMLDecodeError as error:
         raise SeedError(f"the seed is no TOML: {error}") from error
+
+
+def convert(document: Mapping[str, object]) -> Seed:
+    """Return what a document says; raise SeedError for what can't be meant."""
+    try:
+        seed = msgspec.convert(document, Seed)
     except msgspec.ValidationError as error:
         raise SeedError(f"the seed: {error}") from error
     check(seed)
@@ -110,6 +128,8 @@ def check(seed: Seed) -> None:
     check_network(seed.network)
     if seed.cluster is not None:
         _check_cluster(seed.cluster, seed.network)
+    if seed.install is not None and not seed.install.disk.strip():
+        raise SeedError("install.disk is empty", 'name the disk, or "*" for the only one')
 
 
 def check_network(network: Network) -> None:
