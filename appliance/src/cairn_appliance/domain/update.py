@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from cairn_appliance.domain.cluster_health import ClusterView, Seen, apart, faults_of
 
+SHARED_UPDATE = "/appliance/v1/update"  # on the agents' port, for other appliances
 # An appliance is to be well before the next is taken: a fault may go by itself, for so long.
 WELL_WITHIN_S = 600.0
 # From an appliance's turn until it is back: fetched, written, started, and if need be gone back.
@@ -147,6 +148,9 @@ class Report:
     standing: Standing
     bundle: str = ""  # digest of the update that lies there, checked
     bundle_version: str = ""
+    refused: str = ""  # ID of a wish that did not come as far as the machine
+    cause: str = ""
+    remedy: str = ""
 
 
 class Phase(StrEnum):
@@ -195,8 +199,10 @@ class Plan:
         return replace(self, phase=Phase.STOPPED, cause=cause, remedy=remedy, since=now)
 
 
-def hindrance(plan: Plan, view: ClusterView, reports: Mapping[str, Report]) -> tuple[str, str]:
-    """Return why a plan can't begin, and what to do; empty: it can."""
+def hindrance(
+    plan: Plan, view: ClusterView, reports: Mapping[str, Report]
+) -> tuple[str, str] | None:
+    """Return why a plan can't begin, and what to do; None: it can."""
     names = [each.name for each in view.seen]
     foreign = sorted(set(names) - set(reports))
     if foreign:
@@ -214,7 +220,7 @@ def hindrance(plan: Plan, view: ClusterView, reports: Mapping[str, Report]) -> t
                 f"{', '.join(bare)}: the other slot has no whole system to go back to",
                 "stay, or install a newer version",
             )
-        return "", ""
+        return None
     for name in names:
         running = reports[name].standing.version
         if apart(running, plan.version) > 1:
@@ -224,7 +230,7 @@ def hindrance(plan: Plan, view: ClusterView, reports: Mapping[str, Report]) -> t
             )
     if all(reports[name].standing.version == plan.version for name in names):
         return f"all appliances run {plan.version} already", "nothing"
-    return "", ""
+    return None
 
 
 def advance(plan: Plan, view: ClusterView, reports: Mapping[str, Report], now: float) -> Plan:
@@ -262,6 +268,8 @@ def _await(plan: Plan, view: ClusterView, reports: Mapping[str, Report], now: fl
     report = reports.get(name)
     if seen is None:
         return plan.stopped(f"{name} is no appliance of the cluster any more", _AGAIN, now)
+    if report is not None and report.refused == plan.id:
+        return plan.stopped(f"{name}: {report.cause}", report.remedy, now)
     if report is not None and report.standing.wish == plan.id:
         standing = report.standing
         if standing.step in (Step.ROLLED_BACK, Step.FAILED):

@@ -18,7 +18,7 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -137,7 +137,7 @@ def _write(file: BinaryIO, head: Head, writer: SlotWriter) -> None:
     log.info("written and read back version=%s", manifest.version)
 
 
-def _unpacked(pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _unpacked(pieces: Iterator[bytes]) -> Generator[bytes, None, None]:
     """Yield what zstd makes of the pieces; raise what `pieces` raises, or UpdateUnusable."""
     with subprocess.Popen(_UNPACK, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
         into, out = cast(BinaryIO, program.stdin), cast(BinaryIO, program.stdout)

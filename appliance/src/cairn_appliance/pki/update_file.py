@@ -13,9 +13,8 @@ piece, and hands nothing to the program that unpacks it which the release key ha
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
 import msgspec
@@ -69,11 +68,13 @@ def version_of(text: str) -> tuple[int, ...]:
 def described(version: str, root: BinaryIO, packed: BinaryIO) -> Manifest:
     """Return the manifest of a file system and of the same packed."""
     version_of(version)
-    checksum = hashlib.file_digest(root, "sha256").hexdigest()
-    root_octets, packed_octets = (file.seek(0, os.SEEK_END) for file in (root, packed))
-    packed.seek(0)
+    checksum = hashlib.sha256()
+    for each in _read_pieces(root, PIECE_OCTETS):
+        checksum.update(each)
     pieces = [hashlib.sha256(each).hexdigest() for each in _read_pieces(packed, PIECE_OCTETS)]
-    return Manifest(1, version, root_octets, checksum, packed_octets, PIECE_OCTETS, pieces)
+    return Manifest(
+        1, version, root.tell(), checksum.hexdigest(), packed.tell(), PIECE_OCTETS, pieces
+    )
 
 
 def signed_part(manifest: Manifest) -> bytes:
@@ -163,7 +164,7 @@ def _exactly(file: BinaryIO, count: int) -> bytes:
     return octets
 
 
-def _read_pieces(file: BinaryIO, octets: int) -> Iterable[bytes]:
+def _read_pieces(file: BinaryIO, octets: int) -> Iterator[bytes]:
     while piece := file.read(octets):
         yield piece
 
