@@ -332,21 +332,18 @@ def _places(name: str, appliances: Sequence[Appliance]) -> list[str]:
 
 def _entry(journal: Journal, before: Plan, plan: Plan) -> list[Put]:
     """Return the event of a step that people want to know of."""
-    severity, text = Severity.INFO, ""
+    severity = Severity.INFO
     if plan.phase is Phase.STOPPED:
-        severity = Severity.ALARM
+        kind, severity = "update_stopped", Severity.ALARM
         text = f"the update of the appliances stopped: {plan.cause}"
     elif plan.phase is Phase.DONE:
-        text = "the update of all appliances is done"
+        kind, text = "update_done", "the update of all appliances is done"
     elif plan.current and plan.current != before.current:
-        text = f"{plan.current} is updated now"
+        kind, text = "appliance_updating", f"{plan.current} is updated now"
     elif len(plan.done) > len(before.done):
-        text = f"{plan.done[-1]} is updated"
-    if not text:
+        kind, text = "appliance_updated", f"{plan.done[-1]} is updated"
+    else:
         return []
-    kind = f"update_{plan.phase}"
-    return [
-        journal.entry(
-            kind, text, SYSTEM, severity=severity, version=plan.version, remedy=plan.remedy
-        )
-    ]
+    details = {"version": plan.version, "remedy": plan.remedy}
+    told = {name: value for name, value in details.items() if value}
+    return [journal.entry(kind, text, SYSTEM, severity=severity, **told)]
