@@ -113,8 +113,8 @@ class Standing:
                 whole=here._without(here.other),
                 cause=cause,
                 remedy=self.remedy
-                or f"this machine goes on with {version}; look into its journal "
-                "of the start before (journalctl -b -1), and take another version",
+                or f"nothing is urgent, this machine goes on with {version}; report the cause, and "
+                "take another version",
                 at=now,
             )
         if self.step.is_under_way:

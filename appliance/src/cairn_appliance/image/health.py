@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 # A machine that is slow, under load, with a large store: what comes later doesn't come.
 WITHIN_S = 300.0
+_UNIT = "cairn-appliance.service"
+_WORDS_MOST = 300
 _ESP_LOCK = Path("/run/cairn-esp.lock")
 
 
@@ -70,13 +72,26 @@ def _confirm(running: Slot) -> None:
 def _give_up(running: Slot, within_s: float) -> None:
     """Start the machine again: GRUB has forgotten the trial, and takes the slot of before."""
     log.error("not ready within %.0f s, going back slot=%s", within_s, running)
+    words = _last_words()
 
     def doomed(it: Standing) -> Standing:
         cause = f"{it.version} was not ready within {within_s:.0f} s of its start"
-        return it.doomed(cause, "")
+        return it.doomed(f"{cause}; its appliance said last: {words}" if words else cause, "")
 
     standing.change(doomed)
     subprocess.run(["systemctl", "reboot"], check=True, timeout=60)
+
+
+def _last_words() -> str:
+    """Return what the appliance wrote last: nobody can log in here to look."""
+    command = ["journalctl", "--boot", "--lines=1", "--output=cat", f"_SYSTEMD_UNIT={_UNIT}"]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("what the appliance said can't be read reason=%s", error)
+        return ""
+    text = done.stdout.decode("utf-8", "replace").strip()[:_WORDS_MOST]
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def _keep_machine_id() -> None:
