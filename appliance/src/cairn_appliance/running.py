@@ -86,6 +86,7 @@ _OPEN_PATHS = frozenset(
         "/api/v1/status",
         "/api/v1/session",
         "/api/v1/cluster",
+        "/api/v1/cluster/update/file",  # minutes long: a pause of the store must not end it
     }
 )
 

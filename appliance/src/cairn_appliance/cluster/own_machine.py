@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,9 @@ STANDING: Final = Path("/var/lib/cairn-image/standing.json")
 RELEASE_KEY: Final = Path("/usr/lib/cairn-appliance/release.pem")
 _BUNDLE, _WISH = "bundle", "wish"
 _LEFT_FREE_OCTETS: Final = 256 << 20  # for etcd, which shares the disk
-_LOOKED_AT_EACH_OCTETS: Final = 16 << 20
+# etcd's syncs wait for what others have written, so that little is written at once.
+_SYNCED_EACH_OCTETS: Final = 4 << 20
+_PAUSE_MOST_S: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -101,17 +104,23 @@ class OwnMachine:
         write_whole(self.inbox / _WISH, msgspec.json.encode(wish))
 
     async def _fill(self, file: BinaryIO, chunks: AsyncIterator[bytes]) -> None:
-        octets, looked_at = 0, -_LOOKED_AT_EACH_OCTETS
+        octets, synced_at = 0, -_SYNCED_EACH_OCTETS
+        busy_s = time.thread_time()
         async for chunk in chunks:
             octets += len(chunk)
             if octets > MOST_OCTETS:
                 raise UpdateUnusable(
                     f"an update has at most {MOST_OCTETS >> 20} MiB", code="update_too_large"
                 )
-            if octets - looked_at >= _LOOKED_AT_EACH_OCTETS:
-                looked_at = octets
+            if octets - synced_at >= _SYNCED_EACH_OCTETS:
+                synced_at = octets
                 self._check_room()
+                await asyncio.to_thread(_settle, file)
             await asyncio.to_thread(file.write, chunk)
+            # As long for all else that this thread has to do as it was busy: a file that comes
+            # faster than a slow processor decrypts it would leave nothing for the store.
+            await asyncio.sleep(min(time.thread_time() - busy_s, _PAUSE_MOST_S))
+            busy_s = time.thread_time()
         await asyncio.to_thread(_settle, file)
 
     def _check_room(self) -> None:
