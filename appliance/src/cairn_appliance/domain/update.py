@@ -113,8 +113,8 @@ class Standing:
                 whole=here._without(here.other),
                 cause=cause,
                 remedy=self.remedy
-                or f"nothing is urgent, this machine goes on with {version}; report the cause, and "
-                "take another version",
+                or f"nothing is urgent, this machine goes on with {version}; report the cause "
+                "with a support bundle, which its menu makes, and take another version",
                 at=now,
             )
         if self.step.is_under_way:
