@@ -9,6 +9,7 @@ system      Debian's part, the appliance and what it needs, as a directory
 disk        partitions, file systems, GRUB
 ova         the disk for VMware, with the fields of the seed
 iso         the disk packed, and the installer that writes it
+update      the same system as a signed file, by which appliances that run are updated
 materials   the list of what is in it
 """
 
@@ -22,7 +23,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from images.appliance import disk, iso, materials, ova, system
+from images.appliance import disk, iso, materials, ova, system, update
 from images.appliance.disk import WORK
 from images.building import (
     PUBLIC_KEY,
@@ -54,15 +55,16 @@ def main() -> None:
     output: Path = asked.output.resolve()
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
-    tree = system.make(asked.fresh, version, asked.packages)
+    key = asked.key or development_key()
+    tree = system.make(asked.fresh, version, asked.packages, public_key(key))
     name = f"cairn-appliance_{version}_amd64"
     parts = _materials(tree, asked.packages)
     (output / f"{name}.cdx.json").write_text(materials.listed(version, epoch(), parts))
     shutil.copy(tree / "usr/lib/cairn-appliance/debian-packages.txt", output / f"{name}.packages")
     disk.make(tree, output / f"{name}.raw")
+    update.make(WORK / "parts/root", version, key, output / f"{name}.update")
     if not asked.no_qcow2:
         _pack(tree, output / f"{name}.raw", version)
-    key = asked.key or development_key()
     (output / PUBLIC_KEY).write_text(public_key(key))
     sign_folder(output, key)
     for path in sorted(output.iterdir()):

@@ -56,8 +56,8 @@ MASKED = (
 )
 
 
-def make(fresh: bool, version: str, packages: Path) -> Path:
-    """Return the directory of the finished system."""
+def make(fresh: bool, version: str, packages: Path, release_key: str) -> Path:
+    """Return the directory of the finished system, which believes updates by `release_key`."""
     base = _base(fresh)
     tree = WORK / "system"
     shutil.rmtree(tree, ignore_errors=True)
@@ -70,6 +70,7 @@ def make(fresh: bool, version: str, packages: Path) -> Path:
     for program in ("etcd", "etcdctl", "etcdutl"):
         shutil.copy(ROOT / "build/tools/etcd" / program, own / "bin")
     _copy_appliance(own / "lib")
+    (own / "release.pem").write_text(release_key)
     if (packages / "SHA256SUMS").exists():
         shutil.copytree(packages, tree / "usr/share/cairn/packages")
     else:

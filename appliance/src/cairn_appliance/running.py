@@ -8,6 +8,7 @@ import signal
 import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from socket import socket
 from typing import Any
@@ -26,6 +27,7 @@ from cairn_appliance.api.ops_v1.matrix import LONG
 from cairn_appliance.api.quorum_guard import QuorumGuard
 from cairn_appliance.api.waiting import wait_for_quorum
 from cairn_appliance.cluster import bootstrap
+from cairn_appliance.cluster.appliance_client import ApplianceClient
 from cairn_appliance.cluster.audit_files import AuditFiles
 from cairn_appliance.cluster.backup_shelf import shelf_of
 from cairn_appliance.cluster.bootstrap import Local
@@ -33,6 +35,7 @@ from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.cluster.etcd_binary import find_etcd
 from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
 from cairn_appliance.cluster.members import EtcdMembers
+from cairn_appliance.cluster.own_machine import OwnMachine
 from cairn_appliance.cluster.own_member import (
     OwnMember,
     check_not_removed,
@@ -40,6 +43,7 @@ from cairn_appliance.cluster.own_member import (
 )
 from cairn_appliance.cluster.self_watch import SelfWatch
 from cairn_appliance.cluster.telemetry_exchange import TelemetryExchange
+from cairn_appliance.cluster.update_fetch import fetch
 from cairn_appliance.domain import cluster as domain
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.pki.authority import utc_now
@@ -52,6 +56,7 @@ from cairn_appliance.services.membership import Membership, OwnSigns
 from cairn_appliance.services.quorum import Quorum
 from cairn_appliance.services.services import Services, build
 from cairn_appliance.services.stored import Stored, read, read_all
+from cairn_appliance.services.updates import Updates
 from cairn_appliance.services.upgrading import back_up_first
 from cairn_appliance.services.upkeep import Upkeep
 from cairn_appliance.serving import Server, listening, server, shared
@@ -81,6 +86,7 @@ _OPEN_PATHS = frozenset(
         "/api/v1/status",
         "/api/v1/session",
         "/api/v1/cluster",
+        "/api/v1/cluster/update/file",  # minutes long: a pause of the store must not end it
     }
 )
 
@@ -241,6 +247,16 @@ class Appliance:
         self._quorum = Quorum(
             store, self._has_others, self._send_away, signs=lambda: self._watch.signs
         )
+        self._client = ApplianceClient(self._keyring)
+        self._updates = Updates(
+            store,
+            local.member,
+            OwnMachine(),
+            self._membership,
+            self._backups,
+            partial(fetch, self._client),
+            self._own_member.leads,
+        )
         self._exchange = TelemetryExchange(
             services.telemetry, self._keyring, local.member, snapshot.appliances_by_name
         )
@@ -299,6 +315,7 @@ class Appliance:
                 background.create_task(services.audit.run(), name="keep the audit"),
                 background.create_task(self._exchange.run(), name="read others' reports"),
                 background.create_task(services.outputs.run(), name="tell events"),
+                background.create_task(self._updates.run(), name="update the image"),
             ]
             if every_s := self._local.settings.backup_every_s:
                 making = self._backups.keep_making(every_s, self._own_member.leads)
@@ -317,6 +334,7 @@ class Appliance:
                 drained.set()
             for task in work:
                 task.cancel()
+        await self._client.close()
         await self._etcd.close()
 
     async def _drain(self) -> None:
@@ -328,7 +346,7 @@ class Appliance:
             await self._membership.hand_over_lead(self._local.member)
 
     def _agent_server(self) -> Server:
-        app = agent_api.create_app(self._services, packages=self._packages())
+        app = agent_api.create_app(self._services, packages=self._packages(), updates=self._updates)
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS)
         return server(Unwound(guarded), self._context, CertificateProtocol, lifespan=False)
 
@@ -340,6 +358,7 @@ class Appliance:
             self._backups,
             install=packages.command,
             own=self._watch.figures,
+            updating=self._updates,
         )
         guarded = QuorumGuard(app, self._quorum, _OPEN_PATHS, LONG)
         return server(

@@ -6,7 +6,11 @@ import type { components, paths } from "./schema";
 export type Schemas = components["schemas"];
 
 const ANSWER_WITHIN_MS = 15_000; // the appliance itself ends every request within 11 s
-const LONG_MS = 610_000; // a backup
+// What the appliance lets take longer than other requests, by method and end of the path.
+const LONG_MS = new Map([
+  ["POST /backups", 610_000],
+  ["PUT /cluster/update/file", 3_610_000],
+]);
 const LOGINS = new Set(["/api/v1/login", "/api/v1/oidc/callback"]);
 const SAFE = new Set(["GET", "HEAD"]);
 
@@ -33,8 +37,8 @@ export function withProof(headers: Headers, method: string): void {
 }
 
 async function boundedFetch(request: Request): Promise<Response> {
-  const isLong = request.method === "POST" && new URL(request.url).pathname.endsWith("/backups");
-  const bound = AbortSignal.timeout(isLong ? LONG_MS : ANSWER_WITHIN_MS);
+  const path = new URL(request.url).pathname.replace("/api/v1", "");
+  const bound = AbortSignal.timeout(LONG_MS.get(`${request.method} ${path}`) ?? ANSWER_WITHIN_MS);
   try {
     return await fetch(request, { signal: AbortSignal.any([request.signal, bound]) });
   } catch (error) {

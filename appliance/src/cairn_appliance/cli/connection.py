@@ -36,6 +36,7 @@ _STREAM_READ_S = 40.0
 _REPEAT_WITHIN_S = 8.0
 _WAIT_MAX_S = 3.0
 _PAGE = 500
+_UPLOADED_AT_ONCE_OCTETS = 1 << 18
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----\n?")
 
 
@@ -201,6 +202,32 @@ class Connection:
             for octets in answer.iter_raw():
                 file.write(octets)
                 came(len(octets))
+
+    def upload(
+        self,
+        path: str,
+        kind: type[T],
+        file: BinaryIO,
+        octets: int,
+        went: Callable[[int], None],
+        *,
+        wait_s: float,
+    ) -> Reply[T]:
+        """Put a file; `went` is told how many octets have gone more. Raise CommandError."""
+
+        def chunks() -> Iterator[bytes]:
+            while chunk := file.read(_UPLOADED_AT_ONCE_OCTETS):
+                yield chunk
+                went(len(chunk))
+
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(octets)}
+        with _reported(self._url):
+            answer = self._client.put(
+                path, content=chunks(), headers=headers, timeout=_timeout(wait_s)
+            )
+        if not answer.is_success:
+            raise _problem(answer)
+        return _reply(answer, kind)
 
     def _send(
         self,

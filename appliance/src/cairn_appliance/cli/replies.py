@@ -122,6 +122,41 @@ class ClusterShown(msgspec.Struct, frozen=True):
     upgrade: Upgrade | None = None  # a version that is older doesn't say
 
 
+class UpdateFile(msgspec.Struct, frozen=True):
+    """The file of an update that was uploaded."""
+
+    version: str
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """How the machine of an appliance stands with its two slots."""
+
+    name: str
+    version: str = ""
+    slot: str = ""
+    other_version: str = ""
+    state: str = ""
+    wanted: str = ""
+    cause: str = ""
+    remedy: str = ""
+    at: datetime | None = None
+    uploaded: str = ""
+
+
+class UpdateShown(msgspec.Struct, frozen=True):
+    """The update that is under way or was last."""
+
+    action: str | None = None
+    phase: str | None = None
+    version: str = ""
+    started_by: str = ""
+    current: str = ""
+    done: list[str] = []
+    cause: str = ""
+    remedy: str = ""
+    appliances: list[Machine] = []
+
+
 class BackupKeyShown(msgspec.Struct, frozen=True):
     """The key that backups are sealed for."""
 

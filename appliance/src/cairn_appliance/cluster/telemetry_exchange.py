@@ -1,14 +1,12 @@
 """Reads what nodes report to the other appliances, while anybody looks (docs/adr/0013).
 
-Mutual TLS on the agents' port: each appliance signs itself a client certificate with the
-cluster's CA, in memory, under a name that no node can have. Nothing is asked while nobody looks.
+Nothing is asked while nobody looks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
@@ -19,8 +17,9 @@ from typing import Final, Protocol
 import httpx
 import msgspec
 
+from cairn_appliance.cluster.appliance_client import ApplianceClient
 from cairn_appliance.domain.cluster import Appliance
-from cairn_appliance.domain.telemetry import APPLIANCE, SHARED_REPORTS, Shared, decoded_shared
+from cairn_appliance.domain.telemetry import SHARED_REPORTS, Shared, decoded_shared
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.pki.keyring import Keyring
 
@@ -30,8 +29,6 @@ EVERY_S: Final = 2.0
 ANSWER_S: Final = 3.0
 ANSWER_MAX_OCTETS: Final = 64 << 20  # of 10,000 nodes with twenty sessions each, twice over
 _LOOKED_AT_EVERY_S: Final = 0.5
-_CERTIFICATE_DAYS: Final = 2
-_RENEWED_AFTER_S: Final = 86_400.0 / 2
 
 
 class Board(Protocol):
@@ -70,14 +67,11 @@ class TelemetryExchange:
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._board = board
-        self._keyring = keyring
         self._own = own
         self._appliances = appliances
-        self._now = now
         self._positions: dict[str, _Position] = {}
         self._turn = asyncio.Lock()
-        self._client: httpx.AsyncClient | None = None
-        self._client_of: tuple[str, float] = ("", 0.0)  # issuer, and since when
+        self._client = ApplianceClient(keyring, now)
         board.refresh = self.refresh
 
     async def run(self) -> None:
@@ -88,10 +82,10 @@ class TelemetryExchange:
                     await self.refresh()
                     await asyncio.sleep(EVERY_S * random.uniform(0.8, 1.2))
                 else:
-                    await self._close()
+                    await self._client.close()
                     await asyncio.sleep(_LOOKED_AT_EVERY_S)
         finally:
-            await self._close()
+            await self._client.close()
 
     async def refresh(self) -> None:
         """Read once from all others; one that gives no answer is left as it was."""
@@ -99,7 +93,7 @@ class TelemetryExchange:
             others = [each for each in self._appliances() if each.name != self._own]
             self._board.forget_others(each.name for each in others)
             if others:
-                client = await self._connected()
+                client = await self._client.connected()
                 await asyncio.gather(*(self._read(client, each) for each in others))
 
     async def _read(self, client: httpx.AsyncClient, other: Appliance) -> None:
@@ -116,39 +110,6 @@ class TelemetryExchange:
             self._board.merge(other.name, shared, is_anew=is_anew)
             position.instance, position.version = shared.instance, shared.version
             return
-
-    async def _connected(self) -> httpx.AsyncClient:
-        """Return a client whose certificate is of who issues now, and not old."""
-        loop_s = asyncio.get_running_loop().time()
-        issuer, since = self._client_of
-        is_good = issuer == self._keyring.authority.key_id and loop_s - since < _RENEWED_AFTER_S
-        if self._client is None or not is_good:
-            await self._close()
-            self._client = httpx.AsyncClient(
-                verify=self._context(), trust_env=False, timeout=ANSWER_S
-            )
-            self._client_of = (self._keyring.authority.key_id, loop_s)
-        return self._client
-
-    def _context(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.check_hostname = False  # the CA signs servers' certificates for appliances only
-        context.load_verify_locations(cadata=self._keyring.clients)
-        authority = self._keyring.authority
-        pair = authority.issue_pair(APPLIANCE, "client", (), self._now(), _CERTIFICATE_DAYS)
-        descriptor = os.memfd_create("certificate")
-        try:
-            os.write(descriptor, pair.certificate + pair.private_key)
-            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-        finally:
-            os.close(descriptor)
-        return context
-
-    async def _close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
 
 
 async def _answer(client: httpx.AsyncClient, place: str, position: _Position) -> bytes:

@@ -90,6 +90,20 @@ class BackupFailed(Clash):
     remedy = "see `cairn cluster status`, then try again"
 
 
+class UpdateUnusable(Invalid):
+    """The file of an update is none that this machine may install; the code says why."""
+
+    code = "update_unusable"
+    remedy = "take the file of a release, and check its checksum against SHA256SUMS"
+
+
+class UpdateRefused(Clash):
+    """An update, or the way back, can't be now."""
+
+    code = "update_refused"
+    remedy = "`cairn cluster update status` shows how it stands"
+
+
 class Refused(CairnError):
     """The one who asks may not."""
 

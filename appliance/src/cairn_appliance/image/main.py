@@ -31,6 +31,7 @@ def main() -> None:
         "network-revert": _network_revert,
         "wipe": _wipe,
         "reset-password": _reset_password,
+        "update": _update,
     }
     parser = argparse.ArgumentParser(prog="cairn-image", description=__doc__)
     parser.add_argument("step", choices=sorted(steps))
@@ -105,6 +106,12 @@ def _reset_password() -> None:
     from cairn_appliance.image.password_reset import reset
 
     sys.stdout.write(asyncio.run(reset(sys.stdin.readline(_MOST_CHARACTERS))))
+
+
+def _update() -> None:
+    from cairn_appliance.image.update import update
+
+    update()
 
 
 def _code_of(error: CairnError) -> int:

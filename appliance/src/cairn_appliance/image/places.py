@@ -17,6 +17,12 @@ TRIAL = Path("/run/cairn-network-trial.json")  # a change of the network that ma
 RESET = Path("/var/cairn-reset")  # all beside it is to go at the next start
 SYNCHRONISED = Path("/run/systemd/timesync/synchronized")  # there once a server has set the clock
 
+STANDING = STATE_DIR / "standing.json"  # with the slots; root's word, readable for all
+INBOX = Path("/var/lib/cairn-update")  # of the appliance's user, below root's directory
+WISH = "wish"  # in INBOX: what the appliance asks of root
+BUNDLE = "bundle"  # in INBOX: the file of an update
+RELEASE_KEY = Path("/usr/lib/cairn-appliance/release.pem")
+
 OPS_PORT = 443
 ESP = Path("/efi")
 GRUBENV = ESP / "grub" / "grubenv"

@@ -9,9 +9,16 @@ import socket
 import ssl
 from dataclasses import dataclass
 
-from cairn_appliance.image import health, interfaces, local_api, places, state
+from cairn_appliance.domain.update import Step
+from cairn_appliance.image import health, interfaces, local_api, places, standing, state
 from cairn_appliance.settings import SettingsError, join_address
 from cairn_appliance.settings import read as read_settings
+
+_UNDER_WAY = {
+    Step.INSTALLING: "an update is being written to the other slot",
+    Step.RESTARTING: "starts again, to try the other slot",
+    Step.ON_TRIAL: "starts; this slot is on trial until the appliance is ready",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,9 @@ def look() -> Shown:
 
 
 def _state(ready: bool) -> str:
+    under_way = _UNDER_WAY.get(standing.read().step, "")
+    if under_way:
+        return under_way
     if ready:
         return "ready"
     if state.is_set_up():
@@ -97,7 +107,15 @@ def _problem() -> tuple[str, str]:
     try:
         cause, remedy = places.PROBLEM.read_text("utf-8").splitlines()[:2]
     except (OSError, ValueError):
-        if health.ROLLED_BACK.exists():
-            return "the last update did not come up well and was rolled back", "see its journal"
-        return "", ""
+        return _update_problem()
     return cause, remedy
+
+
+def _update_problem() -> tuple[str, str]:
+    """Return why the last update was rolled back or could not be made, until another is."""
+    told = standing.read()
+    if told.step is Step.ROLLED_BACK:
+        return f"the update to {told.wanted} was rolled back: {told.cause}", told.remedy
+    if told.step is Step.FAILED:
+        return f"the update was not made: {told.cause}", told.remedy
+    return "", ""

@@ -15,7 +15,9 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/cluster/backup-failure               why the last backup could not be made
     /cairn/1/cluster/backup-wish                  a key was replaced, and no backup made since
     /cairn/1/cluster/restored                     the last restore from a backup
+    /cairn/1/cluster/update                       the update that is under way, or was last
     /cairn/1/backups/<name of the file>           a backup that was made
+    /cairn/1/updates/<appliance>                  how its machine stands with its slots
     /cairn/1/map/appliances/<appliance>           addresses of an appliance, running or not
     /cairn/1/map/trust                            authorities and map keys, sealed, when replaced
     /cairn/1/map/sites/<site>                     Site
@@ -79,6 +81,8 @@ FENCED = ROOT + "cluster/fenced/"
 BACKUP_KEY = ROOT + "cluster/backup-key"
 BACKUP_FAILURE = ROOT + "cluster/backup-failure"
 BACKUP_WISH = ROOT + "cluster/backup-wish"
+UPDATE = ROOT + "cluster/update"
+UPDATES = ROOT + "updates/"
 BACKUPS = ROOT + "backups/"
 RESTORED = ROOT + "cluster/restored"
 MAP = ROOT + "map/"
@@ -151,6 +155,11 @@ def appliance(name: str) -> str:
 def backup(name: str) -> str:
     """Return the key of a backup, by the name of its file."""
     return BACKUPS + _id(name)
+
+
+def update(appliance_name: str) -> str:
+    """Return the key of how an appliance's machine stands with its slots."""
+    return UPDATES + _id(appliance_name)
 
 
 def site(site_id: str) -> str:

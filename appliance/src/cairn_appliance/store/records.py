@@ -17,6 +17,7 @@ from cairn_appliance.domain.segment import Preflight, PreflightResult, ProbeKey,
 from cairn_appliance.domain.site import Site
 from cairn_appliance.domain.token import Token
 from cairn_appliance.domain.trust import Trust
+from cairn_appliance.domain.update import Plan, Report
 from cairn_appliance.domain.vsubnet import Psks, VSubnet
 from cairn_appliance.store.codec import Codec, Quarantine
 
@@ -55,6 +56,8 @@ tokens = Codec(Token)
 troubles = Codec(Trouble)
 trust = Codec(Trust)
 psks = Codec(Psks)
+update_plans = Codec(Plan)
+update_reports = Codec(Report)
 users = Codec(User)
 vsubnets = Codec(VSubnet)
 

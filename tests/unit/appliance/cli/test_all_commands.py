@@ -26,6 +26,8 @@ DESTRUCTIVE = {
     "cluster finish-upgrade",
     "cluster leave",
     "cluster replace",
+    "cluster update rollback",
+    "cluster update start",
     "event-output delete",
     "gateway detach",
     "gateway segment delete",

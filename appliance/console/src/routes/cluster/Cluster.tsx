@@ -10,6 +10,7 @@ import { Page } from "../../parts/page";
 import { FailureAlert, Shown } from "../../parts/states";
 import { Age, Foreign } from "../../parts/text";
 import { inert, octets } from "../../parts/words";
+import { Updates } from "./Updates";
 
 type Cluster = Schemas["ClusterOut"];
 
@@ -44,6 +45,7 @@ export function Component() {
           </div>
         )}
       </Shown>
+      <Updates mayAdminister={mayAdminister} />
       {mayAdminister && <Backups />}
     </Page>
   );

@@ -32,14 +32,17 @@ from cairn_appliance.api.client_certificate import (
     issuer_of,
     node_of,
 )
+from cairn_appliance.api.kept import KeptResponse
 from cairn_appliance.api.limits import StrangerLimit
-from cairn_appliance.domain.errors import CertificateRequired, Invalid, Unavailable
+from cairn_appliance.domain.errors import CertificateRequired, Invalid, NotFound, Unavailable
 from cairn_appliance.domain.identity import Facts
 from cairn_appliance.domain.telemetry import SHARED_REPORTS
+from cairn_appliance.domain.update import SHARED_UPDATE
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.enrolment import Credentials, Newcomer
 from cairn_appliance.services.registry import Report
 from cairn_appliance.services.services import Services
+from cairn_appliance.services.updates import Updates
 from cairn_appliance.store import keys
 from cairn_appliance.store.port import StoreError
 
@@ -58,7 +61,10 @@ T = TypeVar("T")
 
 
 def create_app(
-    services: Services, clock: Clock = wall_clock, packages: Packages | None = None
+    services: Services,
+    clock: Clock = wall_clock,
+    packages: Packages | None = None,
+    updates: Updates | None = None,
 ) -> FastAPI:
     """Return the application; it has to be served by CertificateProtocol, inside `Unwound`."""
     app = FastAPI(
@@ -67,7 +73,7 @@ def create_app(
         redirect_slashes=False,
     )
     errors.install(app)
-    agent_api = _AgentApi(services, clock)
+    agent_api = _AgentApi(services, clock, updates)
     for path, method, endpoint in agent_api.routes():
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
     if packages is not None:
@@ -79,8 +85,9 @@ def create_app(
 
 
 class _AgentApi:
-    def __init__(self, services: Services, clock: Clock) -> None:
+    def __init__(self, services: Services, clock: Clock, updates: Updates | None) -> None:
         self._services = services
+        self._updates = updates
         self._clock = clock
         self._limit = StrangerLimit(clock)
         self._showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
@@ -104,6 +111,7 @@ class _AgentApi:
         yield f"{root}/gateway/stations", "POST", self.gateway_stations
         yield f"{root}/gateway/preflight", "POST", self.gateway_preflight
         yield SHARED_REPORTS, "GET", self.appliance_telemetry
+        yield SHARED_UPDATE, "GET", self.appliance_update
         yield "/healthz", "GET", self.healthz
         yield "/readyz", "GET", self.readyz
 
@@ -329,14 +337,24 @@ class _AgentApi:
         after: int = Query(0, ge=0),
     ) -> Response:
         """Another appliance wants to know what the nodes report that are linked to this one."""
-        connection = connection_of(request)
-        appliance_of(connection, self._clock())
-        if not self._is_believed(connection):
-            raise CertificateRequired("the certificate is of an authority that was replaced")
+        self._check_appliance(request)
         octets = self._services.telemetry.since(instance, after)
         headers = {"content-encoding": "gzip"}
         packed = await asyncio.to_thread(gzip.compress, octets, 1)
         return Response(packed, media_type="application/json", headers=headers)
+
+    async def appliance_update(self, request: Request) -> Response:
+        """Another appliance takes the update that was uploaded here."""
+        self._check_appliance(request)
+        if self._updates is None:
+            raise NotFound("no update lies on this appliance", "upload it")
+        return KeptResponse(self._updates.open())
+
+    def _check_appliance(self, request: Request) -> None:
+        connection = connection_of(request)
+        appliance_of(connection, self._clock())
+        if not self._is_believed(connection):
+            raise CertificateRequired("the certificate is of an authority that was replaced")
 
     async def healthz(self, request: Request) -> Response:
         """The process is alive."""

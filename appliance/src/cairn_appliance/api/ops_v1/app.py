@@ -38,6 +38,7 @@ from cairn_appliance.api.ops_v1.routes import (
     status,
     tokens,
     trust,
+    updates,
     users,
     views,
     vsubnets,
@@ -51,6 +52,7 @@ from cairn_appliance.services.idempotency import Idempotency
 from cairn_appliance.services.membership import Membership
 from cairn_appliance.services.oidc import Oidc
 from cairn_appliance.services.services import Services
+from cairn_appliance.services.updates import Updates
 from cairn_appliance.store.port import StoreError
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ _RESOURCES = (
     api_tokens,
     status,
     cluster,
+    updates,
     backups,
     trust,
     sites,
@@ -92,6 +95,7 @@ def create_app(
     clock: Clock = wall_clock,
     install: Callable[[], str] = str,
     own: Callable[[], OwnFigures] = OwnFigures,
+    updating: Updates | None = None,
 ) -> FastAPI:
     """Return the application; `own` says what the appliance measures of itself.
 
@@ -113,6 +117,7 @@ def create_app(
         clock,
         meter,
         own,
+        updating,
     )
 
     @asynccontextmanager

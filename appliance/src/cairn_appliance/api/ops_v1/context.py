@@ -22,6 +22,7 @@ from cairn_appliance.services.idempotency import Idempotency
 from cairn_appliance.services.membership import Membership
 from cairn_appliance.services.oidc import Oidc
 from cairn_appliance.services.services import Services
+from cairn_appliance.services.updates import Updates
 
 _ETAG = re.compile(r'"(\d{1,19})"')
 
@@ -41,6 +42,7 @@ class Ops:
     now: Callable[[], float]
     meter: Meter
     own: Callable[[], OwnFigures]
+    updates: Updates | None = None
     first_seen: dict[tuple[str, str], float] = field(default_factory=dict)  # problems, here
 
 

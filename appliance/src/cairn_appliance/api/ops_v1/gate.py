@@ -92,7 +92,7 @@ class Gate:
         try:
             async with asyncio.timeout(_answer_within_s(scope)) as deadline:
                 refusal = await self._refusal(scope)
-                await (refusal or self._app)(scope, _limited(receive), send_guarded)
+                await (refusal or self._app)(scope, _limited(scope, receive), send_guarded)
         except TimeoutError:
             if is_over:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -158,16 +158,17 @@ def _answer_within_s(scope: Scope) -> float:
     return matrix.LONG.get((scope["method"], scope["path"]), ANSWER_WITHIN_S)
 
 
-def _limited(receive: Receive) -> Receive:
+def _limited(scope: Scope, receive: Receive) -> Receive:
     """Return a `receive` that ends a body which is too large, declared or not."""
+    most = matrix.UPLOADS.get((scope["method"], scope["path"]), BODY_MAX_OCTETS)
     received = 0
 
     async def limited() -> Message:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > BODY_MAX_OCTETS:
-            raise HTTPException(413, f"a request has at most {BODY_MAX_OCTETS} octets")
+        if received > most:
+            raise HTTPException(413, f"a request has at most {most} octets")
         return message
 
     return limited

@@ -12,6 +12,7 @@ from typing import Final
 from starlette.routing import compile_path
 
 from cairn_appliance.domain.access import Role
+from cairn_appliance.pki.update_file import MOST_OCTETS
 
 ROOT: Final = "/api/v1"
 # No session is needed: what is answered is public, or opens the session.
@@ -53,6 +54,10 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("POST", f"{ROOT}/cluster/finish-upgrade"): Role.ADMIN,
     ("DELETE", f"{ROOT}/cluster/appliances/{{appliance}}"): Role.ADMIN,
     ("POST", f"{ROOT}/cluster/appliances/{{appliance}}/replace"): Role.ADMIN,
+    ("GET", f"{ROOT}/cluster/update"): Role.VIEWER,
+    ("PUT", f"{ROOT}/cluster/update/file"): Role.ADMIN,
+    ("POST", f"{ROOT}/cluster/update/start"): Role.ADMIN,
+    ("POST", f"{ROOT}/cluster/update/rollback"): Role.ADMIN,
     ("GET", f"{ROOT}/backups"): Role.ADMIN,
     ("POST", f"{ROOT}/backups"): Role.ADMIN,
     ("PUT", f"{ROOT}/backups/key"): Role.ADMIN,
@@ -149,8 +154,13 @@ READS_RECORDED: Final[frozenset[tuple[str, str]]] = frozenset(
     {("GET", f"{ROOT}/backups/{{backup}}/file"), ("GET", f"{ROOT}/audit/export")}
 )
 
+# What has no small body: it is taken piece by piece, and the audit doesn't look into it.
+UPLOADS: Final[dict[tuple[str, str], int]] = {
+    ("PUT", f"{ROOT}/cluster/update/file"): MOST_OCTETS,
+}
 # What may take longer than other answers, in seconds.
 LONG: Final[dict[tuple[str, str], float]] = {
+    ("PUT", f"{ROOT}/cluster/update/file"): 3600.0,
     ("POST", f"{ROOT}/backups"): 600.0,
     ("POST", f"{ROOT}/settings/events/test"): 20.0,
 }

@@ -513,6 +513,46 @@ class UpgradeFinishedOut(BaseModel):
     before: int
 
 
+class UpdateFileOut(BaseModel):
+    """The file of an update that was uploaded and checked."""
+
+    version: str
+    digest: str = Field(description="hex SHA-256 of its signed part")
+
+
+class MachineOut(BaseModel):
+    """How the machine of an appliance stands with its two slots."""
+
+    name: str
+    version: str = Field(description="of the image that runs")
+    slot: str
+    other_version: str = Field(description="what the other slot has; empty: no whole system")
+    state: Literal[
+        "none", "installing", "restarting", "on_trial", "confirmed", "rolled_back", "failed"
+    ]
+    wanted: str = Field(description="the version that the state is about")
+    cause: str
+    remedy: str
+    at: datetime | None
+    uploaded: str = Field(description="version of the update that lies there; empty: none")
+
+
+class UpdateOut(BaseModel):
+    """The update that is under way or was last; null: there was none."""
+
+    action: Literal["install", "rollback"] | None
+    phase: Literal["backup", "choosing", "updating", "done", "stopped"] | None
+    version: str = Field(description="to be run in the end; empty: what the other slots have")
+    started_by: str
+    started_at: datetime | None
+    since: datetime | None
+    current: str = Field(description="the appliance whose turn it is")
+    done: list[str]
+    cause: str = Field(description="why it stopped")
+    remedy: str
+    appliances: list[MachineOut]
+
+
 class ClusterOut(BaseModel):
     """The cluster, and what is wrong with it."""
 

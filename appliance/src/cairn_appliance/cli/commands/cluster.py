@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from cairn_appliance.cli import output
+from cairn_appliance.cli.commands import update
 from cairn_appliance.cli.connection import path_of
 from cairn_appliance.cli.errors import CommandError, Exit
 from cairn_appliance.cli.options import AsJson, Yes, connect, group, length_of_time
@@ -24,7 +25,8 @@ from cairn_appliance.cli.replies import (
     UpgradeFinished,
 )
 
-app = group("The appliances of the cluster: how they are, who joins and leaves.")
+app = group("The appliances of the cluster: how they are, who joins and leaves, their image.")
+app.add_typer(update.app, name="update")
 
 Appliance = Annotated[str, typer.Argument(metavar="APPLIANCE", help="Name, for example m2.")]
 

@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
 
+from cairn_appliance.api.kept import KeptResponse
 from cairn_appliance.api.ops_v1.context import ActorDep, OpsDep
 from cairn_appliance.api.ops_v1.idempotent import IdempotentRoute
 from cairn_appliance.api.ops_v1.models import BackupKeyAsked, BackupKeyOut, BackupOut, moment
 from cairn_appliance.domain.backup import Backup
-from cairn_appliance.services.backups import Kept
 
 router = APIRouter(prefix="/backups", tags=["backups"], route_class=IdempotentRoute)
-
-
-class BackupResponse(StreamingResponse):
-    """A backup as it is on the disk, read as fast as it is taken."""
-
-    media_type = "application/octet-stream"
-
-    def __init__(self, kept: Kept) -> None:
-        super().__init__(kept.chunks(), headers={"Content-Length": str(kept.octets)})
-        self._kept = kept
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, and close it however that ends."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._kept.close()
 
 
 @router.get("")
@@ -51,10 +32,10 @@ async def set_backup_key(asked: BackupKeyAsked, ops: OpsDep, by: ActorDep) -> Ba
     return BackupKeyOut(id=key.id, made_at=moment(key.made_at), made_by=key.made_by)
 
 
-@router.get("/{backup}/file", status_code=200, response_class=BackupResponse)
-async def fetch_backup(backup: str, ops: OpsDep, by: ActorDep) -> BackupResponse:
+@router.get("/{backup}/file", status_code=200, response_class=KeptResponse)
+async def fetch_backup(backup: str, ops: OpsDep, by: ActorDep) -> KeptResponse:
     """The file of a backup, sealed as it is; 409 `backup_elsewhere` where another one has it."""
-    return BackupResponse(await ops.backups.fetch(backup, by))
+    return KeptResponse(await ops.backups.fetch(backup, by))
 
 
 def _out(backup: Backup) -> BackupOut:

@@ -1,0 +1,34 @@
+"""How this machine stands with its slots, on disk: root writes it, the appliance reads it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from cairn_appliance.cluster.files import PUBLIC, write_whole
+from cairn_appliance.domain.update import Standing
+from cairn_appliance.image import places
+
+log = logging.getLogger(__name__)
+
+
+def read(path: Path = places.STANDING) -> Standing:
+    """Return it; as of a machine that was never updated where there is none to be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Standing)
+    except FileNotFoundError:
+        return Standing()
+    except (OSError, msgspec.MsgspecError) as error:
+        log.warning("what was kept of the last update can't be read reason=%s", error)
+        return Standing()
+
+
+def change(how: Callable[[Standing], Standing], path: Path = places.STANDING) -> Standing:
+    """Write down what becomes of it, durably, and return that."""
+    standing = how(read(path))
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    write_whole(path, msgspec.json.encode(standing), PUBLIC)
+    return standing
