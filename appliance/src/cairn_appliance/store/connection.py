@@ -259,7 +259,7 @@ class Caller:
     async def _while_it_leads(self, call: Awaitable[Any], timeout_s: float) -> Any:
         """Return the answer to a write; raise Unavailable soon after the leader has changed."""
         try:
-            async with asyncio.timeout(timeout_s) as deadline:
+            async with asyncio.timeout(None) as deadline:  # none until another leads
                 self._under_way.add(deadline)
                 try:
                     return await bounded(call, timeout_s)
@@ -277,7 +277,7 @@ class Caller:
         latest = asyncio.get_running_loop().time() + SETTLED_S
         for deadline in self._under_way:
             when = deadline.when()
-            if when is not None and when > latest:
+            if when is None or when > latest:
                 deadline.reschedule(latest)
 
     async def _current(self) -> Link:

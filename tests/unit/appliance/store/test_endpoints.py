@@ -82,6 +82,14 @@ def test_that_another_leads_is_told_apart() -> None:
     assert type(meaning(error)) is LeaderChanged
 
 
+async def test_a_write_that_nobody_answers_says_nothing_of_a_leader() -> None:
+    """The member may hang: it is to be left, as it is not where another leads."""
+    caller = Caller(Endpoints(["a:1"], None), Counter())
+    with pytest.raises(Unavailable, match="no answer within") as raised:
+        await caller._while_it_leads(asyncio.Event().wait(), 0.05)
+    assert not isinstance(raised.value, LeaderChanged)
+
+
 async def test_a_write_on_its_way_to_a_dead_leader_ends_when_another_leads() -> None:
     caller = Caller(Endpoints(["a:1"], None), Counter())
     caller._note_term(7)
