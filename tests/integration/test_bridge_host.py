@@ -121,6 +121,11 @@ async def lan(netlink: AsyncIPRoute, *, has_ipv6: bool = True) -> None:
         Path("/proc/sys/net/ipv6/conf/eth1/disable_ipv6").write_text("1")
     run("ip", "link", "set", "lan0", "up")
     run("ip", "link", "set", "eth1", "up")
+    for _ in range(200):  # the kernel says that there is a carrier when it gets round to it
+        links = {each["ifname"]: each["operstate"] for each in shown("ip", "-j", "link", "show")}
+        if (links["eth1"], links["lan0"]) == ("UP", "UP"):
+            break
+        await asyncio.sleep(0.05)
     assert not (await ensure_taps(netlink, [TAP])).failed
 
 
