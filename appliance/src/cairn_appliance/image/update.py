@@ -76,6 +76,9 @@ def update(machine: Machine | None = None) -> None:
         wish = _taken(inbox)
         if wish is None:
             return
+        if standing.read(machine.standing).wish == wish.id:
+            log.info("it was carried out already wish=%s", wish.id)
+            return
         try:
             if wish.action is Action.INSTALL:
                 _install(machine, inbox, wish)
