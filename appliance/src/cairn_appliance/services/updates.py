@@ -196,7 +196,9 @@ class Updates:
     async def _start(self, action: Action, by: Actor) -> None:
         before = await read(self._store, records.update_plans, keys.UPDATE)
         _check_over(before)
-        reports, view, now = await self._reports(), await self._cluster.view(), self._clock()
+        view, now = await self._cluster.view(), self._clock()
+        names = {each.name for each in view.seen}
+        reports = {k: v for k, v in (await self._reports()).items() if k in names}
         plan = Plan(secrets.token_hex(8), action, "", started_by=by.name, started_at=now, since=now)
         if action is Action.INSTALL:
             plan = self._with_bundle(plan, reports)

@@ -18,7 +18,7 @@ from cairn_appliance.domain.errors import (
     UpdateUnusable,
 )
 from cairn_appliance.domain.identity import SYSTEM, Actor
-from cairn_appliance.domain.update import Action, Phase, Plan, Standing, Step, Wish
+from cairn_appliance.domain.update import Action, Phase, Plan, Report, Standing, Step, Wish
 from cairn_appliance.pki.update_file import Head, Manifest
 from cairn_appliance.services.updates import Updates
 from cairn_appliance.store import keys, records
@@ -266,6 +266,14 @@ async def test_what_is_refused_and_why(fleet: Fleet) -> None:
             await fleet.updates["m2"].start(action, SYSTEM)
     with pytest.raises(UpdateRefused, match="under way"):
         await fleet.updates["m2"].keep(chunks(NEW.encode()), SYSTEM)
+
+
+async def test_the_file_of_an_appliance_that_is_gone_is_not_started(fleet: Fleet) -> None:
+    gone = Report("m9", Standing("a", OLD), bundle="digest", bundle_version=NEW)
+    put = Put(keys.update("m9"), records.update_reports.encode(gone))
+    await fleet.store.commit([], [put])
+    with pytest.raises(UpdateRefused, match="no update lies"):
+        await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)
 
 
 async def test_what_runs_from_a_clone_says_how_it_is_updated() -> None:
