@@ -27,11 +27,11 @@ from typing import BinaryIO, cast
 import msgspec
 
 from cairn_appliance.domain.errors import CairnError, UpdateRefused, UpdateUnusable
-from cairn_appliance.domain.update import Action, Standing, Wish
+from cairn_appliance.domain.update import Action, Standing, Wish, version_of
 from cairn_appliance.image import environment, health, places, slots, standing
 from cairn_appliance.image.environment import Environment, Slot
 from cairn_appliance.image.slots import SlotWriter
-from cairn_appliance.pki.update_file import Head, pieces_of, read_head, version_of
+from cairn_appliance.pki.update_file import Head, pieces_of, read_head
 
 log = logging.getLogger(__name__)
 

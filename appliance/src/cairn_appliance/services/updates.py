@@ -37,6 +37,7 @@ from cairn_appliance.domain.update import (
     Wish,
     advance,
     hindrance,
+    version_back,
 )
 from cairn_appliance.pki.update_file import Head
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -202,11 +203,12 @@ class Updates:
         plan = Plan(secrets.token_hex(8), action, "", started_by=by.name, started_at=now, since=now)
         if action is Action.INSTALL:
             plan = self._with_bundle(plan, reports)
+        else:
+            plan = replace(plan, version=version_back(reports))
         hindered = hindrance(plan, view, reports)
         if hindered is not None:
             raise UpdateRefused(*hindered)
-        what = f"to {plan.version}" if plan.version else "back to the versions of before"
-        text = f"the update of all appliances {what} was started"
+        text = f"{_described(plan)} of all appliances to {plan.version} was started"
         entry = self._journal.entry(
             "update_started", text, by, severity=Severity.WARNING, version=plan.version
         )
@@ -304,7 +306,7 @@ class Updates:
 
     async def _backed_up(self, plan: Plan) -> Plan:
         now = self._clock()
-        reason = f"before the update to {plan.version}" if plan.version else "before the way back"
+        reason = f"before {_described(plan)} to {plan.version}"
         try:
             await self._backups.create(SYSTEM, reason)
         except BackupFailed as error:
@@ -326,6 +328,10 @@ class Updates:
 def _check_over(found: Stored[Plan] | None) -> None:
     if found is not None and not found.value.is_over:
         raise UpdateRefused("an update of the cluster is under way")
+
+
+def _described(plan: Plan) -> str:
+    return "the update" if plan.action is Action.INSTALL else "the way back"
 
 
 def _places(name: str, appliances: Sequence[Appliance]) -> list[str]:

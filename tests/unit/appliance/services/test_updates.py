@@ -183,9 +183,13 @@ async def test_the_way_back_needs_no_file(fleet: Fleet) -> None:
     await uploaded(fleet)
     await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)
     await fleet.rounds(12)
-    await fleet.updates["m1"].start(Action.ROLLBACK, SYSTEM)
+    state = await fleet.updates["m1"].start(Action.ROLLBACK, SYSTEM)
+    assert state.plan is not None and state.plan.version == OLD
     await fleet.rounds(12)
     assert (await fleet.plan()).phase is Phase.DONE
+    assert fleet.making.reasons[-1] == f"before the way back to {OLD}"
+    with pytest.raises(UpdateRefused, match="no older system"):  # that would lead forward again
+        await fleet.updates["m1"].start(Action.ROLLBACK, SYSTEM)
     assert {machine.told.version for machine in fleet.machines.values() if machine.told} == {OLD}
 
 
@@ -257,7 +261,7 @@ async def test_an_appliance_that_believes_another_key_stops_it(fleet: Fleet) -> 
 async def test_what_is_refused_and_why(fleet: Fleet) -> None:
     with pytest.raises(UpdateRefused, match="no update lies"):
         await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)
-    with pytest.raises(UpdateRefused, match="no whole system"):
+    with pytest.raises(UpdateRefused, match="no older system"):
         await fleet.updates["m1"].start(Action.ROLLBACK, SYSTEM)
     await uploaded(fleet)
     await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)

@@ -65,7 +65,8 @@ export function Updates({ mayAdminister }: { mayAdminister: boolean }) {
 
 function Progress({ update }: { update: Update }) {
   if (update.phase === null) return null;
-  const what = update.version ? `The update to ${inert(update.version)}` : "The way back";
+  const kind = update.action === "rollback" ? "The way back" : "The update";
+  const what = `${kind} to ${inert(update.version)}`;
   const where = update.current ? ` at ${inert(update.current)}` : "";
   const variant =
     update.phase === "stopped" ? "danger" : update.phase === "done" ? "success" : "info";
@@ -209,8 +210,8 @@ function Actions({ update }: { update: Update }) {
           onClose={() => setAsks(null)}
         >
           <p>
-            One appliance after the other is started from its other slot. What only the version of
-            now can do is lost.
+            One appliance after the other is started from its other slot, but for those that were
+            not updated. What only the version of now can do is lost.
           </p>
         </Confirm>
       )}

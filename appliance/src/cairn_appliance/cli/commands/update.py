@@ -72,7 +72,7 @@ def start(yes: Yes = False, as_json: AsJson = False) -> None:
 
 @app.command()
 def rollback(yes: Yes = False, as_json: AsJson = False) -> None:
-    """Take all appliances back to what their other slots have, one after the other."""
+    """Take all that were updated back to what their other slots have, one after the other."""
     lost = ["what only the version of now can do"]
     output.confirm("Go back to the versions of before?", lost, yes=yes)
     _begin("rollback", as_json=as_json)
@@ -89,8 +89,9 @@ def _begin(what: str, *, as_json: bool) -> None:
 
 def _show(update: UpdateShown) -> None:
     if update.phase:
-        what = f"Update to {update.version}" if update.version else "The way back"
-        text = f"{what}, started by {update.started_by}: {_PHASES.get(update.phase, update.phase)}"
+        what = "The way back" if update.action == "rollback" else "Update"
+        phase = _PHASES.get(update.phase, update.phase)
+        text = f"{what} to {update.version}, started by {update.started_by}: {phase}"
         style = output.BAD if update.phase == "stopped" else "bold"
         output.say(
             Text(output.clean(text + (f" {update.current}" if update.current else "")), style)

@@ -50,7 +50,7 @@ async def start_update(ops: OpsDep, by: ActorDep) -> UpdateOut:
 
 @router.post("/rollback", status_code=202)
 async def roll_back(ops: OpsDep, by: ActorDep) -> UpdateOut:
-    """Take all appliances, one after the other, to what lies in their other slots."""
+    """Take all that were updated, one after the other, back to what lies in their other slots."""
     return _out(await _updates(ops.updates).start(Action.ROLLBACK, by))
 
 
