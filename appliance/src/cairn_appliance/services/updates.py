@@ -38,6 +38,7 @@ from cairn_appliance.domain.update import (
     advance,
     hindrance,
     version_back,
+    version_of,
 )
 from cairn_appliance.pki.update_file import Head
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -217,16 +218,17 @@ class Updates:
         await self._store.commit([compare], [put, entry])
 
     def _with_bundle(self, plan: Plan, reports: Mapping[str, Report]) -> Plan:
-        """Take the update that lies here, or the one of another appliance."""
-        having = sorted(
-            (each for each in reports.values() if each.bundle),
-            key=lambda each: (each.name != self._name, each.name),
-        )
+        """Take the newest update that lies on any appliance, best the one that lies here."""
+        having = [each for each in reports.values() if each.bundle]
         if not having:
             raise UpdateRefused(
                 "no update lies on any appliance", "`cairn cluster update upload FILE`"
             )
-        chosen = having[0]
+        newest = max(version_of(each.bundle_version) for each in having)
+        chosen = min(
+            (each for each in having if version_of(each.bundle_version) == newest),
+            key=lambda each: (each.name != self._name, each.name),
+        )
         return replace(
             plan, version=chosen.bundle_version, bundle=chosen.bundle, source=chosen.name
         )

@@ -272,6 +272,15 @@ async def test_what_is_refused_and_why(fleet: Fleet) -> None:
         await fleet.updates["m2"].keep(chunks(NEW.encode()), SYSTEM)
 
 
+async def test_the_newest_file_is_started_wherever_it_lies(fleet: Fleet) -> None:
+    """One of an update that stopped still lies where it was asked for."""
+    await fleet.updates["m1"].keep(chunks(b"0.1.0-2"), SYSTEM)
+    await fleet.updates["m2"].keep(chunks(b"0.1.0-10"), SYSTEM)
+    await fleet.updates["m3"].keep(chunks(b"0.1.0-10"), SYSTEM)
+    plan = (await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)).plan
+    assert plan is not None and (plan.version, plan.source) == ("0.1.0-10", "m2")
+
+
 async def test_the_file_of_an_appliance_that_is_gone_is_not_started(fleet: Fleet) -> None:
     gone = Report("m9", Standing("a", OLD), bundle="digest", bundle_version=NEW)
     put = Put(keys.update("m9"), records.update_reports.encode(gone))
