@@ -55,7 +55,7 @@ async def test_an_address_that_gives_nothing_is_passed_over() -> None:
 
 
 async def test_where_none_gives_it_each_says_why() -> None:
-    with pytest.raises(Unavailable, match="192.0.2.1.*no route.*192.0.2.2.*404"):
+    with pytest.raises(Unavailable, match=r"192.0.2.1.*no route.*192.0.2.2.*404"):
         await Others(httpx.ConnectError("no route"), httpx.Response(404)).fetched()
     with pytest.raises(Unavailable, match="nobody says where"):
         await Others().fetched()
