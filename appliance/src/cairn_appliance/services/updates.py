@@ -76,8 +76,13 @@ class Machine(Protocol):
     def bundle(self) -> Head | None:
         """Return what the update that lies here says of itself."""
 
-    async def keep(self, chunks: AsyncIterator[bytes]) -> Head:
-        """Keep an update, once it is looked at whole; raise CairnError."""
+    async def keep(
+        self, chunks: AsyncIterator[bytes], check: Callable[[], Awaitable[None]] | None = None
+    ) -> Head:
+        """Keep an update, once it is looked at whole and `check` is content; raise CairnError.
+
+        One at a time.
+        """
 
     def open(self) -> Kept:
         """Return the update that lies here, to be read; raise NotFound."""
@@ -153,8 +158,9 @@ class Updates:
         if self._keeping.locked():
             raise UpdateRefused("an update is being uploaded already", "wait for its end")
         async with self._keeping:
-            _check_over(await read(self._store, records.update_plans, keys.UPDATE))
-            head = await self._machine.keep(chunks)
+            await self._check_over()
+            # Again at the end: others would get another file than the one that was started.
+            head = await self._machine.keep(chunks, self._check_over)
         text = f"the update {head.version} was uploaded to {self._name}"
         entry = self._journal.entry("update_uploaded", text, by, version=head.version)
         await self._store.commit([], [entry])
@@ -279,8 +285,14 @@ class Updates:
         known = await read_all(self._store, records.appliances, keys.APPLIANCES)
         places = _places(plan.source, [each.value for each in known])
         log.info("the update is fetched from appliance=%s", plan.source)
+        if self._keeping.locked():
+            raise Unavailable("another one is being uploaded here")
         try:
-            async with asyncio.timeout(_FETCHED_WITHIN_S), aclosing(self._fetch(places)) as chunks:
+            async with (
+                self._keeping,
+                asyncio.timeout(_FETCHED_WITHIN_S),
+                aclosing(self._fetch(places)) as chunks,
+            ):
                 head = await self._machine.keep(chunks)
         except TimeoutError as error:
             raise Unavailable("the update did not come in time") from error
@@ -289,6 +301,9 @@ class Updates:
                 f"{plan.source} has another update than the one that was started",
                 "upload it again, and start it again",
             )
+
+    async def _check_over(self) -> None:
+        _check_over(await read(self._store, records.update_plans, keys.UPDATE))
 
     async def _conduct(self, plan: Plan, revision: int) -> None:
         if plan.phase is Phase.BACKUP:

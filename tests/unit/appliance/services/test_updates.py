@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,7 @@ class FakeMachine:
         self.asked: list[Wish] = []
         self.fails = False
         self.believes = True
+        self.keeps = False
 
     def standing(self) -> Standing | None:
         return self.told
@@ -48,8 +50,17 @@ class FakeMachine:
     def bundle(self) -> Head | None:
         return head_of(self.lies_here) if self.lies_here else None
 
-    async def keep(self, chunks: AsyncIterator[bytes]) -> Head:
-        octets = b"".join([each async for each in chunks])
+    async def keep(
+        self, chunks: AsyncIterator[bytes], check: Callable[[], Awaitable[None]] | None = None
+    ) -> Head:
+        assert not self.keeps, "two write to one file"
+        self.keeps = True
+        try:
+            octets = b"".join([each async for each in chunks])
+        finally:
+            self.keeps = False
+        if check is not None:
+            await check()
         if not self.believes:
             raise UpdateUnusable("not signed by the release key", "take another")
         self.lies_here = octets
@@ -270,6 +281,40 @@ async def test_what_is_refused_and_why(fleet: Fleet) -> None:
             await fleet.updates["m2"].start(action, SYSTEM)
     with pytest.raises(UpdateRefused, match="under way"):
         await fleet.updates["m2"].keep(chunks(NEW.encode()), SYSTEM)
+
+
+async def test_an_upload_that_ends_after_a_start_is_refused_and_nothing_is_mixed(
+    fleet: Fleet,
+) -> None:
+    await uploaded(fleet)
+    goes_on = asyncio.Event()
+
+    async def slow() -> AsyncGenerator[bytes, None]:
+        yield b"0.1.0-"
+        await goes_on.wait()
+        yield b"3"
+
+    async with asyncio.TaskGroup() as tasks:
+        uploads = [
+            tasks.create_task(_refused(fleet.updates[name].keep(slow(), SYSTEM)))
+            for name in ("m1", "m2")
+        ]
+        await asyncio.sleep(0)
+        assert fleet.machines["m2"].keeps
+        await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)
+        await fleet.rounds(4)
+        assert (await fleet.plan()).current == "m2"  # it waits for the end of the upload
+        goes_on.set()
+    assert ["under way" in upload.result() for upload in uploads] == [True, True]
+    await fleet.rounds(12)
+    assert (await fleet.plan()).phase is Phase.DONE
+    assert {machine.told.version for machine in fleet.machines.values() if machine.told} == {NEW}
+
+
+async def _refused(keeping: Awaitable[Head]) -> str:
+    with pytest.raises(UpdateRefused) as caught:
+        await keeping
+    return caught.value.cause
 
 
 async def test_the_newest_file_is_started_wherever_it_lies(fleet: Fleet) -> None:
