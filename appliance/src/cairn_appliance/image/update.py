@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 _WISH_MOST_OCTETS = 4096
 _UNPACKED_AT_ONCE_OCTETS = 1 << 20
 _ENDS_WITHIN_S = 30.0
+_FAULTY = "look at the disk: the kernel's messages are in this machine's journal; then start again"
 # zstd needs a window of what it has unpacked, in KiB: of level 9 that is 4 MiB.
 _UNPACK = ("zstd", "-q", "-d", "-c", "--memory=64MB")
 
@@ -87,6 +88,10 @@ def update(machine: Machine | None = None) -> None:
         except CairnError as error:
             cause, remedy = error.cause, error.remedy
             _tell(machine, lambda it: it.failed(cause, remedy, machine.now()))
+            raise
+        except (OSError, subprocess.SubprocessError) as error:
+            cause = f"the machine could not do it: {error}"
+            _tell(machine, lambda it: it.failed(cause, _FAULTY, machine.now()))
             raise
     finally:
         os.close(inbox)
@@ -198,13 +203,22 @@ def _taken(inbox: int) -> Wish | None:
     except UpdateUnusable as error:
         log.warning("nothing was asked for that could be read reason=%s", error.cause)
         octets = b""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(places.WISH, dir_fd=inbox)
+    _take_away(inbox, places.WISH)
     try:
         return msgspec.json.decode(octets, type=Wish) if octets else None
     except msgspec.MsgspecError as error:
         log.warning("what was asked for can't be read reason=%s", error)
         return None
+
+
+def _take_away(inbox: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=inbox)
+    except FileNotFoundError:
+        pass
+    except OSError:  # a directory: as long as it lies there this is started again
+        moved = f".no-{name}-{os.urandom(8).hex()}"
+        os.rename(name, moved, src_dir_fd=inbox, dst_dir_fd=inbox)
 
 
 def _opened(inbox: int, name: str) -> BinaryIO:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -225,6 +226,34 @@ def test_a_wish_that_is_a_link_is_taken_away_and_not_followed(rig: Rig) -> None:
     update(rig.machine)
     assert not (rig.directory / "inbox/wish").is_symlink() and secret.exists()
     assert not rig.restarts and rig.told.step is Step.NONE
+
+
+def test_a_wish_that_is_a_directory_is_moved_away(rig: Rig) -> None:
+    """As long as one lies there systemd starts root's service, again and again."""
+    for _ in range(2):
+        (rig.directory / "inbox/wish/in it").mkdir(parents=True)
+        update(rig.machine)
+        assert not (rig.directory / "inbox/wish").exists()
+    assert not rig.restarts and rig.told.step is Step.NONE
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), subprocess.CalledProcessError(32, ["mount"])]
+)
+def test_a_fault_of_the_machine_is_told_and_another_update_may_follow(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def faulty(_: Slot) -> Path:
+        raise error
+
+    rig.bring(update_of(rig.key, NEWER, file_system(rig.directory, "new")))
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(rig, "_partition", faulty)
+        rig.ask()
+    assert rig.told.step is Step.FAILED and str(error) in rig.told.cause and rig.told.remedy
+    assert not rig.restarts
+    rig.ask()
+    assert rig.told.step is Step.RESTARTING
 
 
 def test_a_directory_put_in_the_inbox_s_place_is_not_entered(rig: Rig) -> None:
