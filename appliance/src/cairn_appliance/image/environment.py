@@ -36,8 +36,12 @@ class Environment:
     machine_id: str = ""  # the system's, which has no place of its own for it
 
     def confirmed(self, running: Slot) -> Environment:
-        """Return what is to be kept once the running slot is well."""
-        return replace(self, default_slot=running, trial=None, tried=None)
+        """Return what is to be kept once the running slot is well.
+
+        That another one is to be tried stays: an update asked for it since this start.
+        """
+        trial = None if self.trial == running else self.trial
+        return replace(self, default_slot=running, trial=trial, tried=None)
 
     def is_trial(self, running: Slot) -> bool:
         """Say whether the running slot has yet to show that it is well."""
