@@ -43,6 +43,10 @@ class Environment:
         trial = None if self.trial == running else self.trial
         return replace(self, default_slot=running, trial=trial, tried=None)
 
+    def begun(self, running: Slot) -> Environment:
+        """Return what GRUB would have left at the start of a trial, where it could write."""
+        return replace(self, trial=None, tried=running)
+
     def is_trial(self, running: Slot) -> bool:
         """Say whether the running slot has yet to show that it is well."""
         return self.tried == running != self.default_slot
@@ -116,6 +120,11 @@ def running_slot(command_line: str) -> Slot:
     raise EnvironmentUnusable(
         "the kernel was not told which slot it is of", "start the image by its own boot menu"
     )
+
+
+def is_told_trial(command_line: str) -> bool:
+    """Say whether GRUB told the kernel that it is one on trial."""
+    return "cairn.trial" in command_line.split()
 
 
 def _slot(text: str) -> Slot | None:
