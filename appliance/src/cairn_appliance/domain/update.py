@@ -238,6 +238,12 @@ def hindrance(
     return None
 
 
+def newest_uploaded(reports: Mapping[str, Report]) -> str:
+    """Return the newest version of which an update lies on an appliance; empty: none does."""
+    versions = [each.bundle_version for each in reports.values() if each.bundle]
+    return max(versions, key=version_of, default="")
+
+
 def version_back(reports: Mapping[str, Report]) -> str:
     """Return what those that run the newest version have in the other slot; empty: no one older.
 

@@ -37,8 +37,8 @@ from cairn_appliance.domain.update import (
     Wish,
     advance,
     hindrance,
+    newest_uploaded,
     version_back,
-    version_of,
 )
 from cairn_appliance.pki.update_file import Head
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -171,10 +171,13 @@ class Updates:
         """Return the update that lies here, for another appliance; raise NotFound."""
         return self._machine.open()
 
-    async def start(self, action: Action, by: Actor) -> State:
-        """Begin with the update that was uploaded, or the way back; raise UpdateRefused."""
+    async def start(self, action: Action, by: Actor, version: str = "") -> State:
+        """Begin with an update, or the way back; raise UpdateRefused.
+
+        `version` is of an update that was uploaded; empty: the newest.
+        """
         await self._tell()
-        await until_committed(lambda: self._start(action, by))
+        await until_committed(lambda: self._start(action, by, version))
         return await self.state()
 
     async def run(self) -> None:
@@ -201,7 +204,7 @@ class Updates:
         if await self._leads():
             await self._conduct(plan, found.revision)
 
-    async def _start(self, action: Action, by: Actor) -> None:
+    async def _start(self, action: Action, by: Actor, version: str) -> None:
         before = await read(self._store, records.update_plans, keys.UPDATE)
         _check_over(before)
         view, now = await self._cluster.view(), self._clock()
@@ -209,7 +212,7 @@ class Updates:
         reports = {k: v for k, v in (await self._reports()).items() if k in names}
         plan = Plan(secrets.token_hex(8), action, "", started_by=by.name, started_at=now, since=now)
         if action is Action.INSTALL:
-            plan = self._with_bundle(plan, reports)
+            plan = self._with_bundle(plan, reports, version)
         else:
             plan = replace(plan, version=version_back(reports))
         hindered = hindrance(plan, view, reports)
@@ -223,18 +226,21 @@ class Updates:
         compare = Compare(keys.UPDATE, before.revision if before else 0)
         await self._store.commit([compare], [put, entry])
 
-    def _with_bundle(self, plan: Plan, reports: Mapping[str, Report]) -> Plan:
-        """Take the newest update that lies on any appliance, best the one that lies here."""
-        having = [each for each in reports.values() if each.bundle]
-        if not having:
+    def _with_bundle(self, plan: Plan, reports: Mapping[str, Report], version: str) -> Plan:
+        """Take an update that lies on any appliance, best the one that lies here."""
+        newest = newest_uploaded(reports)
+        if not newest:
             raise UpdateRefused(
                 "no update lies on any appliance", "`cairn cluster update upload FILE`"
             )
-        newest = max(version_of(each.bundle_version) for each in having)
-        chosen = min(
-            (each for each in having if version_of(each.bundle_version) == newest),
-            key=lambda each: (each.name != self._name, each.name),
-        )
+        version = version or newest
+        having = [each for each in reports.values() if each.bundle_version == version]
+        if not having:
+            raise UpdateRefused(
+                f"the update {version} lies on no appliance any more",
+                f"the newest there is {newest}: start that, or upload the other again",
+            )
+        chosen = min(having, key=lambda each: (each.name != self._name, each.name))
         return replace(
             plan, version=chosen.bundle_version, bundle=chosen.bundle, source=chosen.name
         )
