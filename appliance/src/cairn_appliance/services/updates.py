@@ -39,6 +39,7 @@ from cairn_appliance.domain.update import (
     hindrance,
     newest_uploaded,
     version_back,
+    version_of,
 )
 from cairn_appliance.pki.update_file import Head
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -197,7 +198,7 @@ class Updates:
             return
         plan = found.value
         if plan.is_over:
-            self._tidy(plan)
+            await self._tidy(plan)
             return
         if plan.asks(self._name):
             await self._serve(plan)
@@ -340,12 +341,16 @@ class Updates:
             log.warning("no backup %s: there is no recovery key to seal it for", reason)
         return plan.backed_up(self._clock())
 
-    def _tidy(self, plan: Plan) -> None:
-        """Give the room back to the store once all run what came with it."""
-        if plan.phase is Phase.DONE and plan.action is Action.INSTALL:
-            head = self._machine.bundle()
-            if head is not None and head.digest == plan.bundle:
-                self._machine.remove()
+    async def _tidy(self, plan: Plan) -> None:
+        """Give the room back to the store once all run what came with it, or a later one."""
+        if plan.phase is not Phase.DONE or plan.action is not Action.INSTALL:
+            return
+        head = await asyncio.to_thread(self._machine.bundle)
+        if head is None or self._keeping.locked():
+            return
+        wanted, told = version_of(head.version), (await self._reports()).values()
+        if all(version_of(each.standing.version) >= wanted for each in told):
+            self._machine.remove()
 
 
 def _check_over(found: Stored[Plan] | None) -> None:

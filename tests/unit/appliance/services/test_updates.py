@@ -326,6 +326,25 @@ async def test_the_newest_file_is_started_wherever_it_lies(fleet: Fleet) -> None
     assert plan is not None and (plan.version, plan.source) == ("0.1.0-10", "m2")
 
 
+async def test_a_file_is_removed_once_all_run_it_and_not_before(fleet: Fleet) -> None:
+    """Of an update that stopped one may lie where all is new; a newcomer may need one again."""
+    fleet.machines["m3"].told = Standing("a", NEW, {"a": NEW})
+    fleet.machines["m3"].lies_here = OLD.encode()
+    await uploaded(fleet)
+    await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)
+    await fleet.rounds(12)
+    assert (await fleet.plan()).phase is Phase.DONE and not fleet.machines["m3"].asked
+    assert not any(machine.lies_here for machine in fleet.machines.values())
+    fleet.machines["m3"].told = Standing("a", OLD, {"a": OLD})
+    await fleet.rounds(1)
+    await uploaded(fleet)
+    await fleet.rounds(3)
+    await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)
+    await fleet.rounds(12)
+    assert (await fleet.plan()).done == ("m3",)
+    assert not any(machine.lies_here for machine in fleet.machines.values())
+
+
 async def test_the_file_of_an_appliance_that_is_gone_is_not_started(fleet: Fleet) -> None:
     gone = Report("m9", Standing("a", OLD), bundle="digest", bundle_version=NEW)
     put = Put(keys.update("m9"), records.update_reports.encode(gone))
