@@ -138,7 +138,7 @@ async def _raise_incarnation(store: Store, local: Local) -> Cluster:
     cluster = replace(cluster, incarnation=cluster.incarnation + 1)
     gone = [
         Delete(each.key)
-        for prefix in (keys.APPLIANCES, keys.REPLICAS, keys.JOININGS)
+        for prefix in (keys.APPLIANCES, keys.REPLICAS, keys.JOININGS, keys.UPDATES)
         for each in (await store.list(prefix)).items
         if keys.last_part(each.key) != local.member
     ]

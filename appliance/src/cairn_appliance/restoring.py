@@ -69,6 +69,8 @@ _VOID = (
     keys.APPLIANCES,
     keys.BACKUPS,
     keys.BACKUP_FAILURE,
+    keys.UPDATE,
+    keys.UPDATES,
 )
 
 

@@ -154,6 +154,7 @@ class UpdateShown(msgspec.Struct, frozen=True):
     done: list[str] = []
     cause: str = ""
     remedy: str = ""
+    uploaded: str = ""
     appliances: list[Machine] = []
 
 

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -67,10 +67,13 @@ class OwnMachine:
             log.warning("the update that lies here can't be used reason=%s", error)
             return None
 
-    async def keep(self, chunks: AsyncIterator[bytes]) -> Head:
+    async def keep(
+        self, chunks: AsyncIterator[bytes], check: Callable[[], Awaitable[None]] | None = None
+    ) -> Head:
         """Put an update in the place of the one that lies here, once it is looked at whole.
 
-        Raises UpdateUnusable, LocalStateUnusable; nothing of it is left then.
+        Raises UpdateUnusable, LocalStateUnusable and what `check` raises, which is asked last;
+        nothing of it is left then. One at a time: there is one draft, which a later call clears.
         """
         path, draft = self.inbox / _BUNDLE, self.inbox / f".{_BUNDLE}.new"
         try:
@@ -78,6 +81,8 @@ class OwnMachine:
                 await self._fill(file, chunks)
                 file.seek(0)
                 head = await asyncio.to_thread(check_whole, file, self.release_key.read_bytes())
+            if check is not None:
+                await check()
             draft.rename(path)
             await asyncio.to_thread(sync_directory, self.inbox)
         except OSError as error:

@@ -19,7 +19,9 @@ _PIECE_WITHIN_S: Final = 30.0
 
 async def fetch(client: ApplianceClient, places: Sequence[str]) -> AsyncGenerator[bytes, None]:
     """Yield the file that another appliance has, reached at these addresses; raise Unavailable."""
+    reasons = []
     for place in places:
+        has_begun = False
         try:
             connected = await client.connected()
             request = connected.stream(
@@ -29,8 +31,14 @@ async def fetch(client: ApplianceClient, places: Sequence[str]) -> AsyncGenerato
                 if answer.status_code != 200:
                     raise httpx.HTTPError(f"HTTP {answer.status_code}")
                 async for piece in answer.aiter_bytes():
+                    has_begun = True
                     yield piece
         except httpx.HTTPError as error:
-            raise Unavailable(f"the update did not come from {place}: {error}") from error
-        return
+            reasons.append(f"{place} ({error})")
+            if has_begun:
+                break  # another address would begin anew
+        else:
+            return
+    if reasons:
+        raise Unavailable(f"the update did not come from {', '.join(reasons)}")
     raise Unavailable("nobody says where the appliance is that has the update")

@@ -7,17 +7,28 @@ follows from what all have reported, and knows neither store nor clock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from cairn_appliance.domain.cluster_health import ClusterView, Seen, apart, faults_of
+from cairn_appliance.domain.errors import UpdateUnusable
 
 SHARED_UPDATE = "/appliance/v1/update"  # on the agents' port, for other appliances
 # An appliance is to be well before the next is taken: a fault may go by itself, for so long.
 WELL_WITHIN_S = 600.0
 # From an appliance's turn until it is back: fetched, written, started, and if need be gone back.
 BACK_WITHIN_S = 2700.0
+_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})-(\d{1,9})")
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """Return the numbers of an image's version, in the order of releases; raise UpdateUnusable."""
+    found = _VERSION.fullmatch(text)
+    if found is None:
+        raise UpdateUnusable(f"{text[:64]!r} is no version of an image")
+    return tuple(map(int, found.groups()))
 
 
 class Step(StrEnum):
@@ -169,7 +180,7 @@ class Plan:
 
     id: str
     action: Action
-    version: str  # to be run in the end; empty: whatever the other slots have
+    version: str  # to be run in the end by all; empty: of a way back that there isn't
     bundle: str = ""  # digest
     source: str = ""  # the appliance that has it
     started_by: str = ""
@@ -214,13 +225,7 @@ def hindrance(
     if busy:
         return f"{', '.join(busy)}: is being updated already", "wait until it is through"
     if plan.action is Action.ROLLBACK:
-        bare = sorted(name for name in names if not reports[name].standing.other_version)
-        if bare:
-            return (
-                f"{', '.join(bare)}: the other slot has no whole system to go back to",
-                "stay, or install a newer version",
-            )
-        return None
+        return _hindrance_back(plan, names, reports)
     for name in names:
         running = reports[name].standing.version
         if apart(running, plan.version) > 1:
@@ -230,6 +235,51 @@ def hindrance(
             )
     if all(reports[name].standing.version == plan.version for name in names):
         return f"all appliances run {plan.version} already", "nothing"
+    return None
+
+
+def newest_uploaded(reports: Mapping[str, Report]) -> str:
+    """Return the newest version of which an update lies on an appliance; empty: none does."""
+    versions = [each.bundle_version for each in reports.values() if each.bundle]
+    return max(versions, key=version_of, default="")
+
+
+def version_back(reports: Mapping[str, Report]) -> str:
+    """Return what those that run the newest version have in the other slot; empty: no one older.
+
+    Whoever was not updated yet, or went back by itself, runs that already, and stays.
+    """
+    told = _newest(reports)
+    others = {each.standing.other_version for each in told}
+    older = others.pop() if len(others) == 1 else ""
+    return older if older and version_of(older) < version_of(told[0].standing.version) else ""
+
+
+def _newest(reports: Mapping[str, Report]) -> list[Report]:
+    versions = {name: version_of(each.standing.version) for name, each in sorted(reports.items())}
+    last = max(versions.values(), default=())
+    return [reports[name] for name, version in versions.items() if version == last]
+
+
+def _hindrance_back(
+    plan: Plan, names: Sequence[str], reports: Mapping[str, Report]
+) -> tuple[str, str] | None:
+    if not plan.version:
+        others = ", ".join(
+            f"{each.name} {each.standing.other_version or 'nothing'}" for each in _newest(reports)
+        )
+        return (
+            f"there is no older system that all could go back to; the other slots have: {others}",
+            "stay, or install a newer version",
+        )
+    for name in sorted(names):
+        standing = reports[name].standing
+        if plan.version not in (standing.version, standing.other_version):
+            return (
+                f"{name}: runs {standing.version} and can't go back to {plan.version} with the "
+                "others",
+                "stay, or install a newer version",
+            )
     return None
 
 
@@ -293,8 +343,7 @@ def _is_through(plan: Plan, name: str, reports: Mapping[str, Report]) -> bool:
         return True
     report = reports.get(name)
     return (
-        plan.action is Action.INSTALL
-        and report is not None
+        report is not None
         and report.standing.version == plan.version
         and not report.standing.step.is_under_way
     )

@@ -36,8 +36,16 @@ class Environment:
     machine_id: str = ""  # the system's, which has no place of its own for it
 
     def confirmed(self, running: Slot) -> Environment:
-        """Return what is to be kept once the running slot is well."""
-        return replace(self, default_slot=running, trial=None, tried=None)
+        """Return what is to be kept once the running slot is well.
+
+        That another one is to be tried stays: an update asked for it since this start.
+        """
+        trial = None if self.trial == running else self.trial
+        return replace(self, default_slot=running, trial=trial, tried=None)
+
+    def begun(self, running: Slot) -> Environment:
+        """Return what GRUB would have left at the start of a trial, where it could write."""
+        return replace(self, trial=None, tried=running)
 
     def is_trial(self, running: Slot) -> bool:
         """Say whether the running slot has yet to show that it is well."""
@@ -112,6 +120,11 @@ def running_slot(command_line: str) -> Slot:
     raise EnvironmentUnusable(
         "the kernel was not told which slot it is of", "start the image by its own boot menu"
     )
+
+
+def is_told_trial(command_line: str) -> bool:
+    """Say whether GRUB told the kernel that it is one on trial."""
+    return "cairn.trial" in command_line.split()
 
 
 def _slot(text: str) -> Slot | None:

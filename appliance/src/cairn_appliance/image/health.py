@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cairn_appliance.domain.update import Standing
 from cairn_appliance.image import environment, local_api, places, standing, state
-from cairn_appliance.image.environment import Slot
+from cairn_appliance.image.environment import Environment, Slot
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,7 @@ def judge(within_s: float = WITHIN_S) -> None:
     """Confirm the running slot once the appliance is ready; go back where it stays away."""
     running = running_slot()
     _keep_machine_id()
-    with esp():
-        known = environment.read(places.GRUBENV)
+    known = _known(running)
     is_trial = known.is_trial(running)
     told = standing.change(
         lambda it: it.booted(
@@ -58,6 +57,17 @@ def judge(within_s: float = WITHIN_S) -> None:
 def running_slot() -> Slot:
     """Return the slot that runs; raise EnvironmentUnusable."""
     return environment.running_slot(places.COMMAND_LINE.read_text("ascii"))
+
+
+def _known(running: Slot) -> Environment:
+    """Return what is known of this start; where GRUB could not write that down, do it for it."""
+    with esp():
+        known = environment.read(places.GRUBENV)
+        is_told_trial = environment.is_told_trial(places.COMMAND_LINE.read_text("ascii"))
+        if is_told_trial and known.trial == running:
+            known = known.begun(running)
+            environment.write(places.GRUBENV, known)
+    return known
 
 
 def _confirm(running: Slot) -> None:

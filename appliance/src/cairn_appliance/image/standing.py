@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,8 +29,13 @@ def read(path: Path = places.STANDING) -> Standing:
 
 
 def change(how: Callable[[Standing], Standing], path: Path = places.STANDING) -> Standing:
-    """Write down what becomes of it, durably, and return that."""
-    standing = how(read(path))
+    """Write down what becomes of it, durably, and return that; one at a time."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    write_whole(path, msgspec.json.encode(standing), PUBLIC)
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # nobody holds it for longer than a read and a write
+        standing = how(read(path))
+        write_whole(path, msgspec.json.encode(standing), PUBLIC)
+    finally:
+        os.close(lock)
     return standing

@@ -27,17 +27,18 @@ from typing import BinaryIO, cast
 import msgspec
 
 from cairn_appliance.domain.errors import CairnError, UpdateRefused, UpdateUnusable
-from cairn_appliance.domain.update import Action, Standing, Wish
+from cairn_appliance.domain.update import Action, Standing, Wish, version_of
 from cairn_appliance.image import environment, health, places, slots, standing
 from cairn_appliance.image.environment import Environment, Slot
 from cairn_appliance.image.slots import SlotWriter
-from cairn_appliance.pki.update_file import Head, pieces_of, read_head, version_of
+from cairn_appliance.pki.update_file import Head, pieces_of, read_head
 
 log = logging.getLogger(__name__)
 
 _WISH_MOST_OCTETS = 4096
 _UNPACKED_AT_ONCE_OCTETS = 1 << 20
 _ENDS_WITHIN_S = 30.0
+_FAULTY = "look at the disk: the kernel's messages are in this machine's journal; then start again"
 # zstd needs a window of what it has unpacked, in KiB: of level 9 that is 4 MiB.
 _UNPACK = ("zstd", "-q", "-d", "-c", "--memory=64MB")
 
@@ -76,6 +77,9 @@ def update(machine: Machine | None = None) -> None:
         wish = _taken(inbox)
         if wish is None:
             return
+        if standing.read(machine.standing).wish == wish.id:
+            log.info("it was carried out already wish=%s", wish.id)
+            return
         try:
             if wish.action is Action.INSTALL:
                 _install(machine, inbox, wish)
@@ -84,6 +88,10 @@ def update(machine: Machine | None = None) -> None:
         except CairnError as error:
             cause, remedy = error.cause, error.remedy
             _tell(machine, lambda it: it.failed(cause, remedy, machine.now()))
+            raise
+        except (OSError, subprocess.SubprocessError) as error:
+            cause = f"the machine could not do it: {error}"
+            _tell(machine, lambda it: it.failed(cause, _FAULTY, machine.now()))
             raise
     finally:
         os.close(inbox)
@@ -195,13 +203,22 @@ def _taken(inbox: int) -> Wish | None:
     except UpdateUnusable as error:
         log.warning("nothing was asked for that could be read reason=%s", error.cause)
         octets = b""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(places.WISH, dir_fd=inbox)
+    _take_away(inbox, places.WISH)
     try:
         return msgspec.json.decode(octets, type=Wish) if octets else None
     except msgspec.MsgspecError as error:
         log.warning("what was asked for can't be read reason=%s", error)
         return None
+
+
+def _take_away(inbox: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=inbox)
+    except FileNotFoundError:
+        pass
+    except OSError:  # a directory: as long as it lies there this is started again
+        moved = f".no-{name}-{os.urandom(8).hex()}"
+        os.rename(name, moved, src_dir_fd=inbox, dst_dir_fd=inbox)
 
 
 def _opened(inbox: int, name: str) -> BinaryIO:

@@ -13,7 +13,6 @@ piece, and hands nothing to the program that unpacks it which the release key ha
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
 
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from cairn_appliance.domain.errors import UpdateUnusable
+from cairn_appliance.domain.update import version_of
 
 PIECE_OCTETS = 1 << 20
 MOST_OCTETS = 1 << 30  # of the whole file: a slot, not packed at all, has no more
@@ -30,7 +30,6 @@ _MAGIC = b"cairn-update 1\n"
 _LENGTH_OCTETS = 4
 _MANIFEST_MOST_OCTETS = 1 << 18
 _SIGNATURE_OCTETS = 64
-_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})-(\d{1,9})")
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,14 +54,6 @@ class Head(msgspec.Struct, frozen=True):
     def version(self) -> str:
         """The version of the image that it brings."""
         return self.manifest.version
-
-
-def version_of(text: str) -> tuple[int, ...]:
-    """Return the numbers of an image's version, in the order of releases; raise UpdateUnusable."""
-    found = _VERSION.fullmatch(text)
-    if found is None:
-        raise UpdateUnusable(f"{text[:64]!r} is no version of an image")
-    return tuple(map(int, found.groups()))
 
 
 def described(version: str, root: BinaryIO, packed: BinaryIO) -> Manifest:

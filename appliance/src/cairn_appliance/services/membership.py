@@ -394,6 +394,7 @@ class Membership:
         writes: list[Put | Delete] = [entry, *more]
         if seen.member.name:
             writes.append(Delete(keys.appliance(seen.member.name)))
+            writes.append(Delete(keys.update(seen.member.name)))
         # Again where the member that was spoken to is the one that has just ended.
         await self._change(lambda: self._store.commit([], writes))
         log.info("appliance removed name=%s", seen.name)

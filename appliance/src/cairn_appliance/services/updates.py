@@ -37,6 +37,9 @@ from cairn_appliance.domain.update import (
     Wish,
     advance,
     hindrance,
+    newest_uploaded,
+    version_back,
+    version_of,
 )
 from cairn_appliance.pki.update_file import Head
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -74,8 +77,13 @@ class Machine(Protocol):
     def bundle(self) -> Head | None:
         """Return what the update that lies here says of itself."""
 
-    async def keep(self, chunks: AsyncIterator[bytes]) -> Head:
-        """Keep an update, once it is looked at whole; raise CairnError."""
+    async def keep(
+        self, chunks: AsyncIterator[bytes], check: Callable[[], Awaitable[None]] | None = None
+    ) -> Head:
+        """Keep an update, once it is looked at whole and `check` is content; raise CairnError.
+
+        One at a time.
+        """
 
     def open(self) -> Kept:
         """Return the update that lies here, to be read; raise NotFound."""
@@ -151,8 +159,9 @@ class Updates:
         if self._keeping.locked():
             raise UpdateRefused("an update is being uploaded already", "wait for its end")
         async with self._keeping:
-            _check_over(await read(self._store, records.update_plans, keys.UPDATE))
-            head = await self._machine.keep(chunks)
+            await self._check_over()
+            # Again at the end: others would get another file than the one that was started.
+            head = await self._machine.keep(chunks, self._check_over)
         text = f"the update {head.version} was uploaded to {self._name}"
         entry = self._journal.entry("update_uploaded", text, by, version=head.version)
         await self._store.commit([], [entry])
@@ -163,10 +172,13 @@ class Updates:
         """Return the update that lies here, for another appliance; raise NotFound."""
         return self._machine.open()
 
-    async def start(self, action: Action, by: Actor) -> State:
-        """Begin with the update that was uploaded, or the way back; raise UpdateRefused."""
+    async def start(self, action: Action, by: Actor, version: str = "") -> State:
+        """Begin with an update, or the way back; raise UpdateRefused.
+
+        `version` is of an update that was uploaded; empty: the newest.
+        """
         await self._tell()
-        await until_committed(lambda: self._start(action, by))
+        await until_committed(lambda: self._start(action, by, version))
         return await self.state()
 
     async def run(self) -> None:
@@ -186,25 +198,28 @@ class Updates:
             return
         plan = found.value
         if plan.is_over:
-            self._tidy(plan)
+            await self._tidy(plan)
             return
         if plan.asks(self._name):
             await self._serve(plan)
         if await self._leads():
             await self._conduct(plan, found.revision)
 
-    async def _start(self, action: Action, by: Actor) -> None:
+    async def _start(self, action: Action, by: Actor, version: str) -> None:
         before = await read(self._store, records.update_plans, keys.UPDATE)
         _check_over(before)
-        reports, view, now = await self._reports(), await self._cluster.view(), self._clock()
+        view, now = await self._cluster.view(), self._clock()
+        names = {each.name for each in view.seen}
+        reports = {k: v for k, v in (await self._reports()).items() if k in names}
         plan = Plan(secrets.token_hex(8), action, "", started_by=by.name, started_at=now, since=now)
         if action is Action.INSTALL:
-            plan = self._with_bundle(plan, reports)
+            plan = self._with_bundle(plan, reports, version)
+        else:
+            plan = replace(plan, version=version_back(reports))
         hindered = hindrance(plan, view, reports)
         if hindered is not None:
             raise UpdateRefused(*hindered)
-        what = f"to {plan.version}" if plan.version else "back to the versions of before"
-        text = f"the update of all appliances {what} was started"
+        text = f"{_described(plan)} of all appliances to {plan.version} was started"
         entry = self._journal.entry(
             "update_started", text, by, severity=Severity.WARNING, version=plan.version
         )
@@ -212,17 +227,21 @@ class Updates:
         compare = Compare(keys.UPDATE, before.revision if before else 0)
         await self._store.commit([compare], [put, entry])
 
-    def _with_bundle(self, plan: Plan, reports: Mapping[str, Report]) -> Plan:
-        """Take the update that lies here, or the one of another appliance."""
-        having = sorted(
-            (each for each in reports.values() if each.bundle),
-            key=lambda each: (each.name != self._name, each.name),
-        )
-        if not having:
+    def _with_bundle(self, plan: Plan, reports: Mapping[str, Report], version: str) -> Plan:
+        """Take an update that lies on any appliance, best the one that lies here."""
+        newest = newest_uploaded(reports)
+        if not newest:
             raise UpdateRefused(
                 "no update lies on any appliance", "`cairn cluster update upload FILE`"
             )
-        chosen = having[0]
+        version = version or newest
+        having = [each for each in reports.values() if each.bundle_version == version]
+        if not having:
+            raise UpdateRefused(
+                f"the update {version} lies on no appliance any more",
+                f"the newest there is {newest}: start that, or upload the other again",
+            )
+        chosen = min(having, key=lambda each: (each.name != self._name, each.name))
         return replace(
             plan, version=chosen.bundle_version, bundle=chosen.bundle, source=chosen.name
         )
@@ -273,8 +292,14 @@ class Updates:
         known = await read_all(self._store, records.appliances, keys.APPLIANCES)
         places = _places(plan.source, [each.value for each in known])
         log.info("the update is fetched from appliance=%s", plan.source)
+        if self._keeping.locked():
+            raise Unavailable("another one is being uploaded here")
         try:
-            async with asyncio.timeout(_FETCHED_WITHIN_S), aclosing(self._fetch(places)) as chunks:
+            async with (
+                self._keeping,
+                asyncio.timeout(_FETCHED_WITHIN_S),
+                aclosing(self._fetch(places)) as chunks,
+            ):
                 head = await self._machine.keep(chunks)
         except TimeoutError as error:
             raise Unavailable("the update did not come in time") from error
@@ -283,6 +308,9 @@ class Updates:
                 f"{plan.source} has another update than the one that was started",
                 "upload it again, and start it again",
             )
+
+    async def _check_over(self) -> None:
+        _check_over(await read(self._store, records.update_plans, keys.UPDATE))
 
     async def _conduct(self, plan: Plan, revision: int) -> None:
         if plan.phase is Phase.BACKUP:
@@ -302,7 +330,7 @@ class Updates:
 
     async def _backed_up(self, plan: Plan) -> Plan:
         now = self._clock()
-        reason = f"before the update to {plan.version}" if plan.version else "before the way back"
+        reason = f"before {_described(plan)} to {plan.version}"
         try:
             await self._backups.create(SYSTEM, reason)
         except BackupFailed as error:
@@ -313,17 +341,25 @@ class Updates:
             log.warning("no backup %s: there is no recovery key to seal it for", reason)
         return plan.backed_up(self._clock())
 
-    def _tidy(self, plan: Plan) -> None:
-        """Give the room back to the store once all run what came with it."""
-        if plan.phase is Phase.DONE and plan.action is Action.INSTALL:
-            head = self._machine.bundle()
-            if head is not None and head.digest == plan.bundle:
-                self._machine.remove()
+    async def _tidy(self, plan: Plan) -> None:
+        """Give the room back to the store once all run what came with it, or a later one."""
+        if plan.phase is not Phase.DONE or plan.action is not Action.INSTALL:
+            return
+        head = await asyncio.to_thread(self._machine.bundle)
+        if head is None or self._keeping.locked():
+            return
+        wanted, told = version_of(head.version), (await self._reports()).values()
+        if all(version_of(each.standing.version) >= wanted for each in told):
+            self._machine.remove()
 
 
 def _check_over(found: Stored[Plan] | None) -> None:
     if found is not None and not found.value.is_over:
         raise UpdateRefused("an update of the cluster is under way")
+
+
+def _described(plan: Plan) -> str:
+    return "the update" if plan.action is Action.INSTALL else "the way back"
 
 
 def _places(name: str, appliances: Sequence[Appliance]) -> list[str]:

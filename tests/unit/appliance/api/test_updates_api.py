@@ -88,16 +88,25 @@ async def test_a_file_larger_than_other_bodies_is_kept_and_started(served: Serve
     assert (served.machine.inbox / "bundle").read_bytes() == FILE
     shown = (await served.admin.get(ROOT)).json()
     assert shown["phase"] is None
-    assert shown["appliances"][0]["uploaded"] == "0.1.0-2"
-    begun = await served.admin.post(f"{ROOT}/start")
+    assert shown["appliances"][0]["uploaded"] == shown["uploaded"] == "0.1.0-2"
+    begun = await served.admin.post(f"{ROOT}/start", json={"version": "0.1.0-2"})
     assert begun.status_code == 202 and begun.json()["phase"] == "backup"
     for _ in range(3):
         await served.updates.look()
     shown = (await served.admin.get(ROOT)).json()
     assert (shown["phase"], shown["current"]) == ("updating", "m1")
     assert (served.machine.inbox / "wish").exists()
-    again = await served.admin.post(f"{ROOT}/start")
+    again = await served.admin.post(f"{ROOT}/start", json={"version": "0.1.0-2"})
     assert again.status_code == 409 and again.json()["code"] == "update_refused"
+
+
+async def test_only_the_version_that_was_shown_is_started(served: Served) -> None:
+    await served.admin.put(f"{ROOT}/file", content=FILE)
+    other = await served.admin.post(f"{ROOT}/start", json={"version": "0.1.0-1"})
+    assert other.status_code == 409 and "update 0.1.0-1 lies on no" in other.text, other.text
+    assert "0.1.0-2" in other.json()["remedy"]
+    assert (await served.admin.post(f"{ROOT}/start", json={})).status_code == 422
+    assert (await served.admin.get(ROOT)).json()["phase"] is None
 
 
 async def test_a_changed_file_is_refused_with_what_to_do(served: Served) -> None:

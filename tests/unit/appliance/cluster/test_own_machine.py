@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from cairn_appliance.cluster.own_machine import OwnMachine
-from cairn_appliance.domain.errors import NotFound, UpdateUnusable
+from cairn_appliance.domain.errors import NotFound, UpdateRefused, UpdateUnusable
 from cairn_appliance.domain.update import Action, Standing, Wish
 from cairn_appliance.image import places
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -56,6 +56,16 @@ async def test_nothing_is_left_of_what_is_no_update(machine: OwnMachine, octets:
         await machine.keep(chunks(octets))
     assert [each.name for each in machine.inbox.iterdir()] == ["bundle"]
     assert (machine.inbox / "bundle").read_bytes() == good
+
+
+async def test_who_brings_it_has_the_last_word_before_it_is_in_place(machine: OwnMachine) -> None:
+    async def no() -> None:
+        assert not (machine.inbox / "bundle").exists()
+        raise UpdateRefused("an update of the cluster is under way")
+
+    with pytest.raises(UpdateRefused):
+        await machine.keep(chunks(FILE), no)
+    assert not list(machine.inbox.iterdir())
 
 
 async def test_another_key_and_a_disk_without_room_are_told(machine: OwnMachine) -> None:

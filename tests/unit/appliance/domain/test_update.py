@@ -19,6 +19,7 @@ from cairn_appliance.domain.update import (
     Step,
     advance,
     hindrance,
+    version_back,
 )
 
 from tests.unit.appliance.domain.test_cluster_health import seen
@@ -119,14 +120,51 @@ def test_it_stops_where_one_does_not_come_back_or_could_not_ask() -> None:
 
 
 def test_the_way_back_takes_each_once() -> None:
-    plan = replace(PLAN, action=Action.ROLLBACK, version="", done=("m2", "m3"))
-    told = reports(**{name: standing(whole={"a": NEW, "b": OLD}) for name in NAMES})
+    plan = replace(PLAN, action=Action.ROLLBACK, version=OLD, done=("m2", "m3"))
+    told = reports(**{name: standing(NEW, whole={"a": NEW, "b": OLD}) for name in NAMES})
     assert hindrance(plan, view(), told) is None
     plan = advance(plan, view(), told, 10.0)
     assert plan.current == "m1"
     told["m1"] = Report("m1", standing(step=Step.CONFIRMED, wish="p1"))
     done = advance(advance(plan, view(), told, 11.0), view(), told, 12.0)
     assert done.phase is Phase.DONE
+
+
+def test_the_way_back_leaves_alone_who_was_never_updated() -> None:
+    """An update stopped after the first: m2 has the new one, m3 went back, m1 had no turn."""
+    told = reports(
+        m1=standing(OLD, whole={"a": OLD, "b": "0.0.9-1"}),
+        m2=standing(NEW, whole={"a": NEW, "b": OLD}),
+        m3=standing(OLD, whole={"a": OLD}, step=Step.ROLLED_BACK),
+    )
+    plan = replace(PLAN, action=Action.ROLLBACK, version=version_back(told))
+    assert plan.version == OLD and hindrance(plan, view(), told) is None
+    plan = advance(plan, view(), told, 10.0)
+    assert plan.current == "m2"
+    told["m2"] = Report("m2", standing(OLD, step=Step.CONFIRMED, wish="p1"))
+    plan = advance(advance(plan, view(), told, 11.0), view(), told, 12.0)
+    assert plan.phase is Phase.DONE and plan.done == ("m2",)
+
+
+def test_the_way_back_that_is_none_for_all_is_refused() -> None:
+    after = standing(NEW, whole={"a": NEW, "b": OLD})
+    back = standing(OLD, whole={"a": OLD, "b": NEW})
+    cases: list[tuple[dict[str, Report], str]] = [
+        (reports(m1=back, m2=back, m3=back), f"m1 {NEW}, m2 {NEW}, m3 {NEW}"),  # was made already
+        (reports(m1=standing(NEW), m2=after, m3=after), f"m1 nothing, m2 {OLD}, m3 {OLD}"),
+        (
+            reports(m1=standing(NEW, whole={"b": "0.0.9-1"}), m2=after, m3=after),
+            f"m1 0.0.9-1, m2 {OLD}, m3 {OLD}",
+        ),
+        (
+            reports(m1=standing("0.0.8-1", whole={"b": "0.0.7-1"}), m2=after, m3=after),
+            f"m1: runs 0.0.8-1 and can't go back to {OLD} with the others",
+        ),
+    ]
+    for told, cause in cases:
+        plan = replace(PLAN, action=Action.ROLLBACK, version=version_back(told))
+        found = hindrance(plan, view(), told)
+        assert found is not None and cause in found[0] and found[1], (cause, found)
 
 
 def test_what_is_in_the_way_of_a_start() -> None:
@@ -142,7 +180,7 @@ def test_what_is_in_the_way_of_a_start() -> None:
         (PLAN, busy, "m3: is being updated"),
         (PLAN, current, "run 0.1.0-2 already"),
         (ahead, reports(), "more than one version further"),
-        (back, reports(), "no whole system"),
+        (back, reports(), "no older system"),
     ]
     for plan, told, cause in cases:
         found = hindrance(plan, view(), told)

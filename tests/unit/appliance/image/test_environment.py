@@ -48,6 +48,9 @@ def test_a_trial_keeps_its_place_only_when_it_is_confirmed() -> None:
     assert tried.fell_back("a") and not tried.is_trial("a")
     assert tried.confirmed("b") == Environment("b")
     assert tried.confirmed("a") == Environment("a")
+    asked = Environment("a", trial="b")  # an update came while the judge of this boot waited
+    assert asked.confirmed("a") == asked
+    assert Environment("a", trial="b").confirmed("b") == Environment("b")
 
 
 def test_the_slot_is_what_the_kernel_was_told() -> None:

@@ -63,6 +63,8 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Boot:
     monkeypatch.setattr(health.standing, "change", lambda how: real(how, path))
     monkeypatch.setattr(health.state, "is_set_up", lambda: True)
     monkeypatch.setattr(places, "GRUBENV", tmp_path / "grubenv")
+    monkeypatch.setattr(places, "COMMAND_LINE", tmp_path / "cmdline")
+    (tmp_path / "cmdline").write_text("ro quiet")
     begun = Standing("a", OLD, {"a": OLD}).begun("w1", NEW, 1.0).written().restarting(2.0)
     real(lambda _: begun, path)
     return made
@@ -92,3 +94,14 @@ def test_the_slot_of_before_is_never_left_for_being_slow(boot: Boot) -> None:
     for known in (Environment("a", machine_id=ID), Environment("a", tried="b", machine_id=ID)):
         boot.judge("a", OLD, known, is_ready=False)
         assert not boot.restarts and boot.known == known
+
+
+def test_a_trial_that_grub_could_not_write_down_is_one_and_is_not_made_again(boot: Boot) -> None:
+    """GRUB writes by the firmware's means, and only says on the screen where these fail."""
+    (boot.directory / "cmdline").write_text("cairn.slot=b cairn.trial quiet")
+    left = Environment("a", trial="b", machine_id=ID)
+    told = boot.judge("b", NEW, left, is_ready=False)
+    assert told.step is Step.ON_TRIAL and boot.restarts == 1
+    assert boot.known == Environment("a", tried="b", machine_id=ID)  # the next start is slot a
+    boot.judge("b", NEW, left, is_ready=True)
+    assert boot.known == Environment("b", machine_id=ID) and boot.restarts == 1

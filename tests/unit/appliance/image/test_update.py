@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ class Rig:
     restarts: int = 0
     esp_uses: int = 0
     cut_at: int = 0  # the use of the ESP at which the power fails; 0: never
+    wishes: int = 0
 
     def __post_init__(self) -> None:
         (self.directory / "inbox").mkdir()
@@ -76,8 +78,10 @@ class Rig:
     def bring(self, octets: bytes) -> None:
         (self.directory / "inbox/bundle").write_bytes(octets)
 
-    def ask(self, action: Action = Action.INSTALL, wish: str = "w1") -> None:
+    def ask(self, action: Action = Action.INSTALL, wish: str = "") -> None:
         path = self.directory / "inbox/wish"
+        self.wishes += 1
+        wish = wish or f"w{self.wishes}"
         path.write_bytes(msgspec.json.encode(Wish(wish, action)))
         try:
             update(self.machine)
@@ -94,7 +98,7 @@ class Rig:
         assert self.slot("a").read_bytes() == before
         assert self.known == Environment("a") and not self.restarts
         told = self.told
-        assert told.step is Step.FAILED and told.wish == "w1"
+        assert told.step is Step.FAILED and told.wish == f"w{self.wishes}"
         assert (told.cause, told.remedy) == (caught.value.cause, caught.value.remedy)
         assert told.cause and told.remedy
         return caught.value
@@ -130,6 +134,18 @@ def test_the_other_slot_is_written_and_tried_once(rig: Rig) -> None:
     assert rig.told == Standing(
         "a", RUNNING, {"a": RUNNING, "b": NEWER}, Step.RESTARTING, "w1", NEWER, at=1000.0
     )
+
+
+def test_a_wish_is_carried_out_once(rig: Rig) -> None:
+    """The appliance may lay it down again before it has read that the machine is at it."""
+    standing.change(
+        lambda it: replace(it, whole={"a": RUNNING, "b": "0.0.9-1"}), rig.machine.standing
+    )
+    rig.ask(Action.ROLLBACK, "w1")
+    (rig.directory / "grubenv").write_bytes(environment.encode(Environment("a")))
+    told = rig.told
+    rig.ask(Action.ROLLBACK, "w1")
+    assert rig.restarts == 1 and rig.known == Environment("a") and rig.told == told
 
 
 def test_a_strange_key_is_refused(rig: Rig) -> None:
@@ -212,6 +228,34 @@ def test_a_wish_that_is_a_link_is_taken_away_and_not_followed(rig: Rig) -> None:
     assert not rig.restarts and rig.told.step is Step.NONE
 
 
+def test_a_wish_that_is_a_directory_is_moved_away(rig: Rig) -> None:
+    """As long as one lies there systemd starts root's service, again and again."""
+    for _ in range(2):
+        (rig.directory / "inbox/wish/in it").mkdir(parents=True)
+        update(rig.machine)
+        assert not (rig.directory / "inbox/wish").exists()
+    assert not rig.restarts and rig.told.step is Step.NONE
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), subprocess.CalledProcessError(32, ["mount"])]
+)
+def test_a_fault_of_the_machine_is_told_and_another_update_may_follow(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def faulty(_: Slot) -> Path:
+        raise error
+
+    rig.bring(update_of(rig.key, NEWER, file_system(rig.directory, "new")))
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(rig, "_partition", faulty)
+        rig.ask()
+    assert rig.told.step is Step.FAILED and str(error) in rig.told.cause and rig.told.remedy
+    assert not rig.restarts
+    rig.ask()
+    assert rig.told.step is Step.RESTARTING
+
+
 def test_a_directory_put_in_the_inbox_s_place_is_not_entered(rig: Rig) -> None:
     (rig.directory / "inbox").rename(rig.directory / "moved")
     (rig.directory / "inbox").symlink_to(rig.directory / "moved")
@@ -231,7 +275,7 @@ def test_the_way_back_is_a_trial_of_the_other_slot(rig: Rig) -> None:
     assert "no whole system" in rig.refused(action=Action.ROLLBACK).cause
     standing.change(lambda it: replace(it, whole={"a": RUNNING, "b": "0.0.9-1"}),
                     rig.machine.standing)  # fmt: skip
-    rig.ask(Action.ROLLBACK, "w2")
+    rig.ask(Action.ROLLBACK)
     assert rig.known == Environment("a", trial="b") and rig.restarts == 1
     assert rig.told.step is Step.RESTARTING and rig.told.wanted == "0.0.9-1"
 

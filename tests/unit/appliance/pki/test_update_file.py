@@ -9,8 +9,9 @@ import random
 import msgspec
 import pytest
 from cairn_appliance.domain.errors import UpdateUnusable
+from cairn_appliance.domain.update import version_of
 from cairn_appliance.pki import update_file
-from cairn_appliance.pki.update_file import check_whole, pieces_of, read_head, version_of
+from cairn_appliance.pki.update_file import check_whole, pieces_of, read_head
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.unit.appliance.image.updates import packed, pem, sealed, update_of

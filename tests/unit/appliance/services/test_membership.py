@@ -19,6 +19,7 @@ from cairn_appliance.domain.errors import (
 )
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.joining import Handover
+from cairn_appliance.domain.update import Report, Standing
 from cairn_appliance.pki.errors import SealBroken
 from cairn_appliance.pki.sealing import exchange_sealer
 from cairn_appliance.services import membership as module
@@ -199,6 +200,17 @@ async def test_one_leaves_where_the_others_can_do_without_it() -> None:
     world.etcd.silent = {"m3"}
     with pytest.raises(QuorumAtRisk):
         await world.membership.leave("m2", SYSTEM)
+
+
+async def test_nothing_is_known_any_more_of_the_machine_of_one_that_left() -> None:
+    world = World("192.0.2.1", "192.0.2.2", "192.0.2.3")
+    for name in ("m1", "m2"):
+        report = records.update_reports.encode(Report(name, Standing("a", "0.1.0-1")))
+        await world.store.commit([], [Put(keys.update(name), report)])
+    await world.membership.leave("m1", SYSTEM)
+    assert [each.key for each in (await world.store.list(keys.UPDATES)).items] == [
+        keys.update("m2")
+    ]
 
 
 async def test_who_leads_hands_the_lead_to_the_living_one_that_is_least_behind() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ from cairn_appliance.domain.errors import (
     UpdateUnusable,
 )
 from cairn_appliance.domain.identity import SYSTEM, Actor
-from cairn_appliance.domain.update import Action, Phase, Plan, Standing, Step, Wish
+from cairn_appliance.domain.update import Action, Phase, Plan, Report, Standing, Step, Wish
 from cairn_appliance.pki.update_file import Head, Manifest
 from cairn_appliance.services.updates import Updates
 from cairn_appliance.store import keys, records
@@ -41,6 +42,7 @@ class FakeMachine:
         self.asked: list[Wish] = []
         self.fails = False
         self.believes = True
+        self.keeps = False
 
     def standing(self) -> Standing | None:
         return self.told
@@ -48,8 +50,17 @@ class FakeMachine:
     def bundle(self) -> Head | None:
         return head_of(self.lies_here) if self.lies_here else None
 
-    async def keep(self, chunks: AsyncIterator[bytes]) -> Head:
-        octets = b"".join([each async for each in chunks])
+    async def keep(
+        self, chunks: AsyncIterator[bytes], check: Callable[[], Awaitable[None]] | None = None
+    ) -> Head:
+        assert not self.keeps, "two write to one file"
+        self.keeps = True
+        try:
+            octets = b"".join([each async for each in chunks])
+        finally:
+            self.keeps = False
+        if check is not None:
+            await check()
         if not self.believes:
             raise UpdateUnusable("not signed by the release key", "take another")
         self.lies_here = octets
@@ -183,9 +194,13 @@ async def test_the_way_back_needs_no_file(fleet: Fleet) -> None:
     await uploaded(fleet)
     await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)
     await fleet.rounds(12)
-    await fleet.updates["m1"].start(Action.ROLLBACK, SYSTEM)
+    state = await fleet.updates["m1"].start(Action.ROLLBACK, SYSTEM)
+    assert state.plan is not None and state.plan.version == OLD
     await fleet.rounds(12)
     assert (await fleet.plan()).phase is Phase.DONE
+    assert fleet.making.reasons[-1] == f"before the way back to {OLD}"
+    with pytest.raises(UpdateRefused, match="no older system"):  # that would lead forward again
+        await fleet.updates["m1"].start(Action.ROLLBACK, SYSTEM)
     assert {machine.told.version for machine in fleet.machines.values() if machine.told} == {OLD}
 
 
@@ -257,7 +272,7 @@ async def test_an_appliance_that_believes_another_key_stops_it(fleet: Fleet) -> 
 async def test_what_is_refused_and_why(fleet: Fleet) -> None:
     with pytest.raises(UpdateRefused, match="no update lies"):
         await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)
-    with pytest.raises(UpdateRefused, match="no whole system"):
+    with pytest.raises(UpdateRefused, match="no older system"):
         await fleet.updates["m1"].start(Action.ROLLBACK, SYSTEM)
     await uploaded(fleet)
     await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)
@@ -266,6 +281,76 @@ async def test_what_is_refused_and_why(fleet: Fleet) -> None:
             await fleet.updates["m2"].start(action, SYSTEM)
     with pytest.raises(UpdateRefused, match="under way"):
         await fleet.updates["m2"].keep(chunks(NEW.encode()), SYSTEM)
+
+
+async def test_an_upload_that_ends_after_a_start_is_refused_and_nothing_is_mixed(
+    fleet: Fleet,
+) -> None:
+    await uploaded(fleet)
+    goes_on = asyncio.Event()
+
+    async def slow() -> AsyncGenerator[bytes, None]:
+        yield b"0.1.0-"
+        await goes_on.wait()
+        yield b"3"
+
+    async with asyncio.TaskGroup() as tasks:
+        uploads = [
+            tasks.create_task(_refused(fleet.updates[name].keep(slow(), SYSTEM)))
+            for name in ("m1", "m2")
+        ]
+        await asyncio.sleep(0)
+        assert fleet.machines["m2"].keeps
+        await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)
+        await fleet.rounds(4)
+        assert (await fleet.plan()).current == "m2"  # it waits for the end of the upload
+        goes_on.set()
+    assert ["under way" in upload.result() for upload in uploads] == [True, True]
+    await fleet.rounds(12)
+    assert (await fleet.plan()).phase is Phase.DONE
+    assert {machine.told.version for machine in fleet.machines.values() if machine.told} == {NEW}
+
+
+async def _refused(keeping: Awaitable[Head]) -> str:
+    with pytest.raises(UpdateRefused) as caught:
+        await keeping
+    return caught.value.cause
+
+
+async def test_the_newest_file_is_started_wherever_it_lies(fleet: Fleet) -> None:
+    """One of an update that stopped still lies where it was asked for."""
+    await fleet.updates["m1"].keep(chunks(b"0.1.0-2"), SYSTEM)
+    await fleet.updates["m2"].keep(chunks(b"0.1.0-10"), SYSTEM)
+    await fleet.updates["m3"].keep(chunks(b"0.1.0-10"), SYSTEM)
+    plan = (await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)).plan
+    assert plan is not None and (plan.version, plan.source) == ("0.1.0-10", "m2")
+
+
+async def test_a_file_is_removed_once_all_run_it_and_not_before(fleet: Fleet) -> None:
+    """Of an update that stopped one may lie where all is new; a newcomer may need one again."""
+    fleet.machines["m3"].told = Standing("a", NEW, {"a": NEW})
+    fleet.machines["m3"].lies_here = OLD.encode()
+    await uploaded(fleet)
+    await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)
+    await fleet.rounds(12)
+    assert (await fleet.plan()).phase is Phase.DONE and not fleet.machines["m3"].asked
+    assert not any(machine.lies_here for machine in fleet.machines.values())
+    fleet.machines["m3"].told = Standing("a", OLD, {"a": OLD})
+    await fleet.rounds(1)
+    await uploaded(fleet)
+    await fleet.rounds(3)
+    await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)
+    await fleet.rounds(12)
+    assert (await fleet.plan()).done == ("m3",)
+    assert not any(machine.lies_here for machine in fleet.machines.values())
+
+
+async def test_the_file_of_an_appliance_that_is_gone_is_not_started(fleet: Fleet) -> None:
+    gone = Report("m9", Standing("a", OLD), bundle="digest", bundle_version=NEW)
+    put = Put(keys.update("m9"), records.update_reports.encode(gone))
+    await fleet.store.commit([], [put])
+    with pytest.raises(UpdateRefused, match="no update lies"):
+        await fleet.updates["m1"].start(Action.INSTALL, SYSTEM)
 
 
 async def test_what_runs_from_a_clone_says_how_it_is_updated() -> None:

@@ -65,7 +65,8 @@ export function Updates({ mayAdminister }: { mayAdminister: boolean }) {
 
 function Progress({ update }: { update: Update }) {
   if (update.phase === null) return null;
-  const what = update.version ? `The update to ${inert(update.version)}` : "The way back";
+  const kind = update.action === "rollback" ? "The way back" : "The update";
+  const what = `${kind} to ${inert(update.version)}`;
   const where = update.current ? ` at ${inert(update.current)}` : "";
   const variant =
     update.phase === "stopped" ? "danger" : update.phase === "done" ? "success" : "info";
@@ -140,7 +141,9 @@ function State({ machine }: { machine: Machine }) {
 
 function Actions({ update }: { update: Update }) {
   const client = useQueryClient();
-  const [asks, setAsks] = useState<"start" | "rollback" | null>(null);
+  // What is asked about stays what was shown, whatever is uploaded meanwhile.
+  const [version, setVersion] = useState<string | null>(null);
+  const [asksBack, setAsksBack] = useState(false);
   const [file, setFile] = useState<File | null>(null);
   const uploading = useMutation({
     mutationFn: (chosen: File) =>
@@ -154,7 +157,6 @@ function Actions({ update }: { update: Update }) {
     onSettled: () => refresh(client, "cluster", "events"),
   });
   const isUnderWay = update.phase !== null && !["done", "stopped"].includes(update.phase);
-  const uploaded = update.appliances.find((each) => each.uploaded)?.uploaded ?? "";
   return (
     <>
       {uploading.isError && <FailureAlert error={uploading.error} title="It was not uploaded" />}
@@ -178,20 +180,23 @@ function Actions({ update }: { update: Update }) {
         </Button>
       </div>
       <div>
-        <Button isDisabled={!uploaded || isUnderWay} onClick={() => setAsks("start")}>
-          {uploaded ? `Update all to ${inert(uploaded)}` : "Update all"}
+        <Button
+          isDisabled={!update.uploaded || isUnderWay}
+          onClick={() => setVersion(update.uploaded)}
+        >
+          {update.uploaded ? `Update all to ${inert(update.uploaded)}` : "Update all"}
         </Button>{" "}
-        <Button variant="secondary" isDisabled={isUnderWay} onClick={() => setAsks("rollback")}>
+        <Button variant="secondary" isDisabled={isUnderWay} onClick={() => setAsksBack(true)}>
           Go back
         </Button>
       </div>
-      {asks === "start" && (
+      {version !== null && (
         <Confirm
-          title="Update all appliances?"
+          title={`Update all appliances to ${inert(version)}?`}
           act="Update"
           changes={["cluster"]}
-          run={() => answered(api.POST("/api/v1/cluster/update/start"))}
-          onClose={() => setAsks(null)}
+          run={() => answered(api.POST("/api/v1/cluster/update/start", { body: { version } }))}
+          onClose={() => setVersion(null)}
         >
           <p>
             A backup is made, then one appliance after the other is written and started again. What
@@ -199,18 +204,18 @@ function Actions({ update }: { update: Update }) {
           </p>
         </Confirm>
       )}
-      {asks === "rollback" && (
+      {asksBack && (
         <Confirm
           title="Go back to the versions of before?"
           act="Go back"
           isDestructive
           changes={["cluster"]}
           run={() => answered(api.POST("/api/v1/cluster/update/rollback"))}
-          onClose={() => setAsks(null)}
+          onClose={() => setAsksBack(false)}
         >
           <p>
-            One appliance after the other is started from its other slot. What only the version of
-            now can do is lost.
+            One appliance after the other is started from its other slot, but for those that were
+            not updated. What only the version of now can do is lost.
           </p>
         </Confirm>
       )}

@@ -23,6 +23,7 @@ EXAMPLES: Final[dict[tuple[str, str], Description]] = {
     ("PATCH", "/users/{user}"): {"role": "viewer", "disabled": False},
     ("POST", "/api-tokens"): {"name": "nightly", "scope": "viewer", "life_s": 7_776_000},
     ("POST", "/cluster/join-strings"): {"life_s": 3600},
+    ("POST", "/cluster/update/start"): {"version": "0.1.0-2"},
     ("POST", "/cluster/join"): {
         "id": "3f8a1c5e9b7d2046",
         "secret": "qL3v1mZk0Yc5w8eRt2uXoAqL3v1mZk0Yc5w8eRt2uXo",

@@ -542,7 +542,7 @@ class UpdateOut(BaseModel):
 
     action: Literal["install", "rollback"] | None
     phase: Literal["backup", "choosing", "updating", "done", "stopped"] | None
-    version: str = Field(description="to be run in the end; empty: what the other slots have")
+    version: str = Field(description="to be run in the end by all")
     started_by: str
     started_at: datetime | None
     since: datetime | None
@@ -550,7 +550,14 @@ class UpdateOut(BaseModel):
     done: list[str]
     cause: str = Field(description="why it stopped")
     remedy: str
+    uploaded: str = Field(description="the newest version that was uploaded; empty: none")
     appliances: list[MachineOut]
+
+
+class UpdateAsked(Asked):
+    """An update to begin with."""
+
+    version: str = Field(max_length=64, description="that was uploaded, to any appliance")
 
 
 class ClusterOut(BaseModel):

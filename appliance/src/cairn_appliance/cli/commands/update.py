@@ -66,21 +66,27 @@ def status(as_json: AsJson = False) -> None:
 def start(yes: Yes = False, as_json: AsJson = False) -> None:
     """Update all appliances, one after the other; a backup is made first."""
     lost = ["what the other slots have: the way back is then to the versions of now"]
-    output.confirm("Update all appliances?", lost, yes=yes)
-    _begin("start", as_json=as_json)
+    with connect() as connection:
+        version = connection.get(path_of("cluster", "update"), UpdateShown).value.uploaded
+    if not version:
+        raise CommandError(
+            Exit.REFUSED, "no update lies on any appliance", "`cairn cluster update upload FILE`"
+        )
+    output.confirm(f"Update all appliances to {version}?", lost, yes=yes)
+    _begin("start", {"version": version}, as_json=as_json)
 
 
 @app.command()
 def rollback(yes: Yes = False, as_json: AsJson = False) -> None:
-    """Take all appliances back to what their other slots have, one after the other."""
+    """Take all that were updated back to what their other slots have, one after the other."""
     lost = ["what only the version of now can do"]
     output.confirm("Go back to the versions of before?", lost, yes=yes)
-    _begin("rollback", as_json=as_json)
+    _begin("rollback", None, as_json=as_json)
 
 
-def _begin(what: str, *, as_json: bool) -> None:
+def _begin(what: str, body: dict[str, str] | None, *, as_json: bool) -> None:
     with connect() as connection:
-        reply = connection.post(path_of("cluster", "update", what), UpdateShown)
+        reply = connection.post(path_of("cluster", "update", what), UpdateShown, body)
     if as_json:
         output.print_json(reply.whole)
     else:
@@ -89,8 +95,9 @@ def _begin(what: str, *, as_json: bool) -> None:
 
 def _show(update: UpdateShown) -> None:
     if update.phase:
-        what = f"Update to {update.version}" if update.version else "The way back"
-        text = f"{what}, started by {update.started_by}: {_PHASES.get(update.phase, update.phase)}"
+        what = "The way back" if update.action == "rollback" else "Update"
+        phase = _PHASES.get(update.phase, update.phase)
+        text = f"{what} to {update.version}, started by {update.started_by}: {phase}"
         style = output.BAD if update.phase == "stopped" else "bold"
         output.say(
             Text(output.clean(text + (f" {update.current}" if update.current else "")), style)

@@ -11,13 +11,14 @@ from cairn_appliance.api.ops_v1.context import ActorDep, OpsDep
 from cairn_appliance.api.ops_v1.idempotent import IdempotentRoute
 from cairn_appliance.api.ops_v1.models import (
     MachineOut,
+    UpdateAsked,
     UpdateFileOut,
     UpdateOut,
     moment,
     moment_or_none,
 )
 from cairn_appliance.domain.errors import Unavailable, UpdateRefused
-from cairn_appliance.domain.update import Action, Plan, Report
+from cairn_appliance.domain.update import Action, Plan, Report, newest_uploaded
 from cairn_appliance.services.updates import State, Updates
 
 router = APIRouter(prefix="/cluster/update", tags=["cluster"], route_class=IdempotentRoute)
@@ -43,14 +44,14 @@ async def upload_update(request: Request, ops: OpsDep, by: ActorDep) -> UpdateFi
 
 
 @router.post("/start", status_code=202)
-async def start_update(ops: OpsDep, by: ActorDep) -> UpdateOut:
-    """Update all appliances, one after the other, by the file that was uploaded."""
-    return _out(await _updates(ops.updates).start(Action.INSTALL, by))
+async def start_update(asked: UpdateAsked, ops: OpsDep, by: ActorDep) -> UpdateOut:
+    """Update all appliances, one after the other, to a version that was uploaded."""
+    return _out(await _updates(ops.updates).start(Action.INSTALL, by, asked.version))
 
 
 @router.post("/rollback", status_code=202)
 async def roll_back(ops: OpsDep, by: ActorDep) -> UpdateOut:
-    """Take all appliances, one after the other, to what lies in their other slots."""
+    """Take all that were updated, one after the other, back to what lies in their other slots."""
     return _out(await _updates(ops.updates).start(Action.ROLLBACK, by))
 
 
@@ -81,6 +82,7 @@ def _out(state: State) -> UpdateOut:
         done=list(plan.done),
         cause=plan.cause,
         remedy=plan.remedy,
+        uploaded=newest_uploaded(state.reports),
         appliances=[_machine_out(each) for _, each in sorted(state.reports.items())],
     )
 

@@ -1,0 +1,28 @@
+"""What the one that is left of a cluster still knows of the others."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from cairn_appliance import recovering
+from cairn_appliance.domain.cluster import Cluster
+from cairn_appliance.domain.update import Report, Standing
+from cairn_appliance.store import keys, records
+from cairn_appliance.store.memory import MemoryStore
+from cairn_appliance.store.port import Put
+
+from tests.unit.appliance.operations import CLUSTER_ID
+
+
+async def test_nothing_is_known_any_more_of_the_machines_that_are_lost() -> None:
+    store = MemoryStore()
+    puts = [Put(keys.CLUSTER_INFO, records.clusters.encode(Cluster(CLUSTER_ID)))]
+    for name in ("m1", "m2"):
+        report = records.update_reports.encode(Report(name, Standing("a", "0.1.0-1")))
+        puts.append(Put(keys.update(name), report))
+    await store.commit([], puts)
+
+    local = SimpleNamespace(member="m1")
+    await recovering._raise_incarnation(store, local)  # type: ignore[arg-type]
+
+    assert [each.key for each in (await store.list(keys.UPDATES)).items] == [keys.update("m1")]
