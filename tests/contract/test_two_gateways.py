@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cairn_agent.protocol import gateway as wire
 from cairn_appliance.domain.cluster import FORMAT
-from cairn_appliance.domain.errors import CairnError
+from cairn_appliance.domain.errors import CairnError, TooMany
 from cairn_appliance.domain.forwarding import HOLD_S, SILENCE_S
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.pki.keyring import Keyring
@@ -168,7 +168,10 @@ async def test_asked_at_once_two_replicas_never_both_grant(tmp_path: Path) -> No
                     continue
                 holder.close()
                 if random.random() < 0.5:
-                    await services[0].election.release(holder.node.id, holder.segment, holder.term)
+                    with suppress(TooMany):  # rounds are short on a fast machine
+                        await services[0].election.release(
+                            holder.node.id, holder.segment, holder.term
+                        )
                 else:
                     holder.is_able = False
                     await holder.beat(services[1])

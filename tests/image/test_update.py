@@ -29,10 +29,10 @@ from tests.image.test_image import (  # noqa: F401 - the lab is a fixture
     READY_S,
     Imaged,
     _creating,
-    _operated,
     _seed_text,
     _two_nodes_ping,
     lab,
+    operated,
 )
 from tests.lab import Lab
 from tests.lab.cairn import Network
@@ -138,7 +138,7 @@ def running(lab: Lab) -> Iterator[Running]:  # noqa: F811
     seed = make_seed(host.directory, _seed_text(office.number, _creating()), "vfat")
     with guest(host, "bios", seed) as machine:
         print(f"ready after {machine.wait_until_ready(within_s=READY_S):.1f} s")
-        appliance = _operated(machine)
+        appliance = operated(machine)
         nodes, _ = _two_nodes_ping(lab, appliance)
         (made,) = appliance.cairn("vsubnet", "list")
         network = Network(made["name"], made["vni"], tuple(made["prefixes"]))
