@@ -17,10 +17,11 @@ _TRIM_S = 120.0
 
 
 def mark() -> None:
-    """Have it done at the next start; the machine gets another number, too."""
+    """Have it done at the next start, by the slot that was well: a machine that isn't set up shows
+    nothing of whether a trial serves. It gets another number, too."""
     with health.esp():
         known = environment.read(places.GRUBENV)
-        environment.write(places.GRUBENV, replace(known, machine_id=""))
+        environment.write(places.GRUBENV, replace(known, machine_id="", trial=None, tried=None))
     write_whole(places.RESET, b"", PUBLIC)
 
 
