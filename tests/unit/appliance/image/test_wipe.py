@@ -14,7 +14,7 @@ from cairn_appliance.image.environment import Environment
 def test_a_reset_during_a_trial_starts_the_slot_that_was_well(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A machine that isn't set up is confirmed whatever it is: the trial would never have served."""
+    """What isn't set up is confirmed whatever it is: the trial would never have served."""
 
     @contextlib.contextmanager
     def esp() -> Iterator[None]:
