@@ -212,7 +212,11 @@ def _check_update(machine: Guest, appliance: Imaged, update: Path) -> float:
     assert machine.run("findmnt -no OPTIONS /").startswith("ro,")
     backups = appliance.cairn("backup", "list")
     assert any(NEWER in each["reason"] for each in backups), backups
-    assert not machine.run("ls /var/lib/cairn-update").strip()  # its room is the store's again
+    until(
+        "its room is the store's again",
+        lambda: not machine.run("ls /var/lib/cairn-update").strip(),
+        within_s=60,
+    )
     failed = machine.run("systemctl list-units --failed --plain --no-legend")
     assert not failed.strip(), failed
     print(f"updated after {took_s:.0f} s: {machine.run('df --output=used -m / | tail -n 1')} MiB")
