@@ -10,13 +10,14 @@ from __future__ import annotations
 import email.parser
 import json
 import re
-import subprocess
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
+
+from images.building import output
 
 _SPACE = uuid.UUID("3b0f4d52-2f0c-4b0e-9d0e-5f8f6a1f7c12")
 _GO_MODULE = re.compile(r"\t(?:mod|dep)\t(\S+)\t(v\S+)")
@@ -98,13 +99,11 @@ def pypi(name: str, version: str) -> Part:
 
 def go(program: Path) -> Iterator[Part]:
     """Yield the modules that Go's linker wrote into a program, and the Go that made it."""
-    done = subprocess.run(
-        ["go", "version", "-m", str(program)], check=True, stdout=subprocess.PIPE, text=True
-    )
-    made_by = re.search(r": go(\S+)", done.stdout)
+    told = output("go", "version", "-m", str(program))
+    made_by = re.search(r": go(\S+)", told)
     if made_by is not None:
         yield Part(f"pkg:golang/stdlib@{_quoted(made_by[1])}", "stdlib", made_by[1])
-    for name, version in _GO_MODULE.findall(done.stdout):
+    for name, version in _GO_MODULE.findall(told):
         path = "/".join(_quoted(each) for each in name.split("/"))
         yield Part(f"pkg:golang/{path}@{_quoted(version)}", name, version)
 
@@ -122,12 +121,11 @@ def npm(lock: Path) -> Iterator[Part]:
 
 def crates(manifest: Path) -> Iterator[Part]:
     """Yield the crates that are linked into the data plane; not our own."""
-    done = subprocess.run(
-        ["cargo", "tree", "--locked", "--manifest-path", str(manifest), "-p", "cairn-dataplane",
-         "--edges", "normal", "--prefix", "none", "--format", "{p}"],
-        check=True, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    for line in done.stdout.splitlines():
+    told = output(
+        *("cargo", "tree", "--locked", "--manifest-path", str(manifest), "-p", "cairn-dataplane"),
+        *("--edges", "normal", "--prefix", "none", "--format", "{p}"),
+    )
+    for line in told.splitlines():
         found = _CRATE.fullmatch(line.removesuffix(" (*)"))
         if found is not None:  # ours say where they lie
             purl = f"pkg:cargo/{_quoted(found[1])}@{_quoted(found[2])}"
