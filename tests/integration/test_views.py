@@ -54,19 +54,18 @@ def test_the_matrix_has_the_round_trip_times_that_ping_has(world: World) -> None
         seen[name, other] = (row, pinged)
         if row is None or row["jitter_ms"] is None:
             return False
-        # A probe may have met a busy moment of this machine; the next says what is so.
-        return abs(row["rtt_ms"] - pinged) < max(3.0, pinged)
+        # A probe may have met a busy moment of this machine, or what a test before did to it: the
+        # last ten make up the loss, those of forty seconds.
+        return abs(row["rtt_ms"] - pinged) < max(3.0, pinged) and row["loss"] == 0.0
 
     def all_agree() -> bool:
         return all([agree(name, other) for name, other in _PAIRS])
 
     try:
-        until("the matrix has the RTT that ping has", all_agree, within_s=60)
+        until("the matrix has the RTT that ping has, and no loss", all_agree, within_s=100)
     except NotInTimeError as error:
         raise AssertionError(seen) from error
-    for row, _ in seen.values():
-        assert row is not None and row["loss"] == 0.0
-        assert row["path"] == "direct"
+    assert {row["path"] for row, _ in seen.values() if row is not None} == {"direct"}
 
 
 def test_a_report_says_what_the_data_plane_has_loaded(world: World) -> None:
@@ -82,6 +81,7 @@ def test_a_report_says_what_the_data_plane_has_loaded(world: World) -> None:
     assert {each["name"] for each in report["peers"]} >= {"a2", "b1"}
 
 
+@pytest.mark.timed
 def test_a_change_is_on_the_stream_within_a_second(world: World) -> None:
     appliance = world.appliance
     bearer = f"Authorization: Bearer {appliance.session()}"
