@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import httptools
 import msgspec
-from cairn_agent.control.tls import CONNECT_TIMEOUT_S
+from cairn_agent.control.tls import CONNECT_TIMEOUT_S, is_turned_away
 from cairn_agent.protocol import acks, telemetry
 from cairn_agent.protocol import enrolment as wire
 
@@ -23,6 +23,10 @@ class Lost(Exception):
 
 class NoAnswer(Lost):
     """No answer came in time."""
+
+
+class TurnedAway(Lost):
+    """The appliance has more newcomers than it can serve in time."""
 
 
 class Refused(Exception):
@@ -89,6 +93,8 @@ class Connection(asyncio.Protocol):
                 )
         except (OSError, TimeoutError, RuntimeError) as error:
             plain.close()
+            if is_turned_away(error):
+                raise TurnedAway("turned away at the door") from error
             kind = NoAnswer if isinstance(error, TimeoutError) else Lost
             raise kind(f"no connection: {type(error).__name__}") from error
         return connection
