@@ -34,7 +34,8 @@ BACKLOG = 1024  # until the loop comes by, which empties it
 ACCEPTED_AT_ONCE = 128  # then others have their turn
 AT_ONCE = 64  # connections between their first octet and the answer to their first request
 IN_LINE = 4096  # connections that wait for that; each takes an open file
-IN_LINE_S = 3.5  # at most, of the 5 s for which agents wait: the handshake takes some, too
+IN_TIME_S = 4.5  # with a handshake; agents wait 5 s
+RECKONED_S = 1.5  # for a handshake at least; twice what they took of late
 COUNTED_S = 3.0  # who takes longer than this no longer keeps others out
 HANDSHAKE_S = 10.0
 SHUTDOWN_S = 5.0  # of TLS; a peer that is gone says nothing
@@ -108,6 +109,7 @@ class Door:
         self._context = context
         self._places = asyncio.Semaphore(AT_ONCE)
         self._in_line = 0
+        self._handshake_s = 0.0  # what one took of late
 
     async def accept(self, listening: socket.socket) -> None:
         """Accept until cancelled."""
@@ -151,13 +153,17 @@ class Door:
             return False
         self._in_line += 1
         try:
-            async with asyncio.timeout(IN_LINE_S - _waited_s(accepted)):
+            async with asyncio.timeout(self._line_s() - _waited_s(accepted)):
                 await self._places.acquire()
         except TimeoutError:
             return False
         finally:
             self._in_line -= 1
         return True
+
+    def _line_s(self) -> float:
+        """Return how long somebody may wait that there is time for a handshake then."""
+        return IN_TIME_S - max(RECKONED_S, 2 * self._handshake_s)
 
     def _turn_away(self, accepted: socket.socket) -> None:
         """Say that the server is busy, and close the connection."""
@@ -171,6 +177,7 @@ class Door:
             accepted.close()
             return
         loop = asyncio.get_running_loop()
+        begun = loop.time()
         protocol = self._protocol()
         bounds = {"ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": SHUTDOWN_S}
         try:
@@ -184,6 +191,7 @@ class Door:
             accepted.close()
             log.warning("a client could not be let in", exc_info=True)
         else:
+            self._handshake_s += (loop.time() - begun - self._handshake_s) * _NEWEST
             await protocol.settled()
 
 
@@ -351,6 +359,7 @@ def _bound(family: socket.AddressFamily, host: str, port: int, what: str) -> soc
 _ESTABLISHED = 1  # linux/tcp_states.h
 _TCP_INFO_OCTETS = 56  # of Linux's struct tcp_info
 _LAST_DATA_AT = 52  # tcpi_last_data_recv, milliseconds
+_NEWEST = 1 / 8  # its share in what they took of late
 _HELLO_OCTETS = 16 * 1024  # a record of TLS
 _BUSY = b"\x15\x03\x03\x00\x02\x02\x50"  # TLS alert: fatal, internal_error (RFC 8446, 6)
 _M_MMAP_THRESHOLD = -3  # malloc.h

@@ -140,7 +140,7 @@ async def test_who_has_no_turn_in_time_is_turned_away(
 ) -> None:
     """It would give up soon, maybe in the middle of its handshake."""
     monkeypatch.setattr(serving, "COUNTED_S", 60.0)
-    monkeypatch.setattr(serving, "IN_LINE_S", 1.0)
+    monkeypatch.setattr(serving, "IN_TIME_S", 2.5)
     inside = [await connect(port, says=b"hello") for _ in range(serving.AT_ONCE)]
     await let_in(serving.AT_ONCE)
     await turned_away([await connect(port, says=b"hello") for _ in range(300)])
@@ -153,7 +153,7 @@ async def test_who_finds_the_line_full_is_turned_away_at_once(
     port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "COUNTED_S", 60.0)
-    monkeypatch.setattr(serving, "IN_LINE_S", 600.0)
+    monkeypatch.setattr(serving, "IN_TIME_S", 600.0)
     monkeypatch.setattr(serving, "IN_LINE", 10)
     inside = [await connect(port, says=b"hello") for _ in range(serving.AT_ONCE)]
     await let_in(serving.AT_ONCE)
@@ -172,12 +172,12 @@ async def test_what_was_waited_in_the_kernel_counts(
 ) -> None:
     """As while the process was paused: who has waited for long has little patience left."""
     monkeypatch.setattr(serving, "COUNTED_S", 60.0)
-    monkeypatch.setattr(serving, "IN_LINE_S", 600.0)
+    monkeypatch.setattr(serving, "IN_TIME_S", 600.0)
     inside = [await connect(port, says=b"hello") for _ in range(serving.AT_ONCE)]
     await let_in(serving.AT_ONCE)
     patient = await connect(port, says=b"hello")
     await asyncio.sleep(0.2)
-    monkeypatch.setattr(serving, "IN_LINE_S", 1.0)
+    monkeypatch.setattr(serving, "IN_TIME_S", 2.5)
     late = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
     for each in late:
         each.send(b"hello")
@@ -238,12 +238,56 @@ async def test_in_a_storm_nobody_is_left_without_a_word_and_all_are_served() -> 
     assert silences == 0
 
 
+async def test_where_handshakes_take_long_the_line_is_shorter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow machine: who begins late would give up in the middle."""
+    monkeypatch.setattr(serving, "AT_ONCE", 8)
+    monkeypatch.setattr(serving, "COUNTED_S", 60.0)
+    monkeypatch.setattr(serving, "RECKONED_S", 0.0)
+    context = agent_api_context(tmp_path)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        Newcomer.let_in, Newcomer.answered = [], asyncio.Event()
+        door = Door(Newcomer, context)  # type: ignore[arg-type]
+        accepting = asyncio.create_task(door.accept(listening))
+        assert door._line_s() == serving.IN_TIME_S
+        port = listening.getsockname()[1]
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(serving.AT_ONCE):
+                tasks.create_task(asyncio.to_thread(shake_hands_slowly, port, 1.0))
+        await let_in(serving.AT_ONCE)
+        assert door._line_s() < serving.IN_TIME_S - 2 * 0.5
+        accepting.cancel()
+        await asyncio.wait([accepting])
+        for each in Newcomer.let_in:
+            each.transport.close()
+
+
+def shake_hands_slowly(port: int, waits_s: float) -> None:
+    """Say hello, and the last word of the handshake only some time after the server's first."""
+    context = tls.server_context(AUTHORITY.certificate.decode())
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    secure = context.wrap_bio(incoming, outgoing, server_hostname=None)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+        while True:
+            try:
+                secure.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                plain.sendall(outgoing.read())
+                incoming.write(plain.recv(16384))
+        time.sleep(waits_s)
+        plain.sendall(outgoing.read())
+        time.sleep(0.5)
+
+
 async def test_an_agent_understands_that_it_is_turned_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real one and the simulated one: it is neither dead nor of another cluster."""
     monkeypatch.setattr(serving, "AT_ONCE", 0)
-    monkeypatch.setattr(serving, "IN_LINE_S", 0.1)
+    monkeypatch.setattr(serving, "IN_TIME_S", 1.6)
     client = tls.server_context(AUTHORITY.certificate.decode())
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
