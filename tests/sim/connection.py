@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, place: str, context: ssl.SSLContext, *, window: int = 0) -> Connection:
-        """Connect, within the time that the agent's own client takes; raise Lost.
+        """Connect, TCP and TLS each within the time of the agent's own client; raise Lost.
 
         `window` is the size of the receive buffer, in octets, where it isn't the system's.
         """
@@ -88,6 +88,7 @@ class Connection(asyncio.Protocol):
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await loop.sock_connect(plain, (host, int(port)))
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await loop.create_connection(
                     cls, sock=plain, ssl=context, server_hostname=""
                 )
