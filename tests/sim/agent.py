@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 
 import msgspec
-from cairn_agent.control.backoff import Backoff
+from cairn_agent.control.backoff import Backoff, turned_away_backoff
 from cairn_agent.control.pace import acknowledged_within_s
 from cairn_agent.control.patience import Patience
 from cairn_agent.control.tls import issuer_of, server_context
@@ -33,7 +33,7 @@ from cairn_agent.report import DataPlaneReport, Status, VSubnetReport
 from cairn_agent.telemetry import Teller, Ways, encode
 
 from tests.sim.churn import Arrivals
-from tests.sim.connection import Connection, Lost, NoAnswer, Refused
+from tests.sim.connection import Connection, Lost, NoAnswer, Refused, TurnedAway
 from tests.sim.history import History, Kind
 from tests.sim.sharing import Shared, SharingCopy
 
@@ -123,6 +123,7 @@ class SimulatedAgent:
         self._renew_within_s = 0.0
         self._context: ssl.SSLContext | None = None
         self._backoff = Backoff()
+        self._turned_away = turned_away_backoff()
         self._line: Connection | None = None
         self._second: Connection | None = None
         self._second_turn = asyncio.Lock()
@@ -179,6 +180,8 @@ class SimulatedAgent:
                 error = lost
                 if isinstance(lost, NoAnswer):
                     self._lost_at[place] = time.monotonic()
+                elif isinstance(lost, TurnedAway):
+                    self._lost_at.pop(place, None)
             except Refused as refused:
                 error = refused
                 if refused.code in FINAL:
@@ -208,9 +211,11 @@ class SimulatedAgent:
             return random.uniform(0.0, SPREAD_S)
         if self._unreachable % known:
             return NEXT_APPLIANCE_S
-        is_busy = isinstance(error, Refused)
+        is_busy = isinstance(error, Refused | TurnedAway)
         if known > 1 and is_busy and time.monotonic() - self._was_up_at < FAILOVER_S:
             return random.uniform(AGAIN_MIN_S, AGAIN_MAX_S)
+        if isinstance(error, TurnedAway):
+            return self._turned_away.next_s()
         return self._backoff.next_s(error.retry_after_s if isinstance(error, Refused) else 0.0)
 
     async def move(self, endpoint: str) -> tuple[float, float]:
@@ -335,6 +340,7 @@ class SimulatedAgent:
         match message:
             case wire.InSync():
                 self._backoff.reset()
+                self._turned_away.reset()
                 self._resync = False
                 self.synced_at = self.synced_at or self._heard_at
                 if not self._is_in_sync:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import httptools
 import msgspec
-from cairn_agent.control.tls import CONNECT_TIMEOUT_S
+from cairn_agent.control.tls import CONNECT_TIMEOUT_S, is_turned_away
 from cairn_agent.protocol import acks, telemetry
 from cairn_agent.protocol import enrolment as wire
 
@@ -23,6 +23,10 @@ class Lost(Exception):
 
 class NoAnswer(Lost):
     """No answer came in time."""
+
+
+class TurnedAway(Lost):
+    """The appliance has more newcomers than it can serve in time."""
 
 
 class Refused(Exception):
@@ -71,7 +75,7 @@ class Connection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, place: str, context: ssl.SSLContext, *, window: int = 0) -> Connection:
-        """Connect, within the time that the agent's own client takes; raise Lost.
+        """Connect, TCP and TLS each within the time of the agent's own client; raise Lost.
 
         `window` is the size of the receive buffer, in octets, where it isn't the system's.
         """
@@ -84,11 +88,14 @@ class Connection(asyncio.Protocol):
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await loop.sock_connect(plain, (host, int(port)))
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await loop.create_connection(
                     cls, sock=plain, ssl=context, server_hostname=""
                 )
         except (OSError, TimeoutError, RuntimeError) as error:
             plain.close()
+            if is_turned_away(error):
+                raise TurnedAway("turned away at the door") from error
             kind = NoAnswer if isinstance(error, TimeoutError) else Lost
             raise kind(f"no connection: {type(error).__name__}") from error
         return connection

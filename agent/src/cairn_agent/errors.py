@@ -40,6 +40,19 @@ class NoAnswer(Unreachable):
     """Packets are swallowed: to try it costs the whole bound, not a round trip."""
 
 
+class Busy(Unreachable):
+    """The appliance can't serve now; it may say when to come back."""
+
+    def __init__(self, cause: str, remedy: str, retry_after_s: float = 0.0, code: str = "") -> None:
+        super().__init__(cause, remedy)
+        self.retry_after_s = retry_after_s
+        self.code = code
+
+
+class TurnedAway(Busy):
+    """The appliance has more newcomers than it can serve in time; this one has cost it nothing."""
+
+
 class Refused(AgentError):
     """The other side said no; `code` is its machine-readable reason."""
 

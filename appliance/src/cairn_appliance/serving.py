@@ -2,9 +2,10 @@
 
 Connections are taken in by an accept loop of our own, a bounded number at a time: after an
 outage all agents come at once, and a server that begins ten thousand handshakes together
-ends none of them before the clients' patience does. Those who wait do so in the kernel's
-queue, which is no longer than what can be served in that time; those who gave up meanwhile
-are closed without any work.
+ends none of them before the clients' patience does. Those who wait stand in a line here, for
+as long as leaves time for a handshake; who has no turn by then is told that the server is busy,
+before any work, and comes again soon. In the kernel's queue nobody could be told anything.
+Those who gave up meanwhile are closed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import logging
 import resource
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -28,8 +30,12 @@ from cairn_appliance.cluster.errors import EnvironmentLacks
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 128  # served within a second or two; who finds it full is asked again by its own kernel
+BACKLOG = 1024  # until the loop comes by, which empties it
+ACCEPTED_AT_ONCE = 128  # then others have their turn
 AT_ONCE = 64  # connections between their first octet and the answer to their first request
+IN_LINE = 4096  # connections that wait for that; each takes an open file
+IN_TIME_S = 4.5  # with a handshake; agents wait 5 s
+RECKONED_S = 1.5  # for a handshake at least; twice what they took of late
 COUNTED_S = 3.0  # who takes longer than this no longer keeps others out
 HANDSHAKE_S = 10.0
 SHUTDOWN_S = 5.0  # of TLS; a peer that is gone says nothing
@@ -102,6 +108,8 @@ class Door:
         self._protocol = protocol
         self._context = context
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._in_line = 0
+        self._handshake_s = 0.0  # what one took of late
 
     async def accept(self, listening: socket.socket) -> None:
         """Accept until cancelled."""
@@ -109,18 +117,23 @@ class Door:
         listening.listen(BACKLOG)
         async with asyncio.TaskGroup() as newcomers:
             while True:
-                async with self._places:
-                    pass  # while there is none, they wait in the kernel
-                accepted = await _accepted(listening)
-                if accepted is not None:
-                    newcomers.create_task(self._take_in(accepted), name="take in")
+                await _readable(listening)
+                try:
+                    for accepted in _accepted(listening):
+                        newcomers.create_task(self._take_in(accepted), name="take in")
+                except OSError as error:
+                    log.warning("a connection could not be accepted reason=%s", error)
+                    await asyncio.sleep(NOT_ACCEPTED_S)  # open files may be used up
+                await asyncio.sleep(0)
 
     async def _take_in(self, accepted: socket.socket) -> None:
         """Let one in and return after its first answer, or close its connection."""
         try:
             async with asyncio.timeout(HANDSHAKE_S):
-                await _first_octet(accepted)
-                await self._places.acquire()
+                await _readable(accepted)
+            if not await self._has_turn(accepted):
+                self._turn_away(accepted)
+                return
         except BaseException as error:
             accepted.close()
             if isinstance(error, OSError):
@@ -134,11 +147,37 @@ class Door:
             in_time.cancel()
             place.free()
 
+    async def _has_turn(self, accepted: socket.socket) -> bool:
+        """Take a place; return False where there is none in time, or the line is too long."""
+        if self._in_line >= IN_LINE:
+            return False
+        self._in_line += 1
+        try:
+            async with asyncio.timeout(self._line_s() - _waited_s(accepted)):
+                await self._places.acquire()
+        except TimeoutError:
+            return False
+        finally:
+            self._in_line -= 1
+        return True
+
+    def _line_s(self) -> float:
+        """Return how long somebody may wait that there is time for a handshake then."""
+        return IN_TIME_S - max(RECKONED_S, 2 * self._handshake_s)
+
+    def _turn_away(self, accepted: socket.socket) -> None:
+        """Say that the server is busy, and close the connection."""
+        with accepted, contextlib.suppress(OSError):
+            accepted.recv(_HELLO_OCTETS)  # else it would be reset, and the alert be lost
+            if self._context is not None:
+                accepted.send(_BUSY)
+
     async def _shake_hands(self, accepted: socket.socket) -> None:
         if _has_left(accepted):
             accepted.close()
             return
         loop = asyncio.get_running_loop()
+        begun = loop.time()
         protocol = self._protocol()
         bounds = {"ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": SHUTDOWN_S}
         try:
@@ -152,6 +191,7 @@ class Door:
             accepted.close()
             log.warning("a client could not be let in", exc_info=True)
         else:
+            self._handshake_s += (loop.time() - begun - self._handshake_s) * _NEWEST
             await protocol.settled()
 
 
@@ -167,18 +207,18 @@ class _Place:
             places.release()
 
 
-async def _accepted(listening: socket.socket) -> socket.socket | None:
-    """Return the next connection, None where there is none that is worth a handshake."""
-    try:
-        accepted, _ = await asyncio.get_running_loop().sock_accept(listening)
-    except OSError as error:
-        log.warning("a connection could not be accepted reason=%s", error)
-        await asyncio.sleep(NOT_ACCEPTED_S)  # open files may be used up
-        return None
-    if not _has_left(accepted):
-        return accepted
-    accepted.close()
-    return None
+def _accepted(listening: socket.socket) -> Iterator[socket.socket]:
+    """Yield the connections that are there, but for those that are worth no handshake."""
+    for _ in range(ACCEPTED_AT_ONCE):
+        try:
+            accepted, _ = listening.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        accepted.setblocking(False)
+        if _has_left(accepted):
+            accepted.close()
+        else:
+            yield accepted
 
 
 def _has_left(accepted: socket.socket) -> bool:
@@ -187,15 +227,21 @@ def _has_left(accepted: socket.socket) -> bool:
     return state[0] != _ESTABLISHED
 
 
-async def _first_octet(accepted: socket.socket) -> None:
-    """Return once the client has said something, or has left."""
+def _waited_s(accepted: socket.socket) -> float:
+    """Return how long ago the client said its first word, in the kernel's queue included."""
+    info = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_OCTETS)
+    return float(struct.unpack_from("=I", info, _LAST_DATA_AT)[0]) / 1000
+
+
+async def _readable(waiting: socket.socket) -> None:
+    """Return once a client has said something or has left, or somebody wants to connect."""
     loop = asyncio.get_running_loop()
     is_there = loop.create_future()
-    loop.add_reader(accepted, _fulfil, is_there)
+    loop.add_reader(waiting, _fulfil, is_there)
     try:
         await is_there
     finally:
-        loop.remove_reader(accepted)
+        loop.remove_reader(waiting)
 
 
 def _fulfil(is_there: asyncio.Future[None]) -> None:
@@ -311,5 +357,10 @@ def _bound(family: socket.AddressFamily, host: str, port: int, what: str) -> soc
 
 
 _ESTABLISHED = 1  # linux/tcp_states.h
+_TCP_INFO_OCTETS = 56  # of Linux's struct tcp_info
+_LAST_DATA_AT = 52  # tcpi_last_data_recv, milliseconds
+_NEWEST = 1 / 8  # its share in what they took of late
+_HELLO_OCTETS = 16 * 1024  # a record of TLS
+_BUSY = b"\x15\x03\x03\x00\x02\x02\x50"  # TLS alert: fatal, internal_error (RFC 8446, 6)
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _NO_ADDRESS = (97, 99)  # EAFNOSUPPORT, EADDRNOTAVAIL: IPv6 is compiled in but switched off

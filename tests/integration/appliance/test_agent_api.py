@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
-from cairn_agent.control.replica import Busy, Replica
+from cairn_agent.control.replica import Replica
 from cairn_agent.control.tls import pinned_authority, server_context
-from cairn_agent.errors import Refused, Unreachable
+from cairn_agent.errors import Busy, Refused, Unreachable
 from cairn_agent.protocol import enrolment as wire
 from cairn_agent.protocol import netmap as netmap_wire
 from cairn_agent.protocol.token import decode_token

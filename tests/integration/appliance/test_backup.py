@@ -22,9 +22,8 @@ import httpx
 import msgspec
 import pytest
 from cairn_agent.control.reasserting import reassert
-from cairn_agent.control.replica import Busy
 from cairn_agent.control.tls import server_context
-from cairn_agent.errors import Refused
+from cairn_agent.errors import Busy, Refused
 from cairn_appliance import __version__
 from cairn_appliance.cluster.errors import LocalStateUnusable
 from cairn_appliance.domain.errors import Invalid

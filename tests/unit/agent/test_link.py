@@ -16,8 +16,8 @@ import pytest
 import pytest_asyncio
 from cairn_agent.control import joining
 from cairn_agent.control.link import Barred, Link, SentAway, renewal_in_s
-from cairn_agent.control.replica import Busy, Silent
-from cairn_agent.errors import NoAnswer, Unreachable
+from cairn_agent.control.replica import Silent
+from cairn_agent.errors import Busy, NoAnswer, TurnedAway, Unreachable
 from cairn_agent.identity import Identity, certificate_request, new_keys
 from cairn_agent.netmap.held import NetmapCopy
 from cairn_agent.protocol import acks, enrolment
@@ -254,6 +254,20 @@ async def test_those_that_choose_a_leader_are_asked_again_soon(running: Running)
     link._was_up_at -= 10.0
     waits = [link._after(places[n % 2 + 1], Busy("no quorum", "", 2.0)) for n in range(3)]
     assert max(waits) >= 2.0
+
+
+async def test_who_is_turned_away_comes_again_within_seconds_however_often(
+    running: Running,
+) -> None:
+    """The appliance lives, and would have nothing to do if all who wait stayed away for long."""
+    link = running.link
+    (place,) = running.node.identity().appliances
+    waits = [link._after(place, TurnedAway("too many newcomers", "")) for _ in range(100)]
+    assert max(waits) <= 8.0
+    assert max(waits[50:]) > 2.0, "they come later where many are turned away"
+    assert place not in link._lost_at
+    assert not link.nobody_there.is_set()
+    assert link._after(place, Unreachable("connection refused", "")) <= 3.0, "that is the first"
 
 
 async def test_an_appliance_that_falls_silent_is_left_with_patience(running: Running) -> None:

@@ -7,6 +7,10 @@ from typing import Final
 
 _FIRST_S: Final = 3.0
 _MAX_S: Final = 30.0  # a cold cluster must have everybody back within 60 s (SC-5)
+# An appliance that turns newcomers away has a line of seconds: who comes back about then keeps it
+# from being without work while others wait. To turn one away costs it next to nothing.
+_TURNED_AWAY_FIRST_S: Final = 2.0
+_TURNED_AWAY_MAX_S: Final = 8.0
 
 
 class Backoff:
@@ -27,3 +31,8 @@ class Backoff:
     def reset(self) -> None:
         """Begin again after a success."""
         self._ceiling_s = self._first_s
+
+
+def turned_away_backoff() -> Backoff:
+    """Return one for who is turned away by a busy appliance: it lives, and has room soon."""
+    return Backoff(_TURNED_AWAY_FIRST_S, _TURNED_AWAY_MAX_S)

@@ -17,9 +17,9 @@ from typing import Final
 import msgspec
 
 from cairn_agent.control.backoff import Backoff
-from cairn_agent.control.replica import Busy, Replica
+from cairn_agent.control.replica import Replica
 from cairn_agent.control.tls import node_context
-from cairn_agent.errors import AgentError, Refused
+from cairn_agent.errors import AgentError, Busy, Refused
 from cairn_agent.identity import Identity, Keys, certificate_request, data_public_key
 from cairn_agent.protocol.enrolment import CopyRequest, EnrolAnswer, Facts, RenewRequest
 from cairn_agent.report import VERSION

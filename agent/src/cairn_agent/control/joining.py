@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Final
 
 from cairn_agent.control.backoff import Backoff
-from cairn_agent.control.replica import Busy, Replica
+from cairn_agent.control.replica import Replica
 from cairn_agent.control.tls import node_context, pinned_authority, server_context
-from cairn_agent.errors import Refused, Unreachable
+from cairn_agent.errors import Busy, Refused, Unreachable
 from cairn_agent.identity import Identity, Keys, certificate_request, data_public_key
 from cairn_agent.protocol.enrolment import EnrolAnswer, EnrolRequest, Facts, LeaveRequest
 from cairn_agent.protocol.token import Token

@@ -26,11 +26,11 @@ from typing import Final, Protocol
 import msgspec
 from cryptography import x509
 
-from cairn_agent.control.backoff import Backoff
+from cairn_agent.control.backoff import Backoff, turned_away_backoff
 from cairn_agent.control.pace import acknowledged_within_s
 from cairn_agent.control.patience import Patience
 from cairn_agent.control.reasserting import reassert
-from cairn_agent.control.replica import Busy, Replica, Silent
+from cairn_agent.control.replica import Replica, Silent
 from cairn_agent.control.tls import (
     is_address,
     issuer_of,
@@ -38,7 +38,15 @@ from cairn_agent.control.tls import (
     show_certificate,
     trust_also,
 )
-from cairn_agent.errors import AgentError, NoAnswer, Refused, StateUnusable, Unreachable
+from cairn_agent.errors import (
+    AgentError,
+    Busy,
+    NoAnswer,
+    Refused,
+    StateUnusable,
+    TurnedAway,
+    Unreachable,
+)
 from cairn_agent.identity import Identity, certificate_request, data_public_key
 from cairn_agent.netmap.held import Netmap, NetmapCopy, NetmapRefused
 from cairn_agent.protocol import acks, enrolment
@@ -127,6 +135,7 @@ class Link:
         self._node = node
         self._copy = copy
         self._backoff = Backoff()
+        self._turned_away = turned_away_backoff()
         self._wants_registration = asyncio.Event()
         self._hurry = asyncio.Event()
         self._anew = asyncio.Event()
@@ -154,7 +163,7 @@ class Link:
         """Register again, at once if there is a session; end a wait for the next try."""
         self._wants_registration.set()
         self._say.set()
-        self._backoff.reset()
+        self._reset_backoff()
         self._hurry.set()
 
     def connect_anew(self) -> None:
@@ -235,7 +244,12 @@ class Link:
             return random.uniform(_AGAIN_MIN_S, _AGAIN_MAX_S)
         if not isinstance(error, Busy):
             self.nobody_there.set()
-        return self._backoff.next_s(error.retry_after_s if isinstance(error, Busy) else 0.0)
+        backoff = self._turned_away if isinstance(error, TurnedAway) else self._backoff
+        return backoff.next_s(error.retry_after_s if isinstance(error, Busy) else 0.0)
+
+    def _reset_backoff(self) -> None:
+        self._backoff.reset()
+        self._turned_away.reset()
 
     def _note_whether_it_answers(self, address: str, error: Exception) -> None:
         """One that refuses a connection is tried again at no cost; one that swallows it isn't."""
@@ -364,7 +378,7 @@ class Link:
         if isinstance(message, wire.InSync):
             self._hasten_first_ack(replica)
             self._resync = False
-            self._backoff.reset()
+            self._reset_backoff()
             self._node.heard()
         if changed is not None:
             self._heed_heartbeat(changed)

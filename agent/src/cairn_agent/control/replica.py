@@ -18,7 +18,7 @@ import msgspec
 
 from cairn_agent.control.tls import CONNECT_TIMEOUT_S, connection_error
 from cairn_agent.entropy import stir_tls
-from cairn_agent.errors import NoAnswer, Refused, Unreachable
+from cairn_agent.errors import Busy, NoAnswer, Refused, Unreachable
 from cairn_agent.netmap.held import MAX_OCTETS
 from cairn_agent.protocol import acks, gateway, reassertion, telemetry
 from cairn_agent.protocol import enrolment as wire
@@ -33,15 +33,6 @@ _READ_BY_APPLIANCES: Final = {telemetry.HEADER: telemetry.VERSION, acks.HEADER: 
 _SAID_WITHIN_S: Final = 5.0  # what can't be written up the stream by then is given up
 _SILENT_REMEDY: Final = "nothing where there are other appliances; else look whether it runs"
 _T = TypeVar("_T")
-
-
-class Busy(Unreachable):
-    """The appliance can't serve now; it may say when to come back."""
-
-    def __init__(self, cause: str, remedy: str, retry_after_s: float = 0.0, code: str = "") -> None:
-        super().__init__(cause, remedy)
-        self.retry_after_s = retry_after_s
-        self.code = code
 
 
 class Silent(NoAnswer):

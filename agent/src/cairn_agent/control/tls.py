@@ -28,6 +28,7 @@ from cairn_agent.errors import (
     NoAnswer,
     Refused,
     StateUnusable,
+    TurnedAway,
     Unreachable,
 )
 from cairn_agent.identity import Identity
@@ -36,6 +37,7 @@ CONNECT_TIMEOUT_S: Final = 5.0
 _LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _CLOCK_ERRORS: Final = frozenset({9, 10})
+_BUSY_ALERT: Final = "TLSV1_ALERT_INTERNAL_ERROR"  # as Python names it
 _AFTER_SECONDS: Final = frozenset({errno.EHOSTUNREACH, errno.ETIMEDOUT})  # of waiting in vain
 
 
@@ -142,6 +144,11 @@ def connection_error(address: str, error: BaseException) -> AgentError:
             "check the address; if the cluster was set up anew, leave and join again",
             code="foreign_ca",
         )
+    if is_turned_away(cause):
+        return TurnedAway(
+            f"the appliance at {address} has more newcomers than it can serve at once",
+            "nothing: the agent tries again within seconds",
+        )
     if isinstance(cause, ssl.SSLError):
         return Unreachable(
             f"{address} doesn't speak TLS as an appliance does: {cause.reason or cause}",
@@ -157,6 +164,11 @@ def connection_error(address: str, error: BaseException) -> AgentError:
         f"the appliance at {address} can't be reached: {_reason(cause or error)}",
         "check the address, the route, and that the appliance runs",
     )
+
+
+def is_turned_away(error: BaseException | None) -> bool:
+    """True where the appliance said that it is too busy, in the place of a handshake."""
+    return isinstance(error, ssl.SSLError) and error.reason == _BUSY_ALERT
 
 
 def _is_host(host: str) -> bool:
