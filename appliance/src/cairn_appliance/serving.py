@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cairn_appliance.api.client_certificate import CertificateProtocol
+from cairn_appliance.api.secure_transport import SecureTransport
 from cairn_appliance.cluster.errors import EnvironmentLacks
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ BACKLOG = 128  # served within a second or two; who finds it full is asked again
 AT_ONCE = 64  # connections between their first octet and the answer to their first request
 COUNTED_S = 3.0  # who takes longer than this no longer keeps others out
 HANDSHAKE_S = 10.0
-SHUTDOWN_S = 5.0  # of TLS; a peer that is gone says nothing
 NOT_ACCEPTED_S = 0.5
 GIVE_BACK_EVERY_S = 30.0
 COLLECTED_EVERY = 10_000  # objects that are more than before; Python's own is 700
@@ -138,21 +138,32 @@ class Door:
         if _has_left(accepted):
             accepted.close()
             return
-        loop = asyncio.get_running_loop()
         protocol = self._protocol()
-        bounds = {"ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": SHUTDOWN_S}
         try:
-            await loop.connect_accepted_socket(
-                lambda: protocol, accepted, ssl=self._context, **(bounds if self._context else {})
-            )
+            await self._connected(accepted, protocol)
         except OSError as error:
-            accepted.close()
             log.debug("no TLS with a client reason=%s", error)
         except Exception:  # what one client brings about must not end the service
-            accepted.close()
             log.warning("a client could not be let in", exc_info=True)
         else:
             await protocol.settled()
+
+    async def _connected(self, accepted: socket.socket, protocol: CertificateProtocol) -> None:
+        """Give the connection to the protocol, once hands are shaken."""
+        loop = asyncio.get_running_loop()
+        secure = None if self._context is None else SecureTransport(self._context, protocol)
+        try:
+            await loop.connect_accepted_socket(lambda: secure or protocol, accepted)
+        except BaseException:
+            accepted.close()
+            raise
+        if secure is not None:
+            try:
+                async with asyncio.timeout(HANDSHAKE_S):
+                    await secure.shaken()
+            except BaseException:
+                secure.abort()
+                raise
 
 
 class _Place:
