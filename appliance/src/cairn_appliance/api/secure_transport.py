@@ -199,7 +199,7 @@ class SecureTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """Give what there is to the protocol above."""
         try:
             while self._state is _State.OPEN:
-                count = self._tls.read(len(_PLAIN), _PLAIN)  # type: ignore[arg-type]
+                count = cast(int, self._tls.read(len(_PLAIN), _PLAIN))
                 if not count:
                     self.close()
                     break
