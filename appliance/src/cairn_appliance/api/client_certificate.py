@@ -40,9 +40,8 @@ _NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME
 _TCP_INFO_OCTETS = 104  # of Linux's struct tcp_info
 _LAST_ACK_AT = 56  # tcpi_last_ack_recv, milliseconds
 HEADERS_MAX_OCTETS = 16_384  # of one request, URL included
-UNWRITTEN_OCTETS = 32 * 1024  # beyond it a stream waits for its reader; uvloop's own is 512 KiB
-# TLS keeps a buffer per connection as large as the largest write there ever was.
-PIECE_OCTETS = 4 * 1024
+UNWRITTEN_OCTETS = 32 * 1024  # beyond it a stream waits for its reader
+PIECE_OCTETS = 16 * 1024  # of a stream, between two looks at whether its reader keeps up
 _REMEMBERED = 256  # certificates
 REQUEST_WITHIN_S = 10.0  # from the connection to the end of the first request's headers
 
