@@ -227,10 +227,10 @@ async def _give_back_memory() -> None:
 
 
 def map_large_buffers() -> None:
-    """Let each large buffer be a mapping of its own: what is never used of it takes no memory.
+    """Let each large buffer be a mapping of its own, which goes back to the system when it is freed.
 
-    TLS has 256 KiB for each connection and uses some of it. glibc maps such a buffer until one
-    was freed; from then on it cuts them out of what others have used, all of which stays in memory.
+    glibc maps such a buffer, as the line of a whole vSubnet is, until one was freed; from then on
+    it cuts them out of what others have used, all of which stays in memory.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
     if mallopt is not None:
