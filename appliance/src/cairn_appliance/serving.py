@@ -227,7 +227,7 @@ async def _give_back_memory() -> None:
 
 
 def map_large_buffers() -> None:
-    """Let each large buffer be a mapping of its own, which goes back to the system when it is freed.
+    """Let each large buffer be a mapping of its own, which goes back to the system once freed.
 
     glibc maps such a buffer, as the line of a whole vSubnet is, until one was freed; from then on
     it cuts them out of what others have used, all of which stays in memory.
