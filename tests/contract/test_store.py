@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from cairn_appliance.services.events import Events as JournalEvents
+from cairn_appliance.store import keys
 from cairn_appliance.store.etcd import PAGE_KEYS
 from cairn_appliance.store.memory import MemoryStore
 from cairn_appliance.store.port import (
@@ -189,6 +192,33 @@ async def test_a_listing_has_only_what_is_under_the_prefix_in_key_order(
     await store.commit([], [Put(prefix + "x0", b""), Put(prefix + "w", b"")])
     listing = await store.list(prefix + "x/")
     assert [item.key for item in listing.items] == sorted(prefix + "x/" + name for name in names)
+
+
+async def test_the_first_keys_beyond_a_number_come_in_order(store: Store, prefix: str) -> None:
+    names = [f"{prefix}x/{number}" for number in range(5)]
+    await store.commit([], [Put(name, b"value") for name in reversed(names)])
+    await store.commit([], [Put(prefix + "x0", b""), Put(prefix + "w", b"")])
+    assert await store.surplus(prefix + "x/", 3) == tuple(names[:2])
+    assert await store.surplus(prefix + "x/", 0) == tuple(names)
+    assert await store.surplus(prefix + "x/", 5) == ()
+    assert await store.surplus(prefix + "y/", 0) == ()
+
+
+async def test_events_are_pruned_without_reading_them(store: Store) -> None:
+    """Each half minute: ten thousand of them, read with their values, take megabytes for it."""
+    for begin in range(0, 3_000, MAX_WRITES):
+        numbers = range(begin, min(begin + MAX_WRITES, 3_000))
+        puts = [Put(keys.event(f"{number:014}-ab"), b"x" * 1_000) for number in numbers]
+        await store.commit([], puts)
+    tracemalloc.start()
+    try:
+        assert await JournalEvents(store, kept=2_990).prune() == 10
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+    left = (await store.list(keys.EVENTS)).items
+    assert (len(left), left[0].key) == (2_990, keys.event(f"{10:014}-ab"))
 
 
 async def test_a_listing_of_many_pages_is_of_one_revision(store: Store, prefix: str) -> None:

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cairn_appliance.api.client_certificate import CertificateProtocol
+from cairn_appliance.api.secure_transport import SecureTransport
 from cairn_appliance.cluster.errors import EnvironmentLacks
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,6 @@ IN_TIME_S = 4.5  # with a handshake; agents wait 5 s
 RECKONED_S = 1.5  # for a handshake at least; twice what they took of late
 COUNTED_S = 3.0  # who takes longer than this no longer keeps others out
 HANDSHAKE_S = 10.0
-SHUTDOWN_S = 5.0  # of TLS; a peer that is gone says nothing
 NOT_ACCEPTED_S = 0.5
 GIVE_BACK_EVERY_S = 30.0
 COLLECTED_EVERY = 10_000  # objects that are more than before; Python's own is 700
@@ -179,20 +179,32 @@ class Door:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         protocol = self._protocol()
-        bounds = {"ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": SHUTDOWN_S}
         try:
-            await loop.connect_accepted_socket(
-                lambda: protocol, accepted, ssl=self._context, **(bounds if self._context else {})
-            )
+            await self._connected(accepted, protocol)
         except OSError as error:
-            accepted.close()
             log.debug("no TLS with a client reason=%s", error)
         except Exception:  # what one client brings about must not end the service
-            accepted.close()
             log.warning("a client could not be let in", exc_info=True)
         else:
             self._handshake_s += (loop.time() - begun - self._handshake_s) * _NEWEST
             await protocol.settled()
+
+    async def _connected(self, accepted: socket.socket, protocol: CertificateProtocol) -> None:
+        """Give the connection to the protocol, once hands are shaken."""
+        loop = asyncio.get_running_loop()
+        secure = None if self._context is None else SecureTransport(self._context, protocol)
+        try:
+            await loop.connect_accepted_socket(lambda: secure or protocol, accepted)
+        except BaseException:
+            accepted.close()
+            raise
+        if secure is not None:
+            try:
+                async with asyncio.timeout(HANDSHAKE_S):
+                    await secure.shaken()
+            except BaseException:
+                secure.abort()
+                raise
 
 
 class _Place:
@@ -262,10 +274,10 @@ async def _give_back_memory() -> None:
 
 
 def map_large_buffers() -> None:
-    """Let each large buffer be a mapping of its own: what is never used of it takes no memory.
+    """Let each large buffer be a mapping of its own, which goes back to the system once freed.
 
-    TLS has 256 KiB for each connection and uses some of it. glibc maps such a buffer until one
-    was freed; from then on it cuts them out of what others have used, all of which stays in memory.
+    glibc maps such a buffer, as the line of a whole vSubnet is, until one was freed; from then on
+    it cuts them out of what others have used, all of which stays in memory.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc
     if mallopt is not None:

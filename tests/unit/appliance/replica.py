@@ -74,6 +74,10 @@ class YieldingStore:
         await self._let_others_in()
         return await self.inner.list(prefix)
 
+    async def surplus(self, prefix: str, kept: int) -> tuple[str, ...]:
+        await self._let_others_in()
+        return await self.inner.surplus(prefix, kept)
+
     async def commit(self, compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> int:
         await self._let_others_in()
         return await self.inner.commit(compares, writes)

@@ -15,10 +15,11 @@ import os
 import socket
 import ssl
 import struct
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,8 @@ _NO_CHECK_TIME = ssl.VerifyFlags(0x200000)  # X509_V_FLAG_NO_CHECK_TIME
 _TCP_INFO_OCTETS = 104  # of Linux's struct tcp_info
 _LAST_ACK_AT = 56  # tcpi_last_ack_recv, milliseconds
 HEADERS_MAX_OCTETS = 16_384  # of one request, URL included
-UNWRITTEN_OCTETS = 32 * 1024  # beyond it a stream waits for its reader; uvloop's own is 512 KiB
-# TLS keeps a buffer per connection as large as the largest write there ever was.
-PIECE_OCTETS = 4 * 1024
+UNWRITTEN_OCTETS = 32 * 1024  # beyond it a stream waits for its reader
+PIECE_OCTETS = 16 * 1024  # of a stream, between two looks at whether its reader keeps up
 _REMEMBERED = 256  # certificates
 REQUEST_WITHIN_S = 10.0  # from the connection to the end of the first request's headers
 
@@ -58,18 +58,30 @@ class _Shown:
     issuer: str  # hex key identifier
 
 
+class Heir(asyncio.Protocol):
+    """Takes over a connection from HTTP, with the body of an answer that lasts for weeks."""
+
+    __slots__ = ()
+
+    def shutdown(self) -> None:
+        """End it: the server does."""
+        raise NotImplementedError
+
+    def inherit(
+        self, transport: asyncio.Transport, left: Callable[[Heir], None], *, is_slow: bool
+    ) -> None:
+        """Have the connection from now on, and say `left` when it has ended."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
     """What TLS knows of the other end."""
 
     certificate: bytes | None  # DER, verified against the cluster's CA
     abort: Callable[[], None]  # ends the connection at once, whatever waits to be sent
-    heard_s: Callable[[], float] = lambda: math.inf  # since it acknowledged anything
-    # Sends a part of the answer that is under way and is waiting itself; where what was sent
-    # before is still unread, nothing, and returns False.
-    say: Callable[[bytes], bool] = lambda _: False
-    # From now on what comes is given away and is no HTTP; after the answer the connection ends.
-    listen: Callable[[Callable[[bytes], None]], None] = lambda _: None
+    # Leaves the connection to another, once the head of the answer is sent; False where it ends.
+    hand_over: Callable[[Heir], bool] = lambda _: False
 
 
 class CertificateProtocol(HttpToolsProtocol):
@@ -82,11 +94,8 @@ class CertificateProtocol(HttpToolsProtocol):
         self._connection = Connection(
             _peer_certificate(transport),
             transport.abort,
-            partial(_heard_s, transport),
-            self._say,
-            self._listen,
+            self._hand_over,
         )
-        self._take: Callable[[bytes], None] | None = None
         self._header_octets = 0
         self._stranger = self.loop.call_later(REQUEST_WITHIN_S, transport.abort)
         self._settled: asyncio.Future[None] | None = None
@@ -104,7 +113,6 @@ class CertificateProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         del self._connection
-        self._take = None
         self.cycle = self.scope = None  # type: ignore[assignment]
 
     async def settled(self) -> None:
@@ -117,16 +125,6 @@ class CertificateProtocol(HttpToolsProtocol):
         """The first answer makes a newcomer an ordinary client."""
         self._settle()
         super().on_response_complete()
-        if self._take is not None:
-            self._take = _pass_over
-            self.transport.close()
-
-    def data_received(self, data: bytes) -> None:
-        """Take requests, or lines once there is a stream that listens."""
-        if self._take is None:
-            super().data_received(data)
-        else:
-            self._take(data)
 
     def on_message_begin(self) -> None:
         """Give the request its connection."""
@@ -151,16 +149,20 @@ class CertificateProtocol(HttpToolsProtocol):
         if self._header_octets <= HEADERS_MAX_OCTETS:
             super().on_headers_complete()
 
-    def _say(self, octets: bytes) -> bool:
-        if self.flow.write_paused or self.transport.is_closing():
+    def _hand_over(self, heir: Heir) -> bool:
+        """Take no part any more: HTTP's layers take more memory than all else of a stream."""
+        transport, connections = self.transport, self.connections
+        if self.cycle is None or transport.is_closing():
             return False
-        for begin in range(0, len(octets), PIECE_OCTETS):
-            piece = octets[begin : begin + PIECE_OCTETS]
-            self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))  # a chunk
+        self.cycle.disconnected = True  # uvicorn misses no end of the answer
+        self._settle()
+        connections.discard(self)
+        connections.add(heir)  # type: ignore[arg-type]
+        heir.inherit(transport, connections.discard, is_slow=self.flow.write_paused)
+        transport.set_protocol(heir)
+        del self._connection
+        self.cycle = self.scope = self.parser = None  # type: ignore[assignment]
         return True
-
-    def _listen(self, take: Callable[[bytes], None]) -> None:
-        self._take = take
 
     def _settle(self) -> None:
         self._is_settled = True
@@ -250,11 +252,7 @@ def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLCont
     return context
 
 
-def _pass_over(_data: bytes) -> None:
-    """Take what comes after the end."""
-
-
-def _heard_s(transport: asyncio.Transport) -> float:
+def heard_s_of(transport: asyncio.Transport) -> float:
     """Return the seconds since the other end's kernel acknowledged anything that was sent."""
     try:
         descriptor = os.dup(transport.get_extra_info("socket").fileno())
@@ -290,7 +288,7 @@ def _shown(octets: bytes) -> _Shown:
         ends=certificate.not_valid_after_utc.timestamp(),
         is_for_clients=_is_for_clients(certificate),
         control_key=hashlib.sha256(spki).hexdigest(),
-        issuer=issuer_id_of(certificate),
+        issuer=sys.intern(issuer_id_of(certificate)),  # one for all
     )
 
 

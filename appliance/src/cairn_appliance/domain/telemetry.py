@@ -18,11 +18,10 @@ PEERS_KEPT = 2_048  # of one node; with so many sessions nothing draws them eith
 KEPT_S = 600.0  # a report that is older is forgotten
 POINT_EVERY_S, POINTS_MAX = 30.0, 120  # of one path's history: an hour
 _PATHS = frozenset({"direct", "relayed", "gateway"})
-# Seconds after the point before, milliseconds with three digits that count, ten-thousandths.
-_POINT = struct.Struct("=HeH")
+_SLOT = struct.Struct("=I")  # before the points: of which half minute since 1970 the newest is
+_POINT = struct.Struct("=eB")  # milliseconds with three digits that count, parts of loss
+_LOSS_PARTS, _RTT_MAX_MS = 200, 65_504.0
 _AT = struct.Struct("=d")
-_SPAN = struct.Struct("=dd")  # before the points: when the oldest and the newest are of
-_PAST_MAX_S, _RTT_MAX_MS, _LOSS_PARTS = 65_535, 65_504.0, 10_000
 _report = msgspec.json.Decoder(wire.Report)
 _INVISIBLE = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")
 
@@ -103,35 +102,33 @@ class Shared(msgspec.Struct):
     nodes: list[NodeRecord]
 
 
-def extended(history: bytes, at: float, rtt_ms: float, loss: float) -> bytes:
-    """Return the history of a path with a point more, where the last one is old enough.
+_NO_POINT = _POINT.pack(0.0, 255)
+_NO_POINTS = _SLOT.pack(0) + _NO_POINT * POINTS_MAX
 
-    It is the last hour, thirty seconds apart, six octets a point; the oldest goes. There are
-    twenty for each node: one object is a third of what an object with its parts is.
+
+def extended(history: bytes, at: float, rtt_ms: float, loss: float) -> bytes:
+    """Return the history of a path with a point more, where the half minute has none yet.
+
+    It is the last hour, three octets a point; the oldest goes. There are twenty for each node, so
+    it is one object, and as large at its beginning as it will ever be: what grows a little now
+    and then, twenty thousand times, leaves holes everywhere.
     """
-    first, last = _SPAN.unpack_from(history) if history else (0.0, 0.0)
-    if at - last < POINT_EVERY_S:
+    slot = int(at / POINT_EVERY_S)
+    history = history or _NO_POINTS
+    passed: int = min(slot - _SLOT.unpack_from(history)[0], POINTS_MAX)
+    if passed <= 0:
         return history
-    points = history[_SPAN.size :]
-    past_s = round(at - last) if points else 0
-    if past_s > _PAST_MAX_S:
-        points, past_s = b"", 0
-    if not points:
-        first = last = at
-    last += past_s
-    points += _POINT.pack(past_s, min(rtt_ms, _RTT_MAX_MS), round(loss * _LOSS_PARTS))
-    if len(points) > _POINT.size * POINTS_MAX:
-        points = points[_POINT.size :]
-        first += _POINT.unpack_from(points)[0]
-    return _SPAN.pack(first, last) + points
+    kept = history[_SLOT.size + passed * _POINT.size :] + _NO_POINT * (passed - 1)
+    point = _POINT.pack(min(rtt_ms, _RTT_MAX_MS), round(loss * _LOSS_PARTS))
+    return _SLOT.pack(slot) + kept + point
 
 
 def points_of(history: bytes) -> Iterator[tuple[float, float, float]]:
     """Yield (seconds since 1970, ms, loss), oldest first."""
-    at, _ = _SPAN.unpack_from(history)
-    for number, (past_s, rtt_ms, loss) in enumerate(_POINT.iter_unpack(history[_SPAN.size :])):
-        at += past_s if number else 0
-        yield at, rtt_ms, loss / _LOSS_PARTS
+    first = _SLOT.unpack_from(history)[0] - POINTS_MAX + 1
+    for slot, (rtt_ms, loss) in enumerate(_POINT.iter_unpack(history[_SLOT.size :]), first):
+        if loss <= _LOSS_PARTS:
+            yield slot * POINT_EVERY_S, rtt_ms, loss / _LOSS_PARTS
 
 
 class _PeerShared(msgspec.Struct):

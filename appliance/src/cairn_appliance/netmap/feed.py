@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from cairn_agent.protocol import netmap as wire
 
@@ -13,6 +14,21 @@ _UNREADABLE_AFTER_MS = 5000
 
 class Feed:
     """The position of one node's stream in all documents that concern it."""
+
+    __slots__ = (
+        "_in_sync",
+        "_is_begun",
+        "_lost_keys",
+        "_netmaps",
+        "_node_digest",
+        "_node_id",
+        "_resumes",
+        "_sent",
+        "_signer",
+        "_start",
+        "_trust_digest",
+        "is_finished",
+    )
 
     def __init__(
         self, netmaps: Netmaps, node_id: str, incarnation: int, after: int, trust: str = ""
@@ -64,7 +80,7 @@ class Feed:
         revision = netmaps.revision
         own = self._node_lines() if is_touched else ()
         yield from [*self._trust_lines(), *own, *self._vsubnet_lines()]
-        self._in_sync = _line(wire.InSync(revision))
+        self._in_sync = _in_sync(revision)
         yield self._in_sync
 
     def last_word(self) -> bytes:
@@ -78,8 +94,9 @@ class Feed:
         """Yield whom to trust, before anything that a new map key has signed."""
         current = self._netmaps.trust_line
         if current is not None and current[0] != self._trust_digest:
-            self._trust_digest = current[0]
             yield current[1]
+        if current is not None:
+            self._trust_digest = current[0]
 
     def _node_lines(self) -> Iterator[bytes]:
         document = self._netmaps.node_document(self._node_id)
@@ -101,6 +118,12 @@ class Feed:
             # A copy from before the node left and joined again is not worth a delta.
             yield from [topic.full()] if at < joined_at else topic.since(at)
             self._sent[vni] = self._netmaps.revision
+
+
+@lru_cache(1)
+def _in_sync(revision: int) -> bytes:
+    """Return the word that all streams of a round have in common."""
+    return _line(wire.InSync(revision))
 
 
 def _line(message: wire.StreamMessage) -> bytes:

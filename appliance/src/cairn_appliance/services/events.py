@@ -112,8 +112,7 @@ class Events:
 
     async def prune(self) -> int:
         """Delete the oldest events above the number kept; return how many."""
-        items = (await self._store.list(keys.EVENTS)).items
-        surplus = [Delete(item.key) for item in items[: max(0, len(items) - self._kept)]]
+        surplus = [Delete(key) for key in await self._store.surplus(keys.EVENTS, self._kept)]
         for start in range(0, len(surplus), _PRUNED_AT_ONCE):
             await self._store.commit([], surplus[start : start + _PRUNED_AT_ONCE])
         return len(surplus)

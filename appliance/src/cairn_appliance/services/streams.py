@@ -7,10 +7,10 @@ import logging
 import math
 import random
 import time
-from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import aclosing, suppress
+from contextlib import aclosing
+from typing import Protocol
 
 from cairn_agent.protocol import netmap as wire
 from prometheus_client import Histogram
@@ -30,10 +30,9 @@ PER_STREAM_S = 0.0004  # between two rounds, for each stream that the former had
 ROUNDS_APART_S = 0.5  # at most: a removed node is cut off within a second, whatever else changes
 OVERLOADED_S = 1.0  # and at most so much where the machine can't keep up
 REST = 2.0  # between two rounds, of the time that the former took to serve
-SHORT_OCTETS = 2048  # of a line
 SERVED_AT_ONCE = 50  # streams; then other work has its turn
-SAID_OCTETS = 32 * 1024  # news of a stream; more waits for its reader in between
 LOOKED_AT_EVERY_S = 60.0  # each stream, whether or not anything was touched
+_LOOKS = 60
 CATCH_UP_S = 5.0  # how long a stream from a replica that is ahead waits for this one
 # Full jitter, so that not everybody comes to the next replica at once: it lets in several
 # hundred a second. Few have no reason to wait long.
@@ -44,45 +43,96 @@ ANSWER_S = 1.5  # a machine that lives has acknowledged a heartbeat by then
 _LOOK_S = 0.02
 _FAN_OUT_BUCKETS = (0.06, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
-HeardS = Callable[[], float]
-Say = Callable[[bytes], bool]  # sends it at once, or says that the reader is slow
 Change = Reset | Events | Progress
 
 
-class _Stream:
-    """A stream as rounds see it: while it waits its news are said without its task.
+class Reader(Protocol):
+    """Who reads a stream, and how fast."""
 
-    To wake a task, and to go through all the layers of HTTP, costs several times what the news do.
+    @property
+    def is_slow(self) -> bool:
+        """True while what was said before is unread."""
+
+    def say(self, lines: Sequence[bytes]) -> None:
+        """Send lines, as fast as they are read."""
+
+    def end(self) -> None:
+        """Send no more after what was said."""
+
+    def heard_s(self) -> float:
+        """Return how long ago the node's machine acknowledged what was sent."""
+
+
+class Stream:
+    """A node's stream. It has no task of its own, since it has nothing to say nearly all the time.
+
+    What it has to say is said at once where its reader keeps up, else when the reader has caught
+    up: `resumed`.
     """
 
-    def __init__(self, feed: Feed, say: Say, is_believed: Callable[[], bool]) -> None:
-        self.feed = feed
-        self.wake = asyncio.Event()
-        self.is_waiting = False
-        self._say = say
+    __slots__ = ("_begun", "_feed", "_is_behind", "_is_believed", "_reader", "_streams", "node_id")
+
+    def __init__(
+        self, streams: Streams, node_id: str, feed: Feed, is_believed: Callable[[], bool]
+    ) -> None:
+        self.node_id = node_id
+        self._streams = streams
+        self._feed = feed
         self._is_believed = is_believed
-        self._unsaid: list[bytes] = []
+        self._begun = streams.sent_away  # how often, until then
+        self._reader: Reader | None = None
+        self._is_behind = False
+
+    def begin(self, reader: Reader) -> None:
+        """Say what is to be said, and from now on what is new."""
+        self._reader = reader
+        self._streams.enter(self)
+        self.serve(is_touched=True)
 
     def serve(self, *, is_touched: bool) -> None:
-        """Say what is new, or have the task do it where that isn't done at once."""
-        if self.is_waiting and self._is_believed():
-            lines = list(self.feed.pull(is_touched=is_touched))
-            octets = b"".join(lines)
-            is_short = len(octets) <= SAID_OCTETS and not self.feed.is_finished
-            if is_short and self._say(octets):
-                return
-            self._unsaid, self.is_waiting = lines, False
-        self.wake.set()
+        """Say what is new; all of it where the node has to be looked at anyway."""
+        reader = self._reader
+        if reader is None:
+            return
+        if reader.is_slow:
+            self._is_behind = True
+        elif self._streams.sent_away != self._begun or not self._is_believed():
+            self.send_away()
+        else:
+            reader.say(list(self._feed.pull(is_touched=is_touched)))
+            if self._feed.is_finished:
+                self._end(reader)
 
-    def pull(self) -> list[bytes]:
-        """Return what the task has to send."""
-        lines, self._unsaid = self._unsaid, []
-        return lines if self.feed.is_finished else [*lines, *self.feed.pull()]
+    def resumed(self) -> None:
+        """The reader has caught up."""
+        if self._is_behind:
+            self._is_behind = False
+            self.serve(is_touched=True)
 
     def repeat(self) -> None:
         """Say the last word again: the node holds this, and all is well."""
-        if self.is_waiting:
-            self._say(self.feed.last_word())
+        if self._reader is not None and not self._reader.is_slow:
+            self._reader.say((self._feed.last_word(),))
+
+    def send_away(self) -> None:
+        """End it with the advice to go elsewhere."""
+        if self._reader is not None:
+            self._reader.say((wire.encode(wire.GoAway(self._streams.after_ms())) + b"\n",))
+            self._end(self._reader)
+
+    def heard_s(self) -> float:
+        """Return how long ago the node's machine acknowledged what was sent."""
+        return math.inf if self._reader is None else self._reader.heard_s()
+
+    def over(self) -> None:
+        """The connection has ended, or is about to."""
+        if self._reader is not None:
+            self._reader = None
+            self._streams.leave(self)
+
+    def _end(self, reader: Reader) -> None:
+        self.over()
+        reader.end()
 
 
 class Streams:
@@ -99,12 +149,11 @@ class Streams:
         self._told = told  # of each change, once the netmaps have it
         self._netmaps = netmaps
         self._presence = presence
-        self._waiting: defaultdict[str, set[_Stream]] = defaultdict(set)
-        self._heard: defaultdict[str, list[HeardS]] = defaultdict(list)
+        self._open: dict[str, tuple[Stream, ...]] = {}  # by node
         self._moved = asyncio.Condition()
         self._words = Words(lambda: self._netmaps.word_every_s)
         self._is_closing = False
-        self._sent_away = 0  # how often
+        self.sent_away = 0  # how often
         self._spread_ms = GO_AWAY_MAX_MS  # over which those who are sent away come elsewhere
         self.count = 0
         self.fan_out = Histogram(
@@ -132,58 +181,51 @@ class Streams:
             tasks.create_task(self._read(changes), name="follow the store")
             tasks.create_task(self._serve(changes), name="make netmaps")
             tasks.create_task(self._words.run(), name="say a word")
+            tasks.create_task(self._look(), name="look at each stream")
 
-    async def lines(
+    async def open(
         self,
         node_id: str,
         incarnation: int,
         after: int,
         *,
         known_at: int = 0,
-        heard_s: HeardS = lambda: math.inf,
-        say: Say = lambda _: False,
         trust: str = "",
         is_believed: Callable[[], bool] = lambda: True,
-    ) -> AsyncGenerator[bytes, None]:
-        """Yield the lines of a node's stream until it is removed or this replica closes.
+    ) -> Stream:
+        """Return a node's stream, to be begun: it lasts until the node is removed or this closes.
 
-        `heard_s` says how long ago the node's machine acknowledged what was sent; `say` sends
-        lines while this yields none; `trust` is what the node keeps of whom to trust,
-        `is_believed` says whether its certificate still proves anything.
-        Short lines that are due together come as one, since each costs a write on its own.
-        Raises Unavailable before the first line if this replica has not got as far as the
+        `trust` is what the node keeps of whom to trust, `is_believed` says whether its certificate
+        still proves anything. Raises Unavailable if this replica has not got as far as the
         node has, or as `known_at`, at which the node is known to be there, and while it closes.
         """
         self.check_open()
         is_same = incarnation == self._netmaps.cluster.incarnation
         await self._catch_up(max(known_at, after if is_same else 0))
         feed = Feed(self._netmaps, node_id, incarnation, after, trust)
-        stream = _Stream(feed, say, is_believed)
-        self._waiting[node_id].add(stream)
-        self._heard[node_id].append(heard_s)
-        self._presence.connected(node_id)
+        return Stream(self, node_id, feed, is_believed)
+
+    def enter(self, stream: Stream) -> None:
+        """Have rounds and words reach a stream."""
+        self._open[stream.node_id] = (*self._open.get(stream.node_id, ()), stream)
+        self._words.enter(stream)
+        self._presence.connected(stream.node_id)
         self.count += 1
-        begun = self._sent_away
-        try:
-            while not self._is_closing and self._sent_away == begun and is_believed():
-                stream.wake.clear()
-                for lines in _together(stream.pull()):
-                    yield lines
-                if feed.is_finished:
-                    return
-                await self._next(stream)
-            after_ms = random.randrange(self._spread_ms)
-            yield wire.encode(wire.GoAway(after_ms)) + b"\n"
-        finally:
-            self.count -= 1
-            self._presence.disconnected(node_id)
-            self._heard[node_id].remove(heard_s)
-            if not self._heard[node_id]:
-                del self._heard[node_id]
-            waiting = self._waiting[node_id]
-            waiting.discard(stream)
-            if not waiting:
-                del self._waiting[node_id]
+
+    def leave(self, stream: Stream) -> None:
+        """Forget a stream that was entered."""
+        left = tuple(each for each in self._open[stream.node_id] if each is not stream)
+        if left:
+            self._open[stream.node_id] = left
+        else:
+            del self._open[stream.node_id]
+        self._words.leave(stream)
+        self._presence.disconnected(stream.node_id)
+        self.count -= 1
+
+    def after_ms(self) -> int:
+        """Draw when who is sent away is to come elsewhere."""
+        return random.randrange(self._spread_ms)
 
     def send_away(self) -> None:
         """End the streams of now with the advice to go elsewhere; others may come."""
@@ -194,14 +236,15 @@ class Streams:
 
         None where no stream of it is open here: another replica may have one.
         """
-        heard = list(self._heard.get(node_id, ()))
-        if not heard:
+        streams = self._open.get(node_id, ())
+        if not streams:
             return None
         begun = time.monotonic()
-        self._wake({node_id})
+        for stream in streams:
+            stream.repeat()
         while time.monotonic() - begun < ANSWER_S:
             await asyncio.sleep(_LOOK_S)
-            if any(heard_s() < time.monotonic() - begun for heard_s in heard):
+            if any(each.heard_s() < time.monotonic() - begun for each in streams):
                 return True
         return False
 
@@ -217,18 +260,12 @@ class Streams:
 
     def _send_away(self, most_ms: int) -> None:
         self._spread_ms = min(GO_AWAY_MS + GO_AWAY_PER_STREAM_MS * self.count, most_ms)
-        self._sent_away += 1
-        self._wake(set(self._waiting))
+        self.sent_away += 1
+        for stream in self._streams():
+            stream.send_away()
 
-    async def _next(self, stream: _Stream) -> None:
-        """Wait until the task has something to say, or to look; until then others speak for it."""
-        with self._words.repeated(stream.repeat), suppress(TimeoutError):
-            stream.is_waiting = not stream.wake.is_set()
-            try:
-                async with asyncio.timeout(LOOKED_AT_EVERY_S):
-                    await stream.wake.wait()
-            finally:
-                stream.is_waiting = False
+    def _streams(self) -> list[Stream]:
+        return [each for streams in self._open.values() for each in streams]
 
     async def _catch_up(self, revision: int) -> None:
         try:
@@ -252,7 +289,7 @@ class Streams:
                 await asyncio.sleep(max(COALESCE_S, not_before - clock()))
             while not changes.empty():
                 batch.append(changes.get_nowait())
-            concerned = self._netmaps.take(batch) & self._waiting.keys()
+            concerned = self._netmaps.take(batch) & self._open.keys()
             for change in batch:
                 self._told(change)
             async with self._moved:
@@ -268,32 +305,21 @@ class Streams:
         in_turn = random.sample(sorted(node_ids), len(node_ids))
         for begin in range(0, len(in_turn), SERVED_AT_ONCE):
             for node_id in in_turn[begin : begin + SERVED_AT_ONCE]:
-                for stream in self._waiting.get(node_id, ()):
+                for stream in self._open.get(node_id, ()):
                     stream.serve(is_touched=node_id in touched)
             await asyncio.sleep(0)
 
-    def _wake(self, node_ids: Iterable[str]) -> None:
-        for node_id in node_ids:
-            for stream in self._waiting.get(node_id, ()):
-                stream.wake.set()
+    async def _look(self) -> None:
+        """Look at each stream now and then, whether or not anything was touched, in turns."""
+        turn = 0
+        while True:
+            await asyncio.sleep(LOOKED_AT_EVERY_S / _LOOKS)
+            turn = (turn + 1) % _LOOKS
+            due = {node_id for node_id in self._open if hash(node_id) % _LOOKS == turn}
+            await self._serve_in_turns(due, due)
 
 
 def _rest_s(streams: int, took_s: float) -> float:
     """Return how long the next round waits; registrations and newcomers have their turn then."""
     planned_s = min(streams * PER_STREAM_S, ROUNDS_APART_S)
     return min(max(planned_s, took_s * REST), OVERLOADED_S)
-
-
-def _together(lines: list[bytes]) -> Iterator[bytes]:
-    """Yield the lines, short ones joined; long ones are shared by streams and not copied."""
-    short: list[bytes] = []
-    for line in lines:
-        if len(line) > SHORT_OCTETS:
-            if short:
-                yield b"".join(short)
-                short = []
-            yield line
-        else:
-            short.append(line)
-    if short:
-        yield b"".join(short)

@@ -8,32 +8,36 @@ HTTP are passed by. The streams take turns, so that there is a little to do all 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
-
-Repeat = Callable[[], object]  # says a stream's last word again
+from collections.abc import Callable
+from typing import Protocol
 
 _TURNS = 20
 
 
+class Speaker(Protocol):
+    """A stream."""
+
+    def repeat(self) -> None:
+        """Say the last word again, where it can be said at once."""
+
+
 class Words:
-    """Repeats the last word of each stream that waits."""
+    """Repeats the last word of each stream."""
 
     def __init__(self, every_s: Callable[[], float]) -> None:
         """`every_s` is how often."""
         self._every_s = every_s
-        self._turns: list[set[Repeat]] = [set() for _ in range(_TURNS)]
+        self._turns: list[set[Speaker]] = [set() for _ in range(_TURNS)]
         self._turn = 0
 
-    @contextlib.contextmanager
-    def repeated(self, repeat: Repeat) -> Iterator[None]:
-        """Let the word be said again and again inside the block."""
-        waiting = self._turns[self._turn]  # which has its turn again after all the others
-        waiting.add(repeat)
-        try:
-            yield
-        finally:
-            waiting.discard(repeat)
+    def enter(self, speaker: Speaker) -> None:
+        """Let the word be said again and again."""
+        self._turns[self._turn].add(speaker)  # which has its turn again after all the others
+
+    def leave(self, speaker: Speaker) -> None:
+        """Let it be said no more."""
+        for turn in self._turns:
+            turn.discard(speaker)
 
     async def run(self) -> None:
         """Speak until cancelled."""
@@ -43,5 +47,5 @@ class Words:
             due = max(due + self._every_s() / _TURNS, clock())  # what was missed stays missed
             await asyncio.sleep(due - clock())
             self._turn = (self._turn + 1) % _TURNS
-            for repeat in self._turns[self._turn]:
-                repeat()
+            for speaker in list(self._turns[self._turn]):
+                speaker.repeat()

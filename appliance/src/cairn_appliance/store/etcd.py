@@ -50,6 +50,7 @@ from cairn_appliance.store.port import (
 log = logging.getLogger(__name__)
 
 PAGE_KEYS = 500
+SURPLUS_KEYS = 5_000  # in one answer: half a megabyte
 PROGRESS_S = 2.0
 SILENCE_S = 5.0
 _ASK_PROGRESS = rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
@@ -166,6 +167,16 @@ class EtcdStore:
             except Compacted:
                 self.counters["list_restart"] += 1
         raise Unavailable(f"{prefix} was compacted faster than it could be listed")
+
+    async def surplus(self, prefix: str, kept: int) -> tuple[str, ...]:
+        """Return the first keys under the prefix, all but the last `kept`; see the port."""
+        start, end = prefix.encode(), _prefix_end(prefix)
+        count = rpc_pb2.RangeRequest(key=start, range_end=end, limit=1, keys_only=True)
+        limit = min((await self._range(count)).count - kept, SURPLUS_KEYS)
+        if limit <= 0:
+            return ()
+        first = rpc_pb2.RangeRequest(key=start, range_end=end, limit=limit, keys_only=True)
+        return tuple(each.key.decode() for each in (await self._range(first)).kvs)
 
     async def commit(self, compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> int:
         """Do all writes at one revision; Unavailable leaves open whether it happened."""

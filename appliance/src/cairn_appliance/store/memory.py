@@ -87,6 +87,12 @@ class MemoryStore:
         self._check_available()
         return self._listing(prefix)
 
+    async def surplus(self, prefix: str, kept: int) -> tuple[str, ...]:
+        """Return the first keys under the prefix, all but the last `kept`."""
+        self._check_available()
+        items = self._listing(prefix).items
+        return tuple(item.key for item in items[: max(0, len(items) - kept)])
+
     async def commit(self, compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> int:
         """Do all writes at one revision if every compare holds."""
         check_transaction(compares, writes)

@@ -131,6 +131,12 @@ class Store(Protocol):
     async def list(self, prefix: str) -> Listing:
         """Return all items under the prefix at one revision (linearizable)."""
 
+    async def surplus(self, prefix: str, kept: int) -> tuple[str, ...]:
+        """Return the first keys under the prefix, all but the last `kept`; no value is read.
+
+        They come in order, and of very many only as many as are worth one answer.
+        """
+
     async def commit(self, compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> int:
         """Do all writes at one revision and return it, if every compare holds.
 

@@ -14,6 +14,7 @@ from cairn_appliance.store.keys import MAP
 from cairn_appliance.store.port import Reset
 
 from tests.simulated_node import SimulatedNode
+from tests.unit.appliance.following import Following
 from tests.unit.appliance.replica import Replica
 
 
@@ -279,19 +280,19 @@ async def test_a_machine_started_elsewhere_after_a_power_failure_waits_and_is_no
     replica = Replica()
     node = await replica.joined("n")
     replica.clock.now += 60
-    heard_s = 5.0
-    streaming = replica.services.streams.lines(node.id, 0, 0, heard_s=lambda: heard_s)
     listing = await replica.memory.list(MAP)
     replica.services.netmaps.take([Reset(listing.revision, listing.items)])
-    await anext(streaming)
+    stream = await replica.services.streams.open(node.id, 0, 0)
+    link = Following()
+    link.heard_before_s = 5.0
+    stream.begin(link)
     moved = Facts(dmi_uuid="elsewhere")
     with pytest.raises(Unavailable):
         await replica.register(node, facts=moved)
-    heard_s = 0.0  # it acknowledges after all
+    link.heard_before_s = 0.0  # it acknowledges after all
     with pytest.raises(DuplicateNode):
         await replica.register(node, facts=moved)
-    heard_s = 20.0
-    await streaming.aclose()
+    stream.over()
     await replica.register(node, facts=moved)
     assert (await replica.kinds())[-1] == "node_moved"
 

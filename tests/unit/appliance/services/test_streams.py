@@ -14,38 +14,37 @@ from cairn_appliance.domain.cluster import Appliance
 from cairn_appliance.domain.errors import Unavailable
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.services import streams as streams_module
-from cairn_appliance.services.streams import Say
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.port import Put
 
 from tests.simulated_node import SimulatedNode
+from tests.unit.appliance.following import Following
 from tests.unit.appliance.replica import Replica
 
 
 @contextlib.asynccontextmanager
-async def followed(
-    replica: Replica, node: SimulatedNode, say: Say | None = None
-) -> AsyncIterator[list[bytes]]:
-    """Yield the lines of a node's stream as they come."""
-    lines: list[bytes] = []
-
-    def said(octets: bytes) -> bool:
-        lines.append(octets)
-        return True
-
-    async def follow() -> None:
-        async for line in replica.services.streams.lines(node.id, 0, 0, say=say or said):
-            lines.append(line)
-
-    running = asyncio.create_task(replica.services.streams.run())
-    following = asyncio.create_task(follow())
+async def following(replica: Replica, node: SimulatedNode) -> AsyncIterator[Following]:
+    """Follow a node's stream."""
+    reader = Following()
+    streams = replica.services.streams
+    running = asyncio.create_task(streams.run())
     try:
-        await until(lambda: any(b"in_sync" in line for line in lines))
-        yield lines
+        reader.stream = await streams.open(node.id, 0, 0, is_believed=lambda: reader.is_believed)
+        reader.stream.begin(reader)
+        assert b"in_sync" in reader.lines[-1]
+        yield reader
     finally:
-        for task in (following, running):
-            task.cancel()
-        await asyncio.wait([following, running])
+        if reader.stream is not None:
+            reader.stream.over()
+        running.cancel()
+        await asyncio.wait([running])
+
+
+@contextlib.asynccontextmanager
+async def followed(replica: Replica, node: SimulatedNode) -> AsyncIterator[list[bytes]]:
+    """Yield the lines of a node's stream as they come."""
+    async with following(replica, node) as reader:
+        yield reader.lines
 
 
 async def until(condition: object) -> None:
@@ -108,51 +107,73 @@ async def test_where_a_node_could_go_elsewhere_its_stream_has_a_word_often(
         await until(lambda: b"192.0.2.99" in b"".join(lines))
 
 
-async def test_a_reader_who_can_take_no_more_at_once_gets_it_all_later(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_reader_who_can_take_no_more_at_once_gets_it_all_later() -> None:
     replica = Replica()
     await replica.vsubnet()
     node, other = await replica.joined("a", "red"), await replica.joined("b", "red")
-    offered: list[bytes] = []
-
-    def refuse(octets: bytes) -> bool:
-        offered.append(octets)
-        return False
-
-    async with followed(replica, node, refuse) as lines:
+    async with following(replica, node) as reader:
+        await replica.register(other, endpoints=("192.0.2.97:8002",))
+        await until(lambda: b"192.0.2.97" in reader.lines[-1])
+        reader.is_slow, before = True, len(reader.lines)
         await replica.register(other, endpoints=("192.0.2.98:8002",))
-        await until(lambda: b"192.0.2.98" in b"".join(lines))
-        monkeypatch.setattr(streams_module, "SAID_OCTETS", 100)
-        offered.clear()
+        await asyncio.sleep(0.2)
         await replica.register(other, endpoints=("192.0.2.99:8002",))
-        await until(lambda: b"192.0.2.99" in b"".join(lines))
-        assert not offered, "what is long isn't even offered"
-        assert sum(b"192.0.2.98" in line for line in lines) == 1
-        told = [wire.decode_line(line) for line in b"".join(lines).splitlines()]
+        await asyncio.sleep(0.2)
+        assert len(reader.lines) == before
+        reader.keep_up()
+        (said,) = reader.lines[before:]
+        assert b"192.0.2.99" in said
+        told = [wire.decode_line(line) for line in said.splitlines()]
         assert isinstance(told[-1], wire.InSync), "and nothing is in sync before it is sent"
+        reader.keep_up()
+        assert len(reader.lines) == before + 1, "nothing is new"
 
 
-async def test_who_waits_gets_news_at_once_and_its_task_is_not_woken() -> None:
+async def test_a_removed_node_is_told_so_and_its_stream_ends() -> None:
     replica = Replica()
     await replica.vsubnet()
     node, other = await replica.joined("a", "red"), await replica.joined("b", "red")
-    said: list[bytes] = []
-
-    def say(octets: bytes) -> bool:
-        said.append(octets)
-        return True
-
-    async with followed(replica, node, say) as lines:
-        begun = len(lines)
+    async with following(replica, node) as reader:
         for number in range(3):
             await replica.register(other, endpoints=(f"192.0.2.{90 + number}:8002",))
-            await until(lambda: len(said) > number)  # noqa: B023
-            assert f"192.0.2.{90 + number}".encode() in said[-1]
+            await until(lambda: f"192.0.2.{90 + number}".encode() in reader.lines[-1])  # noqa: B023
+            assert b"in_sync" in reader.lines[-1]
         await replica.services.nodes.remove(node.id, SYSTEM)
-        await until(lambda: any(b"removed" in line for line in lines))
-        assert len(lines) == begun + 1, "but for the last line, after which the stream ends"
-        assert all(b"in_sync" in octets for octets in said)
+        await until(lambda: reader.is_ended)
+        assert isinstance(wire.decode_line(reader.lines[-1]), wire.Removed)
+        assert replica.services.streams.count == 0
+
+
+async def test_who_shows_a_certificate_that_proves_nothing_any_more_is_sent_to_show_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams_module, "LOOKED_AT_EVERY_S", 0.3)  # though nothing is new
+    replica = Replica()
+    node = await replica.joined("a")
+    async with following(replica, node) as reader:
+        await asyncio.sleep(0.5)
+        assert not reader.is_ended
+        reader.is_believed = False
+        await until(lambda: reader.is_ended)
+        assert isinstance(wire.decode_line(reader.lines[-1]), wire.GoAway)
+
+
+async def test_two_streams_of_a_node_end_on_their_own() -> None:
+    replica = Replica()
+    node = await replica.joined("a")
+    streams = replica.services.streams
+    async with following(replica, node):
+        second = Following()
+        second.stream = await streams.open(node.id, 0, 0)
+        second.stream.begin(second)
+        assert streams.count == 2
+        second.stream.over()
+        second.stream.over()
+        assert streams.count == 1
+        assert replica.services.presence.is_connected(node.id)
+        assert await streams.answers(node.id)
+    assert streams.count == 0
+    assert await streams.answers(node.id) is None
 
 
 async def test_who_is_here_when_the_replica_closes_is_sent_on_and_nobody_else_comes() -> None:
@@ -167,6 +188,6 @@ async def test_who_is_here_when_the_replica_closes_is_sent_on_and_nobody_else_co
         assert isinstance(away, wire.GoAway)
         assert away.after_ms < 300, "one alone has no reason to wait"
         with pytest.raises(Unavailable, match="about to stop"):
-            await anext(streams.lines(late.id, 0, 0))
+            await streams.open(late.id, 0, 0)
         with pytest.raises(Unavailable):
             streams.check_open()

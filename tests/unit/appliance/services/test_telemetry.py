@@ -252,15 +252,22 @@ def test_a_history_is_an_hour_of_points_half_a_minute_apart() -> None:
     assert points[-1][0] - points[0][0] == 30 * (domain.POINTS_MAX - 1)
 
 
-def test_a_history_begins_anew_after_a_day_and_knows_long_times() -> None:
+def test_a_history_knows_when_there_was_nothing_and_forgets_after_an_hour() -> None:
     history = extended(b"", 1_800_000_000.0, 1e9, 1.0)
-    history = extended(history, 1_800_000_000.0 + 86_400, 12.345, 0.125)
-    history = extended(history, 1_800_000_000.4 + 86_430, 0.25, 0.0)
+    history = extended(history, 1_800_003_585.0, 12.345, 0.125)
+    history = extended(history, 1_800_003_584.0, 99.0, 0.0)  # a clock that was set back
     assert [(at, loss) for at, _, loss in points_of(history)] == [
-        (1_800_086_400.0, 0.125),
-        (1_800_086_430.0, 0.0),
+        (1_800_000_000.0, 1.0),
+        (1_800_003_570.0, 0.125),
+    ]
+    history = extended(history, 1_800_003_600.4, 0.25, 0.0)
+    assert [(at, loss) for at, _, loss in points_of(history)] == [
+        (1_800_003_570.0, 0.125),
+        (1_800_003_600.0, 0.0),
     ]
     assert [rtt for _, rtt, _ in points_of(history)] == pytest.approx([12.345, 0.25], rel=0.001)
+    history = extended(history, 1_800_100_000.0, 1.0, 0.0)
+    assert len(list(points_of(history))) == 1
 
 
 async def test_what_twenty_sessions_of_a_node_take_for_an_hour_is_bounded(
@@ -272,7 +279,8 @@ async def test_what_twenty_sessions_of_a_node_take_for_an_hour_is_bounded(
     history = b""
     for point in range(10 * domain.POINTS_MAX):
         history = extended(history, 1_800_000_000.0 + 30 * point, 1.0, 0.1)
-    assert sys.getsizeof(history) < 800
+        assert sys.getsizeof(history) < 400, "from its first point on as large as it becomes"
+    assert sys.getsizeof(history) == sys.getsizeof(extended(b"", 1_800_000_000.0, 1.0, 0.1))
 
 
 async def test_what_another_replica_says_of_a_peer_is_looked_at(reporting: Reporting) -> None:

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from cairn_appliance.api import errors
 from cairn_appliance.api.agent_v1.lines import Lines
 from cairn_appliance.api.agent_v1.packages import PackageRoutes, Packages
-from cairn_appliance.api.agent_v1.stream import Afterwards, NetmapStream
+from cairn_appliance.api.agent_v1.stream import Afterwards, NetmapStream, StreamConnection
 from cairn_appliance.api.client_certificate import (
     Connection,
     appliance_of,
@@ -172,22 +172,19 @@ class _AgentApi:
         control_key = control_key_of(connection)
         known_at = await self._services.registry.known_at(node_id, control_key)
         keyring, issuer = self._services.keyring, issuer_of(connection)
-        lines = self._services.streams.lines(
+        stream = await self._services.streams.open(
             node_id,
             incarnation,
             after,
             known_at=known_at,
-            heard_s=connection.heard_s,
-            say=connection.say,
             trust=trust,
-            is_believed=lambda: keyring.is_believed(issuer),
+            is_believed=partial(keyring.is_believed, issuer),
         )
-        first = await anext(lines)
         take = partial(self._take_line, node_id)
-        connection.listen(Lines(take, connection.abort, self._clock).feed)
+        lines = Lines(take, connection.abort, self._clock)
+        reader = StreamConnection(stream, lines.feed)
         headers = {telemetry.HEADER: str(telemetry.VERSION), acks.HEADER: str(acks.VERSION)}
-        abort, say = connection.abort, connection.say
-        return Afterwards(NetmapStream(node_id, first, lines, abort, headers, say))
+        return Afterwards(NetmapStream(reader, connection.hand_over, headers))
 
     async def ack(self, request: Request) -> Response:
         """A node says what its data plane has loaded."""

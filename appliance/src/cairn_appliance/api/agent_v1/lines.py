@@ -24,6 +24,8 @@ OCTETS_BURST, OCTETS_PER_S = 1 << 20, 64 << 10
 class _Budget:
     """So many at once, so many a second."""
 
+    __slots__ = ("_burst", "_left", "_per_s")
+
     def __init__(self, burst: float, per_s: float) -> None:
         self._burst = burst
         self._per_s = per_s
@@ -57,6 +59,19 @@ class _Budget:
 
 class Lines:
     """Cuts octets into lines and gives them to `take`, a bounded number of a bounded length."""
+
+    __slots__ = (
+        "_abort",
+        "_acks",
+        "_at",
+        "_clock",
+        "_is_over",
+        "_kept",
+        "_octets",
+        "_passed_over",
+        "_reports",
+        "_take",
+    )
 
     def __init__(
         self, take: Callable[[bytes], None], abort: Callable[[], None], clock: Clock
