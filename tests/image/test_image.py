@@ -92,22 +92,19 @@ def test_from_a_seed_to_two_agents_that_ping(lab: Lab, firmware: Firmware, mediu
         nodes, join_s = _two_nodes_ping(lab, appliance)
         if firmware == "bios":
             _check_start_anew(machine, nodes)
-    assert proofs.record(
+    assert proofs.record_seconds(
         f"IMG-ready-{firmware}",
+        ready_s,
+        at_most_s=READY_BAR_S,
         what=f"from power on, with a seed, to /readyz by {firmware.upper()} (software emulation)",
-        bar=f"<= {READY_BAR_S:g}",
-        value=round(ready_s, 1),
-        unit="s",
-        holds=ready_s <= READY_BAR_S,
         command=COMMAND,
     )
-    assert proofs.record(
+    assert proofs.record_seconds(
         f"IMG-join-{firmware}",
-        what="an agent outside joins the booted appliance: until it pings another",
-        bar="<= 30 (software emulation)",
-        value=round(join_s, 1),
-        unit="s",
-        holds=join_s <= 30,
+        join_s,
+        at_most_s=30,
+        what="an agent outside joins the booted appliance: until it pings another (software"
+        " emulation)",
         command=COMMAND,
     )
 
@@ -147,14 +144,12 @@ def test_a_cluster_of_two_images_and_a_process_loses_the_first(lab: Lab) -> None
             newcomer.join(other.token(network))
             newcomer.wait_for_ping(address, within_s=90)
             assert third.is_ready()
-    assert proofs.record(
+    assert proofs.record_seconds(
         "IMG-cluster",
+        served_s,
+        at_most_s=60,
         what="two booted images and a process, the first one's power cut: until the rest writes"
         " again (software emulation); a new node then joins and pings",
-        bar="<= 60",
-        value=round(served_s, 1),
-        unit="s",
-        holds=served_s <= 60,
         command=COMMAND,
     )
 

@@ -96,24 +96,20 @@ def test_a_machine_without_a_seed_is_set_up_changed_and_reset_at_its_serial_line
         _check_bundle(operator, medium)
         _move(operator, office.number)
         _reset(operator)
-    assert proofs.record(
+    assert proofs.record_seconds(
         "IMG-menu",
+        set_up_s,
+        at_most_s=SET_UP_BAR_S,
         what="without a seed, by the menu on the serial line: from the last answer to /readyz;"
         " login by the fingerprint that it shows (software emulation)",
-        bar=f"<= {SET_UP_BAR_S:g}",
-        value=round(set_up_s, 1),
-        unit="s",
-        holds=set_up_s <= SET_UP_BAR_S,
         command=COMMAND,
     )
-    assert proofs.record(
+    assert proofs.record_seconds(
         "IMG-revert",
+        reverted_s,
+        at_most_s=REVERT_BAR_S,
         what="a network by which nobody reaches the machine any more, its menu killed: until it"
         " answers at the old address (60 s to confirm; software emulation)",
-        bar=f"<= {REVERT_BAR_S:g}",
-        value=round(reverted_s, 1),
-        unit="s",
-        holds=reverted_s <= REVERT_BAR_S,
         command=COMMAND,
     )
 
@@ -131,14 +127,12 @@ def test_a_machine_without_a_seed_joins_a_cluster_by_its_menu(lab: Lab) -> None:
         operator.types("")
         _give_address(operator, office.number)
         joined_s = _join(operator, maker)
-    assert proofs.record(
+    assert proofs.record_seconds(
         "IMG-menu-join",
+        joined_s,
+        at_most_s=SET_UP_BAR_S,
         what="a machine without a seed joins a cluster by the menu on its serial line: from the"
         " last answer until it is ready (software emulation)",
-        bar=f"<= {SET_UP_BAR_S:g}",
-        value=round(joined_s, 1),
-        unit="s",
-        holds=joined_s <= SET_UP_BAR_S,
         command=COMMAND,
     )
 
