@@ -133,7 +133,7 @@ def test_a_cluster_of_two_images_and_a_process_loses_the_first(lab: Lab) -> None
             ready_s = second.wait_until_ready(within_s=READY_S)
             print(f"the second: ready after {ready_s:.1f} s")
             other = operated(second)
-            until("all three have a vote", lambda: _voters(other) == 3, within_s=300)
+            until("all three have a vote", lambda: other.voters() == 3, within_s=300)
             first.stop()
             begun = time.monotonic()
             until("the others serve", second.is_ready, within_s=120)
@@ -166,14 +166,6 @@ def _asked_join_string(appliance: Imaged) -> str | None:
         if error.status != 3:  # unreachable in time
             raise
         return None
-
-
-def _voters(appliance: Imaged) -> int:
-    try:
-        shown = appliance.cairn("cluster", "status")["appliances"]
-    except CommandError:
-        return 0
-    return sum(1 for each in shown if each["healthy"] and each["votes"])
 
 
 def _token(appliance: Imaged, network: Network) -> str | None:

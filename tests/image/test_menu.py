@@ -197,16 +197,8 @@ def _join(operator: Operator, maker: Appliance) -> float:
     joined_s = time.monotonic() - begun
     assert f"fingerprint  {maker.fingerprint}" in came
     assert string not in operator.machine.serial
-    until("both vote", lambda: _voters(maker) == 2, within_s=300)
+    until("both vote", lambda: maker.voters() == 2, within_s=300)
     return joined_s
-
-
-def _voters(appliance: Appliance) -> int:
-    try:
-        shown = appliance.cairn("cluster", "status")["appliances"]
-    except CommandError:  # etcd has too little of a processor for a moment
-        return 0
-    return sum(1 for each in shown if each["healthy"] and each["votes"])
 
 
 def _logged_in(machine: Guest) -> Imaged:
