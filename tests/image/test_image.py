@@ -26,6 +26,7 @@ COMMAND = "make image-test"
 PASSWORD = "a password of the test, 26 letters"
 READY_S = 600.0
 READY_BAR_S = 300.0
+JOINED_S = 1500.0  # with two guests at work; it tries again by itself where the other is too slow
 EXPOSURE_BAR = 2.5
 
 
@@ -109,6 +110,7 @@ def test_from_a_seed_to_two_agents_that_ping(lab: Lab, firmware: Firmware, mediu
     )
 
 
+@pytest.mark.timeout(3600)
 def test_a_cluster_of_two_images_and_a_process_loses_the_first(lab: Lab) -> None:
     """The second image joins by its seed; the first one's power is cut, and all goes on."""
     office = lab.site("office")
@@ -121,19 +123,19 @@ def test_a_cluster_of_two_images_and_a_process_loses_the_first(lab: Lab) -> None
         node = Node(lab.site("cloud-a").host("a1"))
         node.start()
         node.join(maker.token(network))
-        address = node.address(network, within_s=60)
+        address = node.address(network, within_s=120)
         third = Appliance(hosts[2])
         third.join(_join_string(maker))
-        third.start(within_s=90)
+        third.start(within_s=300)
         joining = f'action = "join"\njoin_string = "{_join_string(maker)}"'
         seeds.append(
             make_seed(hosts[1].directory, _seed_text(office.number, joining, NUMBER + 1), "vfat")
         )
         with guest(hosts[1], "bios", seeds[1], NUMBER + 1) as second:
-            ready_s = second.wait_until_ready(within_s=READY_S)
+            ready_s = second.wait_until_ready(within_s=JOINED_S)
             print(f"the second: ready after {ready_s:.1f} s")
             other = operated(second)
-            until("all three have a vote", lambda: other.voters() == 3, within_s=300)
+            until("all three have a vote", lambda: other.voters() == 3, within_s=JOINED_S)
             first.stop()
             begun = time.monotonic()
             until("the others serve", second.is_ready, within_s=120)
@@ -142,7 +144,7 @@ def test_a_cluster_of_two_images_and_a_process_loses_the_first(lab: Lab) -> None
             newcomer = Node(lab.site("cloud-b").host("b1"))
             newcomer.start()
             newcomer.join(other.token(network))
-            newcomer.wait_for_ping(address, within_s=90)
+            newcomer.wait_for_ping(address, within_s=300)
             assert third.is_ready()
     assert proofs.record_seconds(
         "IMG-cluster",
@@ -258,7 +260,7 @@ def _two_nodes_ping(lab: Lab, appliance: Imaged) -> tuple[list[Node], float]:
     for node in nodes:
         node.start()
     nodes[0].join(appliance.token(network))
-    address = nodes[0].address(network, within_s=30)
+    address = nodes[0].address(network, within_s=120)
     token = appliance.token(network)
     begun = time.monotonic()
     nodes[1].join(token)
