@@ -210,6 +210,9 @@ def _check_system(machine: Guest, medium: Medium) -> None:
     assert not failed.strip(), failed + machine.run(
         "journalctl -b -p warning --no-pager | tail -60"
     )
+    for terminal in ("tty1", "ttyS0"):
+        restarts = machine.run(f"systemctl show -P NRestarts cairn-screen@{terminal}").strip()
+        assert restarts == "0", machine.run(f"journalctl -b --no-pager -u cairn-screen@{terminal}")
     assert machine.run("findmnt -no OPTIONS /").startswith("ro,")
     assert "Read-only" in machine.run("touch /usr/x", check=False)
     room = int(machine.run("df --output=size -m /var | tail -n 1"))
