@@ -46,6 +46,21 @@ def record(
     return bool(holds)
 
 
+def record_seconds(
+    proof: str, took_s: float, *, at_most_s: float, what: str, command: str = ""
+) -> bool:
+    """Write a proof of how long something took, to four figures; return whether that holds."""
+    return record(
+        proof,
+        what=what,
+        bar=f"<= {at_most_s:g} s",
+        value=float(f"{took_s:.4g}"),
+        unit="s",
+        holds=took_s <= at_most_s,
+        command=command,
+    )
+
+
 def _this_test() -> str:
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
     return f"make lab ARGS='{test}'" if "integration" in test else f"pytest '{test}'"

@@ -94,13 +94,11 @@ def test_a_replica_that_dies_is_named_within_5_s_and_another_goes_on(
         banner.wait_for(state="visible", timeout=20_000)
         took_s = time.monotonic() - began
         one.screen(f"replica-{how}")
-        assert proofs.record(
+        assert proofs.record_seconds(
             f"CONSOLE-replica-{how}",
+            took_s,
+            at_most_s=SAID_WITHIN_S,
             what=f"one of three appliances {how} under an open console: until it says so",
-            bar=f"<= {SAID_WITHIN_S:.0f} s",
-            value=round(took_s, 2),
-            unit="s",
-            holds=took_s <= SAID_WITHIN_S,
             command="make console-test ARGS='-k replica'",
         )
 

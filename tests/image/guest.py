@@ -27,7 +27,8 @@ DIST = ROOT / "build/image/dist"
 NUMBER = 50  # the guest's in the site's LAN; the host that carries it keeps another
 _OPERATOR = 40  # beyond the guest's
 Firmware = Literal["bios", "uefi"]
-Hardware = Literal["qemu", "vmware"]  # which devices it has, as far as QEMU has VMware's
+# Which devices it has: VMware's as far as QEMU has them, and what real machines mostly have.
+Hardware = Literal["qemu", "vmware", "metal"]
 Medium = Literal["iso", "vfat"]
 
 OVMF = Path("/usr/share/OVMF")
@@ -242,7 +243,8 @@ class Guest:
             "-smbios", _credential("systemd.extra-unit.cairn-test.service", _SHELL_UNIT),
             "-smbios", _credential("systemd.unit-dropin.sysinit.target", _SHELL_WANTED),
         ]  # fmt: skip
-        command += self._as_vmware() if self.hardware == "vmware" else self._as_qemu()
+        devices = {"qemu": self._as_qemu, "vmware": self._as_vmware, "metal": self._as_metal}
+        command += devices[self.hardware]()
         if self.firmware == "uefi":
             for file, more in (
                 (OVMF / "OVMF_CODE_4M.fd", ",readonly=on"),
@@ -273,6 +275,18 @@ class Guest:
         if self._medium is not None:
             devices += ["-drive", f"if=none,id=cd,media=cdrom,format=raw,file={self._medium}"]
             devices += ["-device", "ide-cd,drive=cd"]
+        return devices
+
+    def _as_metal(self) -> list[str]:
+        devices = [
+            "-machine", "q35",
+            "-drive", f"if=none,id=disk,format=qcow2,cache=unsafe,file={self._disk}",
+            "-device", "nvme,drive=disk,serial=CAIRN-TEST",
+            "-device", f"e1000e,netdev=lan,mac={self.mac},romfile=",
+        ]  # fmt: skip
+        if self._medium is not None:
+            devices += ["-drive", f"if=none,id=stick,format=raw,file={self._medium}"]
+            devices += ["-device", "qemu-xhci", "-device", "usb-storage,drive=stick"]
         return devices
 
 

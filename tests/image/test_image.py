@@ -26,6 +26,7 @@ COMMAND = "make image-test"
 PASSWORD = "a password of the test, 26 letters"
 READY_S = 600.0
 READY_BAR_S = 300.0
+JOINED_S = 1500.0  # with two guests at work; it tries again by itself where the other is too slow
 EXPOSURE_BAR = 2.5
 
 
@@ -92,26 +93,24 @@ def test_from_a_seed_to_two_agents_that_ping(lab: Lab, firmware: Firmware, mediu
         nodes, join_s = _two_nodes_ping(lab, appliance)
         if firmware == "bios":
             _check_start_anew(machine, nodes)
-    assert proofs.record(
+    assert proofs.record_seconds(
         f"IMG-ready-{firmware}",
+        ready_s,
+        at_most_s=READY_BAR_S,
         what=f"from power on, with a seed, to /readyz by {firmware.upper()} (software emulation)",
-        bar=f"<= {READY_BAR_S:g}",
-        value=round(ready_s, 1),
-        unit="s",
-        holds=ready_s <= READY_BAR_S,
         command=COMMAND,
     )
-    assert proofs.record(
+    assert proofs.record_seconds(
         f"IMG-join-{firmware}",
-        what="an agent outside joins the booted appliance: until it pings another",
-        bar="<= 30 (software emulation)",
-        value=round(join_s, 1),
-        unit="s",
-        holds=join_s <= 30,
+        join_s,
+        at_most_s=30,
+        what="an agent outside joins the booted appliance: until it pings another (software"
+        " emulation)",
         command=COMMAND,
     )
 
 
+@pytest.mark.timeout(3600)
 def test_a_cluster_of_two_images_and_a_process_loses_the_first(lab: Lab) -> None:
     """The second image joins by its seed; the first one's power is cut, and all goes on."""
     office = lab.site("office")
@@ -124,19 +123,19 @@ def test_a_cluster_of_two_images_and_a_process_loses_the_first(lab: Lab) -> None
         node = Node(lab.site("cloud-a").host("a1"))
         node.start()
         node.join(maker.token(network))
-        address = node.address(network, within_s=60)
+        address = node.address(network, within_s=120)
         third = Appliance(hosts[2])
         third.join(_join_string(maker))
-        third.start(within_s=90)
+        third.start(within_s=300)
         joining = f'action = "join"\njoin_string = "{_join_string(maker)}"'
         seeds.append(
             make_seed(hosts[1].directory, _seed_text(office.number, joining, NUMBER + 1), "vfat")
         )
         with guest(hosts[1], "bios", seeds[1], NUMBER + 1) as second:
-            ready_s = second.wait_until_ready(within_s=READY_S)
+            ready_s = second.wait_until_ready(within_s=JOINED_S)
             print(f"the second: ready after {ready_s:.1f} s")
             other = operated(second)
-            until("all three have a vote", lambda: _voters(other) == 3, within_s=300)
+            until("all three have a vote", lambda: other.voters() == 3, within_s=JOINED_S)
             first.stop()
             begun = time.monotonic()
             until("the others serve", second.is_ready, within_s=120)
@@ -145,16 +144,14 @@ def test_a_cluster_of_two_images_and_a_process_loses_the_first(lab: Lab) -> None
             newcomer = Node(lab.site("cloud-b").host("b1"))
             newcomer.start()
             newcomer.join(other.token(network))
-            newcomer.wait_for_ping(address, within_s=90)
+            newcomer.wait_for_ping(address, within_s=300)
             assert third.is_ready()
-    assert proofs.record(
+    assert proofs.record_seconds(
         "IMG-cluster",
+        served_s,
+        at_most_s=60,
         what="two booted images and a process, the first one's power cut: until the rest writes"
         " again (software emulation); a new node then joins and pings",
-        bar="<= 60",
-        value=round(served_s, 1),
-        unit="s",
-        holds=served_s <= 60,
         command=COMMAND,
     )
 
@@ -171,14 +168,6 @@ def _asked_join_string(appliance: Imaged) -> str | None:
         if error.status != 3:  # unreachable in time
             raise
         return None
-
-
-def _voters(appliance: Imaged) -> int:
-    try:
-        shown = appliance.cairn("cluster", "status")["appliances"]
-    except CommandError:
-        return 0
-    return sum(1 for each in shown if each["healthy"] and each["votes"])
 
 
 def _token(appliance: Imaged, network: Network) -> str | None:
@@ -221,6 +210,9 @@ def _check_system(machine: Guest, medium: Medium) -> None:
     assert not failed.strip(), failed + machine.run(
         "journalctl -b -p warning --no-pager | tail -60"
     )
+    for terminal in ("tty1", "ttyS0"):
+        restarts = machine.run(f"systemctl show -P NRestarts cairn-screen@{terminal}").strip()
+        assert restarts == "0", machine.run(f"journalctl -b --no-pager -u cairn-screen@{terminal}")
     assert machine.run("findmnt -no OPTIONS /").startswith("ro,")
     assert "Read-only" in machine.run("touch /usr/x", check=False)
     room = int(machine.run("df --output=size -m /var | tail -n 1"))
@@ -271,7 +263,7 @@ def _two_nodes_ping(lab: Lab, appliance: Imaged) -> tuple[list[Node], float]:
     for node in nodes:
         node.start()
     nodes[0].join(appliance.token(network))
-    address = nodes[0].address(network, within_s=30)
+    address = nodes[0].address(network, within_s=120)
     token = appliance.token(network)
     begun = time.monotonic()
     nodes[1].join(token)

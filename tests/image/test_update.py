@@ -155,14 +155,12 @@ def test_an_update_is_confirmed_under_traffic(lab: Lab) -> None:  # noqa: F811
         _check_refusals(it.appliance, update, it.machine.directory)
         took_s = _check_update(it.machine, it.appliance, update)
         lost, sent = it.losses()
-    assert proofs.record(
+    assert proofs.record_seconds(
         "IMG-update",
+        took_s,
+        at_most_s=UPDATE_S,
         what="an appliance of the image updated to a newer build: from `cairn cluster update start`"
         " until the new slot is confirmed (software emulation)",
-        bar=f"<= {UPDATE_S:g}",
-        value=round(took_s),
-        unit="s",
-        holds=took_s <= UPDATE_S,
         command=COMMAND,
     )
     _prove_traffic("IMG-update-traffic", "an update", lost, sent)
@@ -173,14 +171,12 @@ def test_an_update_that_can_not_serve_goes_back_under_traffic(lab: Lab) -> None:
         broken = broken_update(it.machine.directory)
         took_s = _check_rollback(it.machine, it.appliance, broken)
         lost, sent = it.losses()
-    assert proofs.record(
+    assert proofs.record_seconds(
         "IMG-rollback",
+        took_s,
+        at_most_s=UPDATE_S,
         what="the same with a build whose appliance can't serve: until the slot of before serves"
         " again and says why (software emulation)",
-        bar=f"<= {UPDATE_S:g}",
-        value=round(took_s),
-        unit="s",
-        holds=took_s <= UPDATE_S,
         command=COMMAND,
     )
     _prove_traffic("IMG-rollback-traffic", "an update that goes back", lost, sent)

@@ -38,7 +38,7 @@ from tests.integration.trio import (
 from tests.lab import Lab, until
 from tests.lab.cairn import OPS_PORT, Appliance, missing_programs
 from tests.lab.errors import CommandError
-from tests.proofs import record
+from tests.proofs import record, record_seconds
 
 pytestmark = [
     pytest.mark.timed,
@@ -128,13 +128,11 @@ def test_the_leader_is_killed_under_writes(trio: Trio) -> None:
     gone = lost(trio, acknowledged)
     victim.start()
     trio.wait_until_whole()
-    assert record(
+    assert record_seconds(
         "A1",
+        stall,
+        at_most_s=3,
         what=f"kill -9 of the leader under {len(acknowledged)} writes: no write for",
-        bar="<= 3 s",
-        value=round(stall, 3),
-        unit="s",
-        holds=stall <= 3.0,
     )
     assert record(
         "A1-lost",
@@ -144,13 +142,11 @@ def test_the_leader_is_killed_under_writes(trio: Trio) -> None:
         unit="writes",
         holds=gone == 0,
     )
-    assert record(
+    assert record_seconds(
         "A1-agents",
+        moved - killed,
+        at_most_s=5,
         what="the same: its agent follows another appliance after",
-        bar="<= 5 s",
-        value=round(moved - killed, 3),
-        unit="s",
-        holds=moved - killed <= 5.0,
     )
 
 
@@ -269,14 +265,12 @@ def test_keys_are_replaced_although_the_appliance_that_began_it_is_killed(trio: 
     for appliance in trio.appliances.values():
         appliance.fingerprint = fingerprint
         appliance.login()
-    assert record(
+    assert record_seconds(
         "A14-cluster",
+        took_s,
+        at_most_s=600,
         what="the appliance that began to replace the CA and the map key is killed: until the "
         "others and it have the new ones, by themselves",
-        bar="<= 600 s",
-        value=round(took_s, 1),
-        unit="s",
-        holds=took_s <= 600,
     )
 
 
@@ -329,13 +323,11 @@ def test_an_appliance_that_is_cut_off_refuses_and_sends_its_agents_away(
     assert status == 503
     assert "quorum" in problem
     assert {write.status for write in refused} == {503}
-    assert record(
+    assert record_seconds(
         proof,
+        slowest,
+        at_most_s=2,
         what=f"the leader cut off ({way}), {len(refused)} writes refused there: the slowest took",
-        bar="<= 2 s",
-        value=round(slowest, 3),
-        unit="s",
-        holds=slowest <= 2.0,
     )
     assert record(
         f"{proof}-lost",
@@ -345,21 +337,17 @@ def test_an_appliance_that_is_cut_off_refuses_and_sends_its_agents_away(
         unit="writes",
         holds=gone == 0,
     )
-    assert record(
+    assert record_seconds(
         f"{proof}-majority",
+        stall,
+        at_most_s=3,
         what="the same: no write at the majority for",
-        bar="<= 3 s",
-        value=round(stall, 3),
-        unit="s",
-        holds=stall <= 3.0,
     )
-    assert record(
+    assert record_seconds(
         f"{proof}-agents",
+        moved - begun,
+        at_most_s=5,
         what="the same: its agent, told to go, follows another appliance after",
-        bar="<= 5 s",
-        value=round(moved - begun, 3),
-        unit="s",
-        holds=moved - begun <= 5.0,
     )
 
 
@@ -429,13 +417,11 @@ def test_all_three_are_killed_and_forget_nothing(trio: Trio) -> None:
         unit="writes",
         holds=gone == 0 and len(acknowledged) >= 30 * POWER_FAILURES,
     )
-    assert record(
+    assert record_seconds(
         "A9-back",
+        worst_s,
+        at_most_s=60,
         what="the same: until all three are ready again, the slowest time",
-        bar="<= 60 s",
-        value=round(worst_s, 2),
-        unit="s",
-        holds=worst_s <= 60.0,
     )
 
 
@@ -542,13 +528,11 @@ def test_two_of_three_are_lost_and_the_third_recovers_everything(trio: Trio) -> 
         unit="writes",
         holds=gone == 0,
     )
-    assert record(
+    assert record_seconds(
         "A11-time",
+        took,
+        at_most_s=900,
         what="the same: from `recover` until it is ready",
-        bar="<= 15 min",
-        value=round(took, 2),
-        unit="s",
-        holds=took <= 900,
     )
 
 

@@ -28,7 +28,7 @@ from tests.integration.world import FAST_TIMERS, assert_no_program_crashed
 from tests.lab import Host, Lab, Machine, Pair, Probes, until
 from tests.lab.cairn import OPS_PORT, Appliance, Node, loaded_digests, missing_programs
 from tests.lab.program import children_of
-from tests.proofs import record
+from tests.proofs import record, record_seconds
 
 SOAK_S = float(os.environ.get("CAIRN_SOAK_S", "1200"))
 SEED = int(os.environ.get("CAIRN_SOAK_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
@@ -344,13 +344,11 @@ def test_random_faults_lose_no_write_and_no_packet_that_was_promised() -> None:
             unit="pairs",
             holds=not missed,
         ),
-        record(
+        record_seconds(
             "SOAK-stall",
+            stall,
+            at_most_s=7,  # 3 s, and 4 s of a client's patience with one that is paused
             what="the same: no write for, while at most one appliance had a fault",
-            bar="<= 7 s (3 s, and 4 s of a client's patience with one that is paused)",
-            value=round(stall, 2),
-            unit="s",
-            holds=stall <= 7.0,
         ),
         record(
             "SOAK-whole",

@@ -24,7 +24,7 @@ from tests.lab.cairn import Appliance, Network, Node, missing_programs
 from tests.lab.lan import Lan
 from tests.lab.office import joined
 from tests.lab.probes import Pair
-from tests.proofs import record
+from tests.proofs import record, record_seconds
 
 pytestmark = [
     pytest.mark.root,
@@ -184,13 +184,11 @@ def _recorded(proof: str, what: str) -> Iterator[list[Pair]]:
     pairs: list[Pair] = []
     yield pairs
     (pair,) = pairs
-    assert record(
+    assert record_seconds(
         proof,
+        pair.outage_s,
+        at_most_s=4,
         what=f"the forwarder dies ({what}): no probe between LAN and VM gets through",
-        bar="<= 4 s",
-        value=round(pair.outage_s, 2),
-        unit="s",
-        holds=pair.outage_s <= 4.0,
     ), pair
 
 

@@ -38,7 +38,7 @@ from tests.integration.world import assert_no_program_crashed
 from tests.lab import Lab, Program, until
 from tests.lab.cairn import missing_programs
 from tests.lab.lan import Lan
-from tests.proofs import record
+from tests.proofs import record, record_seconds
 
 pytestmark = [pytest.mark.root, pytest.mark.tun]
 
@@ -249,14 +249,12 @@ def test_c1_the_forwarder_dies_with_the_appliance_that_leads(split: Split) -> No
         assert violations(taken) == []
         assert forwarder == split.other(first)
         outages.append(max(longest_gap_s(each, ended_ns) for each in taken.values()))
-    assert record(
+    assert record_seconds(
         "C1-leader",
+        max(outages),
+        at_most_s=6,
         what="three times the forwarder dies, and the appliance with etcd's leader at once: no "
         "frame between LAN and VM, the worst",
-        bar="<= 6 s",
-        value=round(max(outages), 2),
-        unit="s",
-        holds=max(outages) <= 6.0,
     ), outages
 
 

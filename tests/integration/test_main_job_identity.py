@@ -22,7 +22,7 @@ import pytest
 from tests.integration.world import FAST_TIMERS, World
 from tests.lab import Probes, Site, until
 from tests.lab.cairn import Node
-from tests.proofs import record
+from tests.proofs import record, record_seconds
 
 pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.etcd]
 
@@ -245,13 +245,11 @@ def test_a_restored_snapshot_goes_on_with_new_sessions(
     after = place.node(victim.name)
     assert after["generation"] > before
     assert not place.events("duplicate_node", "node_moved")
-    assert record(
+    assert record_seconds(
         "RESTORED",
+        took_s,
+        at_most_s=30,
         what="a node put back to a snapshot is noticed and goes on with a new generation",
-        bar="<= 30 s",
-        value=round(took_s, 1),
-        unit="s",
-        holds=took_s <= 30,
     )
 
 

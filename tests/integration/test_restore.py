@@ -22,7 +22,7 @@ import pytest
 from tests.integration.trio import writing
 from tests.lab import Host, Lab, Probes, until
 from tests.lab.cairn import OPS_PORT, Appliance, Network, Node, missing_programs
-from tests.proofs import record
+from tests.proofs import record, record_seconds
 
 pytestmark = [
     pytest.mark.root,
@@ -170,13 +170,11 @@ def test_a_cluster_restored_into_the_past_loses_no_packet_and_gives_no_address_t
         unit="tokens",
         holds=refused,
     )
-    assert record(
+    assert record_seconds(
         "A12-time",
+        took,
+        at_most_s=900,
         what="the same: from `restore` until every node holds the restored cluster's netmap",
-        bar="<= 15 min",
-        value=round(took, 1),
-        unit="s",
-        holds=took <= 900,
     )
 
 

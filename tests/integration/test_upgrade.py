@@ -32,7 +32,7 @@ from tests.lab.cairn import (
     missing_programs,
     previous_programs,
 )
-from tests.proofs import record
+from tests.proofs import record, record_seconds
 
 pytestmark = [
     pytest.mark.slow,
@@ -359,12 +359,10 @@ def test_what_it_came_to(rolling: Rolling) -> None:
         "N agents at N-1",
         "N-1 agents at N-1",
     ]
-    assert record(
+    assert record_seconds(
         "A13-agents",
+        rolling.outage_s,
+        at_most_s=RESTART_S,
         what=f"{'; '.join(dict.fromkeys(rolling.met))}: every change loaded by all; agents restart "
         "without loss, data planes with a longest outage of",
-        bar="<= 1 s (B2)",
-        value=round(rolling.outage_s, 3),
-        unit="s",
-        holds=rolling.outage_s <= RESTART_S,
     )

@@ -57,10 +57,8 @@ class Trio:
 
     def wait_until_whole(self, *, within_s: float = 30.0) -> None:
         def whole() -> bool:
-            shown = self.shown()
-            healthy = [each for each in shown if each["healthy"] and each["votes"]]
-            ready = all(appliance.is_ready() for appliance in self.appliances.values())
-            return ready and len(healthy) == len(self.appliances)
+            every = list(self.appliances.values())
+            return all(each.is_ready() for each in every) and every[0].voters() == len(every)
 
         until("all appliances are healthy, vote and are ready", whole, within_s=within_s)
 

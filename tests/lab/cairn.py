@@ -170,6 +170,16 @@ class Appliance:
         done = self.host.run(["cairn", *arguments, "--json"])
         return json.loads(done.stdout) if done.stdout.strip() else None
 
+    def voters(self) -> int:
+        """Return how many of the cluster's appliances are healthy and vote; 0 without an answer."""
+        try:
+            shown = self.cairn("cluster", "status")["appliances"]
+        except CommandError as error:
+            if error.status != 3:  # unreachable in time
+                raise
+            return 0
+        return sum(1 for each in shown if each["healthy"] and each["votes"])
+
     def network(self, name: str, *prefixes: str, **options: object) -> Network:
         """Create a vSubnet."""
         arguments = [word for prefix in prefixes for word in ("--prefix", prefix)]

@@ -18,7 +18,7 @@ from tests.load.bad_network import endure
 from tests.load.flood import flood
 from tests.load.test_short import nothing_stalls, rekeys_lose_nothing, service_holds
 from tests.load.traffic import connected, full_load, percentile
-from tests.proofs import record
+from tests.proofs import record, record_seconds
 
 pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.slow, pytest.mark.timeout(4000)]
 
@@ -78,12 +78,10 @@ def test_b15_a_thousand_handshakes_on_a_bad_network(lab: Lab) -> None:
     endured = endure(lab, pairs=pairs, rounds=round(SECONDS / 600 * 63), seconds=SECONDS / 10)
     nothing_stalls("B15-soak", endured)
     p99 = percentile(endured.took_s, 99)
-    assert record(
+    assert record_seconds(
         "B15-soak-handshake",
+        p99,
+        at_most_s=5,
         what=f"both ends in session, p99 of {len(endured.took_s)} handshakes, {pairs} at once",
-        bar="at most 5 s",
-        value=round(p99, 2),
-        unit="s",
-        holds=p99 <= 5.0,
         command=COMMAND.format("b15"),
     ), sorted(endured.took_s)[-20:]

@@ -256,23 +256,19 @@ def _check_upgrade(scene: Scene, guest: Guest, host: Host, command: str, system:
     told = json.loads(asking.text().splitlines()[-1])
     assert told["heard"] == told["asked"] > 0, told
     longest = probes.worst().outage_s
-    holds = proofs.record(
+    holds = proofs.record_seconds(
         f"PKG-upgrade-{system}",
+        longest,
+        at_most_s=MOST_LOSS_S,
         what=f"longest silence between two nodes while one is upgraded and put back, on {system}",
-        bar=f"<= {MOST_LOSS_S:g}",
-        value=round(longest, 3),
-        unit="s",
-        holds=longest <= MOST_LOSS_S,
         command="make packages-test",
     )
-    assert proofs.record(
+    assert proofs.record_seconds(
         f"PKG-tcp-{system}",
+        told["longest_s"],
+        at_most_s=MOST_LOSS_S,
         what="longest wait for an answer on one TCP connection that outlives an upgrade of agent "
         f"and data plane and the way back, on {system}",
-        bar=f"<= {MOST_LOSS_S:g}, none lost",
-        value=round(told["longest_s"], 3),
-        unit="s",
-        holds=told["longest_s"] <= MOST_LOSS_S,
         command="make packages-test",
     )
     assert holds, f"{longest:.3f} s of silence"

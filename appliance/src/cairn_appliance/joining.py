@@ -178,10 +178,17 @@ async def _client(place: str, context: ssl.SSLContext) -> AsyncIterator[httpx.As
         ) as client:
             yield client
     except httpx.HTTPError as error:
+        port = place.rpartition(":")[2]
         raise Unavailable(
-            f"the appliance at {place} can't be reached: {error or type(error).__name__}",
-            "check the address, and that TCP 8443 passes between the appliances",
+            f"the appliance at {place} {_reason(error)}",
+            f"check the address, and that TCP {port} passes between the appliances",
         ) from error
+
+
+def _reason(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.TimeoutException):
+        return "gives no answer in time"
+    return f"can't be reached: {str(error) or type(error).__name__}"
 
 
 def _problem(place: str, answer: httpx.Response) -> CairnError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cairn_appliance.cluster import etcd_binary
 from cairn_appliance.cluster.errors import EnvironmentLacks
 from cairn_appliance.cluster.etcd_binary import find_etcd
 
@@ -38,6 +39,14 @@ def test_what_is_no_good_etcd_is_refused_with_the_remedy(
     with pytest.raises(EnvironmentLacks, match=reason) as caught:
         find_etcd()
     assert caught.value.remedy
+
+
+def test_one_that_says_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_binary, "_VERSION_WAIT_S", 0.2)
+    monkeypatch.setenv("CAIRN_ETCD", str(program(tmp_path / "etcd", "exec sleep 60")))
+    with pytest.raises(EnvironmentLacks, match=r"did not say its version within 0\.2 s") as caught:
+        find_etcd()
+    assert "slow" in caught.value.remedy
 
 
 def test_one_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
