@@ -201,8 +201,6 @@ class LanReports:
                 if trouble.is_over(now):
                     compare = Compare(item.key, item.revision)
                     await self._store.commit([compare], [Delete(item.key)])
-        self._events.tidy()
-        self._reports.tidy()
 
     async def _tidy_stations(self, segment: Segment) -> None:
         table, now = await self._table(segment), self._clock()

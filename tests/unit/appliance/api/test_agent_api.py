@@ -123,6 +123,58 @@ async def test_an_agent_that_is_too_far_away_is_told_who_has_to_be_updated(
     assert near.status_code == 200
 
 
+def registering(node: SimulatedNode, number: int, **changes: object) -> dict[str, object]:
+    body = {"generation": node.generation, "facts": {"dmi_uuid": node.facts.dmi_uuid}}
+    address = f"192.0.2.{number % 2 + 1}:8002"
+    more = {"endpoints": [address], "name": node.name, "agent_version": "0.1.0"}
+    return {**body, **more, **changes}
+
+
+async def test_a_node_that_registers_without_end_is_held_up_and_no_other() -> None:
+    replica = Replica()
+    hostile, honest = await replica.joined("hostile"), await replica.joined("honest")
+    codes = []
+    async with client(replica, hostile) as api:
+        for number in range(int(app_module.REGISTRATIONS_AT_ONCE) + 10):
+            answer = await api.post("/register", json=registering(hostile, number))
+            codes.append(answer.status_code)
+            if answer.status_code == 200:
+                hostile.generation = answer.json()["generation"]
+    async with client(replica, honest) as api:
+        assert (await api.post("/register", json=registering(honest, 1))).status_code == 200
+    assert codes[:60] == [200] * 60
+    assert codes.count(429) >= 5
+    assert answer.json()["code"] == "too_many_requests"
+    assert answer.headers["retry-after"] == "1"
+    changes = (await replica.kinds()).count("endpoints_changed")
+    assert changes <= codes.count(200) + 1
+
+
+async def test_fifty_copies_that_are_turned_away_leave_the_node_its_registrations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app_module, "REGISTRATIONS_AT_ONCE", 5.0)
+    replica = Replica()
+    node = await replica.joined("n")
+    replica.services.presence.connected(node.id)
+    async with client(replica, node) as api:
+        copied = registering(node, 1, facts={"dmi_uuid": "another"})
+        refused = [await api.post("/register", json=copied) for _ in range(50)]
+        answer = await api.post("/register", json=registering(node, 1))
+    assert {each.json()["code"] for each in refused} == {"duplicate_node"}
+    assert answer.status_code == 200
+
+
+async def test_a_node_that_renews_without_end_is_held_up() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    body = {"certificate_request": node.certificate_request()}
+    async with client(replica, node) as api:
+        codes = [(await api.post("/renew", json=body)).status_code for _ in range(65)]
+    assert codes[:60] == [200] * 60
+    assert codes[-1] == 429
+
+
 async def test_a_replica_that_is_about_to_stop_is_not_ready_and_takes_no_agent() -> None:
     replica = Replica()
     node = await replica.joined("n")
