@@ -23,11 +23,11 @@ from tests.simulated_node import SimulatedNode
 from tests.unit.appliance.replica import AUTHORITY, Replica
 
 
-def client(replica: Replica, node: SimulatedNode) -> httpx.AsyncClient:
-    """Return a client whose connections show the node's certificate."""
+def client(replica: Replica, node: SimulatedNode, later_s: float = 0.0) -> httpx.AsyncClient:
+    """Return a client whose connections show the node's certificate, so much later."""
     pem = AUTHORITY.issue_agent(node.certificate_request().encode(), node.id, utc_now())
     der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
-    app = create_app(replica.services, lambda: utc_now().timestamp())
+    app = create_app(replica.services, lambda: utc_now().timestamp() + later_s)
 
     async def with_connection(scope: Any, receive: Any, send: Any) -> None:
         connection = Connection(der, lambda: None)
@@ -163,6 +163,30 @@ async def test_fifty_copies_that_are_turned_away_leave_the_node_its_registration
         answer = await api.post("/register", json=registering(node, 1))
     assert {each.json()["code"] for each in refused} == {"duplicate_node"}
     assert answer.status_code == 200
+
+
+async def test_a_removed_node_that_comes_when_its_record_is_gone_is_refused() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    await replica.services.nodes.remove(node.id, SYSTEM)
+    replica.clock.now += 62 * 86_400.0
+    await replica.services.nodes.tidy()
+    assert await replica.memory.get(keys.node(node.id)) is None
+    paths = {
+        "/register": registering(node, 1),
+        "/renew": {"certificate_request": node.certificate_request()},
+        "/become": {"certificate_request": node.certificate_request()},
+        "/ack": ACK,
+    }
+    codes = []
+    async with client(replica, node, later_s=62 * 86_400.0) as api:
+        for path, body in paths.items():
+            refused = await api.post(path, json=body)
+            codes.append((refused.status_code, refused.json()["code"]))
+        refused = await api.get("/netmap")
+        codes.append((refused.status_code, refused.json()["code"]))
+    ended, removed = (403, "certificate_expired"), (403, "node_removed")
+    assert codes == [ended, removed, ended, ended, ended]
 
 
 async def test_a_node_that_renews_without_end_is_held_up() -> None:

@@ -36,6 +36,7 @@ from cairn_appliance.api.kept import KeptResponse
 from cairn_appliance.api.limits import StrangerLimit
 from cairn_appliance.domain.errors import CertificateRequired, Invalid, NotFound, Unavailable
 from cairn_appliance.domain.identity import Facts
+from cairn_appliance.domain.node import RENEWED_UNTIL_S
 from cairn_appliance.domain.telemetry import SHARED_REPORTS
 from cairn_appliance.domain.update import SHARED_UPDATE
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -54,7 +55,6 @@ BODY_WITHIN_S = 10.0
 DOCUMENT_MAX_OCTETS = 16 << 20  # of a vSubnet that a node shows after a restore: 40,000 members
 STATIONS_MAX_OCTETS = 1 << 20  # 1,024 machines with their addresses, several times over
 _SHOWN_AT_ONCE = 2  # they are in memory meanwhile
-RENEWED_UNTIL_S = 30 * 86_400.0  # after the certificate's end (trust.md 2.2)
 # Of one node: fifty copies of it that start at once are turned away, and use up none of it.
 REGISTRATIONS_PER_S, REGISTRATIONS_AT_ONCE = 1.0, 60.0
 RENEWALS_PER_S, RENEWALS_AT_ONCE = 0.1, 60.0
