@@ -33,6 +33,7 @@ pytestmark = [
 ]
 
 GUEST, ANCHOR, STAY = "10.7.0.210", "10.7.0.201", "10.7.0.202"
+TWICE = "10.7.0.211"
 MAC = "02:aa:00:00:00:21"
 SEGMENTS = {"north": "g1", "south": "g2"}
 
@@ -133,3 +134,24 @@ def test_a_machine_is_carried_from_lan_to_lan_and_frozen_where_that_happens_too_
     until("it is let go", lambda: _listed(office, "south"), within_s=15)
     office.guest.carry("south")  # says again where it is
     until("the VM reaches it", lambda: _is_reached(office.vm.host), within_s=10)
+
+
+def test_an_address_that_two_machines_of_a_lan_have_is_an_alarm(office: Lans) -> None:
+    twins = [office.lan.machine(name, f"{TWICE}/24") for name in ("twin-a", "twin-b")]
+    macs = [twin.run(["cat", "/sys/class/net/eth0/address"]).stdout.strip() for twin in twins]
+    asked = iter(twins * 50)
+
+    def is_told() -> bool:
+        """Have them speak by turns: the gateway looks each two seconds who spoke last."""
+        twin = next(asked)
+        twin.ip("neigh flush dev eth0")
+        twin.run(["ping", "-n", "-c", "1", "-W", "0.2", STAY], check=False)
+        time.sleep(2.5)
+        return "duplicate_ip" in office.appliance.host.run(["cairn", "status", "--json"]).stdout
+
+    until("it is an alarm", is_told, within_s=90)
+    events = office.events()
+    assert f"{TWICE} is the address of two machines" in events
+    assert all(mac in events for mac in macs)
+    table = office.appliance.host.run(["cairn", "vsubnet", "table", "prod"]).stdout
+    assert "address is there twice" in table

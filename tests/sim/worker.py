@@ -33,7 +33,7 @@ _ENROL_AT_ONCE = 4
 _ENROL_TRIES = 20
 _MOVE_TRIES = 5
 _MOVE_AGAIN_S = 2.0  # an election takes a second or two
-_PROBE_EVERY_S = 0.25
+_PROBE_EVERY_S = 1.0  # as often as an appliance lets a node
 _MOVING_MAX = 500  # changes under way
 _WIDENED_AT_ONCE = 8
 
@@ -307,7 +307,7 @@ class Worker:
             del self._moving[agent.credentials.node_id]
 
     async def _probe(self) -> None:
-        """Register every quarter of a second; a failure counts as what it took."""
+        """Register each second; a failure counts as what it took."""
         agent = self._agents[0]
         while True:
             begun = time.monotonic()

@@ -393,6 +393,7 @@ class Appliance:
             more=(
                 self._membership.tidy,
                 self._catch_up,
+                services.addressing.tidy,
                 services.segments.tidy,
                 services.election.tidy,
                 services.lan_reports.tidy,

@@ -618,6 +618,25 @@ async def test_after_ten_wrong_tokens_a_minute_a_source_is_told_to_wait(
         assert (await client.post(url, content=right)).status_code == 200
 
 
+async def test_from_elsewhere_a_right_token_is_answered_as_a_wrong_one(
+    appliance: RunningAppliance,
+) -> None:
+    token = await appliance.token(sources=("127.0.3.0/24",))
+    url = f"https://{appliance.address}/agent/v1/enrol"
+    node = SimulatedNode("placed")
+    right = msgspec.json.encode(enrol_request(node, token))
+    wrong = msgspec.json.encode(enrol_request(node, token, secret="wrong"))
+    async with client_from(appliance, "127.0.4.1") as client:
+        answers = [await client.post(url, content=content) for content in (right, wrong)]
+    assert answers[0].status_code == 403
+    assert answers[0].content == answers[1].content
+    async with appliance.operator() as services:
+        texts = [each.text for each in await services.events.latest(5)]
+    assert any("not for nodes from 127.0.4.1" in each for each in texts)
+    async with client_from(appliance, "127.0.3.1") as client:
+        assert (await client.post(url, content=right)).status_code == 200
+
+
 async def test_of_copies_that_come_at_once_to_two_replicas_of_one_etcd_one_is_the_node(
     appliance: RunningAppliance,
 ) -> None:

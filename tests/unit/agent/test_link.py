@@ -146,6 +146,49 @@ async def test_changed_endpoints_are_registered_beside_the_stream(running: Runni
         assert len(running.appliance.stream_queries) == 1
 
 
+_TOO_MANY = {"status": 429, "code": "too_many_requests", "title": "Too many", "remedy": "wait"}
+
+
+async def test_who_registers_too_often_waits_as_long_as_is_asked_and_keeps_the_link(
+    running: Running,
+) -> None:
+    asked_at = []
+
+    def answer(_: dict[str, object]) -> tuple[int, dict[str, object]]:
+        asked_at.append(time.monotonic())
+        if len(asked_at) > 1:
+            del running.appliance.answers["register"]
+        return 429, _TOO_MANY
+
+    running.appliance.retry_after_s = 1
+    async with running.linked():
+        await running.appliance.until(lambda fake: fake.stream_count)
+        running.appliance.answers["register"] = answer
+        running.link.register_soon()
+        await running.until(lambda: asked_at)
+        running.node.endpoints = ["198.51.100.9:8002"]
+        running.link.register_soon()
+        await running.appliance.until(lambda fake: len(fake.asked("register")) == 4, within_s=20)
+        ended = time.monotonic()
+        assert running.appliance.asked("register")[-1]["endpoints"] == ["198.51.100.9:8002"]
+        assert running.link.state.is_up
+    assert len(running.appliance.stream_queries) == 1
+    assert asked_at[1] - asked_at[0] >= 1.0
+    assert ended - asked_at[1] >= 1.0
+
+
+async def test_who_renews_too_often_keeps_the_link(running: Running) -> None:
+    request = joining.certificate_request(running.node.identity().keys)
+    running.node.keep(certificate=running.appliance.authority.client(request, timedelta(hours=2)))
+    running.appliance.answers["renew"] = lambda _: (429, _TOO_MANY)
+    async with running.linked():
+        await running.appliance.until(lambda fake: fake.asked("renew"))
+        running.link.register_soon()
+        await running.appliance.until(lambda fake: len(fake.asked("register")) == 2)
+        assert running.link.state.is_up
+    assert len(running.appliance.stream_queries) == 1
+
+
 async def test_a_stream_without_heartbeat_is_given_up(running: Running) -> None:
     answer = running.appliance._answer
 

@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 _BARRING_CODES: Final = frozenset(
     {"node_removed", "duplicate_node", "node_rejected", "node_became"}
 )
+_TOO_MANY: Final = "too_many_requests"
 _NEXT_REPLICA_S: Final = 0.2  # when the first of several can't be reached
 # After a silence, which is not noticed by all agents at once: the last words were not either.
 _SPREAD_S: Final = 0.3
@@ -137,6 +138,7 @@ class Link:
         self._backoff = Backoff()
         self._turned_away = turned_away_backoff()
         self._wants_registration = asyncio.Event()
+        self._register_at = -math.inf  # of the loop's clock: not before
         self._hurry = asyncio.Event()
         self._anew = asyncio.Event()
         self.nobody_there = asyncio.Event()  # no replica could be reached, once
@@ -325,6 +327,18 @@ class Link:
         if answer.reassert:
             await self._reassert(replica)
 
+    async def _register_anew(self, replica: Replica) -> None:
+        """Register, or put it off where this node does so too often: the link stays."""
+        try:
+            await self._register(replica)
+        except Busy as busy:
+            if busy.code != _TOO_MANY:
+                raise
+            wait_s = max(busy.retry_after_s, _AGAIN_MIN_S) + random.uniform(0.0, _AGAIN_MAX_S)
+            self._register_at = asyncio.get_running_loop().time() + wait_s
+            self._wants_registration.set()
+            log.info("registration put off by %.1f s appliance=%s", wait_s, replica.address)
+
     async def _reassert(self, replica: Replica) -> None:
         """Say what is held; a refusal of it changes nothing."""
         public_key = data_public_key(self._node.identity().keys)
@@ -427,9 +441,12 @@ class Link:
         """Send what the node has to say, one thing after the other."""
         while True:
             self._say.clear()
-            if self._wants_registration.is_set():
-                await self._register(replica)
-            ack_s = self._ack_at - asyncio.get_running_loop().time()
+            now = asyncio.get_running_loop().time()
+            if self._wants_registration.is_set() and now >= self._register_at:
+                await self._register_anew(replica)
+                continue
+            register_s = self._register_at - now if self._wants_registration.is_set() else math.inf
+            ack_s = self._ack_at - now
             if self._ack is not None and ack_s <= 0:
                 self._ack_at = math.inf
                 await self._send_ack(replica, self._stamped(self._ack))
@@ -441,7 +458,7 @@ class Link:
                     return
                 continue
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(wait_s, ack_s, 3600.0)):
+                async with asyncio.timeout(min(wait_s, ack_s, register_s, 3600.0)):
                     await self._say.wait()
 
     async def _send_ack(self, replica: Replica, ack: enrolment.AckRequest) -> None:
@@ -498,8 +515,10 @@ class Link:
             _check_usable(self._node.identity(), answer)
             self._node.renewed(answer)
             show_certificate(replica.context, self._node.identity())
-        except (Refused, StateUnusable) as refused:
+        except (Refused, StateUnusable, Busy) as refused:
             if isinstance(refused, Refused) and refused.code in _BARRING_CODES:
+                raise
+            if isinstance(refused, Busy) and refused.code != _TOO_MANY:
                 raise
             log.warning("certificate could not be renewed: %s", refused.cause)
             return False

@@ -376,6 +376,7 @@ class Token(msgspec.Struct, frozen=True):
     site: str = ""
     labels: dict[str, str] = {}
     needs_approval: bool = False
+    sources: list[str] = []
     created_at: datetime | None = None
     created_by: str = ""
     token: str = ""

@@ -47,6 +47,7 @@ class Alarm(StrEnum):
     LAN_SPOOF = "lan_spoof"
     LAN_STORM = "lan_storm"
     STATION_FROZEN = "station_frozen"
+    DUPLICATE_IP = "duplicate_ip"
     AUDIT_BROKEN = "audit_broken"
     RECEIVER_FAILS = "receiver_fails"
 

@@ -24,7 +24,7 @@ class Event:
     in which things happened, the same at every replica. Events of one change share it.
     """
 
-    id: str  # sorts by time
+    id: str
     kind: str  # "node_enrolled", "token_refused", ...
     text: str  # one sentence
     at: float  # seconds since 1970

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field, replace
 
 from cairn_appliance.domain.alarm import Alarm
 
-MOVES_FREEZE = 5  # of one MAC between segments, within (RFC 7432 section 15.1)
+# Of a MAC between segments (RFC 7432 section 15.1), or an address between MACs (RFC 9161, 3.7).
+MOVES_FREEZE = 5
 MOVES_WINDOW_S = 180.0
 FROZEN_S = 600.0  # since its last move; then it may be where it is
+# Two have had an address for longer than a gateway keeps one that isn't spoken for any more.
+TWICE_S = 660.0
 TROUBLE_S = 600.0  # since it was last reported; then it is over
 _IPS_MAX, _LOOKED_AT = 8, 64  # of one station
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -93,6 +96,7 @@ ALARMS: Mapping[str, Alarm] = {
     "spoofed_ip": Alarm.LAN_SPOOF,
     "storm": Alarm.LAN_STORM,
     "station_frozen": Alarm.STATION_FROZEN,
+    "duplicate_ip": Alarm.DUPLICATE_IP,
 }
 
 
@@ -106,6 +110,9 @@ class Station:
     moves: tuple[float, ...] = ()  # between segments, of late
     frozen_at: float = 0.0  # 0: it isn't
     is_gone: bool = False  # not heard any more, `since` then; kept to know a move from it
+    # Address -> when it went from one machine to another of late, this one the last.
+    taken: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    held: tuple[str, ...] = ()  # of `ips` those that it doesn't speak for now: they are frozen
 
     def is_frozen(self, now: float) -> bool:
         """Return whether it moved too often of late."""
@@ -116,8 +123,36 @@ class Station:
         return self.frozen_at + FROZEN_S - now if self.is_frozen(now) else 0.0
 
     def thawed(self) -> Station:
-        """Return the station as one that never moved."""
-        return replace(self, moves=(), frozen_at=0.0)
+        """Return the station as one that never moved, nor an address of it."""
+        ips = tuple(ip for ip in self.ips if ip not in self.held)
+        return replace(self, moves=(), frozen_at=0.0, ips=ips, taken={}, held=())
+
+    def holds_fast(self, ip: str, now: float) -> bool:
+        """Return whether an address that moved too often is frozen as this one's."""
+        times = self.taken.get(ip, ())
+        return len(times) >= MOVES_FREEZE and now - times[-1] < FROZEN_S
+
+    def frozen_ips(self, now: float) -> tuple[str, ...]:
+        """Return the addresses that are frozen as this one's."""
+        return tuple(ip for ip in self.ips if self.holds_fast(ip, now))
+
+    def has_since(self, ip: str) -> float:
+        """Return since when it has an address that another has too."""
+        return self.taken[ip][-1] if self.taken.get(ip) else self.since
+
+    def frozen_with(self, ip: str, times: tuple[float, ...]) -> Station:
+        """Return the station as the one that an address stays with, spoken for or not."""
+        taken = {**self.taken, ip: times}
+        if ip in self.ips:
+            return replace(self, taken=taken)
+        ips = tuple(sorted({*self.ips, ip}))
+        return replace(self, ips=ips, taken=taken, held=(*self.held, ip))
+
+    def released(self, now: float) -> Station:
+        """Return the station without addresses that it had only while they were frozen."""
+        over = {ip for ip in self.held if not self.holds_fast(ip, now)}
+        ips = tuple(ip for ip in self.ips if ip not in over)
+        return replace(self, ips=ips, held=tuple(ip for ip in self.held if ip not in over))
 
     def is_over(self, now: float) -> bool:
         """Return whether it is gone for so long that nobody needs to know where it was."""
@@ -140,6 +175,36 @@ class StationBatch:
     """Some of the stations of a segment."""
 
     stations: tuple[Station, ...]
+
+
+def settled(
+    old: Station, ips: tuple[str, ...], holders: Mapping[str, Station], now: float
+) -> tuple[Station, dict[str, tuple[float, ...]]]:
+    """Return a machine as it is that spoke for these addresses, and its duplicates: address ->
+    when it moved, of those that are frozen with who had them.
+
+    `holders`: who had each before, where that is another machine. An address that goes from one
+    machine to another again and again is two machines' (RFC 9161 section 3.7).
+    """
+    taken, duplicates = dict[str, tuple[float, ...]](), dict[str, tuple[float, ...]]()
+    before = () if old.is_gone else old.ips
+    for ip in ips:
+        holder = holders.get(ip) if ip not in before else None
+        if holder is None:
+            taken.update({ip: old.taken[ip]} if ip in old.taken else {})
+            continue
+        times = (*(at for at in holder.taken.get(ip, ()) if 0 <= now - at < MOVES_WINDOW_S), now)
+        if holder.holds_fast(ip, now):
+            duplicates[ip] = holder.taken[ip]
+        elif len(times) >= MOVES_FREEZE:
+            duplicates[ip] = times
+        else:
+            taken[ip] = times
+    kept = old.frozen_ips(now)
+    taken.update({ip: old.taken[ip] for ip in kept})
+    held = tuple(sorted(set(kept) - set(ips)))
+    has = replace(old, ips=tuple(sorted({*ips, *kept})), taken=taken, held=held)
+    return has, duplicates
 
 
 def is_code(text: str) -> bool:

@@ -43,6 +43,8 @@ REMEDIES: Mapping[Alarm, str] = {
     "limited part crosses",
     Alarm.STATION_FROZEN: "find the second machine with this MAC, or the loop that makes it move; "
     "it is let go 10 minutes after its last move",
+    Alarm.DUPLICATE_IP: "give one of the two machines another address; if both are to have it, "
+    "share it: `cairn vsubnet set NAME --shared-ip ADDRESS`",
 }
 
 

@@ -8,9 +8,13 @@ from enum import StrEnum
 from cairn_appliance.domain.generation import Generation
 from cairn_appliance.domain.identity import Facts
 
+RENEWED_UNTIL_S = 30 * 86_400.0  # after a certificate's end (trust.md 2.2)
+_CLOCKS_S = 86_400.0  # those that signed it and those that look at it may differ so much
+
 
 class NodeState(StrEnum):
-    """Pending nodes wait for an operator; removed ones stay on record, to be refused."""
+    """Pending nodes wait for an operator; removed ones stay on record while a certificate of
+    theirs could be shown or renewed."""
 
     PENDING = "pending"
     APPROVED = "approved"
@@ -36,6 +40,13 @@ class Node:
     copy_of: str = ""  # ID of the node whose identity it came with
     became: str = ""  # ID of the node that it is by an operator's word; then it is removed
     lost_keys: tuple[str, ...] = ()  # control keys of machines that were this node
+
+    def is_forgotten(self, now: float, certificate_s: float) -> bool:
+        """True once no certificate that the node ever had, each of which lived for that long,
+        can be shown or renewed: from then on one that comes is refused for its dates, and an
+        unknown node as a removed one."""
+        kept_s = certificate_s + RENEWED_UNTIL_S + _CLOCKS_S
+        return self.state is NodeState.REMOVED and now >= self.removed_at + kept_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 from dataclasses import dataclass, field
+
+from cairn_appliance.domain.errors import Invalid
+
+_SOURCES_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +28,41 @@ class Token:
     vsubnets: tuple[str, ...] = ()  # IDs
     needs_approval: bool = False
     pin: str = ""  # hex SHA-256 of the cluster CA that its string names; empty: the first one
+    sources: tuple[str, ...] = ()  # networks that its nodes come from; none: from anywhere
 
     def matches(self, secret: str) -> bool:
         """Compare in constant time."""
         return hmac.compare_digest(self.secret_hash, secret_hash(self.id, secret))
+
+    def is_for(self, address: str) -> bool:
+        """Return whether it may be used from there: an address as an appliance sees it."""
+        if not self.sources:
+            return True
+        try:
+            source = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(source, ipaddress.IPv6Address) and source.ipv4_mapped:
+            source = source.ipv4_mapped
+        return any(source in ipaddress.ip_network(each) for each in self.sources)
+
+
+def checked_sources(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return networks in canonical form, each once; raise Invalid."""
+    if len(texts) > _SOURCES_MAX:
+        raise Invalid(f"a token has at most {_SOURCES_MAX} networks to come from")
+    return tuple(dict.fromkeys(map(_network, texts)))
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text.strip()))
+    except ValueError as error:
+        raise Invalid(
+            f"{text[:80]!r} is no network: {error}",
+            "write it as 192.0.2.0/24, 2001:db8::/32, or as one address",
+            code="invalid_source",
+        ) from error
 
 
 def secret_hash(token_id: str, secret: str) -> str:

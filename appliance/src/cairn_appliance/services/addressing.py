@@ -6,10 +6,13 @@ transaction that takes it (trust.md 2.6).
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import itertools
 import random
+import time
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cairn_appliance.domain.addressing import candidates, checked_static, is_held
@@ -17,12 +20,15 @@ from cairn_appliance.domain.errors import Clash, NoAddressLeft
 from cairn_appliance.domain.member import Claim, derived_mac
 from cairn_appliance.domain.vsubnet import Prefix, VSubnet
 from cairn_appliance.services.clock import Clock, wall_clock
-from cairn_appliance.services.stored import Stored, decoded
+from cairn_appliance.services.stored import Stored, decoded, read_all
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Compare, Put, Store
+from cairn_appliance.store.port import Compare, Conflict, Delete, Put, Store
 
 _MAC_TRIES = 8
 _SPREAD_MAX = 256
+TIDIED_EVERY_S = 3600.0
+_FORGOTTEN_AT_ONCE = 50
+_LOOKED_AT_ONCE = 500  # then all else that waits has its turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +62,14 @@ class Claims:
 class Addressing:
     """Plans which addresses a member takes and releases."""
 
-    def __init__(self, store: Store, clock: Clock = wall_clock) -> None:
+    def __init__(
+        self, store: Store, clock: Clock = wall_clock, monotonic: Clock = time.monotonic
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._monotonic = monotonic
+        # Not all replicas at once, and not while the agents come back after a start.
+        self._tidied_again_at = monotonic() + random.uniform(0.1, 1.0) * TIDIED_EVERY_S
 
     async def claims(self, vsubnet_id: str) -> Claims:
         """Return what the vSubnet has given out."""
@@ -120,6 +131,36 @@ class Addressing:
         claim = records.claims.encode(Claim(node, self._clock()))
         places = [keys.mac(vsubnet_id, mac), *(keys.ip(vsubnet_id, ip) for ip in ips)]
         return [Put(key, claim) for key in places]
+
+    async def tidy(self) -> None:
+        """Now and then: forget the claims whose quarantine is over. All that are are read."""
+        if self._monotonic() < self._tidied_again_at:
+            return
+        self._tidied_again_at = self._monotonic() + random.uniform(0.8, 1.2) * TIDIED_EVERY_S
+        for vsubnet in await read_all(self._store, records.vsubnets, keys.VSUBNETS):
+            await self.forget_released(vsubnet.value.id)
+
+    async def forget_released(self, vsubnet_id: str) -> int:
+        """Delete a vSubnet's claims that hold nobody up any more; return how many.
+
+        Each as it was read: one that was taken meanwhile is somebody's again, and stays.
+        """
+        over, now = [], self._clock()
+        items = (await self._store.list(keys.addresses_of(vsubnet_id))).items
+        for number, item in enumerate(items):
+            for claim in records.claims.decode_all([item], records.quarantine):
+                if claim.released_at and not is_held(claim, "", now):
+                    over.append(item)
+            if number % _LOOKED_AT_ONCE == _LOOKED_AT_ONCE - 1:
+                await asyncio.sleep(0)
+        forgotten = 0
+        for start in range(0, len(over), _FORGOTTEN_AT_ONCE):
+            batch = over[start : start + _FORGOTTEN_AT_ONCE]
+            compares = [Compare(item.key, item.revision) for item in batch]
+            with suppress(Conflict):  # the rest of these has its turn with the next round
+                await self._store.commit(compares, [Delete(item.key) for item in batch])
+                forgotten += len(batch)
+        return forgotten
 
     def _released(
         self, places: Iterable[str], node: str, claims: Claims

@@ -18,3 +18,9 @@ async def segments_on(store: Store, vsubnet: str) -> tuple[Segment, ...]:
     """Return the segments of a vSubnet."""
     segments = await read_all(store, records.segments, keys.SEGMENTS)
     return tuple(each.value for each in segments if each.value.vsubnet == vsubnet)
+
+
+async def serving_nodes(store: Store) -> set[str]:
+    """Return the nodes that are a gateway of any segment."""
+    segments = await read_all(store, records.segments, keys.SEGMENTS)
+    return {node for each in segments for node in each.value.nodes}

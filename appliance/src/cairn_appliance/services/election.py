@@ -241,7 +241,6 @@ class Election:
             if node in serving_nodes
         }
         self._written = {n: each for n, each in self._written.items() if n in serving_nodes}
-        self._limit.tidy()
 
     def _beat(self, node: str, body: wire.GatewayBeat) -> Beat:
         """Return what others have to know; it names what the gateway names, known here or not:

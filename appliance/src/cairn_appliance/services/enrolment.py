@@ -40,6 +40,11 @@ log = logging.getLogger(__name__)
 _X25519_OCTETS = 32
 REFUSALS_TOLD_A_MINUTE = 300
 _NOBODY = Token("nobody", "0" * 64, 0.0, "", 0.0)
+_UNKNOWN = "the token is unknown here, was deleted, or its secret is wrong"
+
+
+class _FromElsewhere(TokenRefused):
+    """The token is right and for other networks: operators are told, the one who asks isn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +162,7 @@ class Enrolment:
         return self._issue(certificate_request, node_id)
 
     async def _admit(self, node: Node, newcomer: Newcomer, address: str) -> Node:
-        token = await self._token(newcomer)
+        token = await self._token(newcomer, address)
         existing = await read(self._store, records.nodes, keys.node(node.id))
         if existing:
             return same_or_refused(existing.value, node)
@@ -186,15 +191,20 @@ class Enrolment:
         )
         return node
 
-    async def _token(self, newcomer: Newcomer) -> Stored[Token]:
-        """Return the token if the secret is right; unknown and wrong look the same."""
+    async def _token(self, newcomer: Newcomer, address: str) -> Stored[Token]:
+        """Return the token if the secret is right, and the node comes from where it may.
+
+        Unknown, wrong and from elsewhere look the same to the one who asks.
+        """
         try:
             found = await read(self._store, records.tokens, keys.token(newcomer.token_id))
         except ValueError:
             found = None
         token = found.value if found else _NOBODY
         if not token.matches(newcomer.token_secret) or found is None:
-            raise TokenRefused("the token is unknown here, was deleted, or its secret is wrong")
+            raise TokenRefused(_UNKNOWN)
+        if not token.is_for(address):
+            raise _FromElsewhere(_UNKNOWN)
         return found
 
     def _check_usable(self, token: Token) -> None:
@@ -230,14 +240,16 @@ class Enrolment:
         self._told += 1
         if self._told > REFUSALS_TOLD_A_MINUTE:
             return
+        is_elsewhere = isinstance(error, _FromElsewhere)
+        why = f"its token is not for nodes from {address or '?'}" if is_elsewhere else error.cause
         entry = self._journal.entry(
             "token_refused",
-            f"a node was turned away: {error.cause}",
+            f"a node was turned away: {why}",
             Actor(SYSTEM.kind, SYSTEM.name, address),
             severity=Severity.WARNING,
             token=newcomer.token_id[:32],
             name=newcomer.name,
-            code=error.code,
+            code="token_from_elsewhere" if is_elsewhere else error.code,
         )
         try:
             await self._store.commit([], [entry])

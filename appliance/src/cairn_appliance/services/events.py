@@ -2,6 +2,11 @@
 
 There is no counter that all writers would fight for: an event is a key of its own, made in
 the transaction of the change, and its sequence is the revision of that transaction.
+
+How an event's ID begins says how much it weighs, so that a node which makes events without
+end (another endpoint each second) pushes out none that an operator needs: of those that are
+kept, a half is for ordinary ones, and a quarter each for what is audited and for alarms. What
+one doesn't use is the others'.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from cairn_appliance.domain.event import Event, Severity
-from cairn_appliance.domain.identity import Actor
+from cairn_appliance.domain.identity import Actor, ActorKind
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.port import Compare, Delete, Full, Item, Progress, Put, Reset, Store
@@ -24,6 +29,10 @@ log = logging.getLogger(__name__)
 KEPT = 10_000
 _LATE_MAX = 1000  # events of deletions that wait for room
 _PRUNED_AT_ONCE = 100
+_ORDINARY, _AUDITED, _ALARM = "0", "a", "s"  # milliseconds begin with a zero until 2286
+_SHARES = ((_ORDINARY, 1 / 2), (_AUDITED, 1 / 4), (_ALARM, 1 / 4))
+_USES_OF_TOKENS = frozenset({"node_enrolled", "copy_enrolled"})
+_BY_STRANGERS = frozenset({"account_locked"})  # in an operator's name
 
 
 class Journal:
@@ -50,8 +59,10 @@ class Journal:
     ) -> Put:
         """Return the write that belongs into the transaction of the change."""
         now = self._clock()
-        # Sorts by time, so that the oldest can be found; the order of events is `sequence`.
-        event_id = f"{max(0, int(now * 1000)):014d}-{secrets.token_hex(6)}"
+        # Those of one weight sort by time, so that the oldest can be found; the order of events
+        # is `sequence`.
+        moment = f"{max(0, int(now * 1000)):014d}-{secrets.token_hex(6)}"
+        event_id = _weight(kind, severity, by) + moment
         event = Event(event_id, kind, text, now, by, severity, node, vsubnet, details)
         return Put(keys.event(event_id), records.events.encode(event))
 
@@ -111,11 +122,33 @@ class Events:
                 after = max(after, change.revision)
 
     async def prune(self) -> int:
-        """Delete the oldest events above the number kept; return how many."""
-        surplus = [Delete(key) for key in await self._store.surplus(keys.EVENTS, self._kept)]
-        for start in range(0, len(surplus), _PRUNED_AT_ONCE):
-            await self._store.commit([], surplus[start : start + _PRUNED_AT_ONCE])
-        return len(surplus)
+        """Delete the oldest events above the number kept; return how many.
+
+        Each weight keeps its share: ordinary ones go first, and alarms last.
+        """
+        left = len(await self._store.surplus(keys.EVENTS, self._kept))
+        count = 0
+        for begins, share in _SHARES if left else ():
+            kept = int(self._kept * share)
+            surplus = await self._store.surplus(keys.EVENTS + begins, kept)
+            count += await self._delete(surplus[: left - count])
+        return count
+
+    async def _delete(self, places: Sequence[str]) -> int:
+        deletes = [Delete(key) for key in places]
+        for start in range(0, len(deletes), _PRUNED_AT_ONCE):
+            await self._store.commit([], deletes[start : start + _PRUNED_AT_ONCE])
+        return len(deletes)
+
+
+def _weight(kind: str, severity: Severity, by: Actor) -> str:
+    """Return what the ID begins with: nothing for an ordinary event."""
+    if severity is Severity.ALARM:
+        return _ALARM + "-"
+    is_operators = by.kind is ActorKind.OPERATOR and kind not in _BY_STRANGERS
+    if is_operators or kind in _USES_OF_TOKENS:
+        return _AUDITED + "-"
+    return ""
 
 
 def in_order(items: Iterable[Item]) -> list[Event]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections import defaultdict
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 
 from cairn_agent.protocol import gateway as wire
@@ -21,11 +23,13 @@ from cairn_appliance.domain.gateway import (
     ALARMS,
     MOVES_FREEZE,
     MOVES_WINDOW_S,
+    TWICE_S,
     Station,
     StationBatch,
     Trouble,
     few,
     is_code,
+    settled,
 )
 from cairn_appliance.domain.identity import Actor, ActorKind
 from cairn_appliance.domain.segment import STATIONS_MAX, Segment, is_station
@@ -62,6 +66,8 @@ _REMEDIES = {
     "storm": "find what floods the LAN: a loop there, or a machine gone wrong",
     "mac_limit": "raise --mac-limit of the segment if there are so many machines",
     "station_frozen": "find the second machine with this MAC, or the loop that makes it move",
+    "duplicate_ip": "give one of the two machines another address; if both are to have it, share "
+    "it with `cairn vsubnet set NAME --shared-ip ADDRESS`",
 }
 _ALARM = "see docs/operate/alarms.md"
 
@@ -104,6 +110,46 @@ class _Table:
     def drop(self, mac: str) -> None:
         if self.stations.pop(mac, None) is not None:
             self.dirty.add(_batch_of(mac))
+
+
+class _Judge:
+    """Says who has an address, as it was before a report."""
+
+    def __init__(self, tables: list[_Table], shared: frozenset[str], now: float) -> None:
+        self._shared = shared
+        self._now = now
+        self._places: dict[str, _Table] = {}  # by MAC
+        self._holders = defaultdict[str, list[Station]](list)  # by address
+        for table in tables:
+            for station in table.stations.values():
+                self._places[station.mac] = table
+                for ip in station.ips if station.is_here(now) else ():
+                    self._holders[ip].append(station)
+
+    def settle(self, own: _Table, mac: str, ips: tuple[str, ...]) -> tuple[Station, list[str]]:
+        """Return a machine that was seen with its addresses, and what is to be told of them."""
+        old = self._places.get(mac, own).stations.get(mac, Station(mac))
+        holders = {ip: holder for ip in ips if (holder := self._holder(ip, mac)) is not None}
+        has, duplicates = settled(old, ips, holders, self._now)
+        told = []
+        for ip, times in duplicates.items():
+            table = self._places[holders[ip].mac]
+            holder = table.stations.get(holders[ip].mac)
+            if holder is not None:  # else it has just gone to another LAN
+                table.put(holder.frozen_with(ip, times))
+            told.append(
+                _twice(ip, (table.segment, holders[ip]), (own.segment, has), times[0])
+                + ": it is frozen with the first"
+            )
+        return has, told
+
+    def _holder(self, ip: str, mac: str) -> Station | None:
+        """Return the other machine that has an address; of several who holds it fast, or took it
+        last."""
+        others = [each for each in self._holders.get(ip, ()) if each.mac != mac]
+        if ip in self._shared or not others:
+            return None
+        return max(others, key=lambda each: (each.holds_fast(ip, self._now), each.has_since(ip)))
 
 
 class LanReports:
@@ -174,7 +220,7 @@ class LanReports:
                     f"there is no machine {mac} on the LAN of segment {segment.name}",
                     f"see `cairn gateway stations {segment.name}`; it is frozen where it is listed",
                 )
-            if not known.is_frozen(self._clock()):
+            if not known.is_frozen(self._clock()) and not known.taken:
                 return known
             thawed = known.thawed()
             if thawed.is_gone:
@@ -191,23 +237,55 @@ class LanReports:
         return await until_committed(attempt)
 
     async def tidy(self) -> None:
-        """Forget troubles that are over, and machines that are gone for good."""
+        """Forget troubles that are over, and machines that are gone for good; tell of addresses
+        that two machines have had for long."""
         now = self._clock()
+        await self._tell_twice()
         for segment in list(self._netmaps.snapshot.segments.values()):
-            if any(each.is_over(now) for each in self._board.stations(segment.id).values()):
+            stations = self._board.stations(segment.id).values()
+            if any(each.is_over(now) or each.released(now) != each for each in stations):
                 await until_committed(partial(self._tidy_stations, segment))
         for item in (await self._store.list(keys.TROUBLES)).items:
             for trouble in records.troubles.decode_all([item], records.quarantine):
                 if trouble.is_over(now):
                     compare = Compare(item.key, item.revision)
                     await self._store.commit([compare], [Delete(item.key)])
-        self._events.tidy()
-        self._reports.tidy()
+
+    async def _tell_twice(self) -> None:
+        """Tell of addresses that two LANs' machines speak for, none of which moves any more."""
+        holders = defaultdict[tuple[str, str], dict[str, tuple[Segment, Station]]](dict)
+        now = self._clock()
+        for segment in list(self._netmaps.snapshot.segments.values()):
+            shared = self._shared(segment)
+            for station in self._board.stations(segment.id).values():
+                for ip in station.ips if station.is_here(now) else ():
+                    if ip not in shared:
+                        holders[segment.vsubnet, ip][station.mac] = segment, station
+        found = defaultdict[str, list[str]](list)
+        for (_, ip), by_mac in holders.items():
+            if len(by_mac) < 2:
+                continue
+            *_, one, other = sorted(by_mac.values(), key=lambda each: each[1].has_since(ip))
+            since = other[1].has_since(ip)
+            if now - since >= TWICE_S:
+                found[other[0].id].append(_twice(ip, one, other, since))
+        for segment_id, details in found.items():
+            node = self._board.record(segment_id).holder
+            segment = self._netmaps.snapshot.segments[segment_id]
+            await self._tell(segment, node, "duplicate_ip", details[0], "", len(details))
+
+    def _shared(self, segment: Segment) -> frozenset[str]:
+        """Return the addresses that any machine of the segment's vSubnet may have."""
+        vsubnet = self._netmaps.snapshot.vsubnets.get(segment.vsubnet)
+        return frozenset(vsubnet.policy.shared_ips if vsubnet else ())
 
     async def _tidy_stations(self, segment: Segment) -> None:
         table, now = await self._table(segment), self._clock()
-        for mac in [mac for mac, each in table.stations.items() if each.is_over(now)]:
-            table.drop(mac)
+        for mac, station in list(table.stations.items()):
+            if station.is_over(now):
+                table.drop(mac)
+            elif station.released(now) != station:
+                table.put(station.released(now))
         await self._write([table])
 
     async def _tell(
@@ -271,6 +349,7 @@ class LanReports:
         for mac in gone:
             own.leave(mac, self._clock())
         members = self._members_by_address(segment.vsubnet)
+        judge = _Judge([own, *others], self._shared(segment), self._clock())
         for mac, station in sorted(seen.items()):
             if mac in members:
                 told = f"the LAN claims {mac}, the MAC of member {members[mac]}"
@@ -281,9 +360,12 @@ class LanReports:
                 told = ", ".join(f"{ip} of member {members[ip]}" for ip in stolen)
                 claims.setdefault("spoofed_ip", []).append(f"{mac} on the LAN claims {told}")
             ips = few(tuple(ip for ip in station.ips if ip not in members))
-            claim = self._place(own, others, mac, ips)
+            has, twice = judge.settle(own, mac, ips)
+            claim = self._place(own, others, mac, has)
             if claim:
                 claims.setdefault(claim[0], []).append(claim[1])
+            if twice:
+                claims.setdefault("duplicate_ip", []).extend(twice)
         await self._write([own, *others])
 
     def _is_news(self, segment: Segment, body: wire.StationReport) -> bool:
@@ -297,7 +379,7 @@ class LanReports:
         return any(here.get(each.mac.lower()) != few(tuple(each.ips)) for each in body.seen)
 
     def _place(
-        self, own: _Table, others: list[_Table], mac: str, ips: tuple[str, ...]
+        self, own: _Table, others: list[_Table], mac: str, has: Station
     ) -> tuple[str, str] | None:
         """Put a station where it was seen; return what is wrong with that, if anything is."""
         now = self._clock()
@@ -323,7 +405,8 @@ class LanReports:
                         f"from segment {elsewhere.segment.name}: it is frozen there"
                     )
                 elsewhere.drop(mac)
-        own.put(replace(known, ips=ips, is_gone=False))
+        has = replace(known, ips=has.ips, taken=has.taken, held=has.held, is_gone=False)
+        own.put(has)
         return None
 
     def _members_by_address(self, vsubnet: str) -> dict[str, str]:
@@ -355,6 +438,16 @@ class LanReports:
                 value = records.station_batches.encode(StationBatch(stations))
                 writes.append(Put(key, value) if stations else Delete(key))
             await self._store.commit(compares, [*writes, *entries])
+
+
+def _twice(ip: str, one: tuple[Segment, Station], other: tuple[Segment, Station], at: float) -> str:
+    """Return the sentence about an address that two machines have."""
+    (first, had), (second, has) = one, other
+    since = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return (
+        f"{ip} is the address of two machines since {since}: {had.mac} on segment {first.name} "
+        f"and {has.mac} on segment {second.name}"
+    )
 
 
 def _batch_of(mac: str) -> str:

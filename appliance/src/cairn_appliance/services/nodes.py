@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,6 +14,8 @@ from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import SYSTEM, Actor
 from cairn_appliance.domain.member import Member
 from cairn_appliance.domain.node import Node, NodeState, Presence, Registration
+from cairn_appliance.pki.authority import AGENT_LIFE_DAYS
+from cairn_appliance.services.attachments import serving_nodes
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.directory import find_node
@@ -20,9 +24,12 @@ from cairn_appliance.services.members import Members
 from cairn_appliance.services.presence import PresenceBoard
 from cairn_appliance.services.stored import Stored, read, read_all
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Compare, Put, Store
+from cairn_appliance.store.port import Compare, Conflict, Delete, Put, Store
+
+log = logging.getLogger(__name__)
 
 _TOLD_MAX = 100_000
+_LOOKED_AT_ONCE = 500  # then all else that waits has its turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +52,17 @@ class Nodes:
         presence: PresenceBoard,
         journal: Journal,
         clock: Clock = wall_clock,
+        certificate_days: float = AGENT_LIFE_DAYS,
     ) -> None:
+        # One that was issued before the setting was lowered lives as long as it said.
+        self._certificate_s = max(certificate_days, AGENT_LIFE_DAYS) * 86_400.0
         self._store = store
         self._members = members
         self._presence = presence
         self._journal = journal
         self._clock = clock
         self._told_waiting: set[tuple[str, str]] = set()  # node and vSubnet
+        self._detached: set[str] = set()  # removed nodes that are in no vSubnet, for good
 
     async def list(self, state: NodeState | None = None) -> tuple[Stored[NodeView], ...]:
         """Return nodes by name; removed ones only when asked for by their state."""
@@ -167,26 +178,54 @@ class Nodes:
             return old.value.id
 
         node_id = await until_committed(attempt)
-        await self._detach_all(node_id, await self._members.list(), by, revoke_now)
+        places = [m.value.vsubnet for m in await self._members.list() if m.value.node == node_id]
+        await self._detach(node_id, places, by, revoke_now)
 
     async def tidy(self) -> None:
-        """Finish what was cut short: memberships of removed nodes, and of waiting ones."""
-        nodes = [each.value for each in await read_all(self._store, records.nodes, keys.NODES)]
-        removed = [node for node in nodes if node.state is NodeState.REMOVED]
-        if removed:  # seldom: all members are read
-            members = await self._members.list()
-            for node in removed:
-                await self._detach_all(node.id, members, SYSTEM, revoke_now=False)
-        for node in nodes:
-            if node.state is NodeState.APPROVED and node.wanted:
-                await self.fulfil(node.id)
+        """Finish what was cut short: memberships of removed nodes, and of waiting ones; and
+        forget nodes that were removed so long ago that nobody can come as they any more."""
+        nodes = await read_all(self._store, records.nodes, keys.NODES)
+        await self._tidy_removed([n for n in nodes if n.value.state is NodeState.REMOVED])
+        for number, each in enumerate(nodes):
+            if each.value.state is NodeState.APPROVED and each.value.wanted:
+                await self.fulfil(each.value.id)
+            await _let_others(number)
 
-    async def _detach_all(
-        self, node_id: str, members: Sequence[Stored[Member]], by: Actor, revoke_now: bool
+    async def _tidy_removed(self, removed: Sequence[Stored[Node]]) -> None:
+        # A removed node becomes no member again: who is known to be in no vSubnet stays so.
+        self._detached &= {each.value.id for each in removed}
+        if len(self._detached) < len(removed):  # seldom: all members are read
+            places = defaultdict(list)
+            for member in await self._members.list():
+                places[member.value.node].append(member.value.vsubnet)
+            for number, each in enumerate(removed):
+                await self._detach(each.value.id, places[each.value.id], SYSTEM, revoke_now=False)
+                await _let_others(number)
+            self._detached = {each.value.id for each in removed}
+        now = self._clock()
+        over = [each for each in removed if each.value.is_forgotten(now, self._certificate_s)]
+        if over:
+            serving = await serving_nodes(self._store)
+            for each in over:
+                if each.value.id not in serving:
+                    await self._forget(each)
+
+    async def _forget(self, removed: Stored[Node]) -> None:
+        """Delete what there is of a removed node, unless another replica does."""
+        node_id = removed.value.id
+        places = (keys.node(node_id), keys.registration(node_id), keys.copies(node_id))
+        try:
+            compare = Compare(keys.node(node_id), removed.revision)
+            await self._store.commit([compare], [Delete(place) for place in places])
+        except Conflict:
+            return
+        log.info("a node that was removed long ago is forgotten node=%s", node_id)
+
+    async def _detach(
+        self, node_id: str, vsubnets: Iterable[str], by: Actor, revoke_now: bool
     ) -> None:
-        for member in members:
-            if member.value.node == node_id:
-                await self._members.detach(member.value.vsubnet, node_id, by, revoke_now=revoke_now)
+        for vsubnet in vsubnets:
+            await self._members.detach(vsubnet, node_id, by, revoke_now=revoke_now)
 
     async def _strike_off(self, node_id: str, vsubnet_id: str) -> None:
         old = await find_node(self._store, node_id)
@@ -241,6 +280,11 @@ class Nodes:
     ) -> NodeView:
         presence = self._presence.of(node.id)
         return NodeView(node, registration or Registration(node.id), tuple(members), presence)
+
+
+async def _let_others(number: int) -> None:
+    if number % _LOOKED_AT_ONCE == _LOOKED_AT_ONCE - 1:
+        await asyncio.sleep(0)
 
 
 def _is_asked_for(node: Node, state: NodeState | None) -> bool:

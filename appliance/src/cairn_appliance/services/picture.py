@@ -273,6 +273,7 @@ class Picture:
                     max(0.0, now - station.since),
                     len(station.moves),
                     station.is_frozen(now),
+                    "duplicate_ip" if station.frozen_ips(now) else "",
                 )
 
     def _learned(self, vsubnet: VSubnet) -> Iterator[Entry]:

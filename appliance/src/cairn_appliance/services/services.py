@@ -53,6 +53,7 @@ class Services:
     replica: str  # the name of this appliance
     vsubnets: VSubnets
     members: Members
+    addressing: Addressing
     tokens: Tokens
     nodes: Nodes
     events: Events
@@ -104,12 +105,12 @@ def build(
     epochs = Epochs(sealer, clock)
     vsubnets = VSubnets(store, epochs, journal, clock)
     restoration = Restoration(store, clock)
-    addressing = Addressing(store, clock)
+    addressing = Addressing(store, clock, monotonic)
     members = Members(store, vsubnets, addressing, journal, clock, restoration)
     events = Events(store)
     news = News(events)
     presence = PresenceBoard(store, replica, clock, news.changed)
-    nodes = Nodes(store, members, presence, journal, clock)
+    nodes = Nodes(store, members, presence, journal, clock, certificate_days)
     probe_keys = ProbeKeys(sealer)
     netmaps = Netmaps(cluster, epochs.open, keyring, probe_keys.open)
     segments = Segments(store, vsubnets, addressing, probe_keys, journal, clock, restoration)
@@ -134,6 +135,7 @@ def build(
         replica=replica,
         vsubnets=vsubnets,
         members=members,
+        addressing=addressing,
         tokens=Tokens(store, vsubnets, journal, issuer, clock),
         nodes=nodes,
         events=events,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -11,6 +12,8 @@ from cairn_appliance.store.port import Item, Store
 from cairn_appliance.store.records import quarantine
 
 T = TypeVar("T")
+
+_DECODED_AT_ONCE = 250  # then all else that waits has its turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,13 @@ async def read(store: Store, codec: Codec[T], key: str) -> Stored[T] | None:
 
 async def read_all(store: Store, codec: Codec[T], prefix: str) -> list[Stored[T]]:
     """Return all values under a prefix in key order; broken ones are left out and reported."""
-    return decoded(codec, (await store.list(prefix)).items)
+    items = (await store.list(prefix)).items
+    found: list[Stored[T]] = []
+    for start in range(0, len(items), _DECODED_AT_ONCE):
+        if start:
+            await asyncio.sleep(0)
+        found += decoded(codec, items[start : start + _DECODED_AT_ONCE])
+    return found
 
 
 def decoded(codec: Codec[T], items: Iterable[Item]) -> list[Stored[T]]:

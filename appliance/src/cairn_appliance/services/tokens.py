@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 
 from cairn_agent.protocol import token as pasteable
 
+from cairn_appliance.domain.cluster import SOURCES_FORMAT
 from cairn_appliance.domain.errors import Changed, Invalid, NotFound
 from cairn_appliance.domain.identity import Actor, checked_labels, checked_name
-from cairn_appliance.domain.token import Token, secret_hash
+from cairn_appliance.domain.token import Token, checked_sources, secret_hash
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.events import Journal
+from cairn_appliance.services.formats import check_writable
 from cairn_appliance.services.stored import Stored, read, read_all
 from cairn_appliance.services.vsubnets import VSubnets
 from cairn_appliance.store import keys, records
@@ -36,6 +38,7 @@ class TokenOrder:
     site: str = ""
     labels: dict[str, str] = field(default_factory=dict)
     needs_approval: bool = False
+    sources: tuple[str, ...] = ()  # networks; none: nodes may come from anywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,9 @@ class Tokens:
     async def create(self, order: TokenOrder, by: Actor) -> tuple[Stored[Token], str]:
         """Return the token and its pasteable string, which is shown this once only."""
         _check(order)
+        sources = checked_sources(order.sources)
+        if sources:
+            await check_writable(self._store, SOURCES_FORMAT, "a token for some networks only")
         vsubnets = [(await self._vsubnets.get(name)).value.id for name in order.vsubnets]
         token_id = os.getrandom(_ID_OCTETS).hex()
         secret = base64.urlsafe_b64encode(os.getrandom(_SECRET_OCTETS)).rstrip(b"=").decode()
@@ -82,6 +88,7 @@ class Tokens:
             vsubnets=tuple(dict.fromkeys(vsubnets)),
             needs_approval=order.needs_approval,
             pin=self._issuer.pin(),
+            sources=sources,
         )
         key = keys.token(token_id)
         entry = self._journal.entry(

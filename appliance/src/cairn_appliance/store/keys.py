@@ -45,7 +45,7 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/oidc/provider                        who logs in by way of which identity provider
     /cairn/1/oidc/used/<hash of the state>        a login that has been: it opens once
     /cairn/1/idempotency/<hash>                   answer to a POST, sealed under its Idempotency-Key
-    /cairn/1/events/<event>                       IDs sort by time
+    /cairn/1/events/<event>                       IDs sort by weight, then by time
     /cairn/1/audit/<appliance>/<12 digits>        a record of the audit, in order
     /cairn/1/audit/<appliance>/head               where that chain begins and ends, signed
     /cairn/1/outputs/receivers                    who outside is told of events
@@ -354,7 +354,7 @@ def idempotency(key_hash: str) -> str:
 
 
 def event(event_id: str) -> str:
-    """Return the key of an event; event IDs sort by time."""
+    """Return the key of an event; event IDs sort by weight (services/events.py), then time."""
     return EVENTS + _id(event_id)
 
 

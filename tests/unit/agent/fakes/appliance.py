@@ -98,6 +98,7 @@ class FakeAppliance:
         self.takes_reports = True  # one that is a version older doesn't
         self.takes_acks = True  # up the stream; likewise
         self.acks_up = 0
+        self.retry_after_s = 0  # with an answer of 429
         self.reports: list[dict[str, Any]] = []
         self._directory = directory
         self._server: asyncio.Server | None = None
@@ -240,7 +241,8 @@ class FakeAppliance:
 
     async def _say(self, writer: asyncio.StreamWriter, status: int, body: dict[str, Any]) -> None:
         octets = json.dumps(body).encode()
-        head = f"HTTP/1.1 {status} X\r\n{self._date()}content-length: {len(octets)}\r\n\r\n"
+        after = f"retry-after: {self.retry_after_s}\r\n" if status == 429 else ""
+        head = f"HTTP/1.1 {status} X\r\n{self._date()}{after}content-length: {len(octets)}\r\n\r\n"
         writer.write(head.encode() + octets)
         await writer.drain()
 

@@ -23,11 +23,11 @@ from tests.simulated_node import SimulatedNode
 from tests.unit.appliance.replica import AUTHORITY, Replica
 
 
-def client(replica: Replica, node: SimulatedNode) -> httpx.AsyncClient:
-    """Return a client whose connections show the node's certificate."""
+def client(replica: Replica, node: SimulatedNode, later_s: float = 0.0) -> httpx.AsyncClient:
+    """Return a client whose connections show the node's certificate, so much later."""
     pem = AUTHORITY.issue_agent(node.certificate_request().encode(), node.id, utc_now())
     der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
-    app = create_app(replica.services, lambda: utc_now().timestamp())
+    app = create_app(replica.services, lambda: utc_now().timestamp() + later_s)
 
     async def with_connection(scope: Any, receive: Any, send: Any) -> None:
         connection = Connection(der, lambda: None)
@@ -121,6 +121,82 @@ async def test_an_agent_that_is_too_far_away_is_told_who_has_to_be_updated(
     assert (refused.status_code, problem["code"]) == (422, "protocol_not_supported")
     assert f"update {older} first" in problem["remedy"]
     assert near.status_code == 200
+
+
+def registering(node: SimulatedNode, number: int, **changes: object) -> dict[str, object]:
+    body = {"generation": node.generation, "facts": {"dmi_uuid": node.facts.dmi_uuid}}
+    address = f"192.0.2.{number % 2 + 1}:8002"
+    more = {"endpoints": [address], "name": node.name, "agent_version": "0.1.0"}
+    return {**body, **more, **changes}
+
+
+async def test_a_node_that_registers_without_end_is_held_up_and_no_other() -> None:
+    replica = Replica()
+    hostile, honest = await replica.joined("hostile"), await replica.joined("honest")
+    codes = []
+    async with client(replica, hostile) as api:
+        for number in range(int(app_module.REGISTRATIONS_AT_ONCE) + 10):
+            answer = await api.post("/register", json=registering(hostile, number))
+            codes.append(answer.status_code)
+            if answer.status_code == 200:
+                hostile.generation = answer.json()["generation"]
+    async with client(replica, honest) as api:
+        assert (await api.post("/register", json=registering(honest, 1))).status_code == 200
+    assert codes[:60] == [200] * 60
+    assert codes.count(429) >= 5
+    assert answer.json()["code"] == "too_many_requests"
+    assert answer.headers["retry-after"] == "1"
+    changes = (await replica.kinds()).count("endpoints_changed")
+    assert changes <= codes.count(200) + 1
+
+
+async def test_fifty_copies_that_are_turned_away_leave_the_node_its_registrations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app_module, "REGISTRATIONS_AT_ONCE", 5.0)
+    replica = Replica()
+    node = await replica.joined("n")
+    replica.services.presence.connected(node.id)
+    async with client(replica, node) as api:
+        copied = registering(node, 1, facts={"dmi_uuid": "another"})
+        refused = [await api.post("/register", json=copied) for _ in range(50)]
+        answer = await api.post("/register", json=registering(node, 1))
+    assert {each.json()["code"] for each in refused} == {"duplicate_node"}
+    assert answer.status_code == 200
+
+
+async def test_a_removed_node_that_comes_when_its_record_is_gone_is_refused() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    await replica.services.nodes.remove(node.id, SYSTEM)
+    replica.clock.now += 62 * 86_400.0
+    await replica.services.nodes.tidy()
+    assert await replica.memory.get(keys.node(node.id)) is None
+    paths = {
+        "/register": registering(node, 1),
+        "/renew": {"certificate_request": node.certificate_request()},
+        "/become": {"certificate_request": node.certificate_request()},
+        "/ack": ACK,
+    }
+    codes = []
+    async with client(replica, node, later_s=62 * 86_400.0) as api:
+        for path, body in paths.items():
+            refused = await api.post(path, json=body)
+            codes.append((refused.status_code, refused.json()["code"]))
+        refused = await api.get("/netmap")
+        codes.append((refused.status_code, refused.json()["code"]))
+    ended, removed = (403, "certificate_expired"), (403, "node_removed")
+    assert codes == [ended, removed, ended, ended, ended]
+
+
+async def test_a_node_that_renews_without_end_is_held_up() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    body = {"certificate_request": node.certificate_request()}
+    async with client(replica, node) as api:
+        codes = [(await api.post("/renew", json=body)).status_code for _ in range(65)]
+    assert codes[:60] == [200] * 60
+    assert codes[-1] == 429
 
 
 async def test_a_replica_that_is_about_to_stop_is_not_ready_and_takes_no_agent() -> None:

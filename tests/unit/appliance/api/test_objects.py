@@ -155,6 +155,16 @@ async def test_a_node_joins_with_a_token_that_the_api_made(
     ]
 
 
+async def test_a_token_shows_from_which_networks_it_may_be_used(admin: httpx.AsyncClient) -> None:
+    sources = ["192.0.2.0/24", "192.0.2.7", "192.0.2.0/24"]
+    token = (await created(admin, TOKENS, sources=sources)).json()
+    assert token["sources"] == ["192.0.2.0/24", "192.0.2.7/32"]
+    shown = (await admin.get(f"{TOKENS}/{token['id']}")).json()
+    assert shown["sources"] == token["sources"]
+    refused = await admin.post(TOKENS, json={"sources": ["the office"]})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_source")
+
+
 async def test_a_token_shows_when_it_is_expired_or_used_up(
     ops: Operations, admin: httpx.AsyncClient
 ) -> None:

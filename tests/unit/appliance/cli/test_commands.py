@@ -100,6 +100,12 @@ def test_a_token_is_printed_whole_on_lines_of_its_own_at_any_width(
     assert "1 of 3" in logged_in.ok("token", "list")
 
 
+def test_a_token_for_some_networks_says_so(logged_in: Shell) -> None:
+    made = logged_in.ok("token", "create", "--from", "192.0.2.0/24", "--from", "2001:db8::/32")
+    assert "192.0.2.0/24" in made
+    assert "2001:db8::/32" in made
+
+
 def test_a_pending_node_is_approved_by_the_beginning_of_its_id(
     live: Live, logged_in: Shell
 ) -> None:
@@ -224,6 +230,7 @@ def test_a_member_is_attached_readdressed_and_detached(live: Live, logged_in: Sh
         (["token", "create", "--uses", "0"], 2, "max_uses"),
         (["token", "create", "--life", "1y"], 2, "'1y' is no length of time"),
         (["token", "create", "--life", "60w"], 2, "life_s"),
+        (["token", "create", "--from", "office"], 2, "'office' is no network"),
         (["token", "create", "--label", "novalue"], 2, "'novalue' is no label"),
         (["token", "show", "cairn1.abc"], 2, "this is the string of a token, not its ID"),
         (["token", "delete", "nope", "--yes"], 2, "there is no token 'nope'"),

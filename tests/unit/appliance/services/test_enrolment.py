@@ -7,6 +7,7 @@ import base64
 from dataclasses import replace
 
 import pytest
+from cairn_appliance.domain.cluster import FORMAT
 from cairn_appliance.domain.errors import Clash, Invalid, NodeRemoved, TokenRefused
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.node import NodeState
@@ -14,7 +15,7 @@ from cairn_appliance.services import enrolment as enrolment_module
 from cairn_appliance.services.stored import read
 from cairn_appliance.services.vsubnets import Epochs
 from cairn_appliance.store import keys, records
-from cairn_appliance.store.port import Full
+from cairn_appliance.store.port import Full, Put
 from cryptography import x509
 
 from tests.simulated_node import SimulatedNode
@@ -79,6 +80,75 @@ async def test_another_node_cannot_take_an_id_that_has_enrolled() -> None:
         await replica.enrol(SimulatedNode(id=node.id), token)
     assert caught.value.code == "node_exists"
     assert (await replica.services.tokens.list())[0].value.uses == 1
+
+
+async def _upgraded() -> Replica:
+    replica = Replica()
+    await replica.memory.commit([], [Put(keys.CLUSTER_FORMAT, str(FORMAT).encode())])
+    return replica
+
+
+@pytest.mark.parametrize(
+    ("address", "is_let_in"),
+    [
+        ("192.0.2.255", True),
+        ("::ffff:192.0.2.1", True),
+        ("2001:db8:7::1%eth0", True),
+        ("192.0.3.0", False),
+        ("2001:db9::1", False),
+        ("", False),
+        ("nonsense", False),
+    ],
+)
+async def test_a_token_for_some_networks_is_a_wrong_one_anywhere_else(
+    address: str, is_let_in: bool
+) -> None:
+    replica = await _upgraded()
+    token = await replica.token(sources=("192.0.2.0/24", "2001:db8::/32"))
+    newcomer = SimulatedNode("n").newcomer(token)
+    if is_let_in:
+        await replica.services.enrolment.enrol(newcomer, address)
+        return
+    with pytest.raises(TokenRefused) as elsewhere:
+        await replica.services.enrolment.enrol(newcomer, address)
+    with pytest.raises(TokenRefused) as wrong:
+        await replica.services.enrolment.enrol(replace(newcomer, token_secret="other"), "192.0.2.1")
+    same = [(each.value.code, each.value.cause, each.value.remedy) for each in (elsewhere, wrong)]
+    assert same[0] == same[1]
+    assert not await replica.services.nodes.list()
+    told = [e for e in await replica.services.events.list() if e.kind == "token_refused"]
+    assert "not for nodes from" in told[0].text
+    assert told[0].details["code"] == "token_from_elsewhere"
+    assert told[0].by.address == address
+    assert "wrong" in told[1].text
+
+
+async def test_from_elsewhere_a_token_does_not_even_say_that_it_is_over() -> None:
+    replica = await _upgraded()
+    token = await replica.token(sources=("192.0.2.0/24",), life_s=60.0)
+    replica.clock.now += 61.0
+    newcomer = SimulatedNode("n").newcomer(token)
+    for address, code in (("198.51.100.9", "token_refused"), ("192.0.2.9", "token_expired")):
+        with pytest.raises(TokenRefused) as refused:
+            await replica.services.enrolment.enrol(newcomer, address)
+        assert refused.value.code == code
+
+
+@pytest.mark.parametrize("source", ["192.0.2.1/24", "example.net", "", "10.0.0.0/33"])
+async def test_what_is_no_network_is_refused(source: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        await Replica().token(sources=(source,))
+    assert caught.value.code == "invalid_source"
+
+
+async def test_a_token_for_some_networks_waits_until_an_upgrade_is_finished() -> None:
+    """An appliance of the version before would let nodes in from anywhere."""
+    replica = Replica()
+    await replica.memory.commit([], [Put(keys.CLUSTER_FORMAT, b"2")])
+    with pytest.raises(Clash) as caught:
+        await replica.token(sources=("192.0.2.0/24",))
+    assert caught.value.code == "upgrade_unfinished"
+    await replica.token()
 
 
 async def test_a_removed_node_does_not_come_back_with_its_id() -> None:

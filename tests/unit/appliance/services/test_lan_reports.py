@@ -9,11 +9,13 @@ from cairn_agent.protocol import gateway as wire
 from cairn_appliance.domain.alarm import Alarm
 from cairn_appliance.domain.errors import Clash, Invalid, NotFound, Refused, TooMany
 from cairn_appliance.domain.event import Severity
-from cairn_appliance.domain.gateway import ALARMS, FROZEN_S, MOVES_WINDOW_S, TROUBLE_S
+from cairn_appliance.domain.gateway import ALARMS, FROZEN_S, MOVES_WINDOW_S, TROUBLE_S, TWICE_S
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.segment import STATIONS_MAX, Guards
+from cairn_appliance.domain.vsubnet import VSubnet
 from cairn_appliance.services.lan_reports import EVENTS_AT_ONCE
 from cairn_appliance.services.segments import SegmentChange, SegmentOrder
+from cairn_appliance.services.vsubnets import VSubnetChange
 from cairn_appliance.store import keys
 
 from tests.unit.appliance.gateways import Office
@@ -64,6 +66,9 @@ class Lans:
         node = self.office.gateways[number].id
         await self.office.replica.services.lan_reports.event(node, body, ADDRESS)
         await self.office.look()
+
+    async def vsubnet(self) -> VSubnet:
+        return (await self.office.replica.services.vsubnets.get("red")).value
 
     async def problems(self) -> list[str]:
         return [each.name for each in self.office.replica.services.gateway_health.problems()]
@@ -144,6 +149,91 @@ async def test_five_moves_in_three_minutes_freeze_a_mac() -> None:
     lans.office.wait(FROZEN_S)
     await lans.report(1, PRINTER)
     assert lans.macs(1) == [PRINTER]
+
+
+IP = "10.7.0.77"
+
+
+async def fought_for(lans: Lans, moves: int, *, apart_s: float = 10.0) -> None:
+    """Have printer and camera speak for one address by turns; as a gateway says it."""
+    await lans.report(0, f"{PRINTER} {IP}", CAMERA)
+    for number in range(moves):
+        lans.office.wait(apart_s)
+        has, lacks = (CAMERA, PRINTER) if number % 2 == 0 else (PRINTER, CAMERA)
+        await lans.report(0, f"{has} {IP}", lacks)
+
+
+def ips(lans: Lans, number: int = 0) -> dict[str, tuple[str, ...]]:
+    on = lans.office.replica.services.lan_reports.on(lans.segments[number])
+    return {each.mac: each.ips for each in on}
+
+
+async def test_an_address_that_goes_back_and_forth_is_frozen_with_an_alarm() -> None:
+    lans = await Lans.make()
+    await fought_for(lans, 4)
+    assert "lan_duplicate_ip" not in await lans.office.replica.kinds()
+    assert ips(lans) == {PRINTER: (IP,), CAMERA: ()}
+    lans.office.wait(10.0)
+    await lans.report(0, PRINTER, f"{CAMERA} {IP}")
+    told = [e for e in await lans.office.replica.services.events.latest() if "duplicate" in e.kind]
+    assert [(each.kind, each.severity) for each in told] == [("lan_duplicate_ip", Severity.ALARM)]
+    for part in (IP, PRINTER, CAMERA, "since 20", "frozen with the first"):
+        assert part in told[0].text
+    assert "--shared-ip" in told[0].details["remedy"]
+    assert "duplicate_ip" in await lans.problems()
+    assert ips(lans) == {PRINTER: (IP,), CAMERA: (IP,)}, "it stays where it was"
+
+
+async def test_a_frozen_address_moves_no_more_and_is_let_go_by_itself() -> None:
+    lans = await Lans.make()
+    await fought_for(lans, 8)
+    assert ips(lans)[PRINTER] == (IP,)
+    lans.office.wait(10.0)
+    await lans.report(0, PRINTER, f"{CAMERA} {IP}")
+    lans.office.wait(FROZEN_S)
+    await lans.office.replica.services.lan_reports.tidy()
+    await lans.office.look()
+    assert ips(lans) == {PRINTER: (), CAMERA: (IP,)}, "the one that spoke last has it"
+
+
+async def test_an_operator_lets_a_frozen_address_go() -> None:
+    lans = await Lans.make()
+    await fought_for(lans, 5)
+    segment = lans.office.replica.services.netmaps.snapshot.segments[lans.segments[0]]
+    await lans.office.replica.services.lan_reports.unfreeze(segment, PRINTER, SYSTEM)
+    await lans.office.look()
+    assert ips(lans) == {PRINTER: (), CAMERA: (IP,)}
+
+
+async def test_an_address_that_moves_seldom_or_is_shared_is_nobodys_duplicate() -> None:
+    lans = await Lans.make()
+    await fought_for(lans, 7, apart_s=MOVES_WINDOW_S / 3)
+    assert "lan_duplicate_ip" not in await lans.office.replica.kinds()
+    policy = replace((await lans.vsubnet()).policy, shared_ips=(IP,))
+    await lans.office.replica.services.vsubnets.change("red", VSubnetChange(policy=policy), SYSTEM)
+    await fought_for(lans, 7, apart_s=1.0)
+    assert "lan_duplicate_ip" not in await lans.office.replica.kinds()
+
+
+async def test_an_address_on_two_lans_is_told_when_both_have_spoken_for_it_long_enough() -> None:
+    """Each gateway says it once, as nothing changes on its LAN."""
+    lans = await Lans.make()
+    tidy = lans.office.replica.services.lan_reports.tidy
+    await lans.report(0, f"{PRINTER} {IP}")
+    lans.office.wait(10.0)
+    await lans.report(1, f"{CAMERA} {IP}")
+    lans.office.wait(TWICE_S - 1.0)
+    await tidy()
+    assert "lan_duplicate_ip" not in await lans.office.replica.kinds()
+    lans.office.wait(1.0)
+    for _ in range(3):
+        await tidy()
+    await lans.office.look()
+    told = [e for e in await lans.office.replica.services.events.latest() if "duplicate" in e.kind]
+    assert len(told) == 1
+    assert f"{PRINTER} on segment" in told[0].text
+    assert f"{CAMERA} on segment far" in told[0].text
+    assert "duplicate_ip" in await lans.problems()
 
 
 async def frozen_at_first(lans: Lans) -> None:
@@ -303,6 +393,7 @@ ALARMED = {
     "spoofed_ip": Alarm.LAN_SPOOF,
     "storm": Alarm.LAN_STORM,
     "station_frozen": Alarm.STATION_FROZEN,
+    "duplicate_ip": Alarm.DUPLICATE_IP,
 }
 
 

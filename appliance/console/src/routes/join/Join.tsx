@@ -76,6 +76,7 @@ function TokenForm({ onMade }: { onMade: (token: Created) => void }) {
   const [life, setLife] = useState("86400");
   const [site, setSite] = useState("");
   const [needsApproval, setNeedsApproval] = useState(false);
+  const [sources, setSources] = useState("");
   const client = useQueryClient();
   const making = useMutation({
     mutationFn: () =>
@@ -88,6 +89,7 @@ function TokenForm({ onMade }: { onMade: (token: Created) => void }) {
             site,
             labels: {},
             needs_approval: needsApproval,
+            sources: sources.split(/[\s,]+/).filter(Boolean),
           },
         }),
       ),
@@ -158,6 +160,14 @@ function TokenForm({ onMade }: { onMade: (token: Created) => void }) {
               maxLength={63}
               value={site}
               onChange={(_, value) => setSite(value)}
+            />
+          </FormGroup>
+          <FormGroup label="Only from these networks" fieldId="join-sources">
+            <TextInput
+              id="join-sources"
+              placeholder="from anywhere, or for example 192.0.2.0/24"
+              value={sources}
+              onChange={(_, value) => setSources(value)}
             />
           </FormGroup>
           <Checkbox

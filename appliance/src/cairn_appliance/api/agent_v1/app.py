@@ -36,10 +36,12 @@ from cairn_appliance.api.kept import KeptResponse
 from cairn_appliance.api.limits import StrangerLimit
 from cairn_appliance.domain.errors import CertificateRequired, Invalid, NotFound, Unavailable
 from cairn_appliance.domain.identity import Facts
+from cairn_appliance.domain.node import RENEWED_UNTIL_S
 from cairn_appliance.domain.telemetry import SHARED_REPORTS
 from cairn_appliance.domain.update import SHARED_UPDATE
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.enrolment import Credentials, Newcomer
+from cairn_appliance.services.limits import Buckets
 from cairn_appliance.services.registry import Report
 from cairn_appliance.services.services import Services
 from cairn_appliance.services.updates import Updates
@@ -53,7 +55,9 @@ BODY_WITHIN_S = 10.0
 DOCUMENT_MAX_OCTETS = 16 << 20  # of a vSubnet that a node shows after a restore: 40,000 members
 STATIONS_MAX_OCTETS = 1 << 20  # 1,024 machines with their addresses, several times over
 _SHOWN_AT_ONCE = 2  # they are in memory meanwhile
-RENEWED_UNTIL_S = 30 * 86_400.0  # after the certificate's end (trust.md 2.2)
+# Of one node: fifty copies of it that start at once are turned away, and use up none of it.
+REGISTRATIONS_PER_S, REGISTRATIONS_AT_ONCE = 1.0, 60.0
+RENEWALS_PER_S, RENEWALS_AT_ONCE = 0.1, 60.0
 _REASON_MAX = 500  # characters
 _DIGESTS_MAX = 512
 _DIGEST_MAX = 64  # hex digits of SHA-256
@@ -90,6 +94,8 @@ class _AgentApi:
         self._updates = updates
         self._clock = clock
         self._limit = StrangerLimit(clock)
+        self._registrations = Buckets(REGISTRATIONS_PER_S, REGISTRATIONS_AT_ONCE)
+        self._renewals = Buckets(RENEWALS_PER_S, RENEWALS_AT_ONCE)
         self._showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
 
     def routes(self) -> Iterator[tuple[str, str, Callable[..., Awaitable[Response]]]]:
@@ -129,6 +135,10 @@ class _AgentApi:
         """A node says what it is and where it can be reached."""
         node_id = self._node(request)
         self._services.streams.check_open()
+        with self._registrations.taken(node_id, "registrations"):
+            return await self._register(node_id, request)
+
+    async def _register(self, node_id: str, request: Request) -> Response:
         body = await _decoded(request, wire.RegisterRequest)
         _check_protocol(body.protocol)
         if not body.incarnation:
@@ -237,7 +247,12 @@ class _AgentApi:
                 node_id = node_of(connection, self._clock(), expired_for_s=math.inf)
                 await self._services.registry.tell_locked_out(node_id, _address(request))
             raise
+        with self._renewals.taken(node_id, "renewals"):
+            return await self._renew(node_id, request)
+
+    async def _renew(self, node_id: str, request: Request) -> Response:
         await self._check_restored(request, node_id)
+        connection = connection_of(request)
         is_retired = not self._is_believed(connection)
         body = await _decoded(request, wire.RenewRequest)
         certificate = await self._services.enrolment.renew(

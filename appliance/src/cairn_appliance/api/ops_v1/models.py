@@ -277,6 +277,9 @@ class TokenAsked(Asked):
     site: Annotated[str, StringConstraints(max_length=63)] = ""
     labels: Labels = {}
     needs_approval: bool = False
+    sources: list[Text] = Field(
+        [], max_length=16, description="networks that its nodes come from; none: from anywhere"
+    )
 
 
 class TokenOut(BaseModel):
@@ -291,6 +294,7 @@ class TokenOut(BaseModel):
     site: str
     labels: dict[str, str]
     needs_approval: bool
+    sources: list[str]
     created_at: datetime
     created_by: str
 

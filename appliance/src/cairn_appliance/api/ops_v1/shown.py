@@ -135,6 +135,7 @@ def token_out(token: Token, names: Names, now: float) -> TokenOut:
         site=token.site,
         labels=token.labels,
         needs_approval=token.needs_approval,
+        sources=list(token.sources),
         created_at=moment(token.created_at),
         created_by=token.created_by,
     )

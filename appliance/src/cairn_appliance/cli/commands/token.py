@@ -62,10 +62,16 @@ def create(
     needs_approval: Annotated[
         bool, typer.Option("--needs-approval", help="An operator has to approve each node.")
     ] = False,
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from", metavar="CIDR", help="Only nodes from there may use it. Repeatable."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a token and print the string to join with; it is shown only now."""
-    body = {
+    body: dict[str, object] = {
         "vsubnets": vsubnet or [],
         "max_uses": uses,
         "life_s": length_of_time(life).total_seconds(),
@@ -73,6 +79,8 @@ def create(
         "labels": _labels(label or []),
         "needs_approval": needs_approval,
     }
+    if source:  # an appliance of the version before doesn't know the word
+        body["sources"] = source
     with connect() as connection:
         reply = connection.post(path_of("tokens"), Token, body)
     if as_json:
@@ -146,6 +154,7 @@ def _show(token: Token) -> None:
         ("site", token.site),
         ("labels", [f"{name}={value}" for name, value in token.labels.items()]),
         ("approval", "an operator has to approve each node" if token.needs_approval else ""),
+        ("only from", token.sources),
         ("created", f"{local(token.created_at) if token.created_at else ''} by {token.created_by}"),
     ]
     output.facts(f"Token {output.clean(token.id)}", pairs)

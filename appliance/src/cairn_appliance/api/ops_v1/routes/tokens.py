@@ -39,7 +39,8 @@ async def create_token(
     asked: TokenAsked, response: Response, ops: OpsDep, by: ActorDep
 ) -> TokenCreated:
     """Make a token; its string is in this answer and in no other."""
-    order = TokenOrder(**{**asked.model_dump(), "vsubnets": tuple(asked.vsubnets)})
+    several = {"vsubnets": tuple(asked.vsubnets), "sources": tuple(asked.sources)}
+    order = TokenOrder(**{**asked.model_dump(), **several})
     stored, text = await ops.services.tokens.create(order, by)
     tagged(response, stored.revision)
     response.headers["Location"] = f"/api/v1/tokens/{stored.value.id}"
