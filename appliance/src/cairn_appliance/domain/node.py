@@ -8,6 +8,9 @@ from enum import StrEnum
 from cairn_appliance.domain.generation import Generation
 from cairn_appliance.domain.identity import Facts
 
+# Between appliances, on the agents' port: whether the stream of a node that is open there lives.
+SHARED_STREAM = "/appliance/v1/stream"
+
 
 class NodeState(StrEnum):
     """Pending nodes wait for an operator; removed ones stay on record, to be refused."""

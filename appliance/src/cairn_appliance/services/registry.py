@@ -44,11 +44,14 @@ ENDPOINTS_MAX = 16
 _OFFLOADS_MAX = 32
 DUPLICATE_TOLD_EVERY_S = 60.0
 DOUBT_S = 25.0  # a dead link is known to be dead after 20 s
+# The presence of an appliance that died goes with its lease of 20 s, which begins anew where
+# etcd's leader died as well. One that is still there then lives, and only we can't ask it.
+UNASKED_S = 40.0
 _DOUBT_KEPT_S = 120.0
 _DAY_S = 86_400.0
 
 
-# Node -> whether its open stream lives; None where that can't be told here
+# Node -> whether its open stream lives; None where that can't be told now
 Answers = Callable[[str], Awaitable[bool | None]]
 
 
@@ -158,7 +161,7 @@ class Registry:
         if decision is Decision.WAIT:
             raise Unavailable(
                 "another machine has registered as this node of late, or its link still looks "
-                f"open: whether it lives is known within {DOUBT_S:.0f} seconds",
+                f"open: whether it lives is known within {UNASKED_S:.0f} seconds",
                 "wait; the agent tries again by itself",
             )
         if decision is Decision.DUPLICATE:
@@ -232,24 +235,26 @@ class Registry:
         """Return what is known of another machine, or run, that is this node.
 
         An open link alone says little for 20 s after a power failure (serving.py): a machine
-        that is started elsewhere meanwhile must not be taken for a copy. One that answers lives.
+        that is started elsewhere meanwhile must not be taken for a copy. One that answers lives,
+        at whichever appliance its link is.
         """
         node_id = registration.node
         if not self._presence.is_connected(node_id):
             is_late = self._clock() - registration.registered_at < REGISTERED_LATELY_S
             return Other.UNSURE if is_late and not same_machine else Other.NONE
         if same_machine:
-            return Other.ALIVE if self._is_certain(node_id) else Other.UNSURE
-        return Other.UNSURE if await self._answers(node_id) is False else Other.ALIVE
+            # The link from before a restore looks alive until it is known to be dead (serving.py).
+            return Other.ALIVE if self._is_certain(node_id, DOUBT_S) else Other.UNSURE
+        answers = await self._answers(node_id)
+        if answers is None:
+            return Other.ALIVE if self._is_certain(node_id, UNASKED_S) else Other.UNSURE
+        return Other.ALIVE if answers else Other.UNSURE
 
-    def _is_certain(self, node_id: str) -> bool:
-        """Return whether an open link of the same machine is one that lives.
-
-        The link from before a restore looks alive until it is known to be dead (serving.py).
-        """
+    def _is_certain(self, node_id: str, after_s: float) -> bool:
+        """Return whether a link has looked open for so long that it is."""
         now = self._clock()
         self._doubts = {n: at for n, at in self._doubts.items() if now - at < _DOUBT_KEPT_S}
-        return now - self._doubts.setdefault(node_id, now) >= DOUBT_S
+        return now - self._doubts.setdefault(node_id, now) >= after_s
 
     async def _refuse_duplicate(
         self, node: Node, registration: Registration, report: Report, address: str

@@ -36,6 +36,7 @@ from cairn_appliance.api.kept import KeptResponse
 from cairn_appliance.api.limits import StrangerLimit
 from cairn_appliance.domain.errors import CertificateRequired, Invalid, NotFound, Unavailable
 from cairn_appliance.domain.identity import Facts
+from cairn_appliance.domain.node import SHARED_STREAM
 from cairn_appliance.domain.telemetry import SHARED_REPORTS
 from cairn_appliance.domain.update import SHARED_UPDATE
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -111,6 +112,7 @@ class _AgentApi:
         yield f"{root}/gateway/stations", "POST", self.gateway_stations
         yield f"{root}/gateway/preflight", "POST", self.gateway_preflight
         yield SHARED_REPORTS, "GET", self.appliance_telemetry
+        yield SHARED_STREAM, "GET", self.appliance_stream
         yield SHARED_UPDATE, "GET", self.appliance_update
         yield "/healthz", "GET", self.healthz
         yield "/readyz", "GET", self.readyz
@@ -339,6 +341,13 @@ class _AgentApi:
         headers = {"content-encoding": "gzip"}
         packed = await asyncio.to_thread(gzip.compress, octets, 1)
         return Response(packed, media_type="application/json", headers=headers)
+
+    async def appliance_stream(
+        self, request: Request, node: str = Query(max_length=64)
+    ) -> Response:
+        """Another appliance wants to know whether a node's stream that is open here lives."""
+        self._check_appliance(request)
+        return _answer({"answers": await self._services.streams.answers(node) is True})
 
     async def appliance_update(self, request: Request) -> Response:
         """Another appliance takes the update that was uploaded here."""
