@@ -69,6 +69,15 @@ TAKEOVERS_WINDOW_S = 180.0
 REGISTERED_LATELY_S = 15.0
 
 
+def registered_lately(at: float, now: float) -> bool:
+    """Return whether a machine registered of late; `at` may be of another appliance's clock.
+
+    Those are apart by some seconds, and then `at` may be to come. One that is far off was set
+    back: that must not hold anybody up.
+    """
+    return abs(now - at) < REGISTERED_LATELY_S
+
+
 def decide(presented: int, generation: Generation, *, same_machine: bool, other: Other) -> Decision:
     """Return what it means that `presented` came from this machine.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,13 +17,13 @@ from cairn_appliance.domain.errors import (
 )
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.generation import (
-    REGISTERED_LATELY_S,
     TAKEOVERS_MAX,
     TAKEOVERS_WINDOW_S,
     Decision,
     Other,
     counted,
     decide,
+    registered_lately,
 )
 from cairn_appliance.domain.identity import Actor, ActorKind, Facts
 from cairn_appliance.domain.node import Copies, Node, NodeState, Registration
@@ -93,6 +94,7 @@ class Registry:
         clock: Clock = wall_clock,
         answers: Answers | None = None,
         snapshot: Snapshot | None = None,
+        monotonic: Clock = time.monotonic,
     ) -> None:
         self._snapshot = snapshot or Snapshot()
         self._answers = answers or _nobody_knows
@@ -101,6 +103,7 @@ class Registry:
         self._presence = presence
         self._journal = journal
         self._clock = clock
+        self._monotonic = monotonic  # for what this replica remembers by itself
         self._doubts: dict[str, float] = {}  # node -> since when
         self._locked_out: dict[str, float] = {}  # node -> told when
 
@@ -215,7 +218,7 @@ class Registry:
     async def tell_locked_out(self, node_id: str, address: str) -> None:
         """Write an event, once a day for each node, of one whose certificate is too old to be
         renewed: its traffic goes on, and nobody would know why it doesn't follow any more."""
-        now = self._clock()
+        now = self._monotonic()
         self._locked_out = {n: at for n, at in self._locked_out.items() if now - at < _DAY_S}
         node = await living_node(self._store, node_id)
         if node_id in self._locked_out:
@@ -240,7 +243,7 @@ class Registry:
         """
         node_id = registration.node
         if not self._presence.is_connected(node_id):
-            is_late = self._clock() - registration.registered_at < REGISTERED_LATELY_S
+            is_late = registered_lately(registration.registered_at, self._clock())
             return Other.UNSURE if is_late and not same_machine else Other.NONE
         if same_machine:
             # The link from before a restore looks alive until it is known to be dead (serving.py).
@@ -252,7 +255,7 @@ class Registry:
 
     def _is_certain(self, node_id: str, after_s: float) -> bool:
         """Return whether a link has looked open for so long that it is."""
-        now = self._clock()
+        now = self._monotonic()
         self._doubts = {n: at for n, at in self._doubts.items() if now - at < _DOUBT_KEPT_S}
         return now - self._doubts.setdefault(node_id, now) >= after_s
 
@@ -264,7 +267,7 @@ class Registry:
         key = keys.copies(node.id)
         found = await read(self._store, records.copies, key)
         copies = found.value if found else Copies(node.id)
-        if now - copies.told_at >= DUPLICATE_TOLD_EVERY_S:
+        if not 0 <= now - copies.told_at < DUPLICATE_TOLD_EVERY_S:
             entry = self._journal.entry(
                 "duplicate_node",
                 f"a second machine came as node {node.name} and was turned away",

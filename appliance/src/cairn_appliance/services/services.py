@@ -146,7 +146,7 @@ def build(
         enrolment=enrolment,
         duplicates=Duplicates(store, enrolment, journal, clock),
         registry=Registry(
-            store, nodes, presence, journal, clock, liveness.answers, netmaps.snapshot
+            store, nodes, presence, journal, clock, liveness.answers, netmaps.snapshot, monotonic
         ),
         netmaps=netmaps,
         streams=streams,

@@ -19,7 +19,7 @@ from cairn_appliance.store.port import Reset
 from tests.simulated_node import SimulatedNode
 from tests.unit.agent.fakes.running import beside, until
 from tests.unit.appliance.following import Following
-from tests.unit.appliance.replica import Replica
+from tests.unit.appliance.replica import FakeClock, Replica
 
 ELSEWHERE = Facts(dmi_uuid="elsewhere")
 
@@ -43,11 +43,12 @@ async def streaming(
 @asynccontextmanager
 async def two_replicas(
     monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[tuple[Replica, Replica, SimulatedNode]]:
+) -> AsyncIterator[tuple[Replica, Replica, SimulatedNode, FakeClock]]:
     """Two replicas that share their presence, and ask each other; a node that registered once."""
     monkeypatch.setattr(presence_module, "INTERVAL_S", 0.01)
-    first = Replica()
-    second = Replica(first.memory, "r2", first.clock)
+    steady = FakeClock(1000.0)
+    first = Replica(monotonic=steady)
+    second = Replica(first.memory, "r2", first.clock, monotonic=steady)
     replicas = {"r1": first, "r2": second}
 
     async def ask(appliance: str, node: str) -> bool | None:
@@ -58,7 +59,7 @@ async def two_replicas(
     node = await first.joined("n")
     first.clock.now += 60
     async with beside(first.services.presence.share()), beside(second.services.presence.share()):
-        yield first, second, node
+        yield first, second, node, steady
 
 
 async def registration(replica: Replica, node: SimulatedNode) -> Registration:
@@ -151,7 +152,8 @@ async def test_a_restored_snapshot_whose_old_link_still_looks_alive_is_no_clone(
 
 
 async def test_an_old_generation_beside_a_link_that_lives_on_is_a_clone() -> None:
-    replica = Replica()
+    steady = FakeClock(1000.0)
+    replica = Replica(monotonic=steady)
     node = await replica.joined("n")
     for _ in range(3):
         await replica.register(node)
@@ -159,7 +161,8 @@ async def test_an_old_generation_beside_a_link_that_lives_on_is_a_clone() -> Non
     for _ in range(5):
         with pytest.raises(Unavailable):
             await replica.register(node, generation=1)
-        replica.clock.now += 5
+        replica.clock.now -= 60  # whatever is done to the wall clock
+        steady.now += 5
     with pytest.raises(DuplicateNode):
         await replica.register(node, generation=1)
 
@@ -320,10 +323,38 @@ async def test_a_machine_started_elsewhere_after_a_power_failure_waits_and_is_no
     assert (await replica.kinds())[-1] == "node_moved"
 
 
+@pytest.mark.parametrize("set_by_s", [-3600.0, 3600.0])
+async def test_a_clock_that_was_set_holds_no_moved_machine_up(set_by_s: float) -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    replica.clock.now += set_by_s
+    await replica.register(node, facts=ELSEWHERE)
+    assert (await replica.kinds())[-1] == "node_moved"
+
+
+async def test_copies_are_told_of_also_after_the_clock_was_set_back() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    async with streaming(replica, node):
+        for _ in range(2):
+            with pytest.raises(DuplicateNode):
+                await replica.register(node, facts=ELSEWHERE)
+            replica.clock.now -= 3600
+    assert (await replica.kinds()).count("duplicate_node") == 2
+
+
+async def test_appliances_whose_clocks_are_apart_protect_who_registered_of_late() -> None:
+    first = Replica()
+    second = Replica(first.memory, "r2", FakeClock(first.clock.now - 9.0))
+    node = await first.joined("n")
+    with pytest.raises(Unavailable):
+        await second.register(node, facts=ELSEWHERE)
+
+
 async def test_a_machine_started_elsewhere_waits_also_where_another_replica_has_its_old_link(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with two_replicas(monkeypatch) as (first, second, node):
+    async with two_replicas(monkeypatch) as (first, second, node, _):
         async with streaming(first, node, 5.0):
             await until(lambda: second.services.presence.is_connected(node.id))
             with pytest.raises(Unavailable):
@@ -337,7 +368,7 @@ async def test_a_machine_started_elsewhere_waits_also_where_another_replica_has_
 async def test_a_copy_of_a_node_that_lives_at_another_replica_is_turned_away_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with two_replicas(monkeypatch) as (first, second, node), streaming(first, node):
+    async with two_replicas(monkeypatch) as (first, second, node, _), streaming(first, node):
         await until(lambda: second.services.presence.is_connected(node.id))
         with pytest.raises(DuplicateNode):
             await second.register(node, facts=ELSEWHERE)
@@ -351,14 +382,14 @@ async def test_a_replica_that_was_killed_with_the_machine_makes_the_moved_one_no
     async def no_answer(_appliance: str, _node: str) -> None:
         return None
 
-    async with two_replicas(monkeypatch) as (first, second, node):
+    async with two_replicas(monkeypatch) as (first, second, node, steady):
         second.services.liveness.ask = no_answer
         async with streaming(first, node):
             await until(lambda: second.services.presence.is_connected(node.id))
             for _ in range(7):
                 with pytest.raises(Unavailable):
                     await second.register(node, facts=ELSEWHERE)
-                second.clock.now += 5
+                steady.now += 5
         await until(lambda: not second.services.presence.is_connected(node.id))
         await second.register(node, facts=ELSEWHERE)
         assert (await first.kinds())[-1] == "node_moved"
@@ -370,12 +401,12 @@ async def test_a_replica_that_is_there_and_gives_no_answer_has_a_link_that_lives
     async def no_answer(_appliance: str, _node: str) -> None:
         return None
 
-    async with two_replicas(monkeypatch) as (first, second, node), streaming(first, node):
+    async with two_replicas(monkeypatch) as (first, second, node, steady), streaming(first, node):
         second.services.liveness.ask = no_answer
         await until(lambda: second.services.presence.is_connected(node.id))
         with pytest.raises(Unavailable):
             await second.register(node, facts=ELSEWHERE)
-        second.clock.now += 40
+        steady.now += 40
         with pytest.raises(DuplicateNode):
             await second.register(node, facts=ELSEWHERE)
 
@@ -383,7 +414,7 @@ async def test_a_replica_that_is_there_and_gives_no_answer_has_a_link_that_lives
 async def test_copies_that_come_at_once_to_a_replica_without_the_link_are_all_turned_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with two_replicas(monkeypatch) as (first, second, node), streaming(first, node):
+    async with two_replicas(monkeypatch) as (first, second, node, _), streaming(first, node):
         await until(lambda: second.services.presence.is_connected(node.id))
         answers = await asyncio.gather(
             *(

@@ -78,7 +78,7 @@ def create_app(
     for path, method, endpoint in agent_api.routes():
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
     if packages is not None:
-        given = PackageRoutes(packages, clock)
+        given = PackageRoutes(packages)
         app.add_api_route("/install.sh", given.script, methods=["GET"], response_model=None)
         app.add_api_route("/packages/", given.index, methods=["GET"], response_model=None)
         app.add_api_route("/packages/{name}", given.file, methods=["GET"], response_model=None)
@@ -90,7 +90,7 @@ class _AgentApi:
         self._services = services
         self._updates = updates
         self._clock = clock
-        self._limit = StrangerLimit(clock)
+        self._limit = StrangerLimit()
         self._showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
 
     def routes(self) -> Iterator[tuple[str, str, Callable[..., Awaitable[Response]]]]:
