@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from cairn_appliance.domain.errors import DuplicateNode, NodeFrozen, NodeRemoved, Unavailable
-from cairn_appliance.domain.generation import Generation
+from cairn_appliance.domain.generation import Attempt, Generation
 from cairn_appliance.domain.identity import SYSTEM, Facts
 from cairn_appliance.domain.node import NodeState, Registration
 from cairn_appliance.services import presence as presence_module
@@ -126,26 +126,30 @@ async def test_a_clone_beside_the_living_original_is_turned_away_and_told_once_a
 
 
 async def test_a_restored_snapshot_goes_on_and_its_peers_forget_their_sessions() -> None:
-    replica = Replica()
+    steady = FakeClock(1000.0)
+    replica = Replica(monotonic=steady)
     node = await replica.joined("n")
-    old = replace(node, generation=1)
     for _ in range(3):
         await replica.register(node)
-    await replica.register(old, generation=1)
+    with pytest.raises(Unavailable):  # what its machine gave up would come once
+        await replica.register(node, generation=1)
+    steady.now += 3
+    await replica.register(node, generation=1)
     found = await registration(replica, node)
     assert found.sessions_since == found.generation.current > 3
     assert (await replica.kinds())[-1] == "node_restored"
 
 
 async def test_a_restored_snapshot_whose_old_link_still_looks_alive_is_no_clone() -> None:
-    replica = Replica()
+    steady = FakeClock(1000.0)
+    replica = Replica(monotonic=steady)
     node = await replica.joined("n")
     for _ in range(3):
         await replica.register(node)
     replica.services.presence.connected(node.id)  # of before: nobody has noticed its end yet
     with pytest.raises(Unavailable):
         await replica.register(node, generation=1)
-    replica.clock.now += 20
+    steady.now += 20
     replica.services.presence.disconnected(node.id)
     await replica.register(node, generation=1)
     assert (await replica.kinds())[-1] == "node_restored"
@@ -157,14 +161,64 @@ async def test_an_old_generation_beside_a_link_that_lives_on_is_a_clone() -> Non
     node = await replica.joined("n")
     for _ in range(3):
         await replica.register(node)
-    replica.services.presence.connected(node.id)
-    for _ in range(5):
-        with pytest.raises(Unavailable):
+    async with streaming(replica, node):
+        for _ in range(5):
+            with pytest.raises(Unavailable):
+                await replica.register(node, generation=1)
+            replica.clock.now -= 60  # whatever is done to the wall clock
+            steady.now += 5
+        with pytest.raises(DuplicateNode):
             await replica.register(node, generation=1)
-        replica.clock.now -= 60  # whatever is done to the wall clock
-        steady.now += 5
-    with pytest.raises(DuplicateNode):
-        await replica.register(node, generation=1)
+
+
+async def test_of_two_machines_with_one_memory_the_second_to_register_is_a_clone() -> None:
+    steady = FakeClock(1000.0)
+    replica = Replica(monotonic=steady)
+    node = await replica.joined("n")
+    memory = node.generation
+    await replica.register(node, attempt=Attempt(1, "drawn here"))
+    async with streaming(replica, node):
+        with pytest.raises(Unavailable):
+            await replica.register(node, generation=memory, attempt=Attempt(1, "drawn there"))
+        steady.now += 25
+        with pytest.raises(DuplicateNode):
+            await replica.register(node, generation=memory, attempt=Attempt(2, "drawn there"))
+
+
+async def test_of_two_that_got_one_offer_each_the_one_with_the_earlier_is_a_clone() -> None:
+    steady = FakeClock(1000.0)
+    replica = Replica(monotonic=steady)
+    node = await replica.joined("n")
+    other = replace(node)
+    await replica.register(node, attempt=Attempt(1, "of both"))  # its answer is on the way
+    await replica.register(other, attempt=Attempt(2, "drawn there", ("of both",)))
+    async with streaming(replica, node):
+        with pytest.raises(Unavailable):
+            await replica.register(node, attempt=Attempt(1, "here"))
+        steady.now += 25
+        with pytest.raises(DuplicateNode):
+            await replica.register(node, attempt=Attempt(2, "here"))
+        await replica.register(other, attempt=Attempt(1, "there"))
+
+
+async def test_what_a_machine_gave_up_changes_nothing_when_it_comes_late() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    given_up = node.report(attempt=Attempt(1, "a"), endpoints=("192.0.2.9:8002",))
+    await replica.register(node, attempt=Attempt(2, "b", ("a",)))
+    before = await registration(replica, node)
+    late = await replica.services.registry.register(node.id, given_up, "198.51.100.9")
+    assert late.again
+    assert await registration(replica, node) == before
+
+
+async def test_an_agent_that_does_not_tell_its_tries_apart_is_served_as_ever() -> None:
+    replica = Replica()
+    node = await replica.joined("n")
+    await replica.register(node, attempt=Attempt(1, "a"))
+    older = await replica.services.registry.register(node.id, node.report(), "198.51.100.9")
+    again = await replica.services.registry.register(node.id, node.report(), "198.51.100.9")
+    assert older == again
 
 
 @pytest.mark.parametrize("boot", ["", "another boot"])
@@ -274,12 +328,19 @@ async def test_of_machines_that_come_at_once_to_two_replicas_one_is_the_node() -
 
 
 async def test_a_node_that_is_taken_over_again_and_again_is_frozen_with_one_alarm() -> None:
-    replica = Replica()
+    steady = FakeClock(1000.0)
+    replica = Replica(monotonic=steady)
     node = await replica.joined("n")
     for _ in range(3):
         await replica.register(node)
     for _ in range(4):
+        with pytest.raises(Unavailable):
+            await replica.register(node, generation=0)
+        steady.now += 3
         await replica.register(node, generation=0)
+    with pytest.raises(Unavailable):
+        await replica.register(node, generation=0)
+    steady.now += 3
     before = await registration(replica, node)
     for _ in range(10):
         with pytest.raises(NodeFrozen):

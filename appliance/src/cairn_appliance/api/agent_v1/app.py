@@ -35,6 +35,7 @@ from cairn_appliance.api.client_certificate import (
 from cairn_appliance.api.kept import KeptResponse
 from cairn_appliance.api.limits import StrangerLimit
 from cairn_appliance.domain.errors import CertificateRequired, Invalid, NotFound, Unavailable
+from cairn_appliance.domain.generation import Attempt
 from cairn_appliance.domain.identity import Facts
 from cairn_appliance.domain.node import SHARED_STREAM
 from cairn_appliance.domain.telemetry import SHARED_REPORTS
@@ -55,6 +56,7 @@ DOCUMENT_MAX_OCTETS = 16 << 20  # of a vSubnet that a node shows after a restore
 STATIONS_MAX_OCTETS = 1 << 20  # 1,024 machines with their addresses, several times over
 _SHOWN_AT_ONCE = 2  # they are in memory meanwhile
 RENEWED_UNTIL_S = 30 * 86_400.0  # after the certificate's end (trust.md 2.2)
+_NONCE_MAX = 64
 _REASON_MAX = 500  # characters
 _DIGESTS_MAX = 512
 _DIGEST_MAX = 64  # hex digits of SHA-256
@@ -145,6 +147,7 @@ class _AgentApi:
             dataplane_version=body.dataplane_version,
             offloads=body.offloads,
             control_key=control_key_of(connection_of(request)),
+            attempt=Attempt(body.attempt, body.nonce[:_NONCE_MAX], tuple(body.given_up)),
         )
         address = _address(request)
         registered = await self._services.registry.register(node_id, report, address)
@@ -157,6 +160,7 @@ class _AgentApi:
                 appliances=list(cluster.appliances),
                 heartbeat_s=self._services.netmaps.word_every_s,
                 reassert=self._services.reassertions.wants(body.incarnation),
+                again=registered.again,
             )
         )
 
