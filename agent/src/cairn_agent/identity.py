@@ -54,6 +54,7 @@ class Identity(msgspec.Struct, frozen=True):
     trust: str = ""  # hex digest of the trust document that is kept here
     issuer: str = ""  # hex key identifier of the CA that the certificate should be signed by
     renew_within_s: float = 0.0  # over which it is renewed if it isn't
+    starts: int = 0  # of the agent since `generation` was offered; its tries are counted from there
     schema: int = SCHEMA
 
     def __repr__(self) -> str:

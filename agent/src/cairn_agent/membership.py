@@ -10,6 +10,7 @@ import msgspec
 
 from cairn_agent.control.link import Link
 from cairn_agent.control.tls import node_context
+from cairn_agent.entropy import key_octets
 from cairn_agent.errors import StateUnusable
 from cairn_agent.host.machine import boottime, machine_facts, same_machine
 from cairn_agent.host.network import Network
@@ -23,6 +24,7 @@ from cairn_agent.state import Standing, StateDir
 
 log = logging.getLogger(__name__)
 
+_STARTS_SHIFT = 32  # of a try's number: what is above are the starts
 _LONG_S = 60.0  # alone for longer than this was written down, so its end is too
 
 
@@ -61,6 +63,8 @@ class Membership:
         self.loaded_revision = 0
         self.link = Link(self, self.copy)
         self._facts: enrolment.Facts | None = None  # as registered last
+        self._is_counted = False  # this start, on the disk
+        self._tries: list[str] = []  # nonces of those with this generation since the start
         self._waits = ""  # why it takes no part for now
         self.answered = asyncio.Event()  # an appliance has said who this machine is
 
@@ -127,6 +131,7 @@ class Membership:
     def registration(self) -> enrolment.RegisterRequest:
         """Return what to register now."""
         self._facts = machine_facts(self.network)
+        number, nonce, given_up = self._next_try()
         return enrolment.RegisterRequest(
             generation=self._identity.generation,
             facts=self._facts,
@@ -137,7 +142,28 @@ class Membership:
             offloads=self.offloads,
             loaded_revision=self.loaded_revision,
             incarnation=self.copy.position()[0],
+            attempt=number,
+            nonce=nonce,
+            given_up=given_up,
         )
+
+    def _next_try(self) -> tuple[int, str, list[str]]:
+        """Return the number of the next try with this generation, its nonce, and those before.
+
+        The number is above all that this machine has used: of those that a process before this
+        one used it is only known that they began with an earlier start. Without a disk to keep
+        that, the appliances are told none: a number that comes twice is that of a copy.
+        """
+        given_up = list(self._tries)
+        if not self._is_counted or len(given_up) >= enrolment.GIVEN_UP_MAX:
+            given_up.clear()
+            anew = msgspec.structs.replace(self._identity, starts=self._identity.starts + 1)
+            self._is_counted = self._keep(anew)
+            if not self._is_counted:
+                return 0, "", []
+        nonce = key_octets("registration", 16).hex()
+        self._tries = [*given_up, nonce]
+        return (self._identity.starts << _STARTS_SHIFT) + len(self._tries), nonce, given_up
 
     def registered(self, answer: enrolment.RegisterAnswer) -> None:
         """Keep the offered generation, the state, the replicas, and which machine this is."""
@@ -145,9 +171,12 @@ class Membership:
         if self._waits:
             self._waits = ""
             self._changed()
+        is_new = answer.generation != self._identity.generation
+        self._tries = [] if is_new else self._tries
         newer = msgspec.structs.replace(
             self._identity,
             generation=answer.generation,
+            starts=0 if is_new else self._identity.starts,
             state=answer.state,
             appliances=answer.appliances or self._identity.appliances,
             machine=self._facts,

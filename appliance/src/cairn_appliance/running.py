@@ -42,6 +42,7 @@ from cairn_appliance.cluster.own_member import (
     removed_from_cluster,
 )
 from cairn_appliance.cluster.self_watch import SelfWatch
+from cairn_appliance.cluster.stream_questions import StreamQuestions
 from cairn_appliance.cluster.telemetry_exchange import TelemetryExchange
 from cairn_appliance.cluster.update_fetch import fetch
 from cairn_appliance.domain import cluster as domain
@@ -260,6 +261,8 @@ class Appliance:
         self._exchange = TelemetryExchange(
             services.telemetry, self._keyring, local.member, snapshot.appliances_by_name
         )
+        self._questions = StreamQuestions(self._keyring, snapshot.appliances_by_name)
+        services.liveness.ask = self._questions.answers
         self._upkeep = Upkeep(
             store, self._etcd, local.member, self._membership.fence, lambda: self._watch.is_slow
         )
@@ -335,6 +338,7 @@ class Appliance:
             for task in work:
                 task.cancel()
         await self._client.close()
+        await self._questions.close()
         await self._etcd.close()
 
     async def _drain(self) -> None:

@@ -663,6 +663,19 @@ async def test_who_comes_late_to_a_restored_cluster_tells_it_before_it_follows(
         assert calls.index("register") < calls.index("reassert")
 
 
+async def test_it_registers_once_more_where_a_later_try_was_on_record(running: Running) -> None:
+
+    def register(_: object) -> tuple[int, dict[str, object]]:
+        is_first = len(running.appliance.asked("register")) == 1
+        return 200, registered(running, reassert=False) | {"again": is_first}
+
+    running.appliance.answers["register"] = register
+    async with running.linked():
+        await running.appliance.until(lambda fake: len(fake.asked("register")) == 2)
+        await asyncio.sleep(0.2)
+    assert len(running.appliance.asked("register")) == 2
+
+
 def registered(running: Running, *, reassert: bool) -> dict[str, object]:
     return {
         "state": "approved",

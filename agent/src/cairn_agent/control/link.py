@@ -324,6 +324,9 @@ class Link:
         if _is_heartbeat(answer.heartbeat_s):
             self._patience.heartbeat_s = answer.heartbeat_s
         self._node.registered(answer)
+        if answer.again:  # what was registered was not noted
+            self._wants_registration.set()
+            self._say.set()
         if answer.reassert:
             await self._reassert(replica)
 

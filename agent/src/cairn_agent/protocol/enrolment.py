@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 PROTOCOL = 1
+GIVEN_UP_MAX = 64
 
 NodeState = Literal["pending", "approved"]
 
@@ -75,6 +76,10 @@ class RegisterRequest(msgspec.Struct, frozen=True):
     loaded_revision: int = 0
     protocol: int = PROTOCOL
     incarnation: int = 0  # of the netmap that is held; 0: none, or an agent that can't reassert
+    # Of this try with this generation; higher than that of each before it (docs/protocol.md 3.3).
+    attempt: Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))] = 0
+    nonce: str = ""  # drawn as the try is sent; empty: the agent doesn't tell its tries apart
+    given_up: Annotated[list[str], msgspec.Meta(max_length=GIVEN_UP_MAX)] = []  # nonces before it
 
 
 class RegisterAnswer(msgspec.Struct, frozen=True):
@@ -86,6 +91,7 @@ class RegisterAnswer(msgspec.Struct, frozen=True):
     appliances: list[str]
     heartbeat_s: float
     reassert: bool = False  # tell what you hold before you take anything newer
+    again: bool = False  # a later try is on record already: register once more
 
 
 class AckRequest(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,7 +27,9 @@ class StrangerLimit:
     one who guesses is. Few attempts run at once, so guesses made at once count all the same.
     """
 
-    def __init__(self, clock: Clock, refusal: type[CairnError] = TokenRefused) -> None:
+    def __init__(
+        self, refusal: type[CairnError] = TokenRefused, clock: Clock = time.monotonic
+    ) -> None:
         self._clock = clock
         self._refusal = refusal
         self._refused: OrderedDict[str, deque[float]] = OrderedDict()

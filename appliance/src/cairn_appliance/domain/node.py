@@ -10,6 +10,8 @@ from cairn_appliance.domain.identity import Facts
 
 RENEWED_UNTIL_S = 30 * 86_400.0  # after a certificate's end (trust.md 2.2)
 _CLOCKS_S = 86_400.0  # those that signed it and those that look at it may differ so much
+# Between appliances, on the agents' port: whether the stream of a node that is open there lives.
+SHARED_STREAM = "/appliance/v1/stream"
 
 
 class NodeState(StrEnum):

@@ -83,6 +83,11 @@ class PresenceBoard:
         presence = self.of(node)
         return presence is not None and presence.connected
 
+    def elsewhere(self, node: str) -> set[str]:
+        """Return the other replicas that have a stream of the node, by what they last wrote."""
+        theirs = self._others_of.get(node, {}).values()
+        return {each.replica for each in theirs if each.connected}
+
     def connected(self, node: str) -> None:
         """A stream of the node was opened here."""
         self._streams[node] = self._streams.get(node, 0) + 1

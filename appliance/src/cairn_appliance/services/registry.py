@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cairn_appliance.domain.errors import (
     DuplicateNode,
@@ -16,13 +17,15 @@ from cairn_appliance.domain.errors import (
 )
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.generation import (
-    REGISTERED_LATELY_S,
     TAKEOVERS_MAX,
     TAKEOVERS_WINDOW_S,
+    Attempt,
     Decision,
     Other,
+    Standing,
     counted,
     decide,
+    registered_lately,
 )
 from cairn_appliance.domain.identity import Actor, ActorKind, Facts
 from cairn_appliance.domain.node import Copies, Node, NodeState, Registration
@@ -44,11 +47,16 @@ ENDPOINTS_MAX = 16
 _OFFLOADS_MAX = 32
 DUPLICATE_TOLD_EVERY_S = 60.0
 DOUBT_S = 25.0  # a dead link is known to be dead after 20 s
-_DOUBT_KEPT_S = 120.0
+# The presence of an appliance that died goes with its lease of 20 s, which begins anew where
+# etcd's leader died as well. One that is still there then lives, and only we can't ask it.
+UNASKED_S = 40.0
+COMES_AGAIN_S = 2.0
+_DOUBT_KEPT_S = 90.0  # of one that doesn't come again: agents wait at most a third of it
 _DAY_S = 86_400.0
 
 
-# Node -> whether its open stream lives; None where that can't be told here
+_Doubtful = tuple[str, int]  # node, and the value that was presented
+# Node -> whether its open stream lives; None where that can't be told now
 Answers = Callable[[str], Awaitable[bool | None]]
 
 
@@ -68,6 +76,7 @@ class Report:
     dataplane_version: str
     offloads: dict[str, str]
     control_key: str = ""  # hex SHA-256 of the key that its certificate proves
+    attempt: Attempt = field(default_factory=Attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,7 @@ class Registered:
 
     state: NodeState
     generation: int  # offered
+    again: bool = False  # nothing was noted: who still waits for the answer registers once more
 
 
 class Registry:
@@ -90,6 +100,7 @@ class Registry:
         clock: Clock = wall_clock,
         answers: Answers | None = None,
         snapshot: Snapshot | None = None,
+        monotonic: Clock = time.monotonic,
     ) -> None:
         self._snapshot = snapshot or Snapshot()
         self._answers = answers or _nobody_knows
@@ -98,7 +109,8 @@ class Registry:
         self._presence = presence
         self._journal = journal
         self._clock = clock
-        self._doubts: dict[str, float] = {}  # node -> since when
+        self._monotonic = monotonic  # for what this replica remembers by itself
+        self._doubts: dict[_Doubtful, tuple[float, float]] = {}  # since when, looked at when
         self._locked_out: dict[str, float] = {}  # node -> told when
 
     async def register(self, node_id: str, report: Report, address: str) -> Registered:
@@ -143,22 +155,16 @@ class Registry:
         key = keys.registration(node_id)
         if registration.frozen_at:
             raise NodeFrozen(f"node {node.value.name} is frozen: two machines fought for it")
-        same_machine = registration.facts.same_machine(report.facts)
-        other = await self._other(registration, same_machine=same_machine)
         decision, takeovers = counted(
-            decide(
-                report.generation,
-                registration.generation,
-                same_machine=same_machine,
-                other=other,
-            ),
-            registration.takeovers,
-            self._clock(),
+            await self._decision(registration, report), registration.takeovers, self._clock()
         )
+        if decision is Decision.LATE:
+            offered = registration.generation.offered
+            return Registered(node.value.state, offered, again=True)
         if decision is Decision.WAIT:
             raise Unavailable(
                 "another machine has registered as this node of late, or its link still looks "
-                f"open: whether it lives is known within {DOUBT_S:.0f} seconds",
+                f"open: whether it lives is known within {UNASKED_S:.0f} seconds",
                 "wait; the agent tries again by itself",
             )
         if decision is Decision.DUPLICATE:
@@ -179,7 +185,7 @@ class Registry:
         entry = self._entry(node.value, registration, new, decision, address)
         await self._store.commit(compares, [*writes, *entry])
         self._presence.seen(node_id)
-        self._doubts.pop(node_id, None)
+        self._doubts.pop((node_id, report.generation), None)
         log.info(
             "node registered node=%s generation=%d decision=%s",
             node_id,
@@ -212,7 +218,7 @@ class Registry:
     async def tell_locked_out(self, node_id: str, address: str) -> None:
         """Write an event, once a day for each node, of one whose certificate is too old to be
         renewed: its traffic goes on, and nobody would know why it doesn't follow any more."""
-        now = self._clock()
+        now = self._monotonic()
         self._locked_out = {n: at for n, at in self._locked_out.items() if now - at < _DAY_S}
         node = await living_node(self._store, node_id)
         if node_id in self._locked_out:
@@ -228,28 +234,56 @@ class Registry:
         )
         await self._store.commit([], [entry])
 
-    async def _other(self, registration: Registration, *, same_machine: bool) -> Other:
+    async def _decision(self, registration: Registration, report: Report) -> Decision:
+        generation = registration.generation
+        same_machine = registration.facts.same_machine(report.facts)
+        standing = generation.standing(report.generation, report.attempt)
+        other = Other.NONE
+        if standing is Standing.OLD or not same_machine:
+            other = await self._other(registration, report.generation, same_machine=same_machine)
+        return decide(
+            report.generation,
+            generation,
+            same_machine=same_machine,
+            other=other,
+            attempt=report.attempt,
+        )
+
+    async def _other(
+        self, registration: Registration, presented: int, *, same_machine: bool
+    ) -> Other:
         """Return what is known of another machine, or run, that is this node.
 
         An open link alone says little for 20 s after a power failure (serving.py): a machine
-        that is started elsewhere meanwhile must not be taken for a copy. One that answers lives.
+        that is started elsewhere meanwhile must not be taken for a copy. One that answers lives,
+        at whichever appliance its link is.
         """
         node_id = registration.node
+        doubtful = node_id, presented
         if not self._presence.is_connected(node_id):
-            is_late = self._clock() - registration.registered_at < REGISTERED_LATELY_S
-            return Other.UNSURE if is_late and not same_machine else Other.NONE
-        if same_machine:
-            return Other.ALIVE if self._is_certain(node_id) else Other.UNSURE
-        return Other.UNSURE if await self._answers(node_id) is False else Other.ALIVE
+            if same_machine:
+                # What its machine gave up comes once, late; a machine comes again.
+                is_there = self._is_certain(doubtful, COMES_AGAIN_S)
+                return Other.NONE if is_there else Other.UNSURE
+            is_late = registered_lately(registration.registered_at, self._clock())
+            return Other.UNSURE if is_late else Other.NONE
+        answers = await self._answers(node_id)
+        # A machine that was put back to a snapshot may answer for a while on its link from before.
+        certain_after_s = UNASKED_S if answers is None else DOUBT_S if same_machine else 0.0
+        is_certain = self._is_certain(doubtful, certain_after_s)
+        return Other.ALIVE if answers is not False and is_certain else Other.UNSURE
 
-    def _is_certain(self, node_id: str) -> bool:
-        """Return whether an open link of the same machine is one that lives.
+    def _is_certain(self, doubtful: _Doubtful, after_s: float) -> bool:
+        """Return whether it has looked so for so long that it is.
 
-        The link from before a restore looks alive until it is known to be dead (serving.py).
+        By what was presented: all that a machine gave up with one value, and that this replica
+        was too slow for, comes at one time.
         """
-        now = self._clock()
-        self._doubts = {n: at for n, at in self._doubts.items() if now - at < _DOUBT_KEPT_S}
-        return now - self._doubts.setdefault(node_id, now) >= DOUBT_S
+        now = self._monotonic()
+        self._doubts = {n: d for n, d in self._doubts.items() if now - d[1] < _DOUBT_KEPT_S}
+        since, _ = self._doubts.get(doubtful, (now, now))
+        self._doubts[doubtful] = since, now
+        return now - since >= after_s
 
     async def _refuse_duplicate(
         self, node: Node, registration: Registration, report: Report, address: str
@@ -259,7 +293,7 @@ class Registry:
         key = keys.copies(node.id)
         found = await read(self._store, records.copies, key)
         copies = found.value if found else Copies(node.id)
-        if now - copies.told_at >= DUPLICATE_TOLD_EVERY_S:
+        if not 0 <= now - copies.told_at < DUPLICATE_TOLD_EVERY_S:
             entry = self._journal.entry(
                 "duplicate_node",
                 f"a second machine came as node {node.name} and was turned away",
@@ -363,14 +397,17 @@ def _is_plain(node: Node, registration: Registration, report: Report) -> bool:
         and report.control_key not in node.lost_keys
         and not registration.frozen_at
         and registration.facts.same_machine(report.facts)
-        and report.generation >= registration.generation.current
+        and registration.generation.standing(report.generation, report.attempt) is Standing.NEWEST
     )
 
 
 def _renewed(
     old: Registration, report: Report, decision: Decision, address: str, now: float
 ) -> Registration:
-    generation = old.generation.presented(report.generation)
+    if decision is Decision.RESTORED:
+        generation = old.generation.restored()
+    else:
+        generation = old.generation.presented(report.generation, report.attempt)
     needs_new = decision.needs_new_sessions
     return Registration(
         node=old.node,

@@ -25,6 +25,7 @@ from cairn_appliance.services.events import Events, Journal
 from cairn_appliance.services.gateway_board import GatewayBoard
 from cairn_appliance.services.gateway_health import GatewayHealths
 from cairn_appliance.services.lan_reports import LanReports
+from cairn_appliance.services.liveness import Liveness
 from cairn_appliance.services.members import Members
 from cairn_appliance.services.news import News
 from cairn_appliance.services.nodes import Nodes
@@ -59,6 +60,7 @@ class Services:
     events: Events
     journal: Journal
     presence: PresenceBoard
+    liveness: Liveness
     enrolment: Enrolment
     duplicates: Duplicates
     registry: Registry
@@ -119,6 +121,7 @@ def build(
     issuer = Issuer(lambda: netmaps.cluster.appliances, lambda: keyring.authority.pin)
     enrolment = Enrolment(store, keyring, nodes, journal, clock, certificate_days)
     streams = Streams(store, netmaps, presence, news.stored)
+    liveness = Liveness(streams.answers, presence.elsewhere)
     telemetry = TelemetryBoard(netmaps, news, clock, monotonic)
     reassertions = Reassertions(
         store,
@@ -141,10 +144,11 @@ def build(
         events=events,
         journal=journal,
         presence=presence,
+        liveness=liveness,
         enrolment=enrolment,
         duplicates=Duplicates(store, enrolment, journal, clock),
         registry=Registry(
-            store, nodes, presence, journal, clock, streams.answers, netmaps.snapshot
+            store, nodes, presence, journal, clock, liveness.answers, netmaps.snapshot, monotonic
         ),
         netmaps=netmaps,
         streams=streams,

@@ -86,8 +86,11 @@ class Stream:
     def begin(self, reader: Reader) -> None:
         """Say what is to be said, and from now on what is new."""
         self._reader = reader
+        before = self._streams.replaced_by(self)
         self._streams.enter(self)
         self.serve(is_touched=True)
+        for stream in before:
+            stream.send_away()
 
     def serve(self, *, is_touched: bool) -> None:
         """Say what is new; all of it where the node has to be looked at anyway."""
@@ -204,6 +207,17 @@ class Streams:
         await self._catch_up(max(known_at, after if is_same else 0))
         feed = Feed(self._netmaps, node_id, incarnation, after, trust)
         return Stream(self, node_id, feed, is_believed)
+
+    def replaced_by(self, stream: Stream) -> tuple[Stream, ...]:
+        """Return the streams that end as this one of the same node begins.
+
+        An agent has one at a time. Behind one from before is nobody, or a machine with the same
+        memory, which is found to be one when it registers. Two of which that can't be told (they
+        send no nonces) would send each other away for ever: those stay beside each other.
+        """
+        registration = self._netmaps.snapshot.registrations.get(stream.node_id)
+        is_told_apart = registration is not None and registration.generation.attempt.nonce
+        return self._open.get(stream.node_id, ()) if is_told_apart else ()
 
     def enter(self, stream: Stream) -> None:
         """Have rounds and words reach a stream."""

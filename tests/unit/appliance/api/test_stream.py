@@ -193,7 +193,7 @@ async def refuse(limit: StrangerLimit, address: str) -> None:
 
 async def test_ten_refusals_a_minute_and_then_the_source_waits() -> None:
     clock = FakeClock()
-    limit = StrangerLimit(clock)
+    limit = StrangerLimit(clock=clock)
     for _ in range(10):
         await refuse(limit, "192.0.2.1")
         clock.now += 1
@@ -207,7 +207,7 @@ async def test_ten_refusals_a_minute_and_then_the_source_waits() -> None:
 
 
 async def test_any_number_of_good_enrolments_is_let_through() -> None:
-    limit = StrangerLimit(FakeClock())
+    limit = StrangerLimit(clock=FakeClock())
     for _ in range(100):
         async with limit.attempt("192.0.2.1"):
             pass
@@ -217,7 +217,7 @@ async def test_a_newcomer_does_not_wait_long_for_those_who_hang(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits_module, "SLOT_WITHIN_S", 0.05)
-    limit = StrangerLimit(FakeClock())
+    limit = StrangerLimit(clock=FakeClock())
     goes_on = asyncio.Event()
 
     async def hang() -> None:
@@ -237,7 +237,7 @@ async def test_a_newcomer_does_not_wait_long_for_those_who_hang(
 
 
 async def test_guesses_made_at_once_count_all_the_same() -> None:
-    limit = StrangerLimit(FakeClock())
+    limit = StrangerLimit(clock=FakeClock())
 
     async def guess() -> None:
         async with limit.attempt("192.0.2.1"):

@@ -12,6 +12,7 @@ from cairn_agent.protocol import netmap as wire
 from cairn_appliance.domain import cluster as cluster_module
 from cairn_appliance.domain.cluster import Appliance
 from cairn_appliance.domain.errors import Unavailable
+from cairn_appliance.domain.generation import Attempt
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.services import streams as streams_module
 from cairn_appliance.store import keys, records
@@ -174,6 +175,24 @@ async def test_two_streams_of_a_node_end_on_their_own() -> None:
         assert await streams.answers(node.id)
     assert streams.count == 0
     assert await streams.answers(node.id) is None
+
+
+async def test_a_stream_ends_the_one_before_it_where_the_machines_can_be_told_apart() -> None:
+    replica = Replica()
+    node = await replica.joined("a")
+    await replica.register(node, attempt=Attempt(1, "drawn"))
+    streams = replica.services.streams
+    async with following(replica, node) as first:
+        second = Following()
+        second.stream = await streams.open(node.id, 0, 0)
+        second.stream.begin(second)
+        assert first.is_ended
+        assert b"go_away" in first.lines[-1]
+        assert not second.is_ended
+        assert streams.count == 1
+        assert replica.services.presence.is_connected(node.id)
+        second.stream.over()
+    assert streams.count == 0
 
 
 async def test_who_is_here_when_the_replica_closes_is_sent_on_and_nobody_else_comes() -> None:

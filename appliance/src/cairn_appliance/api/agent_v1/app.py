@@ -35,8 +35,9 @@ from cairn_appliance.api.client_certificate import (
 from cairn_appliance.api.kept import KeptResponse
 from cairn_appliance.api.limits import StrangerLimit
 from cairn_appliance.domain.errors import CertificateRequired, Invalid, NotFound, Unavailable
+from cairn_appliance.domain.generation import Attempt
 from cairn_appliance.domain.identity import Facts
-from cairn_appliance.domain.node import RENEWED_UNTIL_S
+from cairn_appliance.domain.node import RENEWED_UNTIL_S, SHARED_STREAM
 from cairn_appliance.domain.telemetry import SHARED_REPORTS
 from cairn_appliance.domain.update import SHARED_UPDATE
 from cairn_appliance.services.clock import Clock, wall_clock
@@ -58,6 +59,7 @@ _SHOWN_AT_ONCE = 2  # they are in memory meanwhile
 # Of one node: fifty copies of it that start at once are turned away, and use up none of it.
 REGISTRATIONS_PER_S, REGISTRATIONS_AT_ONCE = 1.0, 60.0
 RENEWALS_PER_S, RENEWALS_AT_ONCE = 0.1, 60.0
+_NONCE_MAX = 64
 _REASON_MAX = 500  # characters
 _DIGESTS_MAX = 512
 _DIGEST_MAX = 64  # hex digits of SHA-256
@@ -81,7 +83,7 @@ def create_app(
     for path, method, endpoint in agent_api.routes():
         app.add_api_route(path, endpoint, methods=[method], response_model=None)
     if packages is not None:
-        given = PackageRoutes(packages, clock)
+        given = PackageRoutes(packages)
         app.add_api_route("/install.sh", given.script, methods=["GET"], response_model=None)
         app.add_api_route("/packages/", given.index, methods=["GET"], response_model=None)
         app.add_api_route("/packages/{name}", given.file, methods=["GET"], response_model=None)
@@ -93,7 +95,7 @@ class _AgentApi:
         self._services = services
         self._updates = updates
         self._clock = clock
-        self._limit = StrangerLimit(clock)
+        self._limit = StrangerLimit()
         self._registrations = Buckets(REGISTRATIONS_PER_S, REGISTRATIONS_AT_ONCE)
         self._renewals = Buckets(RENEWALS_PER_S, RENEWALS_AT_ONCE)
         self._showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
@@ -117,6 +119,7 @@ class _AgentApi:
         yield f"{root}/gateway/stations", "POST", self.gateway_stations
         yield f"{root}/gateway/preflight", "POST", self.gateway_preflight
         yield SHARED_REPORTS, "GET", self.appliance_telemetry
+        yield SHARED_STREAM, "GET", self.appliance_stream
         yield SHARED_UPDATE, "GET", self.appliance_update
         yield "/healthz", "GET", self.healthz
         yield "/readyz", "GET", self.readyz
@@ -153,6 +156,7 @@ class _AgentApi:
             dataplane_version=body.dataplane_version,
             offloads=body.offloads,
             control_key=control_key_of(connection_of(request)),
+            attempt=Attempt(body.attempt, body.nonce[:_NONCE_MAX], tuple(body.given_up)),
         )
         address = _address(request)
         registered = await self._services.registry.register(node_id, report, address)
@@ -165,6 +169,7 @@ class _AgentApi:
                 appliances=list(cluster.appliances),
                 heartbeat_s=self._services.netmaps.word_every_s,
                 reassert=self._services.reassertions.wants(body.incarnation),
+                again=registered.again,
             )
         )
 
@@ -354,6 +359,13 @@ class _AgentApi:
         headers = {"content-encoding": "gzip"}
         packed = await asyncio.to_thread(gzip.compress, octets, 1)
         return Response(packed, media_type="application/json", headers=headers)
+
+    async def appliance_stream(
+        self, request: Request, node: str = Query(max_length=64)
+    ) -> Response:
+        """Another appliance wants to know whether a node's stream that is open here lives."""
+        self._check_appliance(request)
+        return _answer({"answers": await self._services.streams.answers(node) is True})
 
     async def appliance_update(self, request: Request) -> Response:
         """Another appliance takes the update that was uploaded here."""

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import os
 import re
+import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -97,9 +98,9 @@ class Packages:
 class PackageRoutes:
     """The endpoints; they need no certificate and no quorum."""
 
-    def __init__(self, packages: Packages, clock: Clock) -> None:
+    def __init__(self, packages: Packages) -> None:
         self._packages = packages
-        self._limit = DownloadLimit(clock)
+        self._limit = DownloadLimit()
 
     async def script(self, request: Request) -> Response:
         """The script that installs and joins."""
@@ -122,7 +123,7 @@ class PackageRoutes:
 class DownloadLimit:
     """So many at once, so many of one source, so many a minute of one source; then 429."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._running: Counter[str] = Counter()
         self._asked: OrderedDict[str, tuple[float, int]] = OrderedDict()

@@ -103,7 +103,7 @@ def create_app(
     """
     access = Access(services.store, services.sealer, now=clock)
     answers = Idempotency(services.store, now=clock)
-    joinings = StrangerLimit(clock, JoinRefused)
+    joinings = StrangerLimit(JoinRefused)
     meter = Meter()
     ops = Ops(
         services,
