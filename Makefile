@@ -106,7 +106,7 @@ image-test:  ## the image in QEMU by BIOS and by UEFI: from the seed to two agen
 	@$(RUN) pytest -s -m slow tests/image $(ARGS)
 
 proofs:  ## the proofs under build/proofs as a table
-	@$(RUN) python tools/proofs.py
+	@$(RUN) python -m tools.proofs
 
 clean:  ## remove everything that was built
 	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
