@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -637,8 +638,14 @@ def killed_at_once(trio: Trio) -> float:
     for pid in doomed:
         os.kill(pid, signal.SIGKILL)
     took_s = time.monotonic() - begun
-    for each in appliances:
-        each.kill()  # waits for its end
+    until(
+        "all have ended",
+        lambda: (
+            not any(each.running for each in appliances)
+            and not any(Path(f"/proc/{pid}").exists() for pid in doomed)
+        ),
+        within_s=30,
+    )
     return took_s
 
 
