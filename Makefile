@@ -36,7 +36,7 @@ console-test: setup  ## the console in a real browser, at length: first login to
 lab: setup  ## end-to-end tests only (ARGS: pytest arguments)
 	@$(RUN) pytest tests/integration $(ARGS)
 
-chaos: setup  ## faults of clusters: cut off, killed, lost, damaged, full, replaced, restored: 25 min
+chaos: setup  ## faults of clusters: cut off, killed, lost, damaged, full, replaced, restored: about 35 min
 	@$(RUN) pytest -m "slow or not slow" $(CHAOS) $(ARGS)
 
 chaos-soak: setup  ## 20 minutes of random faults, over each other (CAIRN_SOAK_S, CAIRN_SOAK_SEED)
@@ -106,7 +106,7 @@ image-test:  ## the image in QEMU by BIOS and by UEFI: from the seed to two agen
 	@$(RUN) pytest -s -m slow tests/image $(ARGS)
 
 proofs:  ## the proofs under build/proofs as a table
-	@$(RUN) python tools/proofs.py
+	@$(RUN) python -m tools.proofs
 
 clean:  ## remove everything that was built
 	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,6 +10,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DIRECTORY = ROOT / "build" / "proofs"
+LIST = ROOT / "tests" / "expected-proofs.txt"
+
+
+def listed() -> dict[str, str]:
+    """Return what each proof of expected-proofs.txt is, by its id."""
+    lines = LIST.read_text("utf-8").splitlines()
+    pairs = (line.split(maxsplit=1) for line in lines if line and not line.startswith("#"))
+    return dict(pairs)
 
 
 def record(
@@ -25,8 +33,11 @@ def record(
     """Write the proof `proof` (its id) and return `holds`, so that a test can assert on it.
 
     `value` was measured in this run and `holds` computed from it; `command` repeats it (the
-    running pytest test unless given).
+    running pytest test unless given). An id that isn't listed is refused: if this proof went
+    missing, nobody would notice.
     """
+    if proof not in listed():
+        raise ValueError(f"{proof} has no line in {LIST.relative_to(ROOT)}")
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     proved = {
         "id": proof,

@@ -36,7 +36,7 @@ def test_two_of_five_are_killed_at_once_under_writes() -> None:
         leader = five.leader()
         other = next(name for name in five.appliances if name != leader)
         safe = next(name for name in five.appliances if name not in (leader, other))
-        with five.writing(first=safe) as writer:
+        with five.probed() as probes, five.writing(first=safe) as writer:
             writer.wait_for(20)
             killed = time.monotonic()
             for name in (leader, other):
@@ -58,9 +58,10 @@ def test_two_of_five_are_killed_at_once_under_writes() -> None:
         five.wait_until_whole()
     assert record(
         "CLUSTER-five",
-        what=f"five, the leader and another killed at once under writes, {gone} lost: no write for",
+        what=f"five, the leader and another killed at once under writes, {gone} and {probes}: no "
+        "write for",
         bar="<= 3 s, 0 lost",
         value=round(stall, 3),
         unit="s",
-        holds=stall <= 3.0 and gone == 0,
+        holds=stall <= 3.0 and gone == 0 and probes.none_lost,
     )

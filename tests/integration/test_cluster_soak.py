@@ -1,12 +1,12 @@
 """Random faults on three appliances and three nodes, one after the other and over each other.
 
-    one LAN:   m1   m2   m3   vm   vm2   vm3   client
+    one LAN:   m1   m2   m3   vm   second   third   client
 
 Two writers and probes between the nodes go on throughout. Appliances are killed, paused, cut
 apart in one direction or both, lose their etcd, all fail at once; agents and data planes are
 killed, a node changes its address. Every third fault begins before the one before is over
-(trust.md 3, "campaign"). `make chaos-soak`; CAIRN_SOAK_S sets how long, CAIRN_SOAK_SEED what
-happens, which is printed first.
+(trust.md 3, "campaign"). `make chaos-soak`; CAIRN_SOAK_S sets how long (the proofs hold from an
+hour on), CAIRN_SOAK_SEED what happens, which is printed first.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tests.integration.takers import Taken
 from tests.integration.trio import Trio, Write, cut_off, grown_trio, lost, mend, writing
 from tests.integration.world import FAST_TIMERS, assert_no_program_crashed
 from tests.lab import Host, Lab, Machine, Pair, Probes, until
 from tests.lab.cairn import OPS_PORT, Appliance, Node, loaded_digests, missing_programs
 from tests.lab.program import children_of
-from tests.proofs import record, record_seconds
+from tests.proofs import record
 
 SOAK_S = float(os.environ.get("CAIRN_SOAK_S", "1200"))
+BAR_S = 3600.0  # trust.md 3, "campaign": an hour each night
 SEED = int(os.environ.get("CAIRN_SOAK_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
 
 pytestmark = [
@@ -224,14 +226,14 @@ def _signal_all(pids: list[int], number: signal.Signals) -> None:
 
 
 @contextmanager
-def soaked() -> Iterator[tuple[Soak, Probes, list[Write]]]:
+def soaked() -> Iterator[tuple[Soak, Probes, list[Write], Taken]]:
     """Let it all happen; yield what there was, with the cluster whole again."""
     with Lab("soak") as lab:
         trio = grown_trio(lab, FAST_TIMERS)
-        nodes = [trio.vm, *(Node(_host(trio, name), timers=FAST_TIMERS) for name in ("vm2", "vm3"))]
-        for node in nodes[1:]:
-            node.start()
-            node.join(trio.appliances["m1"].token(trio.network))
+        third = Node(_host(trio, "third"), timers=FAST_TIMERS)
+        third.start()
+        third.join(trio.appliances["m1"].token(trio.network))
+        nodes = [trio.vm, *trio.others, third]
         addresses: dict[Machine, str] = {n.host: n.address(trio.network) for n in nodes}
         for one, peer in itertools.permutations(nodes, 2):
             one.wait_for_ping(addresses[peer.host], within_s=20)
@@ -240,6 +242,7 @@ def soaked() -> Iterator[tuple[Soak, Probes, list[Write]]]:
         session = trio.appliances["m1"].session()
         # What a second writer has under way goes another way than the first one's.
         with (
+            trio.taking() as taken,
             writing(trio.client, places, session, pause_s=WRITER_PAUSE_S) as writer,
             writing(trio.client, places[::-1], session, pause_s=WRITER_PAUSE_S) as other,
         ):
@@ -248,7 +251,7 @@ def soaked() -> Iterator[tuple[Soak, Probes, list[Write]]]:
             probes.stop()
             writes = writer.writes() + other.writes()
         until("all have loaded the same", lambda: _digests_agree(soak), within_s=60)
-        yield soak, probes, writes
+        yield soak, probes, writes, taken
         assert_no_program_crashed(lab)
 
 
@@ -318,45 +321,55 @@ def longest_without_writes(soak: Soak, writes: list[Write]) -> float:
 def test_random_faults_lose_no_write_and_no_packet_that_was_promised() -> None:
     if missing := missing_programs():
         pytest.fail(f"not built: {', '.join(missing)}; run make setup")
-    with soaked() as (soak, probes, writes):
+    with soaked() as (soak, probes, writes, taken):
         acknowledged = [write for write in writes if write.id]
         gone = lost(soak.trio, acknowledged)
+        wrong = soak.trio.violations(taken, acknowledged)
         missed = unexplained(soak, probes)
         sent = sum(pair.sent for pair in probes.pairs())
         stall = longest_without_writes(soak, writes)
         problems = soak.trio.appliances["m1"].cairn("cluster", "status")["problems"]
     faults = f"{SOAK_S:.0f} s, {len(soak.faults)} faults, seed {SEED}"
     print(f"soak: {faults}; {len(acknowledged)} writes, {sent} probes, stall {stall:.1f} s")
-    held = [
-        record(
-            "SOAK-lost",
-            what=f"{faults}: of {len(acknowledged)} acknowledged writes lost",
-            bar="0",
-            value=gone,
-            unit="writes",
-            holds=gone == 0 and len(acknowledged) > SOAK_S / 2,
-        ),
-        record(
-            "SOAK-probes",
-            what=f"the same: of {sent} probes between nodes, pairs that lost more than promised",
-            bar="0 (1.5 s for a killed data plane, 1 s for a changed address, else nothing)",
-            value=len(missed),
-            unit="pairs",
-            holds=not missed,
-        ),
-        record_seconds(
-            "SOAK-stall",
-            stall,
-            at_most_s=7,  # 3 s, and 4 s of a client's patience with one that is paused
-            what="the same: no write for, while at most one appliance had a fault",
-        ),
-        record(
-            "SOAK-whole",
-            what=f"the same: {len(soak.whole_s)} times healed, until all is whole, the slowest",
-            bar="<= 60 s",
-            value=round(max(soak.whole_s), 1),
-            unit="s",
-            holds=max(soak.whole_s) <= WHOLE_S and problems == [],
-        ),
-    ]
-    assert all(held), (missed[:20], gone, stall, problems)
+    is_good = {
+        "SOAK-lost": gone == 0 and not wrong and len(acknowledged) > SOAK_S / 2,
+        "SOAK-probes": sent > 0 and not missed,
+        "SOAK-stall": stall <= 7.0,
+        "SOAK-whole": max(soak.whole_s) <= WHOLE_S and problems == [],
+    }
+    # What a shorter time shows is not the promise, and no proof of it.
+    is_whole, over = SOAK_S >= BAR_S, f" over {BAR_S:.0f} s"
+    record(
+        "SOAK-lost",
+        what=f"{faults}: of {taken} {len(wrong)} that no truth explains; of "
+        f"{len(acknowledged)} acknowledged writes lost",
+        bar="0, no two owners" + over,
+        value=gone,
+        unit="writes",
+        holds=is_good["SOAK-lost"] and is_whole,
+    )
+    record(
+        "SOAK-probes",
+        what=f"{faults}: of {sent} probes between nodes, pairs that lost more than promised",
+        bar="0 (1.5 s for a killed data plane, 1 s for a changed address, else nothing)" + over,
+        value=len(missed),
+        unit="pairs",
+        holds=is_good["SOAK-probes"] and is_whole,
+    )
+    record(
+        "SOAK-stall",
+        what=f"{faults}: no write for, while at most one appliance had a fault",
+        bar="<= 7 s (3 s, and 4 s of a client's patience with one that is paused)" + over,
+        value=round(stall, 2),
+        unit="s",
+        holds=is_good["SOAK-stall"] and is_whole,
+    )
+    record(
+        "SOAK-whole",
+        what=f"{faults}: {len(soak.whole_s)} times healed, until all is whole, the slowest",
+        bar="<= 60 s" + over,
+        value=round(max(soak.whole_s), 1),
+        unit="s",
+        holds=is_good["SOAK-whole"] and is_whole,
+    )
+    assert all(is_good.values()), (is_good, missed[:20], gone, wrong[:20], stall, problems)

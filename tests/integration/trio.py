@@ -1,21 +1,28 @@
-"""Three appliances on one LAN, a node whose agent follows them, and writers; what is done to them.
+"""Three appliances on one LAN, two nodes, and writers; what is done to them.
 
-one LAN:   m1   m2   m3   vm   client        `client` writes without a pause
+one LAN:   m1   m2   m3   vm   second   client        `client` writes without a pause
+
+`vm` is the node whose agent is looked at; probes go between it and `second`.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.integration.takers import Operator, Taken, Takers, violations
 from tests.lab import Host, Lab, Program, until
 from tests.lab.cairn import OPS_PORT, Appliance, Network, Node
+from tests.lab.machine import Machine
+from tests.lab.probes import Probes
+from tests.sim.history import Violation
 
 _WRITER = Path(__file__).parents[1] / "lab" / "writer.py"
 
@@ -30,10 +37,26 @@ class Write:
     status: int
     id: str
     tries: int
+    told: str = ""
 
     @property
     def done(self) -> float:
         return self.sent + self.took
+
+
+@dataclass
+class Probed:
+    """What became of the probes between the two nodes, once the block has ended."""
+
+    sent: int = 0
+    lost: int = 0
+
+    @property
+    def none_lost(self) -> bool:
+        return self.sent > 0 and self.lost == 0
+
+    def __str__(self) -> str:
+        return f"{self.lost} of {self.sent} probes lost"
 
 
 @dataclass
@@ -44,6 +67,9 @@ class Trio:
     vm: Node
     network: Network
     growth: list[Write]
+    others: list[Node] = field(default_factory=list)  # beside `vm`
+    growth_probes: Probed = field(default_factory=Probed)
+    _takers: Takers | None = None
 
     def leader(self) -> str:
         return next(str(each["name"]) for each in self.shown() if each["leads"])
@@ -93,10 +119,50 @@ class Trio:
         with writing(self.client, places, session, retry_s=retry_s) as writer:
             yield writer
 
+    @contextmanager
+    def probed(self) -> Iterator[Probed]:
+        """Probe between the nodes in both directions; the counts are there afterwards."""
+        with probed(self.lab, self.network, [self.vm, *self.others]) as counts:
+            yield counts
+
+    @contextmanager
+    def taking(self) -> Iterator[Taken]:
+        """Take addresses and uses of tokens at all appliances at once, inside the block."""
+        operator = self.operator()
+        if self._takers is None:
+            self._takers = Takers(operator)
+        appliances = list(self.appliances.values())
+        with self._takers.at(operator, appliances) as taken:
+            yield taken
+
+    def operator(self) -> Operator:
+        """One who asks an appliance that is ready, from the host of the writers."""
+        ready = next(each for each in self.appliances.values() if each.is_ready())
+        return Operator(self.client, ready, ready.session())
+
+    def violations(self, taken: Taken, written: list[Write]) -> list[Violation]:
+        """What no truth explains of what was taken, used and acknowledged."""
+        return violations(taken, [each.id for each in written], self.operator(), self.kept())
+
     def kept(self) -> set[str]:
         """The IDs of all tokens, as the cluster has them."""
         name = next(name for name, each in self.appliances.items() if each.is_ready())
         return {token["id"] for token in self.appliances[name].cairn("token", "list")}
+
+
+@contextmanager
+def probed(lab: Lab, network: Network, nodes: list[Node]) -> Iterator[Probed]:
+    """Probe between all the nodes inside the block."""
+    addresses: dict[Machine, str] = {n.host: n.address(network) for n in nodes}
+    probes = Probes(addresses, directory=lab.directory)
+    time.sleep(1.0)  # until the sessions are there
+    begun, counts = probes.now(), Probed()
+    try:
+        yield counts
+    finally:
+        probes.stop()
+    pairs = probes.pairs(since=begun)
+    counts.sent, counts.lost = sum(p.sent for p in pairs), sum(p.lost for p in pairs)
 
 
 class Writer:
@@ -164,7 +230,7 @@ def grown_trio(
 ) -> Trio:
     """Grow a cluster from one to three in a new lab while `client` writes.
 
-    `timers` are those of `vm`; `prepare` is done to each appliance before it is made, and it
+    `timers` are those of the nodes; `prepare` is done to each appliance before it is made, and it
     has the settings.
     """
     site = lab.site("dc", families="4", closed=False)
@@ -175,15 +241,20 @@ def grown_trio(
     first.start()
     first.login()
     network = first.network("prod", "10.7.0.0/24")
-    vm = Node(site.host("vm"), timers=timers)
-    vm.start()
-    vm.join(first.token(network))
+    vm, second = (Node(site.host(name), timers=timers) for name in ("vm", "second"))
+    for node in (vm, second):
+        node.start()
+        node.join(first.token(network))
+    second.wait_for_ping(vm.address(network), within_s=20)
     client = site.host("client")
     places = [f"{first.host.v4}:{OPS_PORT}"]
     appliances = {"m1": first}
-    with writing(client, places, first.session()) as writer:
+    with (
+        probed(lab, network, [vm, second]) as counts,
+        writing(client, places, first.session()) as writer,
+    ):
         writer.wait_for(20)
-        trio = Trio(lab, appliances, client, vm, network, [])
+        trio = Trio(lab, appliances, client, vm, network, [], [second], counts)
         for name in ("m2", "m3"):
             trio.add(name, site.host(name), prepare=prepare, settings=settings)
         trio.wait_until_whole()
@@ -221,6 +292,19 @@ def at_appliance(trio: Trio, name: str, appliance: Appliance | None = None) -> I
     finally:
         trio.vm.host.nft("delete table inet steer")
     yield
+
+
+def moved_from(trio: Trio, victim: Appliance) -> float:
+    """Return when the agent follows another appliance, by its log: a command takes a second."""
+    agent = trio.vm.agent
+    assert agent is not None
+    came_up = re.compile(r"link is up appliance=(\S+):\d+")
+
+    def elsewhere() -> float:
+        places = came_up.findall(agent.text())
+        return time.monotonic() if places and places[-1] != victim.host.v4 else 0.0
+
+    return until("the agent is elsewhere", elsewhere, within_s=60)
 
 
 def cut_off(appliance: Appliance, others: list[Appliance], way: str) -> None:

@@ -2,9 +2,10 @@
 
 First line of stdin: {"places": ["HOST:PORT", ...], "session": TOKEN, "pause_s": S, "retry_s": S}.
 A write makes an enrolment token. Each line of output is a JSON object: when it was sent
-(CLOCK_MONOTONIC), how long it took, where, the status, the ID of what was made, and how often it
-was tried. It stays at a place for as long as that works, as a client of ours does. With `retry_s`
-a write that fails is repeated for so long, with the same Idempotency-Key, at the next place.
+(CLOCK_MONOTONIC), how long it took, where, the status, the ID of what was made, how often it
+was tried, and what the answer says went wrong. It stays at a place for as long as that works, as
+a client of ours does. With `retry_s` a write that fails is repeated for so long, with the same
+Idempotency-Key, at the next place.
 """
 
 import http.client
@@ -79,7 +80,8 @@ def main() -> None:
         took = time.monotonic() - sent
         made = answer.get("id", "") if status == 201 else ""
         line = {"sent": sent, "took": took, "place": place.address, "status": status, "id": made}
-        print(json.dumps({**line, "tries": tries}), flush=True)
+        told = "" if made else answer.get("detail", "")
+        print(json.dumps({**line, "tries": tries, "told": told}), flush=True)
         if not made:
             turn += 1
         time.sleep(asked["pause_s"])

@@ -17,7 +17,10 @@ FILE = Path(__file__).resolve().parents[2] / "build" / "scale.json"
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured value and its bar; `size` is that of the bar, `agents` what there were."""
+    """A measured value and its bar; `size` is that of the bar, `agents` what there were.
+
+    `is_whole` is false for a run that was shorter, or slower, than the bar is about.
+    """
 
     id: str
     what: str
@@ -27,17 +30,20 @@ class Figure:
     is_met: bool
     size: int
     agents: int
+    is_whole: bool = True
 
     @property
     def holds(self) -> bool:
-        """True where the bar is met, at its own size or above."""
-        return self.is_met and self.agents >= self.size
+        """True where the bar is met, at its own size or above, by all that it is about."""
+        return self.is_met and self.is_whole and self.agents >= self.size
 
     @property
     def verdict(self) -> str:
         """Return it in words; a bar that is met at another size is not claimed."""
         if not self.is_met:
             return "NO"
+        if not self.is_whole:
+            return "not shown: too short"
         return "yes" if self.holds else f"at {self.agents:,}; not shown at {self.size:,}"
 
 
@@ -55,10 +61,19 @@ class Run:
     load_before: float = field(default_factory=lambda: os.getloadavg()[0])
 
     def add(
-        self, id_: str, what: str, bar: str, value: float, unit: str, *, met: bool, size: int
+        self,
+        id_: str,
+        what: str,
+        bar: str,
+        value: float,
+        unit: str,
+        *,
+        met: bool,
+        size: int,
+        whole: bool = True,
     ) -> None:
         """Note a figure."""
-        self.figures.append(Figure(id_, what, bar, value, unit, met, size, self.agents))
+        self.figures.append(Figure(id_, what, bar, value, unit, met, size, self.agents, whole))
 
     def write(self) -> None:
         """Write build/scale.json, and the proofs."""

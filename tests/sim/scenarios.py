@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from tests.sim.world import World
 SPREAD_S = 3.0  # over which agents come back (trust.md 5.4)
 STORM_S = 180.0
 APPLIED_S = 10.0
-IDLE_S = 60.0
+IDLE_S = float(os.environ.get("CAIRN_IDLE_S", "60"))
+IDLE_BAR_S = 3600.0  # of trust.md SC-6
 SETTLE_S = 45.0  # until second connections are gone, and what they took is given back
 ACKNOWLEDGED_S = 75.0
 SLOW_S = 60.0
@@ -123,33 +125,36 @@ async def idleness(stage: Stage, empty_octets: int) -> None:
     share = (world.cpu_s() - cpu) / took_s * 100 / (run.agents / 1000)
     writes = (await world.revision() - revision) / took_s
     rss = (world.rss_octets() - empty_octets) / run.agents / 1024
-    what = "idle agents"
+    what = f"idle agents for {took_s:.0f} s"
     run.add(
         "SC-6-rss",
         f"{what}: memory of the appliance, each",
-        "at most 64 KiB",
+        "at most 64 KiB over 1 h",
         rss,
         "KiB",
         met=rss <= 64,
         size=10_000,
+        whole=took_s >= IDLE_BAR_S,
     )
     run.add(
         "SC-6-cpu",
         f"{what}: CPU of the appliance, each 1,000",
-        "at most 5 % of a core",
+        "at most 5 % of a core over 1 h",
         share,
         "%",
         met=share <= 5,
         size=10_000,
+        whole=took_s >= IDLE_BAR_S,
     )
     run.add(
         "SC-6-writes",
         f"{what}: writes into etcd",
-        "about 0/s (at most 0.1)",
+        "about 0/s (at most 0.1) over 1 h",
         writes,
         "/s",
         met=writes <= 0.1,
         size=10_000,
+        whole=took_s >= IDLE_BAR_S,
     )
 
 

@@ -130,7 +130,8 @@ MATRIX: Final[dict[tuple[str, str], Role | None]] = {
     ("GET", f"{ROOT}/enrolment"): Role.VIEWER,
 }
 
-# What only a person may, after a login: an API token must not make itself a way to stay.
+# What only a person may, after a login: an API token must not make itself a way to stay. A join
+# string lets in an appliance, which is given all secrets; a backup can be read by its key.
 PERSONS_ONLY: Final = frozenset(
     entry
     for entry in MATRIX
@@ -139,12 +140,12 @@ PERSONS_ONLY: Final = frozenset(
             f"{ROOT}/{part}"
             for part in (
                 *("session/", "sessions", "users", "api-tokens", "audit/accept"),
-                "settings/oidc",
+                *("settings/oidc", "cluster/join-strings", "backups/key"),
             )
         )
     )
     and entry[0] != "GET"
-)
+) | {("POST", f"{ROOT}/cluster/appliances/{{appliance}}/replace")}
 # What is open to one whose password is known to someone else.
 BEFORE_PASSWORD_CHANGE: Final = frozenset(
     (("POST", f"{ROOT}/logout"), ("GET", f"{ROOT}/session"), ("POST", f"{ROOT}/session/password"))
