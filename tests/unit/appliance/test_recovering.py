@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 from cairn_appliance import recovering
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.update import Report, Standing
@@ -22,7 +20,6 @@ async def test_nothing_is_known_any_more_of_the_machines_that_are_lost() -> None
         puts.append(Put(keys.update(name), report))
     await store.commit([], puts)
 
-    local = SimpleNamespace(member="m1")
-    await recovering._raise_incarnation(store, local)  # type: ignore[arg-type]
+    await recovering.begin_again(store, "m1")
 
     assert [each.key for each in (await store.list(keys.UPDATES)).items] == [keys.update("m1")]
