@@ -276,7 +276,10 @@ REMEDIES: Mapping[str, str] = {
     Alarm.SLOW_DISK: "look at what else uses its disk, or give it a faster one",
     Alarm.LEADER_UNSTEADY: "look at disk, processor and network of the appliances: one of them is "
     "too slow or loses packets",
-    Alarm.CLOCK_OFF: "set its clock by NTP (timedatectl, chronyc makestep)",
+    Alarm.CLOCK_OFF: "set its clock by NTP (timedatectl, chronyc makestep; image: Time in the "
+    "menu)",
+    Alarm.CLOCK_UNSYNCHRONISED: "let NTP keep it: `timedatectl` there says whether a time server "
+    "answers; UDP 123 to it must pass (image: Time in the menu, or `ntp` in the seed)",
     Alarm.CERTIFICATE_EXPIRES: "look into its log why the certificate was not renewed; a restart "
     "of the appliance tries again",
     Alarm.ADDRESS_UNKNOWN: "correct the name at your DNS, or `addresses` in its settings.toml",
