@@ -157,7 +157,8 @@ async def _base(store: Store, member: str, absorb_s: float) -> Base:
     if cluster is None:
         raise Refused(
             "the data have no cluster",
-            "restore a backup: `cairn-appliance restore`",
+            "restore a backup: `cairn-appliance restore FILE --data-dir DIR --others-are-lost "
+            "--set-aside`",
             code="no_cluster",
         )
     events = [item for item in items if item.key.startswith(keys.EVENTS)]

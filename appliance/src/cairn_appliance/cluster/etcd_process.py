@@ -100,8 +100,9 @@ _FAILURES = (
         _Failure(
             sign,
             "etcd's data are damaged",
-            "run `cairn-appliance rebuild` here if other appliances run; else restore a backup: "
-            "`cairn-appliance restore`",
+            "run `cairn-appliance rebuild --data-dir {data}` here if other appliances run; else "
+            "restore a backup: `cairn-appliance restore FILE --data-dir {data} --others-are-lost "
+            "--set-aside`",
             LocalStateUnusable,
             Alarm.MEMBER_CORRUPT,
         )
