@@ -17,6 +17,7 @@ from cairn_appliance.domain.errors import Refused
 from cairn_appliance.domain.restored import Restored, next_incarnation
 from cairn_appliance.services.formats import check_readable
 from cairn_appliance.store import keys, records
+from cairn_appliance.store.codec import Broken
 from cairn_appliance.store.port import Compare, Delete, Item, Put, Store
 
 _AT_ONCE = 100
@@ -108,10 +109,16 @@ async def _note(store: Store, member: str, base: Base, incarnation: int, now: fl
 async def _expire_tokens(store: Store, now: float) -> None:
     """Let enrolment tokens be over since they were made, whatever the clock says later."""
     for items in _batches((await store.list(keys.TOKENS)).items):
-        tokens = [records.tokens.decode(item) for item in items]
-        over = [replace(each, expires_at=min(each.created_at, now)) for each in tokens]
-        puts = [Put(keys.token(each.id), records.tokens.encode(each)) for each in over]
-        await store.commit([], puts)
+        await store.commit([], [_expired(item, now) for item in items])
+
+
+def _expired(item: Item, now: float) -> Put | Delete:
+    try:
+        token = records.tokens.decode(item)
+    except Broken:
+        return Delete(item.key)
+    token = replace(token, expires_at=min(token.created_at, now))
+    return Put(item.key, records.tokens.encode(token))
 
 
 async def _void(store: Store, prefix: str, member: str) -> None:
@@ -123,7 +130,10 @@ async def _void(store: Store, prefix: str, member: str) -> None:
 
 def _is_own(item: Item, prefix: str, member: str) -> bool:
     if prefix == keys.BACKUPS:
-        return records.backups.decode(item).appliance == member
+        try:
+            return records.backups.decode(item).appliance == member
+        except Broken:
+            return False
     return prefix in (keys.APPLIANCES, keys.UPDATES) and keys.last_part(item.key) == member
 
 

@@ -9,8 +9,10 @@ back.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,8 +35,11 @@ from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.services.events import Journal
 from cairn_appliance.services.membership import view_of
 from cairn_appliance.store import keys, records
+from cairn_appliance.store.codec import Broken
 from cairn_appliance.store.etcd import EtcdStore
-from cairn_appliance.store.port import Put, Store, StoreError
+from cairn_appliance.store.port import Item, Put, Store, StoreError
+
+log = logging.getLogger(__name__)
 
 _ALONE = "--force-new-cluster=true"
 
@@ -161,13 +166,21 @@ async def _base(store: Store, member: str, absorb_s: float) -> Base:
             "--set-aside`",
             code="no_cluster",
         )
-    events = [item for item in items if item.key.startswith(keys.EVENTS)]
-    last = max(events, key=lambda item: item.revision, default=None)
-    made_at = records.events.decode(last).at if last else 0.0
     return Base(
         how=f"recovered from {member} alone",
         incarnation=records.clusters.decode(cluster).incarnation,
         revision=max(item.revision for item in items),
-        made_at=min(made_at, time.time()),
+        made_at=min(_last_event_at(items), time.time()),
         absorb_s=absorb_s,
     )
+
+
+def _last_event_at(items: Sequence[Item]) -> float:
+    """Return when the event was that was written last; clocks may have been wrong before."""
+    events = [item for item in items if item.key.startswith(keys.EVENTS)]
+    for item in sorted(events, key=lambda each: each.revision, reverse=True):
+        try:
+            return records.events.decode(item).at
+        except Broken as broken:
+            log.info("an event can't be read reason=%s", broken)
+    return 0.0
