@@ -328,7 +328,9 @@ def test_random_faults_lose_no_write_and_no_packet_that_was_promised() -> None:
         missed = unexplained(soak, probes)
         sent = sum(pair.sent for pair in probes.pairs())
         stall = longest_without_writes(soak, writes)
-        problems = soak.trio.appliances["m1"].cairn("cluster", "status")["problems"]
+        shown = soak.trio.appliances["m1"].cairn("cluster", "status")["problems"]
+        # Who keeps the clock of this machine says nothing of the cluster.
+        problems = [each for each in shown if each["name"] != "clock_unsynchronised"]
     faults = f"{SOAK_S:.0f} s, {len(soak.faults)} faults, seed {SEED}"
     print(f"soak: {faults}; {len(acknowledged)} writes, {sent} probes, stall {stall:.1f} s")
     is_good = {

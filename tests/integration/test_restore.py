@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cairn_appliance.pki.backup_file import BackupReader
 
 from tests.integration.trio import writing
 from tests.lab import Host, Lab, Probes, until
@@ -178,6 +179,60 @@ def test_a_cluster_restored_into_the_past_loses_no_packet_and_gives_no_address_t
     )
 
 
+@pytest.mark.timeout(1200)
+def test_with_all_that_there_was_only_the_last_minutes_are_lost() -> None:
+    """Backups by the clock, as they are unless somebody says otherwise (trust.md A11)."""
+    with Lab("backups") as lab:
+        site = lab.site("dc", families="4", closed=False)
+        appliance = Appliance(site.host("appliance"))
+        key = appliance.init()["recovery_key"]
+        appliance.start()
+        appliance.login()
+        client = site.host("client")
+        with writing(client, [f"{appliance.host.v4}:{OPS_PORT}"], appliance.session()) as writer:
+            writer.wait_for(20)
+            first = newest_backup(appliance, 1, within_s=120)
+            newest_backup(appliance, 2, within_s=900)
+            with first.open("rb") as octets:
+                gap_s = time.time() - BackupReader(octets, str(first)).head.made_at
+            time.sleep(170)  # the next one is due soon
+            file = client.directory / "kept.backup"
+            file.write_bytes(newest_backup(appliance, 2, within_s=1).read_bytes())
+            appliance.kill()
+            killed = time.monotonic()
+            acknowledged = [write for write in writer.acknowledged() if write.done < killed]
+        appliance.host.run(["rm", "-rf", str(appliance.data_dir)])
+        restore_on(appliance, file, key)
+        appliance.start()
+        until("it is ready", appliance.is_ready, within_s=30)
+        appliance.login()
+        kept = {token["id"] for token in appliance.cairn("token", "list")}
+        lost = [write for write in acknowledged if write.id not in kept]
+        lost_s = killed - min((write.done for write in lost), default=killed)
+    assert lost, "it was killed before the next backup"
+    assert record(
+        "A11-backup",
+        what=f"all lost, the last backup by the clock restored: of {len(acknowledged)} writes "
+        f"{len(lost)} lost, of the last {lost_s:.0f} s; just before the backup before it "
+        "would have been lost, at most",
+        bar="<= 300 s (RPO 5 min)",
+        value=round(max(gap_s, lost_s)),
+        unit="s",
+        holds=max(gap_s, lost_s) <= 300,
+    )
+
+
+def newest_backup(appliance: Appliance, count: int, *, within_s: float) -> Path:
+    """Return the newest file once there are so many."""
+    directory = appliance.data_dir / "backups"
+
+    def found() -> Path | None:
+        files = sorted(directory.glob("*.backup"), key=lambda each: each.stat().st_mtime)
+        return files[-1] if len(files) >= count else None
+
+    return until(f"there are {count} backups", found, within_s=within_s)
+
+
 def change(world: World, token: str) -> None:
     """Do what the backup knows nothing of."""
     appliance, nodes = world.appliance, world.nodes
@@ -195,10 +250,13 @@ def change(world: World, token: str) -> None:
 
 
 def restore(world: World, file: Path) -> dict[str, Any]:
-    appliance = world.appliance
+    return restore_on(world.appliance, file, world.recovery_key)
+
+
+def restore_on(appliance: Appliance, file: Path, key: str) -> dict[str, Any]:
     command = ["cairn-appliance", "restore", str(file), "--data-dir", str(appliance.data_dir)]
     command += ["--others-are-lost", "--absorb-within", str(ABSORB_S), "--json"]
-    done = appliance.host.run(command, stdin=world.recovery_key + "\n", within_s=90)
+    done = appliance.host.run(command, stdin=key + "\n", within_s=90)
     restored: dict[str, Any] = json.loads(done.stdout)
     return restored
 

@@ -46,7 +46,7 @@ ENDPOINTS = 16  # as many as a node may have
 DEAF_WINDOW = 4096  # octets
 SESSIONS = 20  # that it reports
 Post = Callable[[str, msgspec.Struct], Awaitable[bytes]]
-FINAL = frozenset({"node_removed", "duplicate_node", "node_rejected"})
+FINAL = frozenset({"node_removed", "duplicate_node"})
 
 
 class Credentials(msgspec.Struct, frozen=True):

@@ -191,7 +191,8 @@ def recover_command(
     typer.echo(f"appliance    {recovered.name}, alone")
     typer.echo(f"copy         {recovered.kept}  (etcd as it was before)")
     typer.echo(f"next         cairn-appliance run --data-dir {data_dir}")
-    typer.echo("then         cairn cluster join-string, for each appliance that is to join")
+    typer.echo("then         cairn login; cairn cluster status; cairn event list (what it learned)")
+    typer.echo("             cairn cluster join-string, for each appliance that is to join")
 
 
 @app.command("restore")

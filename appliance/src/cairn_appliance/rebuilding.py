@@ -52,7 +52,8 @@ async def rebuild(data_dir: Path) -> Rebuilt:
     if not others:
         raise Refused(
             "there is no other appliance to take the data from",
-            "restore a backup: `cairn-appliance restore`",
+            "restore a backup: `cairn-appliance restore FILE --data-dir DIR --others-are-lost "
+            "--set-aside`",
             code="no_others",
         )
     bootstrap.renew_etcd_certificates(local, utc_now())

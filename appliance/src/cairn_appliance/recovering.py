@@ -1,18 +1,23 @@
 """What is done on an appliance itself, on its own data: look at the cluster, recover it.
 
 `recover` makes a cluster of one from what a single survivor has, where too many of the others
-are lost for good. Whatever was acknowledged and had reached the survivor stays. The others'
-data must never come back: for them, and for every agent, it is another incarnation.
+are lost for good. Whatever was acknowledged and had reached the survivor stays. Whether
+everything had, it can't know: the others may have gone on without it. So it is another
+incarnation (incarnating.py), as after a restore of a backup. The others' data must never come
+back.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cairn_appliance import incarnating
 from cairn_appliance.cluster import bootstrap
 from cairn_appliance.cluster.audit_files import AuditFiles
 from cairn_appliance.cluster.bootstrap import Local
@@ -20,17 +25,21 @@ from cairn_appliance.cluster.etcd_binary import find_etcd
 from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
 from cairn_appliance.cluster.files import cannot
 from cairn_appliance.cluster.members import EtcdMembers
-from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.cluster_health import ClusterView
 from cairn_appliance.domain.errors import Refused, Unavailable
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.domain.restored import ABSORB_S, Restored
+from cairn_appliance.incarnating import Base
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.services.events import Journal
 from cairn_appliance.services.membership import view_of
 from cairn_appliance.store import keys, records
+from cairn_appliance.store.codec import Broken
 from cairn_appliance.store.etcd import EtcdStore
-from cairn_appliance.store.port import Compare, Delete, Put, Store, StoreError
+from cairn_appliance.store.port import Item, Put, Store, StoreError
+
+log = logging.getLogger(__name__)
 
 _ALONE = "--force-new-cluster=true"
 
@@ -82,14 +91,14 @@ async def recover(data_dir: Path) -> Recovered:
     try:
         store = EtcdStore([local.etcd_endpoint], client_tls(local))
         try:
-            cluster = await _raise_incarnation(store, local)
+            restored = await begin_again(store, local.member)
         finally:
             await store.close()
     finally:
         await etcd.stop()
     local.keep_others(())
     AuditFiles(local.data_dir).forget_marks()  # what was lost with the others is known to be
-    return Recovered(cluster.id, local.member, cluster.incarnation, str(kept))
+    return Recovered(local.cluster_id, local.member, restored.incarnation, str(kept))
 
 
 async def check_others_are_lost(local: Local) -> None:
@@ -125,27 +134,53 @@ def _copy(local: Local) -> Path:
     return kept
 
 
-async def _raise_incarnation(store: Store, local: Local) -> Cluster:
-    """Begin another incarnation, without the appliances that are lost."""
-    item = await store.get(keys.CLUSTER_INFO)
-    if item is None:
+async def begin_again(store: Store, member: str, absorb_s: float = ABSORB_S) -> Restored:
+    """Begin another incarnation from what the survivor has; raise Refused."""
+    base = await _base(store, member, absorb_s)
+
+    def tell(restored: Restored) -> Put:
+        return Journal().entry(
+            "cluster_recovered",
+            f"the cluster was recovered from {member} alone: incarnation {restored.incarnation}; "
+            "enrolment tokens, join strings, sessions and API tokens of before are void",
+            SYSTEM,
+            severity=Severity.ALARM,
+            appliance=member,
+            revision=str(restored.base_revision),
+        )
+
+    return await incarnating.begin_again(store, member, base, tell)
+
+
+async def _base(store: Store, member: str, absorb_s: float) -> Base:
+    """Return how far the survivor had followed.
+
+    The store's own revision says too much: leases have ended since, in nobody's cluster.
+    """
+    items = (await store.list(keys.ROOT)).items
+    cluster = next((item for item in items if item.key == keys.CLUSTER_INFO), None)
+    if cluster is None:
         raise Refused(
             "the data have no cluster",
-            "restore a backup: `cairn-appliance restore`",
+            "restore a backup: `cairn-appliance restore FILE --data-dir DIR --others-are-lost "
+            "--set-aside`",
             code="no_cluster",
         )
-    cluster = records.clusters.decode(item)
-    cluster = replace(cluster, incarnation=cluster.incarnation + 1)
-    gone = [
-        Delete(each.key)
-        for prefix in (keys.APPLIANCES, keys.REPLICAS, keys.JOININGS, keys.UPDATES)
-        for each in (await store.list(prefix)).items
-        if keys.last_part(each.key) != local.member
-    ]
-    text = f"the cluster was recovered from {local.member} alone: incarnation {cluster.incarnation}"
-    entry = Journal().entry(
-        "cluster_recovered", text, SYSTEM, severity=Severity.ALARM, appliance=local.member
+    return Base(
+        how=f"recovered from {member} alone",
+        incarnation=records.clusters.decode(cluster).incarnation,
+        revision=max(item.revision for item in items),
+        made_at=min(_last_event_at(items), time.time()),
+        absorb_s=absorb_s,
     )
-    put = Put(item.key, records.clusters.encode(cluster))
-    await store.commit([Compare(item.key, item.revision)], [put, entry, *gone])
-    return cluster
+
+
+def _last_event_at(items: Sequence[Item]) -> float:
+    """Return when the event was that was written last; clocks may have been wrong before."""
+    events = [item for item in items if item.key.startswith(keys.EVENTS)]
+    for item in sorted(events, key=lambda each: each.revision, reverse=True):
+        try:
+            return records.events.decode(item).at
+        except Broken as broken:
+            log.info("an event can't be read reason=%s", broken)
+    return 0.0

@@ -59,7 +59,7 @@ async def reset_password(data_dir: Path, user: str, password: str, *, remove_tot
         raise Unavailable(
             f"no etcd with a quorum answers at {', '.join(local.endpoints)}: {error}",
             "start the appliance here and the others (`cairn-appliance run`), then do it again; "
-            "where they are lost, `cairn-appliance recover` first",
+            "where they are lost, `cairn-appliance recover --data-dir DIR --others-are-lost` first",
         ) from error
     finally:
         await store.close()

@@ -1,10 +1,7 @@
 """`cairn-appliance restore`: a cluster of one from a backup, whole or not at all.
 
-What the backup has comes back as it was, but for what must not: enrolment tokens, join
-strings and sessions are void, and the appliances of then are gone. It is another incarnation,
-at revisions above all that there were, so agents and watchers notice; its etcd has a CA of
-its own, so members of before can't reach it. What happened after the backup is learned from
-the agents (services/absorption.py).
+It is another incarnation (incarnating.py), at revisions above all that there were, so agents
+and watchers notice; its etcd has a CA of its own, so members of before can't reach it.
 """
 
 from __future__ import annotations
@@ -13,13 +10,13 @@ import asyncio
 import base64
 import logging
 import os
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from cairn_appliance import incarnating
 from cairn_appliance import settings as settings_file
 from cairn_appliance.cluster import bootstrap
 from cairn_appliance.cluster.bootstrap import Local
@@ -29,10 +26,11 @@ from cairn_appliance.cluster.etcd_binary import EtcdBinary, find_etcd, find_etcd
 from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
 from cairn_appliance.cluster.files import cannot
 from cairn_appliance.domain.backup import Contents, Head
-from cairn_appliance.domain.errors import Invalid, Refused
+from cairn_appliance.domain.errors import Invalid
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import SYSTEM
-from cairn_appliance.domain.restored import ABSORB_S, Restored, next_incarnation
+from cairn_appliance.domain.restored import ABSORB_S, Restored
+from cairn_appliance.incarnating import Base
 from cairn_appliance.initialising import cluster_address_of, with_free_etcd_ports
 from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.pki.backup_file import BackupReader
@@ -40,11 +38,10 @@ from cairn_appliance.pki.errors import PkiError
 from cairn_appliance.pki.recovery_key import RecoveryKey
 from cairn_appliance.recovering import check_others_are_lost
 from cairn_appliance.services.events import Journal
-from cairn_appliance.services.formats import check_readable
 from cairn_appliance.settings import Settings
-from cairn_appliance.store import keys, records
+from cairn_appliance.store import keys
 from cairn_appliance.store.etcd import EtcdStore
-from cairn_appliance.store.port import Compare, Delete, Put, Store
+from cairn_appliance.store.port import Put, Store
 
 log = logging.getLogger(__name__)
 
@@ -52,26 +49,6 @@ BUMP_REVISION = 1_000_000_000  # above whatever was written after the backup
 _RESTORE_WITHIN_S = 900.0  # of etcdutl; 2 GiB on a slow disk
 _LENGTH_OCTETS = 4
 _CONTENTS_MAX_OCTETS = 1 << 20
-_AT_ONCE = 100
-# What must not come back: see the module.
-_VOID = (
-    keys.TOKENS,
-    keys.NAMES + "token/",
-    keys.JOININGS,
-    keys.FENCED,
-    keys.SESSIONS,
-    keys.API_TOKENS,
-    keys.LOGIN_FAILURES,
-    keys.OIDC_USED,
-    keys.IDEMPOTENCY,
-    keys.PRESENCE,
-    keys.REPLICAS,
-    keys.APPLIANCES,
-    keys.BACKUPS,
-    keys.BACKUP_FAILURE,
-    keys.UPDATE,
-    keys.UPDATES,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,50 +126,26 @@ async def restore(data_dir: Path, asked: Asked) -> Restoration:
 
 
 async def begin_again(store: Store, member: str, head: Head, absorb_s: float) -> Restored:
-    """Begin the incarnation: void what must not come back, and say what is to be absorbed."""
-    await check_readable(store)
-    item = await store.get(keys.CLUSTER_INFO)
-    if item is None:
-        raise Refused("the backup has no cluster", "take another one", code="no_cluster")
-    for prefix in _VOID:
-        await _delete_all(store, prefix)
-    cluster = records.clusters.decode(item)
-    now = time.time()
-    cluster = replace(cluster, incarnation=next_incarnation(cluster.incarnation, now))
-    restored = Restored(
-        incarnation=cluster.incarnation,
-        base_revision=head.revision,
-        made_at=head.made_at,
-        restored_at=now,
-        appliance=member,
-        absorb_s=absorb_s,
-    )
+    """Begin the incarnation from what the backup has; raise Refused."""
     made = datetime.fromtimestamp(head.made_at, UTC).isoformat(timespec="seconds")
-    entry = Journal().entry(
-        "cluster_restored",
-        f"the cluster was restored on {member} from a backup of {made}: incarnation "
-        f"{cluster.incarnation}; enrolment tokens, join strings, sessions and API tokens "
-        "of before are void",
-        SYSTEM,
-        severity=Severity.ALARM,
-        appliance=member,
-        backup_made_at=made,
-        backup_revision=str(head.revision),
-    )
-    writes = [
-        Put(item.key, records.clusters.encode(cluster)),
-        Put(keys.LAST_NAME, member.removeprefix("m").encode()),
-        Put(keys.RESTORED, records.restored.encode(restored)),
-        entry,
-    ]
-    await store.commit([Compare(item.key, item.revision)], writes)
-    return restored
 
+    def tell(restored: Restored) -> Put:
+        return Journal().entry(
+            "cluster_restored",
+            f"the cluster was restored on {member} from a backup of {made}: incarnation "
+            f"{restored.incarnation}; enrolment tokens, join strings, sessions and API tokens "
+            "of before are void",
+            SYSTEM,
+            severity=Severity.ALARM,
+            appliance=member,
+            backup_made_at=made,
+            backup_revision=str(head.revision),
+        )
 
-async def _delete_all(store: Store, prefix: str) -> None:
-    items = (await store.list(prefix)).items
-    for start in range(0, len(items), _AT_ONCE):
-        await store.commit([], [Delete(item.key) for item in items[start : start + _AT_ONCE]])
+    how = "restored from a backup"
+    base = Base(how, head.incarnation, head.revision, head.made_at, absorb_s)
+    named = Put(keys.LAST_NAME, member.removeprefix("m").encode())
+    return await incarnating.begin_again(store, member, base, tell, [named])
 
 
 def _aside(data_dir: Path, asked: Asked) -> Path | None:

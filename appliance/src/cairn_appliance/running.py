@@ -51,6 +51,7 @@ from cairn_appliance.pki.authority import utc_now
 from cairn_appliance.services.announcement import Announcement
 from cairn_appliance.services.backups import Backups, Source
 from cairn_appliance.services.clock import wall_clock
+from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.formats import check_readable
 from cairn_appliance.services.housekeeping import keep_house
 from cairn_appliance.services.membership import Membership, OwnSigns
@@ -65,7 +66,7 @@ from cairn_appliance.settings import Settings
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.connection import Backoff
 from cairn_appliance.store.etcd import EtcdStore
-from cairn_appliance.store.port import Compare, Conflict, Put, Store, Unavailable
+from cairn_appliance.store.port import Compare, Put, Store, Unavailable
 from cairn_appliance.store.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
@@ -475,21 +476,19 @@ def described(local: Local) -> domain.Appliance:
 
 
 async def current_cluster(store: Store, settings: Settings) -> Cluster:
-    """Return the cluster, after this appliance's settings were written into it if they changed.
+    """Return the cluster, after this appliance's settings were written into it if they changed."""
+    cluster = await until_committed(partial(_with_settings, store, settings))
+    appliances = await read_all(store, records.appliances, keys.APPLIANCES)
+    return cluster.served_by(each.value for each in appliances)
 
-    Ends because each conflict means that another replica has written its own.
-    """
-    while True:
-        cluster = await _known_cluster(store)
-        wanted = replace(cluster.value, heartbeat_s=settings.heartbeat_s)
-        if wanted != cluster.value:
-            try:
-                put = Put(keys.CLUSTER_INFO, records.clusters.encode(wanted))
-                await store.commit([Compare(keys.CLUSTER_INFO, cluster.revision)], [put])
-            except Conflict:
-                continue
-        appliances = await read_all(store, records.appliances, keys.APPLIANCES)
-        return wanted.served_by(each.value for each in appliances)
+
+async def _with_settings(store: Store, settings: Settings) -> Cluster:
+    cluster = await _known_cluster(store)
+    wanted = replace(cluster.value, heartbeat_s=settings.heartbeat_s)
+    if wanted != cluster.value:
+        put = Put(keys.CLUSTER_INFO, records.clusters.encode(wanted))
+        await store.commit([Compare(keys.CLUSTER_INFO, cluster.revision)], [put])
+    return wanted
 
 
 async def _known_cluster(store: Store) -> Stored[Cluster]:

@@ -43,10 +43,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     etcd_metrics_port: int = 2381  # on 127.0.0.1
     agent_certificate_s: float = AGENT_CERTIFICATE_S  # life of what nodes are given
     etcd_quota_mib: int = 2048  # of the store; the same at each appliance
-    backup_every_s: float = 3600.0  # 0: only when asked for
+    backup_every_s: float = 180.0  # where something happened; 0: only when asked for
     backup_dir: str = ""  # where backups are written; empty: backups/ in the data directory
     packages_dir: str = "/usr/share/cairn/packages"  # of the agent, for new nodes; may be missing
-    backups_kept: int = 72  # on this appliance; the oldest beyond go
+    backups_kept: int = 72  # on this appliance at most (domain/backup.py)
 
     def appliances(self) -> tuple[str, ...]:
         """Return the addresses as host:port, for tokens and netmaps."""

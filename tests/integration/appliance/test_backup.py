@@ -156,7 +156,7 @@ async def test_a_cluster_is_restored_and_its_nodes_tell_it_the_rest(
     assert new.copy.copy.current.incarnation > 1_000_000_000
     with pytest.raises(Refused) as refused:
         await joined(appliance, "late", token)
-    assert refused.value.code == "token_refused"
+    assert refused.value.code == "token_expired"
     late = await joined(appliance, "late", await appliance.token("red"))
     addresses = [*old.ips(), *new.ips(), *late.ips()]
     with operations(appliance) as client:

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cairn_appliance.cluster import bootstrap
+from cairn_appliance.cluster import bootstrap, etcd_process
 from cairn_appliance.cluster.errors import EnvironmentLacks, LocalStateUnusable
 from cairn_appliance.cluster.etcd_binary import find_etcd
 from cairn_appliance.cluster.etcd_process import EtcdProcess, client_tls
@@ -238,6 +239,35 @@ async def test_renewed_certificates_are_shown_at_the_next_handshake(tmp_path: Pa
             assert await store.get("/a") is None
     finally:
         await process.stop()
+
+
+async def test_its_log_begins_anew_while_it_runs(
+    created: bootstrap.Created, running: EtcdProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it complains of each second for weeks must not fill the disk of the store."""
+    monkeypatch.setattr(etcd_process, "_LOG_MAX_OCTETS", 64 << 10)
+    monkeypatch.setattr(etcd_process, "_LOG_LOOKED_AT_EVERY_S", 0.05)
+    path, pid = created.local.etcd_log, running.pid
+    supervising = asyncio.create_task(running.supervise())
+    with path.open("ab") as file:  # as etcd itself writes
+        file.write(b"a complaint\n" * 10_000)
+        file.write(b"the last one\n")
+    async with asyncio.timeout(20):
+        while path.stat().st_size > 64 << 10:
+            await asyncio.sleep(0.05)
+    kept = path.with_name("etcd.log.1").read_bytes()
+    assert len(kept) == 64 << 10
+    assert kept.endswith(b"the last one\n")
+    assert running.pid == pid
+    assert pid is not None
+    os.kill(pid, signal.SIGTERM)  # it says so at the end of the same file
+    async with asyncio.timeout(20):
+        while running.restarts == 0:
+            await asyncio.sleep(0.05)
+    supervising.cancel()
+    with suppress(asyncio.CancelledError):
+        await supervising
+    assert path.read_bytes().startswith(b"{"), "nothing but etcd's own lines, from the beginning"
 
 
 def _shown(local: bootstrap.Local) -> x509.Certificate:

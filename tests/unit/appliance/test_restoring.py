@@ -36,7 +36,7 @@ async def test_an_update_of_before_the_backup_does_not_go_on() -> None:
     puts = [(keys.CLUSTER_INFO, cluster), (keys.UPDATE, plan), (keys.update("m1"), report)]
     await store.commit([], [Put(*each) for each in puts])
 
-    await begin_again(store, "m1", Head(CLUSTER_ID, 1, 1, 1.0, "m1", "0.1.0"), 1.0)
+    await begin_again(store, "m2", Head(CLUSTER_ID, 1, 1, 1.0, "m1", "0.1.0"), 1.0)
 
     assert await store.get(keys.UPDATE) is None
     assert not (await store.list(keys.UPDATES)).items

@@ -56,9 +56,7 @@ from cairn_agent.racing import first_to_end
 
 log = logging.getLogger(__name__)
 
-_BARRING_CODES: Final = frozenset(
-    {"node_removed", "duplicate_node", "node_rejected", "node_became"}
-)
+_BARRING_CODES: Final = frozenset({"node_removed", "duplicate_node", "node_became"})
 _TOO_MANY: Final = "too_many_requests"
 _NEXT_REPLICA_S: Final = 0.2  # when the first of several can't be reached
 # After a silence, which is not noticed by all agents at once: the last words were not either.
@@ -241,7 +239,7 @@ class Link:
         if isinstance(error, Silent) and was_up and has_others:
             return random.uniform(0.0, _SPREAD_S)
         if self._unreachable % max(1, len(self._replicas())) != 0:
-            return _NEXT_REPLICA_S
+            return random.uniform(0.5, 1.5) * _NEXT_REPLICA_S
         if has_others and isinstance(error, Busy) and loop.time() - self._was_up_at < _FAILOVER_S:
             return random.uniform(_AGAIN_MIN_S, _AGAIN_MAX_S)
         if not isinstance(error, Busy):

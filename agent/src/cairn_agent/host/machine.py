@@ -20,7 +20,11 @@ _CLOUD_IDS = (
 
 
 def machine_facts(network: Network) -> Facts:
-    """Return the facts that tell one machine from another (control-plane: Identity)."""
+    """Return the facts that tell one machine from another (control-plane: Identity).
+
+    The VM generation ID is none of them: Linux draws new random numbers by it and shows it to
+    nobody; a snapshot that was restored is known by the node's own generation.
+    """
     return Facts(
         dmi_uuid=next(filter(None, map(_text, _DMI_UUIDS)), "").lower(),
         machine_id=_text(Path("/etc/machine-id")),

@@ -20,7 +20,6 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     cloud_instance_id: str = ""
     boot_id: str = ""
     root_disk_id: str = ""
-    vm_generation_id: str = ""
     first_mac: str = ""
 
 

@@ -18,6 +18,7 @@ from cairn_appliance.pki.backup_file import BackupWriter
 _SUFFIX = ".backup"
 _UNFINISHED = ".new"
 _AT_ONCE_OCTETS = 1 << 20  # given to a thread: sealing and the disk would hold up the loop
+_SETTLED_EACH = 8  # times that: all at the end would hold up etcd, on the same disk, for long
 
 
 class Kept:
@@ -59,7 +60,7 @@ class BackupShelf:
         try:
             await asyncio.to_thread(self._prepare)
             with os.fdopen(_created(temporary), "wb") as file:
-                await _fill(BackupWriter(file, recipient, head), content)
+                await _fill(file, BackupWriter(file, recipient, head), content)
                 await asyncio.to_thread(_settle, file)
                 octets = file.tell()
             temporary.rename(path)
@@ -103,13 +104,16 @@ def shelf_of(local: Local) -> BackupShelf:
     return BackupShelf(Path(own) if own else local.data_dir / "backups")
 
 
-async def _fill(writer: BackupWriter, content: AsyncIterator[bytes]) -> None:
-    kept = bytearray()
+async def _fill(file: BinaryIO, writer: BackupWriter, content: AsyncIterator[bytes]) -> None:
+    kept, written = bytearray(), 0
     async for octets in content:
         kept += octets
         if len(kept) >= _AT_ONCE_OCTETS:
             await asyncio.to_thread(writer.write, bytes(kept))
             kept.clear()
+            written += 1
+            if written % _SETTLED_EACH == 0:
+                await asyncio.to_thread(_settle, file)
     await asyncio.to_thread(writer.write, bytes(kept))
     await asyncio.to_thread(writer.finish)
 

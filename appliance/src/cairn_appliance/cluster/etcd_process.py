@@ -27,7 +27,7 @@ from cairn_appliance.cluster.errors import (
     RemovedFromCluster,
 )
 from cairn_appliance.cluster.etcd_binary import EtcdBinary
-from cairn_appliance.cluster.files import cannot
+from cairn_appliance.cluster.files import cannot, write_whole
 from cairn_appliance.domain.alarm import Alarm, Sign
 from cairn_appliance.domain.errors import CairnError
 from cairn_appliance.settings import Settings
@@ -42,7 +42,8 @@ _POLL_S = 0.1
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_LAST_S = 15.0
 _STEADY_S = 60.0  # having run for so long, a child is restarted without a long wait
-_LOG_MAX_OCTETS = 16 << 20
+_LOG_MAX_OCTETS = 16 << 20  # then it begins anew; one before it is kept
+_LOG_LOOKED_AT_EVERY_S = 60.0
 _LOG_TAIL_OCTETS = 16 << 10
 _HEALTH_OCTETS = 4096
 _ENDS_KEPT = 16
@@ -99,8 +100,9 @@ _FAILURES = (
         _Failure(
             sign,
             "etcd's data are damaged",
-            "run `cairn-appliance rebuild` here if other appliances run; else restore a backup: "
-            "`cairn-appliance restore`",
+            "run `cairn-appliance rebuild --data-dir {data}` here if other appliances run; else "
+            "restore a backup: `cairn-appliance restore FILE --data-dir {data} --others-are-lost "
+            "--set-aside`",
             LocalStateUnusable,
             Alarm.MEMBER_CORRUPT,
         )
@@ -220,8 +222,7 @@ class EtcdProcess:
     async def _spawn(self, *options: str) -> None:
         path = self._local.etcd_log
         try:
-            if path.exists() and path.stat().st_size > _LOG_MAX_OCTETS:
-                path.replace(path.with_suffix(".log.1"))
+            self._rotate()
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             self._log_begin = os.fstat(descriptor).st_size
         except OSError as error:
@@ -246,7 +247,36 @@ class EtcdProcess:
             os.close(descriptor)
 
     async def _ended(self) -> int:
-        return await self._child.wait() if self._child else -1
+        """Return the child's exit status when it ends; its log stays small meanwhile."""
+        if self._child is None:
+            return -1
+        while True:
+            try:
+                async with asyncio.timeout(_LOG_LOOKED_AT_EVERY_S):
+                    return await self._child.wait()
+            except TimeoutError:
+                try:
+                    await asyncio.to_thread(self._rotate)
+                except OSError as error:
+                    log.warning("etcd's log can't be cut reason=%s", error)
+
+    def _rotate(self) -> None:
+        """Let a log that is too long begin anew, its end kept beside it; raise OSError.
+
+        The child writes on into the same file, at its end (O_APPEND): so it is copied and cut.
+        """
+        path = self._local.etcd_log
+        if not path.exists() or path.stat().st_size <= _LOG_MAX_OCTETS:
+            return
+        with path.open("rb") as file:
+            file.seek(-_LOG_MAX_OCTETS, os.SEEK_END)
+            end = file.read(_LOG_MAX_OCTETS)
+        try:
+            write_whole(path.with_suffix(".log.1"), end)
+        except LocalStateUnusable as error:  # no room, mostly: it must not take what is left
+            log.warning("the end of etcd's log can't be kept reason=%s", error)
+        os.truncate(path, 0)
+        self._log_begin = 0
 
     async def _until_healthy(self) -> None:
         assert self._child is not None

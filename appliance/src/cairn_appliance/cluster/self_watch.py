@@ -25,6 +25,7 @@ from cryptography import x509
 from cairn_appliance.cluster import metrics
 from cairn_appliance.cluster.bootstrap import Local
 from cairn_appliance.cluster.etcd_process import EtcdProcess
+from cairn_appliance.cluster.kernel_clock import is_synchronised
 from cairn_appliance.domain.alarm import Alarm, Sign
 from cairn_appliance.domain.cluster import Appliance
 from cairn_appliance.domain.figures import OwnFigures
@@ -36,6 +37,7 @@ LOOKED_AT_EVERY_S = 5.0
 FAR_LOOKED_AT_EVERY_S = 20.0  # the others' clocks, and names at the DNS
 WARNED_BEFORE = timedelta(days=14)
 CLOCK_OFF_S = 10.0
+UNSYNCHRONISED_S = 600.0  # a machine that starts has no time yet
 LOW_SHARE, LOW_OCTETS = 0.05, 256 << 20  # of the disk: a warning below either
 NOTHING_OCTETS = 32 << 20  # etcd can't go on for long
 # One in ten writes of the log takes longer (10 ms is what a good disk takes for all but one in a
@@ -64,6 +66,7 @@ class SelfWatch:
         self.signs: tuple[Sign, ...] = ()
         self.is_slow = False
         self._slow_until = 0.0
+        self._kept_at = time.monotonic()  # when something kept the clock last
 
     def figures(self) -> OwnFigures:
         """Return what is measured here; reads the certificates, a few small files."""
@@ -102,6 +105,14 @@ class SelfWatch:
         yield from certificate_signs(_certificates(self._local), utc_now())
         yield from etcd_signs(self._etcd, time.monotonic())
         yield from self._measured()
+        yield from self._clock_kept(time.monotonic())
+
+    def _clock_kept(self, now: float) -> Iterator[Sign]:
+        """Say that nothing keeps the clock; where the kernel doesn't know, nothing is said."""
+        if is_synchronised() is not False:
+            self._kept_at = now
+        elif now - self._kept_at >= UNSYNCHRONISED_S:
+            yield Sign(Alarm.CLOCK_UNSYNCHRONISED, "nothing keeps its clock right")
 
     def _measured(self) -> Iterator[Sign]:
         p90_s = self._history.fsync_p90_s(SLOW_WINDOW_S, SLOW_AT_LEAST)

@@ -28,6 +28,7 @@ class Alarm(StrEnum):
     SLOW_DISK = "slow_disk"
     LEADER_UNSTEADY = "leader_unsteady"
     CLOCK_OFF = "clock_off"
+    CLOCK_UNSYNCHRONISED = "clock_unsynchronised"
     CERTIFICATE_EXPIRES = "certificate_expires"
     ADDRESS_UNKNOWN = "address_unknown"
     APPLIANCE_TWICE = "appliance_twice"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cairn_appliance.domain.alarm import Alarm
+from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.domain.problem import Problem
 
 _LATE_AFTER = 2.5  # times the interval
 _WANTED_S = 600.0  # by then one that is wanted should be there
+# Of those by the clock these are kept: the newest, then one of each hour, then of each day.
+_NEWEST, _HOURLY_S = 12, 48 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,11 @@ class Backup:
     made_by: str
     reason: str = ""  # what it was made for, where it was not asked for or due
 
+    @property
+    def is_routine(self) -> bool:
+        """True for one that was due, and made for nothing else."""
+        return self.made_by == SYSTEM.name and not self.reason
+
 
 @dataclass(frozen=True, slots=True)
 class BackupKey:
@@ -78,6 +86,14 @@ class BackupWish:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupCheck:
+    """Nothing had happened since the last backup when the next was due."""
+
+    at: float  # seconds since 1970
+    name: str  # of that backup
+
+
+@dataclass(frozen=True, slots=True)
 class BackupHealth:
     """How it stands with backups now."""
 
@@ -87,6 +103,15 @@ class BackupHealth:
     last: Backup | None
     failure: BackupFailure | None
     wish: BackupWish | None = None
+    check: BackupCheck | None = None
+
+    @property
+    def complete_at(self) -> float:
+        """Until when the last backup has all that happened; 0 where there is none."""
+        if self.last is None:
+            return 0.0
+        is_about_it = self.check is not None and self.check.name == self.last.name
+        return max(self.last.made_at, self.check.at if self.check and is_about_it else 0.0)
 
 
 def problems_of_backups(health: BackupHealth) -> Iterator[Problem]:
@@ -101,8 +126,7 @@ def problems_of_backups(health: BackupHealth) -> Iterator[Problem]:
         return
     failure = health.failure
     # Counted from the key on where there is none: a new cluster has no backup yet.
-    since = max(health.last.made_at if health.last else 0.0, health.key.made_at)
-    age_s = health.now - since
+    age_s = health.now - max(health.complete_at, health.key.made_at)
     is_late = bool(health.every_s) and age_s > _LATE_AFTER * health.every_s
     if not is_late and failure is None:
         yield from _wanted(health)
@@ -129,6 +153,28 @@ def _wanted(health: BackupHealth) -> Iterator[Problem]:
         f"no backup was made since {wish.reason}",
         "make one with `cairn backup create`; nodes may not believe one of before",
     )
+
+
+def superfluous(own: Sequence[Backup], kept: int) -> list[Backup]:
+    """Return which of an appliance's backups go, given newest first; at most `kept` stay.
+
+    Backups by the clock come every few minutes: of older ones fewer are enough.
+    """
+    hours, days, routine = set[int](), set[int](), 0
+    gone, left = list[Backup](), 0
+    for backup in own:
+        hour, day = int(backup.made_at // 3600), int(backup.made_at // 86_400)
+        is_recent = own[0].made_at - backup.made_at < _HOURLY_S
+        is_first = (is_recent and hour not in hours) or day not in days
+        stays = not backup.is_routine or routine < _NEWEST or is_first
+        routine += backup.is_routine
+        if stays and left < kept:
+            left += 1
+            hours.add(hour)
+            days.add(day)
+        else:
+            gone.append(backup)
+    return gone
 
 
 def _hours(seconds: float) -> str:

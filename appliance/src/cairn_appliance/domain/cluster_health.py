@@ -141,7 +141,8 @@ def _quorum(view: ClusterView) -> Iterator[Problem]:
         Alarm.NO_QUORUM,
         cause if view.voters else "no quorum: the etcd of this appliance gives no answer",
         "start the others and check TCP 2380 between them; if too many are lost for good, "
-        "run `cairn-appliance recover` on one that is left (docs/operate.md)",
+        "stop one that is left and run `cairn-appliance recover --data-dir DIR --others-are-lost` "
+        "on it (docs/operate.md)",
         is_urgent=True,
     )
 
@@ -269,14 +270,17 @@ def _size(view: ClusterView) -> Iterator[Problem]:
 REMEDIES: Mapping[str, str] = {
     Alarm.DISK_FULL: "free space on the file system of its data directory, or enlarge it; it goes "
     "on by itself",
-    Alarm.MEMBER_CORRUPT: "stop it there and run `cairn-appliance rebuild`, which takes the data "
-    "from the others",
+    Alarm.MEMBER_CORRUPT: "stop it there and run `cairn-appliance rebuild --data-dir DIR`, which "
+    "takes the data from the others",
     Alarm.MEMBER_FLAPS: "look at the end of etcd.log there: memory, disk and clock come first",
     Alarm.ETCD_FAILS: "look at the end of etcd.log there",
     Alarm.SLOW_DISK: "look at what else uses its disk, or give it a faster one",
     Alarm.LEADER_UNSTEADY: "look at disk, processor and network of the appliances: one of them is "
     "too slow or loses packets",
-    Alarm.CLOCK_OFF: "set its clock by NTP (timedatectl, chronyc makestep)",
+    Alarm.CLOCK_OFF: "set its clock by NTP (timedatectl, chronyc makestep; image: Time in the "
+    "menu)",
+    Alarm.CLOCK_UNSYNCHRONISED: "let NTP keep it: `timedatectl` there says whether a time server "
+    "answers; UDP 123 to it must pass (image: Time in the menu, or `ntp` in the seed)",
     Alarm.CERTIFICATE_EXPIRES: "look into its log why the certificate was not renewed; a restart "
     "of the appliance tries again",
     Alarm.ADDRESS_UNKNOWN: "correct the name at your DNS, or `addresses` in its settings.toml",

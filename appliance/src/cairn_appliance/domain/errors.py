@@ -203,7 +203,7 @@ class Unavailable(CairnError):
 
 
 class Restoring(Unavailable):
-    """The cluster was restored from a backup and listens to its nodes first.
+    """The cluster was restored or recovered, and listens to its nodes first.
 
     The agent's side of the code is cairn_agent.protocol.reassertion.RESTORING.
     """

@@ -72,16 +72,15 @@ class Facts:
     cloud_instance_id: str = ""
     boot_id: str = ""
     root_disk_id: str = ""
-    vm_generation_id: str = ""
     first_mac: str = ""
 
     def same_machine(self, other: Facts) -> bool:
         """True unless a fact that names the machine differs.
 
-        The boot ID and the VM generation ID say that something happened to the machine,
-        not that it is another one. The machine ID and the disk's go along with a copy of the
-        disk: where nothing of the hardware is known, the MAC address counts too. The agent
-        has the same rule (cairn_agent.host.machine).
+        The boot ID says that something happened to the machine, not that it is another one.
+        The machine ID and the disk's go along with a copy of the disk: where nothing of the
+        hardware is known, the MAC address counts too. The agent has the same rule
+        (cairn_agent.host.machine).
         """
         hardware = self._known(other, "cloud_instance_id", "dmi_uuid")
         known = hardware + self._known(other, "machine_id", "root_disk_id")

@@ -1,4 +1,4 @@
-"""Takes over what documents say that the cluster had signed after the backup it was restored from.
+"""Takes over what documents say that the cluster had signed in the time that it has lost.
 
 While the restored cluster serves nothing yet, the newest document of a vSubnet is the truth
 about it: members that it has are made, those that it has not are taken out. Later, when the
@@ -140,7 +140,7 @@ class Absorption:
         )
         entry = self._journal.entry(
             "node_reasserted",
-            f"node {node.name} had enrolled after the backup; it is in no vSubnet and waits",
+            f"node {node.name} enrolled in the time that is lost; it is in no vSubnet and waits",
             SYSTEM,
             severity=Severity.WARNING,
             node=node.id,
@@ -170,7 +170,7 @@ class Absorption:
         compares, writes = await self._psks(vsubnet_id, header)
         if new != old.value:
             key = keys.vsubnet(vsubnet_id)
-            text = f"vSubnet {new.name} was changed after the backup"
+            text = f"vSubnet {new.name} was changed in the time that is lost"
             entry = self._journal.entry("vsubnet_reasserted", text, SYSTEM, vsubnet=new.id)
             compares.append(Compare(key, old.revision))
             writes += [Put(key, records.vsubnets.encode(new)), entry]
@@ -179,7 +179,7 @@ class Absorption:
         return new
 
     async def _make(self, header: wire.VSubnetHeader, report: Report) -> VSubnet:
-        """Make a vSubnet that is not in the backup, with the VNI and the secrets that it had."""
+        """Make a vSubnet that the data lack, with the VNI and the secrets that it had."""
         name = header.name
         if await self._store.get(keys.name("vsubnet", name)):
             name = f"{name[:50]}-{header.vni}"
@@ -203,7 +203,7 @@ class Absorption:
         more, psks = await self._psks(vsubnet.id, header)
         entry = self._journal.entry(
             "vsubnet_reasserted",
-            f"vSubnet {name} was made after the backup; its members brought it back",
+            f"vSubnet {name} was made in the time that is lost; its members brought it back",
             SYSTEM,
             severity=Severity.WARNING,
             vsubnet=vsubnet.id,
@@ -330,7 +330,8 @@ class Absorption:
     def _attached(
         self, vsubnet: VSubnet, member: wire.Member, node: Stored[Node] | None, made: Member
     ) -> Put:
-        what = "had enrolled after the backup and" if node is None else "is as after the backup:"
+        lately = "in the time that is lost"
+        what = f"had enrolled {lately} and" if node is None else f"is as {lately}:"
         return self._journal.entry(
             "node_reasserted" if node is None else "member_reasserted",
             f"node {member.name} {what} is a member of vSubnet {vsubnet.name}",
@@ -349,8 +350,8 @@ class Absorption:
             return
         entry = self._journal.entry(
             "reassertion_conflict",
-            f"node {member.name} had {taken} in vSubnet {vsubnet.name} after the backup, and "
-            "another node has it now: it stays with that one",
+            f"node {member.name} had {taken} in vSubnet {vsubnet.name} in the time that is lost, "
+            "and another node has it now: it stays with that one",
             SYSTEM,
             severity=Severity.ALARM,
             node=member.node_id,
@@ -379,7 +380,7 @@ class Absorption:
             writes.append(Put(keys.node(node_id), records.nodes.encode(waits)))
         entry = self._journal.entry(
             "member_deleted",
-            f"node {name} was taken out of the vSubnet after the backup"
+            f"node {name} was taken out of the vSubnet in the time that is lost"
             + (", as of all others: it waits" if is_last else ""),
             SYSTEM,
             severity=Severity.WARNING,

@@ -1,7 +1,8 @@
 """Backups: made when asked for and by the clock, listed, and the oldest dropped.
 
-By the clock one appliance makes them: the one whose etcd leads. Where it fails, the others
-step in once a backup is late, each in its turn; two at the same time would be no harm.
+By the clock one appliance makes them where something has happened: the one whose etcd leads.
+Where it fails, the others step in once a backup is late, each in its turn; two at the same time
+would be no harm. What happens is an event, each in the transaction of the change.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ import msgspec
 from cairn_appliance import __version__
 from cairn_appliance.domain.backup import (
     Backup,
+    BackupCheck,
     BackupFailure,
     BackupHealth,
     BackupKey,
     BackupWish,
     Contents,
     Head,
+    superfluous,
 )
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.errors import BackupFailed, CairnError, Clash, Invalid, NotFound
@@ -57,6 +60,8 @@ log = logging.getLogger(__name__)
 
 _LOOKED_AT_EVERY_S = 20.0
 _LATE_AFTER = 1.5  # times the interval: then others than the leader step in
+_AT_LEAST_EVERY_S = 3600.0  # what is no event (a new address of a node) comes with it by then
+_FAILED_AGAIN_S = 60.0  # at the soonest
 _WISH_SETTLES_S = 10.0  # several keys are often replaced one after the other: one backup
 _WISH_LATE_S = 120.0  # then others than the leader step in
 _LENGTH_OCTETS = 4
@@ -176,7 +181,7 @@ class Backups:
             except (StoreError, CairnError) as error:
                 failure = await self._tell_failed(error, by)
                 raise BackupFailed(failure.cause, failure.remedy) from error
-            await self._drop_oldest()
+            await self._drop_superfluous()
         return backup
 
     async def fetch(self, name: str, by: Actor) -> Kept:
@@ -216,12 +221,25 @@ class Backups:
             return False
         if await self._is_wished(health, leads):
             return True
-        age_s = health.now - (health.last.made_at if health.last else 0.0)
+        age_s = health.now - health.complete_at
         if health.failure is not None:  # tried again sooner than a backup is due, but not always
-            age_s = min(age_s, every_s + health.now - health.failure.at - every_s / 6)
-        if age_s < every_s:
+            again_s = max(every_s / 6, _FAILED_AGAIN_S)
+            age_s = min(age_s, every_s + health.now - health.failure.at - again_s)
+        if age_s < every_s or not (await leads() or age_s >= _LATE_AFTER * every_s):
             return False
-        return await leads() or age_s >= _LATE_AFTER * every_s
+        return await self._has_news(health)
+
+    async def _has_news(self, health: BackupHealth) -> bool:
+        """Return whether something happened since the last backup; note it where nothing did."""
+        last = health.last
+        if last is None or health.failure or health.now - last.made_at >= _AT_LEAST_EVERY_S:
+            return True
+        events = (await self._store.list(keys.EVENTS)).items
+        if any(event.revision > last.revision for event in events):
+            return True
+        check = records.backup_checks.encode(BackupCheck(health.now, last.name))
+        await self._store.commit([], [Put(keys.BACKUP_CHECK, check)])
+        return False
 
     async def _is_wished(self, health: BackupHealth, leads: Callable[[], Awaitable[bool]]) -> bool:
         wish, failure = health.wish, health.failure
@@ -260,13 +278,10 @@ class Backups:
             made_by=by.name,
             reason=reason,
         )
-        why = f", {reason}" if reason else ""
-        text = f"a backup was made on {backup.appliance}{why}: {octets} octets"
-        entry = self._journal.entry(
-            "backup_made", text, by, appliance=backup.appliance, file=backup.place, key=key.id
-        )
         put = Put(keys.backup(name), records.backups.encode(backup))
-        writes: builtins.list[Put | Delete] = [put, Delete(keys.BACKUP_FAILURE), entry]
+        writes: builtins.list[Put | Delete] = [put, Delete(keys.BACKUP_FAILURE)]
+        if not backup.is_routine:  # hundreds a day would push out the events that tell something
+            writes.append(self._made_entry(backup, by))
         try:
             await self._note(writes, wish)
         except Full:
@@ -274,6 +289,18 @@ class Backups:
             raise
         log.info("backup made file=%s octets=%d revision=%d", name, octets, head.revision)
         return backup
+
+    def _made_entry(self, backup: Backup, by: Actor) -> Put:
+        why = f", {backup.reason}" if backup.reason else ""
+        text = f"a backup was made on {backup.appliance}{why}: {backup.octets} octets"
+        return self._journal.entry(
+            "backup_made",
+            text,
+            by,
+            appliance=backup.appliance,
+            file=backup.place,
+            key=backup.key_id,
+        )
 
     async def _note(self, writes: builtins.list[Put | Delete], wish: Item | None) -> None:
         """Write down what was made; a wish that came meanwhile stays."""
@@ -309,15 +336,17 @@ class Backups:
         )
         put = Put(keys.BACKUP_FAILURE, records.backup_failures.encode(failure))
         try:
-            await self._store.commit([], [put, entry])
+            before = await read(self._store, records.backup_failures, keys.BACKUP_FAILURE)
+            is_known = before is not None and before.value.cause == cause
+            await self._store.commit([], [put] if is_known else [put, entry])
         except StoreError as unwritten:
             log.warning("the failure could not be written as an event reason=%s", unwritten)
         return failure
 
-    async def _drop_oldest(self) -> None:
-        """Remove this appliance's oldest beyond the number kept; what can't be is logged."""
+    async def _drop_superfluous(self) -> None:
+        """Remove those of this appliance that are not to be kept; what can't be is logged."""
         own = [each for each in await self.list() if each.appliance == self._source.appliance]
-        for backup in own[self._kept :]:
+        for backup in superfluous(own, self._kept):
             try:
                 await asyncio.to_thread(self._shelf.remove, backup.name)
                 await self._store.commit([], [Delete(keys.backup(backup.name))])
@@ -330,6 +359,7 @@ async def health_of(store: Store, every_s: float, now: float) -> BackupHealth:
     key = await read(store, records.backup_keys, keys.BACKUP_KEY)
     failure = await read(store, records.backup_failures, keys.BACKUP_FAILURE)
     wish = await read(store, records.backup_wishes, keys.BACKUP_WISH)
+    check = await read(store, records.backup_checks, keys.BACKUP_CHECK)
     made: builtins.list[Backup] = [
         each.value for each in await read_all(store, records.backups, keys.BACKUPS)
     ]
@@ -340,6 +370,7 @@ async def health_of(store: Store, every_s: float, now: float) -> BackupHealth:
         last=max(made, key=lambda each: each.made_at, default=None),
         failure=failure.value if failure else None,
         wish=wish.value if wish else None,
+        check=check.value if check else None,
     )
 
 

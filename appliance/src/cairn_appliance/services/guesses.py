@@ -9,6 +9,7 @@ import ipaddress
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 
 from cairn_appliance.domain.access import (
     ATTEMPTS_PER_ADDRESS,
@@ -24,7 +25,7 @@ from cairn_appliance.domain.errors import TooMany
 from cairn_appliance.domain.event import Severity
 from cairn_appliance.domain.identity import Actor, ActorKind
 from cairn_appliance.services.clock import Clock
-from cairn_appliance.services.commit import unchanged
+from cairn_appliance.services.commit import unchanged, until_committed
 from cairn_appliance.services.events import Journal
 from cairn_appliance.store import keys
 from cairn_appliance.store.codec import Codec
@@ -32,7 +33,6 @@ from cairn_appliance.store.port import Compare, Conflict, Delete, Put, Store
 from cairn_appliance.store.records import quarantine
 
 _ADDRESSES_REMEMBERED = 10_000
-_TRIES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +68,20 @@ class Guesses:
         return 0
 
     async def count(self, name: str) -> int:
-        """Count a failure in advance and return how many there are now; raise AccountLocked.
+        """Count a failure in advance and return how many there are now; raise AccountLocked."""
+        return await until_committed(partial(self._count, keys.login_failures(name)))
 
-        The loop ends because each conflict is a guess counted too.
-        """
-        key = keys.login_failures(name)
-        for _ in range(_TRIES):
-            now = self._now()
-            item = await self._store.get(key)
-            failures = _failures.decode(item) if item else _Failures()
-            at = recent(failures.at, now=now, window_s=FAILURES_WINDOW_S)
-            if len(at) >= FAILURES_ALLOWED:
-                raise _locked(wait_s(at, now=now, window_s=FAILURES_WINDOW_S))
-            at = (*at, now)
-            value = _failures.encode(_Failures(at))
-            try:
-                await self._store.commit([unchanged(key, item)], [Put(key, value)])
-            except Conflict:
-                continue
-            return len(at)
-        raise _later(TooManyLogins("too many logins at once", retry_after_s=1.0))
+    async def _count(self, key: str) -> int:
+        now = self._now()
+        item = await self._store.get(key)
+        failures = _failures.decode(item) if item else _Failures()
+        at = recent(failures.at, now=now, window_s=FAILURES_WINDOW_S)
+        if len(at) >= FAILURES_ALLOWED:
+            raise _locked(wait_s(at, now=now, window_s=FAILURES_WINDOW_S))
+        at = (*at, now)
+        value = _failures.encode(_Failures(at))
+        await self._store.commit([unchanged(key, item)], [Put(key, value)])
+        return len(at)
 
     async def tell_if_locked(self, failures: int, name: str, address: str) -> None:
         """Write an event where the failure just counted has locked the account."""

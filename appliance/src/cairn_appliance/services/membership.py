@@ -248,7 +248,8 @@ class Membership:
         if not view.has_quorum:
             raise QuorumAtRisk(
                 "there is no quorum to decide on it",
-                "if the others are lost too, run `cairn-appliance recover` on one that is left",
+                "if the others are lost too, stop one that is left and run `cairn-appliance "
+                "recover --data-dir DIR --others-are-lost` on it",
             )
         text = f"appliance {name} was removed, to be replaced"
         await self._remove(seen, by, "appliance_removed", text)

@@ -72,7 +72,7 @@ class Reassertions:
         self._keys: dict[str, NodeKeys] = {}  # of those that came
         self._documents: dict[int, VSubnetDocument] = {}  # newest, by VNI
         self._asked: dict[int, tuple[Order, float]] = {}  # by VNI: what was asked for, and when
-        self._unchanged: dict[int, Order] = {}  # VNIs of which nothing happened after the backup
+        self._unchanged: dict[int, Order] = {}  # VNIs of which nothing happened after the data
         self._turn = asyncio.Lock()
 
     async def run(self) -> None:
@@ -92,8 +92,8 @@ class Reassertions:
     async def check(self, node_id: str, issued_at: float) -> None:
         """Raise Restoring where the node has to say first what it holds.
 
-        `issued_at` is when its certificate begins: a node that the backup doesn't know can
-        have enrolled only after it.
+        `issued_at` is when its certificate begins: a node that the data don't know can
+        have enrolled only after them.
         """
         self._restoration.check_open()
         restored = self._restoration.restored
@@ -102,7 +102,7 @@ class Reassertions:
         if node_id in self._netmaps.snapshot.nodes or await self._store.get(keys.node(node_id)):
             return
         if issued_at >= restored.made_at - 2 * BACKDATE.total_seconds():
-            raise Restoring("the node enrolled after the backup that the cluster was restored from")
+            raise Restoring("the node enrolled in the time that the cluster has lost")
 
     def heard(self, node_id: str) -> None:
         """Note that a node has come that has nothing to say."""
@@ -144,7 +144,7 @@ class Reassertions:
         return [
             vni
             for vni, order in offered.items()
-            if self._asks(restored, vni, order, request.revision)
+            if self._asks(restored, vni, order, (request.incarnation, request.revision))
         ]
 
     async def take_vsubnet(self, node_id: str, issued_at: float, shown: ReassertedVSubnet) -> None:
@@ -166,17 +166,17 @@ class Reassertions:
                 await self._take_late(document)
 
     async def _check_may(self, node_id: str, issued_at: float) -> None:
-        """Raise NodeRemoved for a node that was none when the backup was made, or is none now."""
+        """Raise NodeRemoved for one that was no node as of the data, or is none now."""
         restored = self._restoration.restored
         if await self._store.get(keys.node(node_id)):
             await living_node(self._store, node_id)
         elif restored and issued_at < restored.made_at - 2 * BACKDATE.total_seconds():
             raise NodeRemoved("this cluster does not know the node")
 
-    def _asks(self, restored: Restored, vni: int, order: Order, in_sync: int) -> bool:
+    def _asks(self, restored: Restored, vni: int, order: Order, in_sync: Order) -> bool:
         """Return whether this node is the one to show a document."""
-        if order[1] <= restored.base_revision:
-            if in_sync >= restored.base_revision:
+        if not restored.is_later(*order):
+            if restored.is_reached(*in_sync):
                 self._unchanged[vni] = (order[0], restored.base_revision)
             return False
         known = self._documents.get(vni)
@@ -193,7 +193,8 @@ class Reassertions:
         """Return when everybody who is known has come, or when it has been long enough."""
         begun = time.monotonic()
         log.warning(
-            "restored from a backup: listening to nodes for up to %.0f s base_revision=%d",
+            "%s: listening to nodes for up to %.0f s base_revision=%d",
+            restored.how,
             restored.absorb_s,
             restored.base_revision,
         )
@@ -266,7 +267,7 @@ class Reassertions:
         missing = sorted(unseen - set(report.set_aside))
         entry = self._journal.entry(
             "restore_absorbed",
-            f"nodes told what happened after the backup: {len(report.vsubnets)} vSubnets, "
+            f"nodes told what happened in the time that is lost: {len(report.vsubnets)} vSubnets, "
             f"{len(report.nodes)} nodes and {report.attached} memberships came back, "
             f"{report.detached} ended; {len(missing)} nodes have not been seen",
             SYSTEM,
@@ -290,7 +291,7 @@ class Reassertions:
     async def _is_news(self, vni: int, order: Order) -> bool:
         """Return whether a document says more than what was taken over of its vSubnet."""
         restored = self._restoration.restored
-        if restored is None or order[1] <= restored.base_revision:
+        if restored is None or not restored.is_later(*order):
             return False
         item = await self._store.get(keys.vni(vni))
         known = restored.absorbed.get(item.value.decode()) if item else None

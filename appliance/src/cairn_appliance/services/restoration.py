@@ -1,4 +1,4 @@
-"""Where a restore from a backup has got to: what is held back until the nodes were heard."""
+"""Where a cluster that began again has got to: what is held back until the nodes were heard."""
 
 from __future__ import annotations
 
@@ -54,14 +54,15 @@ class Restoration:
 
     @property
     def takes_reassertions(self) -> bool:
-        """True while nodes may say what happened after the backup."""
+        """True while nodes may say what happened in the time that is lost."""
         restored = self.restored
         return restored is not None and self._clock() < restored.restored_at + REASSERT_S
 
     def check_open(self) -> None:
         """Raise Restoring while the nodes are listened to."""
-        if self.is_absorbing:
-            raise Restoring("the cluster was restored from a backup and listens to its nodes first")
+        restored = self.restored
+        if restored is not None and self.is_absorbing:
+            raise Restoring(f"the cluster was {restored.how} and listens to its nodes first")
 
     def check_allocation(self, vsubnet: VSubnet) -> None:
         """Raise Restoring, or Clash where an address might be one that was given out already."""
@@ -74,7 +75,7 @@ class Restoration:
             return
         raise Clash(
             f"vSubnet {vsubnet.name} gives out no address by itself: no member of it has said yet "
-            "what was given out after the backup",
+            f"what was given out in the time that is lost (the cluster was {restored.how})",
             f"start a member of it, give an address that you know to be free (--ip), or wait "
             f"{left_s / 3600:.0f} hours",
             code="addresses_quarantined",

@@ -12,6 +12,7 @@ same transaction as the object is what makes it unique, at any number of replica
     /cairn/1/cluster/fenced/<appliance>           taken out since its copy was damaged
     /cairn/1/cluster/joinings/<joining>           join string: hash, name, limits
     /cairn/1/cluster/backup-key                   public half of the recovery key
+    /cairn/1/cluster/backup-check                 the last backup still had all when looked at
     /cairn/1/cluster/backup-failure               why the last backup could not be made
     /cairn/1/cluster/backup-wish                  a key was replaced, and no backup made since
     /cairn/1/cluster/restored                     the last restore from a backup
@@ -79,6 +80,7 @@ CLUSTER_FORMAT = ROOT + "cluster/format"
 JOININGS = ROOT + "cluster/joinings/"
 FENCED = ROOT + "cluster/fenced/"
 BACKUP_KEY = ROOT + "cluster/backup-key"
+BACKUP_CHECK = ROOT + "cluster/backup-check"
 BACKUP_FAILURE = ROOT + "cluster/backup-failure"
 BACKUP_WISH = ROOT + "cluster/backup-wish"
 UPDATE = ROOT + "cluster/update"

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from cairn_appliance.domain.access import ApiToken, Credentials, Session, User
-from cairn_appliance.domain.backup import Backup, BackupFailure, BackupKey, BackupWish
+from cairn_appliance.domain.backup import (
+    Backup,
+    BackupCheck,
+    BackupFailure,
+    BackupKey,
+    BackupWish,
+)
 from cairn_appliance.domain.cluster import Appliance, Cluster, Joining, Replica
 from cairn_appliance.domain.event import Event
 from cairn_appliance.domain.forwarding import Forwarding
@@ -23,6 +29,7 @@ from cairn_appliance.store.codec import Codec, Quarantine
 
 api_tokens = Codec(ApiToken)
 appliances = Codec(Appliance)
+backup_checks = Codec(BackupCheck)
 backup_failures = Codec(BackupFailure)
 backup_keys = Codec(BackupKey)
 backup_wishes = Codec(BackupWish)

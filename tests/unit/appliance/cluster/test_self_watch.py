@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cairn_appliance.cluster import metrics
+from cairn_appliance.cluster import metrics, self_watch
 from cairn_appliance.cluster.self_watch import (
+    SelfWatch,
     certificate_signs,
     clock_signs,
     disk_signs,
@@ -70,6 +72,27 @@ def test_who_disagrees_with_the_others_has_a_wrong_clock(
     details = [sign.detail for sign in clock_signs(behind_s)]
     assert len(details) == (text is not None)
     assert text is None or details[0].startswith(text)
+
+
+def test_a_clock_that_nothing_keeps_is_told_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, and where all are off alike: nobody disagrees. A machine that starts has no time."""
+    kept: list[bool | None] = [False]
+    monkeypatch.setattr(self_watch, "is_synchronised", lambda: kept[0])
+    watch = SelfWatch(None, FakeEtcd(), tuple)  # type: ignore[arg-type]
+    begun = time.monotonic()
+
+    def told(after_s: float) -> list[tuple[str, bool]]:
+        return [(sign.name, sign.is_urgent) for sign in watch._clock_kept(begun + after_s)]
+
+    assert told(500) == []
+    assert told(700) == [(Alarm.CLOCK_UNSYNCHRONISED, False)]
+    kept[0] = True
+    assert told(800) == []
+    kept[0] = False
+    assert told(1300) == []
+    assert told(1500) == [(Alarm.CLOCK_UNSYNCHRONISED, False)]
+    kept[0] = None  # the kernel doesn't say
+    assert told(9000) == []
 
 
 @pytest.mark.parametrize(

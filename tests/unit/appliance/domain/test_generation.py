@@ -99,8 +99,8 @@ def test_a_value_from_elsewhere_is_left_behind_by_a_new_offer(value: int) -> Non
 
 
 def test_a_reboot_and_a_restored_snapshot_are_the_same_machine() -> None:
-    before = Facts(dmi_uuid="d", machine_id="m", boot_id="1", vm_generation_id="1", first_mac="a")
-    after = Facts(dmi_uuid="d", machine_id="m", boot_id="2", vm_generation_id="2", first_mac="b")
+    before = Facts(dmi_uuid="d", machine_id="m", boot_id="1", first_mac="a")
+    after = Facts(dmi_uuid="d", machine_id="m", boot_id="2", first_mac="b")
     assert before.same_machine(after)
 
 

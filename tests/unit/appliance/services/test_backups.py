@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 
 import msgspec
 import pytest
-from cairn_appliance.domain.backup import Contents, problems_of_backups
+from cairn_appliance.domain.backup import Backup, Contents, problems_of_backups, superfluous
 from cairn_appliance.domain.cluster import Cluster
 from cairn_appliance.domain.errors import BackupFailed, Clash, Invalid
 from cairn_appliance.domain.event import Event
@@ -18,7 +18,8 @@ from cairn_appliance.domain.identity import SYSTEM, Actor, ActorKind
 from cairn_appliance.pki.backup_file import BackupReader
 from cairn_appliance.pki.recovery_key import RecoveryKey
 from cairn_appliance.services.backups import Backups, Source, health_of, wish_for_one
-from cairn_appliance.services.events import Events
+from cairn_appliance.services.events import Events, Journal
+from cairn_appliance.settings import Settings
 from cairn_appliance.store import keys
 from cairn_appliance.store.memory import MemoryStore
 from cairn_appliance.store.port import Full, Put
@@ -155,10 +156,18 @@ async def test_one_that_is_late_is_a_problem_also_without_a_failure() -> None:
     ]
 
 
+async def happens(made: Made) -> None:
+    """An operator does something."""
+    entry = Journal(made.clock).entry("vsubnet_created", "vSubnet red was created", ADMIN)
+    await made.store.commit([], [entry])
+
+
 async def test_by_the_clock_only_the_leader_makes_them_unless_it_does_not() -> None:
     made = await Made().with_key()
 
     async def made_within(leads: bool) -> int:
+        await happens(made)
+
         async def says() -> bool:
             return leads
 
@@ -177,6 +186,91 @@ async def test_by_the_clock_only_the_leader_makes_them_unless_it_does_not() -> N
     assert await made_within(True) == 1
     made.clock.now += 0.35
     assert await made_within(False) == 1
+
+
+async def by_the_clock(made: Made, seconds: float, *, leads: bool = True, every_s: float) -> None:
+    """Look as often as it is looked, and make those that are due."""
+
+    async def says() -> bool:
+        return leads
+
+    end = made.clock.now + seconds
+    while made.clock.now < end:
+        made.clock.now += every_s / 10
+        if await made.backups._is_due(every_s, says):
+            await made.backups.create(SYSTEM)
+
+
+async def test_where_nothing_happened_none_is_made_and_none_is_late() -> None:
+    made, every_s = await Made().with_key(), Settings(["a"]).backup_every_s
+    await by_the_clock(made, every_s, every_s=every_s)
+    (first,) = await made.backups.list()
+    await by_the_clock(made, HOUR_S * 0.9, every_s=every_s)
+    assert await made.backups.list() == (first,)
+    assert await made.problems(every_s) == []
+    await happens(made)
+    await by_the_clock(made, every_s * 1.2, every_s=every_s)
+    assert len(await made.backups.list()) == 2
+    assert "backup_made" not in await made.kinds(), "they would push out all other events"
+    await by_the_clock(made, HOUR_S * 1.2, every_s=every_s)
+    assert len(await made.backups.list()) == 3, "what is no event comes along at times"
+
+
+@pytest.mark.parametrize("leads", [True, False])
+async def test_what_happened_is_in_a_backup_within_five_minutes(leads: bool) -> None:
+    """Also where the leader makes none and another steps in (trust.md A11)."""
+    made, every_s = await Made().with_key(), Settings(["a"]).backup_every_s
+    await by_the_clock(made, 1.0, every_s=every_s, leads=leads)
+    worst = 0.0
+    for minute in range(60):
+        await happens(made)
+        at, before = made.clock.now, len(made.shelf.files)
+        while len(made.shelf.files) == before:
+            await by_the_clock(made, 1.0, every_s=every_s, leads=leads)
+        worst = max(worst, made.clock.now - at)
+        made.shelf.files.clear()
+        made.clock.now += minute
+    assert worst <= 300
+
+
+def routine(at: float, name: str = "appliance", reason: str = "") -> Backup:
+    return Backup(f"{at}", "/x", "m1", at, 1, 1, "k", name, reason)
+
+
+def test_of_older_ones_fewer_are_kept() -> None:
+    """A backup each three minutes for thirty days, and one by hand, each time thinned."""
+    kept: list[Backup] = []
+    at = 30 * 86_400.0
+    for number in range(30 * 480):
+        at += 180.0
+        kept.insert(0, routine(at, *(("admin",) if number == 9000 else ())))
+        gone = superfluous(kept, 72)
+        kept = [each for each in kept if each not in gone]
+        assert len(kept) <= 72
+    ages = [(at - each.made_at) / 3600 for each in kept if each.made_by == "appliance"]
+    assert ages[:12] == pytest.approx([number * 0.05 for number in range(12)])
+    assert all(sum(hour <= age < hour + 1 for age in ages) == 1 for hour in range(2, 47))
+    assert sum(age > 49 for age in ages) >= 9, "and one for each day before"
+    assert [each.made_by for each in kept].count("admin") == 1
+
+
+def test_what_was_asked_for_goes_only_as_the_oldest() -> None:
+    own = [routine(1000.0 - number, "admin") for number in range(30)]
+    own += [routine(900.0 - number, reason="before version 2") for number in range(30)]
+    assert superfluous(own, 72) == []
+    assert superfluous(own, 50) == own[50:]
+
+
+async def test_a_failure_that_lasts_is_one_event() -> None:
+    made, every_s = await Made().with_key(), Settings(["a"]).backup_every_s
+    made.shelf.is_full = True
+    for _ in range(5):
+        with pytest.raises(BackupFailed):
+            await made.backups.create(SYSTEM)
+        made.clock.now += every_s
+    assert (await made.kinds()).count("backup_failed") == 1
+    (cause,) = await made.problems(every_s)
+    assert "no space left" in cause
 
 
 async def wished(made: Made) -> None:

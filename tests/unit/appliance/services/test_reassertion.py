@@ -1,4 +1,7 @@
-"""After a restore into the past: what nodes hold comes back, and nobody gets anybody's address."""
+"""After a restore into the past: what nodes hold comes back, and nobody gets anybody's address.
+
+So it is after `recover` from a survivor that had not followed to the end.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import asyncio
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 import pytest
 from cairn_agent.netmap.held import full_update, node_update
 from cairn_agent.protocol.reassertion import ReassertedVSubnet, ReassertRequest
+from cairn_appliance import recovering
 from cairn_appliance.domain.backup import Head
 from cairn_appliance.domain.errors import Clash, Invalid, NodeRemoved, Restoring, TokenRefused
 from cairn_appliance.domain.identity import SYSTEM
@@ -25,7 +30,7 @@ from cairn_appliance.services.stored import read_all
 from cairn_appliance.services.vsubnets import VSubnetChange
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.memory import MemoryStore
-from cairn_appliance.store.port import Item, Put, Reset
+from cairn_appliance.store.port import Item, Put, Reset, Unavailable
 
 from tests.simulated_node import Follower, SimulatedNode
 from tests.unit.appliance.replica import CLUSTER, MAP_KEY, FakeClock, Replica
@@ -109,6 +114,17 @@ async def restored(kept: Kept, *, clock: FakeClock | None = None, absorb_s: floa
     done = await begin_again(store, "r1", head, absorb_s)
     again = replace(CLUSTER, incarnation=done.incarnation)
     replica = Replica(store, clock=clock or FakeClock(time.time()), cluster=again)
+    await replica.services.restoration.load()
+    return await load(replica)
+
+
+async def recovered(kept: Kept, *, absorb_s: float = 0.4) -> Replica:
+    """Return the replica of a cluster that goes on from a survivor's data, as they are."""
+    store = MemoryStore()
+    store._items, store._revision = dict(kept[0]), kept[1]
+    done = await recovering.begin_again(store, "r1", absorb_s)
+    again = replace(CLUSTER, incarnation=done.incarnation)
+    replica = Replica(store, clock=FakeClock(time.time()), cluster=again)
     await replica.services.restoration.load()
     return await load(replica)
 
@@ -337,6 +353,93 @@ async def test_the_same_backup_is_restored_twice() -> None:
     assert incarnations == sorted(set(incarnations))
     assert set(await members(second)) == {(red, old.id), (red, new.id)}
     one.follow(second)
+
+
+async def test_what_the_majority_did_without_the_survivor_comes_back_from_the_nodes() -> None:
+    before = await begun()
+    red = await before.vsubnet("red", "10.7.0.0/24")
+    old = await before.joined("old", red)
+    token, spent = await before.token(red, max_uses=3), await before.token(red)
+    kept = backup(before)  # the survivor is cut off here
+
+    new = SimulatedNode("new")
+    await before.enrol(new, spent)
+    await before.register(new)
+    await before.services.members.change(red, old.id, MemberChange(ips=("10.7.0.77",)), SYSTEM)
+    nodes = await held(before, old, new)
+    were = await owners(before, red)
+
+    after = await recovered(kept)
+    with pytest.raises(Restoring):  # and not: removed, by which it would give up its netmap
+        await after.services.reassertions.check(new.id, LATER)
+    after = await absorbed(after, *nodes)
+
+    given = {m.node: m.ips for m in (await members(after)).values()}
+    assert given[old.id] == ("10.7.0.77",)
+    assert new.id in given
+    assert await owners(after, red) == were
+    newcomer = await after.joined("newcomer", red)
+    (address,) = {m.node: m.ips for m in (await members(after)).values()}[newcomer.id]
+    assert address not in were
+    for revived in (token, spent):
+        with pytest.raises(TokenRefused):
+            await after.enrol(SimulatedNode("late"), revived)
+    for each in nodes:
+        each.follow(after)
+        await after.register(each.node)
+
+
+async def test_a_recovery_that_is_interrupted_knows_afterwards_what_it_began_from() -> None:
+    before = await begun()
+    red = await before.vsubnet("red", "10.7.0.0/24")
+    old = await before.joined("old", red)
+    await before.token(red)
+    kept = backup(before)
+    new = await before.joined("new", red)
+    nodes = await held(before, old, new)
+    store = MemoryStore()
+    store._items, store._revision = dict(kept[0]), kept[1]
+    commit, done = store.commit, 0
+
+    async def interrupted(*arguments: Any) -> int:
+        nonlocal done
+        done += 1
+        if done > 2:
+            raise Unavailable("power is cut")
+        return await commit(*arguments)
+
+    store.commit = interrupted  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        await recovering.begin_again(store, "r1")
+
+    after = await absorbed(await recovered((store._items, store._revision)), *nodes)
+
+    assert set(await members(after)) == {(red, old.id), (red, new.id)}
+    restored = after.services.restoration.restored
+    assert restored is not None
+    assert (restored.base_incarnation, restored.base_revision) == (CLUSTER.incarnation, kept[1])
+
+
+async def test_a_document_of_before_the_last_recovery_but_one_takes_nobody_out() -> None:
+    """Revisions go on from the survivor's: one of an incarnation before may be higher."""
+    before = await begun()
+    red = await before.vsubnet("red", "10.7.0.0/24")
+    old = await before.joined("old", red)
+    kept = backup(before)
+    for number in range(40):
+        await before.services.vsubnets.change(red, VSubnetChange(mtu=1300 + number), SYSTEM)
+    stale, one = await held(before, old, old)  # the same node: as a snapshot of it holds it
+
+    first = await absorbed(await recovered(kept), one)
+    one.follow(first)
+    new = await first.joined("new", red)
+    survivor = backup(first)
+    netmap = stale.copy.copy.current
+    assert netmap is not None
+    assert netmap.revision > survivor[1]
+    await asyncio.sleep(1.0)  # the incarnation is the clock's second
+    second = await absorbed(await recovered(survivor), stale)
+    assert set(await members(second)) == {(red, old.id), (red, new.id)}
 
 
 def test_an_incarnation_is_above_all_that_there_were() -> None:

@@ -164,7 +164,7 @@ function Backups() {
           query={backups}
           what="backups"
           isEmpty={(items) => items.length === 0}
-          empty={{ title: "There is no backup", body: "Make one now; else one is made each hour." }}
+          empty={{ title: "There is no backup", body: "Make one now; else one is made soon." }}
         >
           {(items) => (
             <Table aria-label="Backups" variant="compact">
