@@ -62,6 +62,7 @@ POST /agent/v1/gateway/release     cert  duty     cert  expired  duty
 POST /agent/v1/gateway/event       cert  duty     cert  expired  duty
 POST /agent/v1/gateway/stations    cert  duty     cert  expired  duty
 POST /agent/v1/gateway/preflight   cert  duty     cert  expired  duty
+GET  /appliance/v1/stream          cert  cert     yes   cert     cert
 GET  /appliance/v1/telemetry       cert  cert     yes   cert     cert
 GET  /appliance/v1/update          cert  cert     yes   cert     cert
 GET  /healthz                      yes   yes      yes   yes      yes
@@ -160,7 +161,7 @@ async def _outcome(
 ) -> str:
     """Return the cell: what the client was told, by the code of the answer."""
     method, path = entry
-    url = f"https://{appliance.address}{path.format(name='nothing')}"
+    url = f"https://{appliance.address}{path.format(name='nothing')}?node=nothing"
     # The netmap never ends, so only its head is waited for.
     async with client.stream(method, url, content=body) as answer:
         if answer.is_success and path.endswith(("/beat", "/reassert")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from cairn_appliance.api.client_certificate import EXTENSION, Connection
 from cairn_appliance.domain.identity import SYSTEM
 from cairn_appliance.pki.authority import issuer_id_of, utc_now
 from cairn_appliance.services import presence as presence_module
+from cairn_appliance.services.streams import Streams
 from cairn_appliance.store import keys
 from cairn_appliance.store.port import MAX_TRANSACTION_OCTETS, Put, Reset
 from cryptography import x509
@@ -154,6 +156,7 @@ async def test_fifty_copies_that_are_turned_away_leave_the_node_its_registration
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(app_module, "REGISTRATIONS_AT_ONCE", 5.0)
+    monkeypatch.setattr(Streams, "answers", AsyncMock(return_value=True))  # the original lives
     replica = Replica()
     node = await replica.joined("n")
     replica.services.presence.connected(node.id)

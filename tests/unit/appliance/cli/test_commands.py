@@ -15,6 +15,7 @@ import pytest
 from cairn_agent.protocol.token import decode_token
 from cairn_appliance.domain.errors import NodeFrozen
 from cairn_appliance.domain.identity import SYSTEM, Facts
+from cairn_appliance.services import registry
 from cairn_appliance.services.registry import Report
 from cairn_appliance.services.vsubnets import VSubnetChange, VSubnetOrder
 from cairn_appliance.store import keys
@@ -150,15 +151,18 @@ def test_a_vsubnet_gets_a_new_secret(live: Live, logged_in: Shell) -> None:
     assert "epoch 3; the old one is over" in " ".join(told.split())
 
 
-def test_a_frozen_node_is_shown_so_and_let_in_again(live: Live, logged_in: Shell) -> None:
+def test_a_frozen_node_is_shown_so_and_let_in_again(
+    live: Live, logged_in: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "COMES_AGAIN_S", 0.0)
     node_id = join(live, "web-1")
 
     async def fight() -> None:
         report = Report(1, Facts(), (), "web-1", "0.1.0", "0.1.0", {})
-        registry = live.operations.services.registry
+        register = live.operations.services.registry.register
         for generation in (1, 2, 3, *[0] * 5):
             with contextlib.suppress(NodeFrozen):
-                await registry.register(node_id, replace(report, generation=generation), "")
+                await register(node_id, replace(report, generation=generation), "")
 
     live.do(fight())
     assert "approved, frozen" in " ".join(logged_in.ok("node", "list").split())
