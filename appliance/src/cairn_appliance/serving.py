@@ -20,12 +20,14 @@ import socket
 import ssl
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cairn_appliance.api.client_certificate import CertificateProtocol
+from cairn_appliance.api.limits import source_of
 from cairn_appliance.api.secure_transport import SecureTransport
 from cairn_appliance.cluster.errors import EnvironmentLacks
 
@@ -35,6 +37,7 @@ BACKLOG = 1024  # until the loop comes by, which empties it
 ACCEPTED_AT_ONCE = 128  # then others have their turn
 AT_ONCE = 64  # connections between their first octet and the answer to their first request
 IN_LINE = 4096  # connections that wait for that; each takes an open file
+OF_ONE_SOURCE = 3 / 4  # of both, at most: who holds all that it gets leaves room for others
 IN_TIME_S = 4.5  # with a handshake; agents wait 5 s
 RECKONED_S = 1.5  # for a handshake at least; twice what they took of late
 COUNTED_S = 3.0  # who takes longer than this no longer keeps others out
@@ -99,7 +102,8 @@ class Door:
 
     A place is taken from the first octet of the handshake to the first answer, since that is
     when a newcomer costs most; but for some seconds at most, so that nobody blocks the door by
-    being slow, and not at all by who says nothing.
+    being slow, and not at all by who says nothing. One source has not all of them: a whole fleet
+    may come from behind one NAT, but so may one who means ill.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class Door:
         self._context = context
         self._places = asyncio.Semaphore(AT_ONCE)
         self._in_line = 0
+        self._sources: dict[str, _Source] = {}
         self._handshake_s = 0.0  # what one took of late
 
     async def accept(self, listening: socket.socket) -> None:
@@ -131,15 +136,26 @@ class Door:
         try:
             async with asyncio.timeout(HANDSHAKE_S):
                 await _readable(accepted)
-            if not await self._has_turn(accepted):
-                self._turn_away(accepted)
-                return
+            source = source_of(accepted.getpeername()[0])
         except BaseException as error:
             accepted.close()
             if isinstance(error, OSError):
                 return
             raise
-        place = _Place(self._places)
+        with self._newcomer_of(source) as one:
+            try:
+                has_turn = await self._has_turn(accepted, one)
+            except BaseException:
+                accepted.close()
+                raise
+            if has_turn:
+                await self._take_place(accepted, one)
+            else:
+                self._turn_away(accepted)
+
+    async def _take_place(self, accepted: socket.socket, source: _Source) -> None:
+        """Let one in that has a place, and free it after the first answer."""
+        place = _Place(self._places, source.places)
         in_time = asyncio.get_running_loop().call_later(COUNTED_S, place.free)
         try:
             await self._shake_hands(accepted)
@@ -147,18 +163,32 @@ class Door:
             in_time.cancel()
             place.free()
 
-    async def _has_turn(self, accepted: socket.socket) -> bool:
+    @contextlib.contextmanager
+    def _newcomer_of(self, name: str) -> Iterator[_Source]:
+        """Count one among those of its source for as long as it is at the door."""
+        source = self._sources.setdefault(name, _Source())
+        source.newcomers += 1
+        try:
+            yield source
+        finally:
+            source.newcomers -= 1
+            if not source.newcomers:
+                del self._sources[name]
+
+    async def _has_turn(self, accepted: socket.socket, source: _Source) -> bool:
         """Take a place; return False where there is none in time, or the line is too long."""
-        if self._in_line >= IN_LINE:
+        if self._in_line >= IN_LINE or source.in_line >= IN_LINE * OF_ONE_SOURCE:
             return False
         self._in_line += 1
+        source.in_line += 1
         try:
             async with asyncio.timeout(self._line_s() - _waited_s(accepted)):
-                await self._places.acquire()
+                await _acquire(source.places, self._places)
         except TimeoutError:
             return False
         finally:
             self._in_line -= 1
+            source.in_line -= 1
         return True
 
     def _line_s(self) -> float:
@@ -207,16 +237,36 @@ class Door:
                 raise
 
 
+@dataclass(slots=True)
+class _Source:
+    """Those at the door who come from one address, or one IPv6 /64."""
+
+    places: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(int(AT_ONCE * OF_ONE_SOURCE))
+    )
+    newcomers: int = 0
+    in_line: int = 0
+
+
+async def _acquire(*semaphores: asyncio.Semaphore) -> None:
+    """Acquire all of them, one after the other, or none."""
+    with contextlib.ExitStack() as acquired:
+        for semaphore in semaphores:
+            await semaphore.acquire()
+            acquired.callback(semaphore.release)
+        acquired.pop_all()
+
+
 class _Place:
     """A place at the door, freed once."""
 
-    def __init__(self, places: asyncio.Semaphore) -> None:
-        self._places: asyncio.Semaphore | None = places
+    def __init__(self, *places: asyncio.Semaphore) -> None:
+        self._places = places
 
     def free(self) -> None:
-        places, self._places = self._places, None
-        if places is not None:
-            places.release()
+        places, self._places = self._places, ()
+        for each in places:
+            each.release()
 
 
 def _accepted(listening: socket.socket) -> Iterator[socket.socket]:

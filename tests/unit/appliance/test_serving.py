@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import socket
 import ssl
 import time
@@ -59,9 +60,13 @@ async def port() -> AsyncIterator[int]:
         await asyncio.sleep(0.01)  # the loop closes the sockets
 
 
-async def connect(port: int, *, says: bytes) -> socket.socket:
+SOURCES = itertools.cycle(["127.0.0.1", "127.0.0.2"])  # one alone doesn't get all places
+
+
+async def connect(port: int, *, says: bytes, source: str = "") -> socket.socket:
     plain = socket.socket()
     plain.setblocking(False)
+    plain.bind((source or next(SOURCES), 0))
     await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", port))
     if says:
         plain.send(says)
@@ -72,6 +77,24 @@ async def let_in(count: int) -> None:
     async with asyncio.timeout(5):
         while len(Newcomer.let_in) < count:
             await asyncio.sleep(0.01)
+
+
+async def test_one_source_leaves_room_for_others(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "COUNTED_S", 60.0)
+    monkeypatch.setattr(serving, "IN_LINE", 100)
+    hostile = [
+        await connect(port, says=b"hello", source="127.0.0.3")
+        for _ in range(serving.AT_ONCE + serving.IN_LINE)
+    ]
+    await let_in(int(serving.AT_ONCE * serving.OF_ONE_SOURCE))
+    honest = [await connect(port, says=b"hello", source="127.0.0.4") for _ in range(16)]
+    await let_in(serving.AT_ONCE)
+    peers = [each.transport.get_extra_info("peername")[0] for each in Newcomer.let_in]
+    assert peers.count("127.0.0.4") == len(honest)
+    for each in (*hostile, *honest):
+        each.close()
 
 
 async def test_no_more_than_so_many_are_let_in_before_answers_are_given(
@@ -269,7 +292,8 @@ def shake_hands_slowly(port: int, waits_s: float) -> None:
     context = tls.server_context(AUTHORITY.certificate.decode())
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     secure = context.wrap_bio(incoming, outgoing, server_hostname=None)
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+    source = next(SOURCES), 0
+    with socket.create_connection(("127.0.0.1", port), 10, source) as plain:
         while True:
             try:
                 secure.do_handshake()
