@@ -112,6 +112,56 @@ def test_the_agent_learns_of_all_appliances_without_asking(trio: Trio) -> None:
     )
 
 
+@pytest.mark.slow
+def test_keys_are_replaced_although_the_appliance_that_began_it_is_killed(trio: Trio) -> None:
+    trio.wait_until_whole()
+    first, second = trio.appliances["m1"], trio.appliances["m2"]
+    before = first.cairn("ca", "status")
+    begun = time.monotonic()
+    for key in ("ca", "map-key"):
+        first.cairn(key, "rotate", "--yes")
+    first.kill()
+
+    def reached(ca: set[str], behind: set[str]) -> bool:
+        with contextlib.suppress(CommandError):
+            shown = second.cairn("ca", "status")
+            late = {each["name"] for each in shown["ca"]["behind"]}
+            return (
+                shown["map_key"]["phase"] == "steady"
+                and shown["ca"]["phase"] in ca
+                and late <= behind
+            )
+        return False
+
+    # Where it was killed before it showed the new CA's certificate, it is waited for.
+    until(
+        "the others go on by themselves",
+        lambda: reached({"issuing", "steady"}, {"m1"}),
+        within_s=90,
+    )
+    first.start()
+    until("all have the new keys", lambda: reached({"steady"}, set()), within_s=90)
+    took_s = time.monotonic() - begun
+    after = second.cairn("ca", "status")
+    assert after["map_key"]["public_key"] != before["map_key"]["public_key"]
+    fingerprint = after["ca"]["fingerprint"]
+    assert fingerprint != before["ca"]["fingerprint"]
+    trio.wait_until_whole()
+    shown_by = {name: _issuer_shown(each) for name, each in trio.appliances.items()}
+    assert set(shown_by.values()) == {fingerprint}, shown_by
+    until("the agent has a link", lambda: trio.served_by() in places(trio), within_s=30)
+    for appliance in trio.appliances.values():
+        appliance.fingerprint = fingerprint
+        appliance.login()
+    assert record_seconds(
+        "A14-cluster",
+        took_s,
+        at_most_s=600,
+        what="the appliance that began to replace the CA and the map key is killed: until the "
+        "others and it have the new ones, by themselves",
+    )
+
+
 def test_the_leader_is_killed_under_writes(trio: Trio) -> None:
     trio.wait_until_whole()
     leader = trio.leader()
@@ -233,56 +283,6 @@ def test_the_leader_is_stopped_under_writes_and_nobody_waits(trio: Trio) -> None
         value=round(moved - begun, 3),
         unit="s",
         holds=moved - begun <= 5.0 and ended - begun <= 10.0,
-    )
-
-
-@pytest.mark.slow
-def test_keys_are_replaced_although_the_appliance_that_began_it_is_killed(trio: Trio) -> None:
-    trio.wait_until_whole()
-    first, second = trio.appliances["m1"], trio.appliances["m2"]
-    before = first.cairn("ca", "status")
-    begun = time.monotonic()
-    for key in ("ca", "map-key"):
-        first.cairn(key, "rotate", "--yes")
-    first.kill()
-
-    def reached(ca: set[str], behind: set[str]) -> bool:
-        with contextlib.suppress(CommandError):
-            shown = second.cairn("ca", "status")
-            late = {each["name"] for each in shown["ca"]["behind"]}
-            return (
-                shown["map_key"]["phase"] == "steady"
-                and shown["ca"]["phase"] in ca
-                and late <= behind
-            )
-        return False
-
-    # Where it was killed before it showed the new CA's certificate, it is waited for.
-    until(
-        "the others go on by themselves",
-        lambda: reached({"issuing", "steady"}, {"m1"}),
-        within_s=90,
-    )
-    first.start()
-    until("all have the new keys", lambda: reached({"steady"}, set()), within_s=90)
-    took_s = time.monotonic() - begun
-    after = second.cairn("ca", "status")
-    assert after["map_key"]["public_key"] != before["map_key"]["public_key"]
-    fingerprint = after["ca"]["fingerprint"]
-    assert fingerprint != before["ca"]["fingerprint"]
-    trio.wait_until_whole()
-    shown_by = {name: _issuer_shown(each) for name, each in trio.appliances.items()}
-    assert set(shown_by.values()) == {fingerprint}, shown_by
-    until("the agent has a link", lambda: trio.served_by() in places(trio), within_s=30)
-    for appliance in trio.appliances.values():
-        appliance.fingerprint = fingerprint
-        appliance.login()
-    assert record_seconds(
-        "A14-cluster",
-        took_s,
-        at_most_s=600,
-        what="the appliance that began to replace the CA and the map key is killed: until the "
-        "others and it have the new ones, by themselves",
     )
 
 
