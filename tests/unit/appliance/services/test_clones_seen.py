@@ -42,7 +42,7 @@ class Seeing:
         problems = [
             wire.ProblemSaid(
                 wire.CLONE_SEEN,
-                "what the reporter makes up",
+                "what the reporter makes up \u202e",
                 "reinstall everything",
                 self.nodes[clone].id,
                 self.vnis["red"] if vni is None else vni,
