@@ -21,6 +21,7 @@ import msgspec
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from cairn_agent.clones import Clones
 from cairn_agent.control.copies import become, enrol_copy
 from cairn_agent.control.link import Barred
 from cairn_agent.dataplane import DataPlane, Event, Hello, connected, user_of
@@ -114,6 +115,7 @@ class Agent:
         self._duties_changed = asyncio.Event()
         self._bridges_changed = asyncio.Event()
         self.ways = Ways()
+        self.clones = Clones()
         self.sessions_changed = asyncio.Event()  # a session or a path is another one
         self._is_stale = False  # the state that is on its way to the data plane
 
@@ -490,8 +492,12 @@ class Agent:
                 self._tell_membership()
             case "reflected" | "gate_closed" if self.gateways is not None:
                 self.gateways.note(event)
-            case "clone_seen" | "spoofed":
-                log.warning("%s vni=%d peer=%s", event.type, event.vni, event.peer)
+            case "clone_seen":
+                log.warning("peer is two machines vni=%d peer=%s", event.vni, event.peer)
+                self.clones.note(event.vni, event.peer)
+                self.sessions_changed.set()
+            case "spoofed":
+                log.warning("spoofed vni=%d peer=%s", event.vni, event.peer)
             case _:
                 log.debug("data plane event=%s peer=%s", event.type, event.peer)
 

@@ -81,6 +81,28 @@ class PeerReport(msgspec.Struct, frozen=True):
         return found, remedy
 
 
+class CloneReport(msgspec.Struct, frozen=True):
+    """A peer that proved within the last ten minutes that it is two machines."""
+
+    node_id: str
+    name: str
+    vni: int
+    vsubnet: str
+
+    def told(self) -> tuple[str, str]:
+        """Return what is wrong, and what to do."""
+        found = (
+            f"{self.name} is two machines in vSubnet {self.vsubnet}: what came in one session was "
+            "sealed by both"
+        )
+        remedy = (
+            "find the second machine (`cairn node show` has the node's addresses) and stop one of "
+            "the two; to keep both, stop the copy's agent, run `cairn-agent seal-image` there and "
+            "join it anew (`cairn-agent leave` would remove the node for both)"
+        )
+        return found, remedy
+
+
 class VSubnetReport(msgspec.Struct, frozen=True):
     """A vSubnet of this node."""
 
@@ -136,6 +158,7 @@ class Status(msgspec.Struct, frozen=True):
     dataplane: DataPlaneReport = DataPlaneReport()
     vsubnets: list[VSubnetReport] = []
     peers: list[PeerReport] = []
+    clones: list[CloneReport] = []
     gateways: list[GatewayReport] = []
     problems: list[str] = []  # sentences: everything that isn't as it should be
 

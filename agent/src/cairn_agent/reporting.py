@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 from cairn_agent.daemon import Agent
 from cairn_agent.dataplane import PeerStats, Stats, VSubnetStats
@@ -16,6 +17,7 @@ from cairn_agent.netmap.trust import limit_s
 from cairn_agent.protocol.netmap import Member
 from cairn_agent.report import (
     VERSION,
+    CloneReport,
     DataPlaneReport,
     LinkReport,
     PeerReport,
@@ -41,6 +43,8 @@ def status_of(agent: Agent, stats: Stats) -> Status:
     identity = membership.identity()
     netmap = membership.netmap
     node = netmap.node.document if netmap and netmap.node else None
+    peers = _peers(membership, stats)
+    clones = clones_of(agent, peers)
     return Status(
         state="barred" if identity.barred else identity.state,
         agent_version=VERSION,
@@ -59,9 +63,10 @@ def status_of(agent: Agent, stats: Stats) -> Status:
         link=_link(membership),
         dataplane=_dataplane(agent, stats),
         vsubnets=_vsubnets(agent, membership, stats),
-        peers=_peers(membership, stats),
+        peers=peers,
+        clones=clones,
         gateways=agent.gateways.reports() if agent.gateways else [],
-        problems=_problems(agent, membership),
+        problems=_problems(agent, membership) + [each.told()[0] for each in clones],
     )
 
 
@@ -79,6 +84,17 @@ def find_peer(agent: Agent, reference: str) -> PeerReport:
         f"no peer has the name, address or node ID {reference!r}",
         "see `cairn-agent peers` for those that there are",
     )
+
+
+def clones_of(agent: Agent, peers: Sequence[PeerReport]) -> list[CloneReport]:
+    """Return the peers that were seen to be two machines, while they are peers."""
+    seen = agent.clones.seen()
+    known = {(peer.vni, peer.node_id): peer for peer in peers} if seen else {}
+    return [
+        CloneReport(peer.node_id, peer.name, peer.vni, peer.vsubnet)
+        for key in seen
+        if (peer := known.get(key)) is not None
+    ]
 
 
 def _problems(agent: Agent, membership: Membership) -> list[str]:

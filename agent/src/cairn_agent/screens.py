@@ -38,14 +38,19 @@ def show_status(out: Console, status: Status) -> None:
         out.print(_gateway_table(status.gateways))
     if status.peers:
         show_peers(out, status.peers)
+    for clone in status.clones:
+        _warn(out, *clone.told())
 
 
 def show_peers(out: Console, peers: Sequence[PeerReport], *, with_keys: bool = False) -> None:
     """Print the peers, and below them what is wrong with their paths and what to do."""
     out.print(peer_table(peers, with_keys=with_keys))
     for narrow in filter(None, (peer.narrow() for peer in peers)):
-        found, remedy = narrow
-        out.print(f"[yellow]warning[/]: {escape(found)}; what to do: {escape(remedy)}")
+        _warn(out, *narrow)
+
+
+def _warn(out: Console, found: str, remedy: str) -> None:
+    out.print(f"[yellow]warning[/]: {escape(found)}; what to do: {escape(remedy)}")
 
 
 def peer_table(peers: Sequence[PeerReport], *, with_keys: bool = False) -> Table:

@@ -296,6 +296,12 @@ def _problems(status: Status) -> list[wire.ProblemSaid]:
         for each in status.vsubnets
         if each.problem
     ]
+    for clone in status.clones:
+        cause, remedy = clone.told()
+        said = wire.ProblemSaid(
+            wire.CLONE_SEEN, cause[:500], remedy[:500], clone.node_id, clone.vni
+        )
+        found.append(said)
     for peer in status.peers:
         narrow = peer.narrow()
         if narrow is not None:

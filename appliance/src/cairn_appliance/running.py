@@ -404,6 +404,7 @@ class Appliance:
                 services.lan_reports.tidy,
                 services.preflights.tidy,
                 services.telemetry.tidy,
+                services.clones.tell,
             ),
         )
 

@@ -18,6 +18,7 @@ EVERY_S = 10.0  # between two reports, jittered by a fifth
 SOON_S = 1.0  # after a change of a session or path, and between any two reports at least
 STALE_S = 30.0  # a report that is older says nothing of now
 VSUBNETS_MAX, LEARNED_MAX, NAMES_MAX, PROBLEMS_MAX = 64, 64, 64, 16
+CLONE_SEEN = "clone_seen"  # the problem that a peer is two machines
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Micros = Annotated[int, msgspec.Meta(ge=0, le=600_000_000)]
@@ -74,11 +75,13 @@ class VSubnetSaid(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ProblemSaid(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Something that isn't as it should be."""
+    """Something that isn't as it should be; of a peer where it has a `node`."""
 
     name: Short
     cause: Sentence
     remedy: Sentence = ""
+    node: Short = ""
+    vni: Vni = 0  # in which the peer is one
 
 
 class DataPlaneSaid(msgspec.Struct, frozen=True, omit_defaults=True):

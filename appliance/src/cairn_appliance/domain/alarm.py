@@ -41,6 +41,7 @@ class Alarm(StrEnum):
     RESTORING = "restoring"
     NODES_UNSEEN = "nodes_unseen"
     VALUES_UNREADABLE = "values_unreadable"
+    CLONE_SEEN = "clone_seen"
     NO_FORWARDER = "no_forwarder"
     FORWARDER_UNSTEADY = "forwarder_unsteady"
     LAN_LOOP = "lan_loop"

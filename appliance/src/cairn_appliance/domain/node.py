@@ -89,6 +89,7 @@ class Copies:
     node: str  # ID of the original
     told_at: float = 0.0  # of the last alarm: one for all that come at a time
     pending: tuple[str, ...] = ()  # IDs of the nodes that they became
+    seen_at: float = 0.0  # of the last event that peers found two machines
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,7 +223,13 @@ def _cleaned(said: wire.Report) -> wire.Report:
         ]
     if problems is not None:
         problems = [
-            wire.ProblemSaid(clean(each.name), clean(each.cause), clean(each.remedy))
+            replace(
+                each,
+                name=clean(each.name),
+                cause=clean(each.cause),
+                remedy=clean(each.remedy),
+                node=clean(each.node),
+            )
             for each in problems
         ]
     version = None if said.agent_version is None else clean(said.agent_version)

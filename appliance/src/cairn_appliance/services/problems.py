@@ -1,6 +1,7 @@
 """Gathers all that is wrong, with what it is about: the one list behind status, overview, metrics.
 
-What nodes say of themselves is not among it: that is theirs, and there may be a thousand.
+What nodes say of themselves is not among it: that is theirs, and there may be a thousand. What
+they say of others is, where it is that one is two machines.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class About:
     """A problem and whose it is; without a kind the cluster's."""
 
     problem: Problem
-    kind: str = "cluster"  # or "segment", "receiver"
+    kind: str = "cluster"  # or "segment", "receiver", "node"
     id: str = ""
     name: str = ""
 
@@ -34,5 +35,9 @@ def problems_known(services: Services, view: ClusterView | None) -> list[About]:
     found += [
         About(problem, "receiver", receiver.id, receiver.place)
         for receiver, problem in services.outputs.problems_by_receiver()
+    ]
+    found += [
+        About(problem, "node", node.id, node.name)
+        for node, problem in services.clones.problems_by_node()
     ]
     return sorted(found, key=lambda each: not each.problem.is_urgent)

@@ -18,6 +18,7 @@ from cairn_appliance.services.addressing import Addressing
 from cairn_appliance.services.audit import Audit
 from cairn_appliance.services.audit_disk import Files
 from cairn_appliance.services.clock import Clock, wall_clock
+from cairn_appliance.services.clones import Clones
 from cairn_appliance.services.duplicates import Duplicates
 from cairn_appliance.services.election import Election
 from cairn_appliance.services.enrolment import Enrolment
@@ -81,6 +82,7 @@ class Services:
     news: News
     telemetry: TelemetryBoard
     picture: Picture
+    clones: Clones
     outputs: Outputs
 
     @property
@@ -167,5 +169,6 @@ def build(
         news=news,
         telemetry=telemetry,
         picture=Picture(netmaps, presence, telemetry, election, board, clock),
+        clones=Clones(store, netmaps, telemetry, journal, clock),
         outputs=Outputs(store, sealer, journal, lines, replica, clock),
     )

@@ -306,6 +306,24 @@ async def test_overview_status_and_metrics_tell_the_same_problems(office: Office
         assert f'cairn_problems{{name="{name}"}} 1.0' in metrics
 
 
+async def test_a_clone_that_two_members_see_is_one_problem_everywhere(office: Office) -> None:
+    clone = office.nodes["db"]
+    said = wire.ProblemSaid(wire.CLONE_SEEN, "db is two machines", "stop one", clone, office.vni)
+    office.say("web-1", "db", problems=[said])
+    office.say("web-2", "db", problems=[said])
+    (shown,) = [
+        each for each in (await office.get("/overview"))["problems"] if each["name"] == "clone_seen"
+    ]
+    assert shown["subject"] == {"kind": "node", "id": clone, "name": "db"}
+    assert not shown["urgent"]
+    assert "web-1, web-2 heard both" in shown["cause"]
+    status = (await office.get("/status"))["problems"]
+    causes = [each["cause"] for each in status if each["name"] == "clone_seen"]
+    assert causes == [shown["cause"]]
+    metrics = (await office.client.get("/metrics")).text
+    assert 'cairn_problems{name="clone_seen"} 1.0' in metrics
+
+
 async def test_enrolment_says_where_and_by_which_pin(office: Office) -> None:
     assert await office.get("/enrolment") == {
         "addresses": ["192.0.2.1:8002"],

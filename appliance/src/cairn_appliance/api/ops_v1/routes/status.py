@@ -103,8 +103,10 @@ async def _store_health(ops: Ops) -> StoreOut:
 
 
 async def _problems(ops: Ops) -> list[ProblemOut]:
-    """Return what is wrong with cluster, gateways and receivers, as far as it is known soon."""
-    view = await cluster_view(ops)
+    """Return what is wrong, also as nodes at other replicas say, as far as it is known soon."""
+    async with asyncio.TaskGroup() as asked:
+        asked.create_task(ops.services.telemetry.look(), name="look at nodes' reports")
+        view = await cluster_view(ops)
     return [problem_out(each.problem) for each in problems_known(ops.services, view)]
 
 

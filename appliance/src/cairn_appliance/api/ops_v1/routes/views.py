@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Annotated
 
 import msgspec
+from cairn_agent.protocol.telemetry import CLONE_SEEN
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
@@ -228,6 +229,7 @@ def _of_nodes(services: Services, now: float) -> list[tuple[Problem, SubjectOut]
         found += [
             (Problem(each.name, f"{nodes[node].name}: {each.cause}", each.remedy), subject)
             for each in record.problems
+            if each.name != CLONE_SEEN  # that is an alarm about the node that it names
         ]
     return found[:NODE_PROBLEMS_MAX]
 
