@@ -95,8 +95,8 @@ def test_a_full_disk_of_one_is_told_and_harms_nobody(trio: Trio) -> None:
         begun = time.monotonic()
         m3.host.run(["dd", "if=/dev/zero", f"of={filler}", "bs=1M"], check=False)
         told = told_after(m1, "disk_full", since=begun)
-        for _ in range(4):  # so that its etcd needs new room
-            fill(m1, 8)
+        for _ in range(4):  # so that its etcd needs new room, and the store isn't full
+            fill(m1, 3)
             time.sleep(5)
         ended = "etcd ended" in m3.log  # etcd.log is on the same disk
         writer.wait_for(20)
