@@ -124,5 +124,6 @@ class Quorum:
         log.warning("quorum lost: requests are refused until it is back")
         now = asyncio.get_running_loop().time()
         for deadline in self._deadlines:
-            if deadline.when() is not None:  # an answer that has begun may end
+            # An answer that has begun may end; one whose time is over is ended already.
+            if deadline.when() is not None and not deadline.expired():
                 deadline.reschedule(now)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import httpx
@@ -111,6 +113,25 @@ async def test_a_request_under_way_is_ended_when_the_quorum_goes(world: World) -
 
     assert answer.status_code == 503
     assert "may have been made" in answer.json()["detail"]
+
+
+async def test_after_a_pause_of_all_of_it_the_watch_goes_on(world: World) -> None:
+    """Then all that is due comes in one round of the loop: a request's own time is over, too."""
+
+    async def waits() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5) as deadline:
+                with world.quorum.ending(deadline):
+                    await asyncio.Event().wait()
+
+    waiting = asyncio.create_task(waits())
+    await asyncio.sleep(0.01)
+    world.store.is_lost = True
+    time.sleep(0.6)  # noqa: ASYNC251 - the loop stands still, as in a process that is paused
+    await world.until(lost=True)
+    await waiting
+    world.store.is_lost = False
+    await world.until(lost=False)
 
 
 async def test_an_answer_that_has_begun_is_not_cut(world: World) -> None:
