@@ -36,7 +36,7 @@ console-test: setup  ## the console in a real browser, at length: first login to
 lab: setup  ## end-to-end tests only (ARGS: pytest arguments)
 	@$(RUN) pytest tests/integration $(ARGS)
 
-chaos: setup  ## faults of clusters: cut off, killed, lost, damaged, full, replaced, restored: about 35 min
+chaos: setup  ## faults of clusters: cut off, killed, lost, damaged, full, replaced, restored: about 40 min
 	@$(RUN) pytest -m "slow or not slow" $(CHAOS) $(ARGS)
 
 chaos-soak: setup  ## 20 minutes of random faults, over each other (CAIRN_SOAK_S, CAIRN_SOAK_SEED)
