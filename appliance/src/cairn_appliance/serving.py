@@ -211,13 +211,12 @@ class Door:
         protocol = self._protocol()
         try:
             await self._connected(accepted, protocol)
+            self._handshake_s += (loop.time() - begun - self._handshake_s) * _NEWEST
+            await protocol.settled()
         except OSError as error:
             log.debug("no TLS with a client reason=%s", error)
         except Exception:  # what one client brings about must not end the service
             log.warning("a client could not be let in", exc_info=True)
-        else:
-            self._handshake_s += (loop.time() - begun - self._handshake_s) * _NEWEST
-            await protocol.settled()
 
     async def _connected(self, accepted: socket.socket, protocol: CertificateProtocol) -> None:
         """Give the connection to the protocol, once hands are shaken."""

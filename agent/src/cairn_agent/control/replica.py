@@ -251,7 +251,7 @@ class Replica:
             yield
         except (httpx.TimeoutException, TimeoutError) as error:
             raise connection_error(self.address, TimeoutError()) from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ssl.SSLError) as error:  # an alert within TLS comes as it is
             raise connection_error(self.address, error) from error
 
     def _look_at_clock(self, response: httpx.Response) -> None:

@@ -53,9 +53,12 @@ class SecureTransport(asyncio.Transport, asyncio.BufferedProtocol):
         self._shutting_down: asyncio.TimerHandle | None = None
 
     async def shaken(self) -> None:
-        """Return once hands are shaken; raise OSError where they are not."""
+        """Return once hands are shaken; raise OSError where they are not, or were not already."""
         if self._is_shaken is not None:
-            await self._is_shaken
+            try:
+                await self._is_shaken
+            finally:
+                self._is_shaken = None
 
     # What TCP's transport tells
 
@@ -219,8 +222,8 @@ class SecureTransport(asyncio.Transport, asyncio.BufferedProtocol):
             self._tcp.write(self._outgoing.read())
 
     def _told(self, error: BaseException | None) -> None:
-        """Tell who waits for the handshake."""
-        waiting, self._is_shaken = self._is_shaken, None
+        """Tell who waits for the handshake, or will."""
+        waiting = self._is_shaken
         if waiting is None or waiting.done():
             return
         if error is None:

@@ -124,6 +124,19 @@ def read_all(secure: ssl.SSLSocket) -> bytes:
     return bytes(octets)
 
 
+def test_a_handshake_that_has_failed_before_it_is_waited_for_is_told(tmp_path: Path) -> None:
+    async def scenario(pair: Pair) -> None:
+        with socket.create_connection(("127.0.0.1", pair.port), timeout=20) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            secure, above = await pair.accepted()
+            await until(lambda: secure.is_closing())
+            with pytest.raises(OSError):
+                await secure.shaken()
+            assert not above.is_made
+
+    play(scenario, tmp_path)
+
+
 def test_much_goes_both_ways_in_order_and_who_is_slow_is_waited_for(tmp_path: Path) -> None:
     async def scenario(pair: Pair) -> None:
         reads = threading.Event()

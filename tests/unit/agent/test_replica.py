@@ -1,0 +1,28 @@
+"""What a call of an appliance ends with where TLS does."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+
+import pytest
+from cairn_agent.control.replica import Replica
+from cairn_agent.errors import Unreachable
+from cairn_agent.protocol.enrolment import LeaveRequest
+
+
+async def test_an_alert_that_comes_after_the_handshake_is_explained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In TLS 1.3 the server's word on our certificate comes with the first thing that is read."""
+
+    @contextlib.asynccontextmanager
+    async def alerted(*_arguments: object, **_more: object) -> AsyncIterator[None]:
+        raise ssl.SSLError(1, "sslv3 alert unsupported certificate")
+        yield
+
+    async with Replica("192.0.2.1:8002", ssl.create_default_context()) as replica:
+        monkeypatch.setattr(replica._client, "stream", alerted)
+        with pytest.raises(Unreachable, match=r"192\.0\.2\.1:8002"):
+            await replica.leave(LeaveRequest())
