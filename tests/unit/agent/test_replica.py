@@ -19,7 +19,9 @@ async def test_an_alert_that_comes_after_the_handshake_is_explained(
 
     @contextlib.asynccontextmanager
     async def alerted(*_arguments: object, **_more: object) -> AsyncIterator[None]:
-        raise ssl.SSLError(1, "sslv3 alert unsupported certificate")
+        error = ssl.SSLError(1, "sslv3 alert unsupported certificate")
+        error.reason = "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE"
+        raise error
         yield
 
     async with Replica("192.0.2.1:8002", ssl.create_default_context()) as replica:
