@@ -149,6 +149,13 @@ async def test_who_gave_up_while_waiting_costs_nothing(
         each.close()
 
 
+async def all_places_taken(port: int) -> list[socket.socket]:
+    """Return those who have all places at the door, until they are answered."""
+    inside = [await connect(port, says=b"hello") for _ in range(serving.AT_ONCE)]
+    await let_in(serving.AT_ONCE)
+    return inside
+
+
 async def turned_away(newcomers: list[socket.socket]) -> None:
     """Wait until each was told so: what it said was read, and the connection closed."""
     loop = asyncio.get_running_loop()
@@ -164,8 +171,7 @@ async def test_who_has_no_turn_in_time_is_turned_away(
     """It would give up soon, maybe in the middle of its handshake."""
     monkeypatch.setattr(serving, "COUNTED_S", 60.0)
     monkeypatch.setattr(serving, "IN_TIME_S", 2.5)
-    inside = [await connect(port, says=b"hello") for _ in range(serving.AT_ONCE)]
-    await let_in(serving.AT_ONCE)
+    inside = await all_places_taken(port)
     await turned_away([await connect(port, says=b"hello") for _ in range(300)])
     assert len(Newcomer.let_in) == serving.AT_ONCE
     for each in inside:
@@ -178,8 +184,7 @@ async def test_who_finds_the_line_full_is_turned_away_at_once(
     monkeypatch.setattr(serving, "COUNTED_S", 60.0)
     monkeypatch.setattr(serving, "IN_TIME_S", 600.0)
     monkeypatch.setattr(serving, "IN_LINE", 10)
-    inside = [await connect(port, says=b"hello") for _ in range(serving.AT_ONCE)]
-    await let_in(serving.AT_ONCE)
+    inside = await all_places_taken(port)
     waiting = [await connect(port, says=b"hello") for _ in range(serving.IN_LINE)]
     await asyncio.sleep(0.2)
     await turned_away([await connect(port, says=b"hello") for _ in range(20)])
@@ -196,8 +201,7 @@ async def test_what_was_waited_in_the_kernel_counts(
     """As while the process was paused: who has waited for long has little patience left."""
     monkeypatch.setattr(serving, "COUNTED_S", 60.0)
     monkeypatch.setattr(serving, "IN_TIME_S", 600.0)
-    inside = [await connect(port, says=b"hello") for _ in range(serving.AT_ONCE)]
-    await let_in(serving.AT_ONCE)
+    inside = await all_places_taken(port)
     patient = await connect(port, says=b"hello")
     await asyncio.sleep(0.2)
     monkeypatch.setattr(serving, "IN_TIME_S", 2.5)
