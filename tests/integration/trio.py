@@ -112,11 +112,13 @@ class Trio:
         self.appliances[name] = newcomer
 
     @contextmanager
-    def writing(self, *, first: str = "m1", retry_s: float = 0.0) -> Iterator[Writer]:
+    def writing(
+        self, *, first: str = "m1", retry_s: float = 0.0, within_s: float = 4.0
+    ) -> Iterator[Writer]:
         names = sorted(self.appliances, key=lambda name: (name != first, name))
         places = [f"{self.appliances[name].host.v4}:{OPS_PORT}" for name in names]
         session = next(iter(self.appliances.values())).session()
-        with writing(self.client, places, session, retry_s=retry_s) as writer:
+        with writing(self.client, places, session, retry_s=retry_s, within_s=within_s) as writer:
             yield writer
 
     @contextmanager
@@ -195,9 +197,16 @@ def writing(
     *,
     pause_s: float = 0.05,
     retry_s: float = 0.0,
+    within_s: float = 4.0,
 ) -> Iterator[Writer]:
     asked = json.dumps(
-        {"places": places, "session": session, "pause_s": pause_s, "retry_s": retry_s}
+        {
+            "places": places,
+            "session": session,
+            "pause_s": pause_s,
+            "retry_s": retry_s,
+            "within_s": within_s,
+        }
     )
     name = f"writer-{time.monotonic_ns()}"
     file = host.directory / f"{name}.json"

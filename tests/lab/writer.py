@@ -1,6 +1,7 @@
 """Writes through the operations API for as long as it runs, and tells how each write ended.
 
-First line of stdin: {"places": ["HOST:PORT", ...], "session": TOKEN, "pause_s": S, "retry_s": S}.
+First line of stdin: {"places": ["HOST:PORT", ...], "session": TOKEN, "pause_s": S, "retry_s": S,
+"within_s": S}: how long an answer is waited for.
 A write makes an enrolment token. Each line of output is a JSON object: when it was sent
 (CLOCK_MONOTONIC), how long it took, where, the status, the ID of what was made, how often it
 was tried, and what the answer says went wrong. It stays at a place for as long as that works, as
@@ -16,7 +17,6 @@ import sys
 import time
 import uuid
 
-_WITHIN_S = 4.0
 _AGAIN_S = 0.2
 _NO_ANSWER = 0
 
@@ -24,9 +24,10 @@ _NO_ANSWER = 0
 class Place:
     """One appliance, with a connection that is kept."""
 
-    def __init__(self, address: str, session: str) -> None:
+    def __init__(self, address: str, session: str, within_s: float) -> None:
         self.address = address
         self._session = session
+        self._within_s = within_s
         self._connection: http.client.HTTPSConnection | None = None
 
     def write(self, key: str) -> tuple[int, dict[str, str]]:
@@ -35,7 +36,7 @@ class Place:
             if self._connection is None:
                 context = ssl._create_unverified_context()
                 self._connection = http.client.HTTPSConnection(
-                    self.address, timeout=_WITHIN_S, context=context
+                    self.address, timeout=self._within_s, context=context
                 )
             headers = {
                 "Authorization": f"Bearer {self._session}",
@@ -63,7 +64,7 @@ def worth_repeating(status: int, answer: dict[str, str]) -> bool:
 def main() -> None:
     """Write until killed."""
     asked = json.loads(sys.stdin.readline())
-    places = [Place(address, asked["session"]) for address in asked["places"]]
+    places = [Place(address, asked["session"], asked["within_s"]) for address in asked["places"]]
     retry_s = asked.get("retry_s", 0.0)
     turn = 0
     while True:

@@ -239,7 +239,13 @@ class Appliance:
             backup_every_s=local.settings.backup_every_s,
         )
         self._backups = _backups(local, store, lambda: services.cluster)
-        self._own_member = OwnMember(local, self._etcd, store.endpoints, self._membership.joined)
+        self._own_member = OwnMember(
+            local,
+            self._etcd,
+            store.endpoints,
+            self._membership.joined,
+            lambda: self._watch.is_slow,
+        )
         self._announcement = Announcement(
             store,
             described(local),
@@ -247,7 +253,11 @@ class Appliance:
             signs=lambda: (*self._watch.signs, *services.audit.signs),
         )
         self._quorum = Quorum(
-            store, self._has_others, self._send_away, signs=lambda: self._watch.signs
+            store,
+            self._has_others,
+            self._send_away,
+            self._etcd.are_together,
+            signs=lambda: self._watch.signs,
         )
         self._client = ApplianceClient(self._keyring)
         self._updates = Updates(

@@ -106,9 +106,14 @@ class RunningAppliance:
             return False
 
     def end(self, number: signal.Signals) -> int:
-        """Send a signal and return the exit status; the etcd child has ended, too."""
+        """Send a signal and return the exit status; the etcd child has ended, too.
+
+        SIGKILL is for both, as where a machine is lost: left to itself etcd stops in good order.
+        """
         assert self.process is not None
         etcd = self.etcd_pid()
+        if number is signal.SIGKILL:
+            os.kill(etcd, number)
         self.process.send_signal(number)
         status = self.process.wait(20)
         deadline = time.monotonic() + 15

@@ -21,6 +21,8 @@ from cairn_appliance.store.connection import Caller, Compacted, Endpoints, Link,
 from cairn_appliance.store.port import StoreError, Unavailable
 
 _STATE_WITHIN_S = 1.5
+_TERM_WITHIN_S = 0.6
+_HAND_OVER_WITHIN_S = 6.0  # the heir's vote is written to disks, one of which is slow
 _COMPACT_WITHIN_S = 60.0
 _HASH_WITHIN_S = 20.0
 _DEFRAGMENT_WITHIN_S = 120.0  # 2 GiB, read and written
@@ -40,7 +42,7 @@ class EtcdMembers:
         With `certain` as the quorum knows them: a member that was removed can't answer that.
         """
         request = rpc_pb2.MemberListRequest(linearizable=certain)
-        answer = await self._caller.read(lambda c: rpc_pb2_grpc.ClusterStub(c).MemberList, request)
+        answer = await self._caller.read(_member_list, request)
         return _members(answer)
 
     async def add_learner(self, peer_url: str) -> tuple[EtcdMember, ...]:
@@ -97,6 +99,32 @@ class EtcdMembers:
         found = await asyncio.gather(*map(self.state, members))
         return dict(zip((member.id for member in members), found, strict=True))
 
+    async def are_together(self) -> bool:
+        """Say whether most voters answer, and all who do know the same term of raft.
+
+        What is asked for they have in memory: it is so, too, where writes and reads wait for slow
+        disks, and never where this side of a cut is the smaller one.
+        """
+        try:
+            async with asyncio.timeout(_TERM_WITHIN_S):  # the member in use has to answer
+                members = await self.members()
+        except TimeoutError:
+            return False
+        voters = [each for each in members if not each.is_learner]
+        terms = await asyncio.gather(*map(self._term, voters))
+        known = [term for term in terms if term is not None]
+        return 2 * len(known) > len(voters) and len(set(known)) == 1
+
+    async def _term(self, member: EtcdMember) -> int | None:
+        """Return the term of raft that a member knows; None where it gives no answer in time."""
+        request = rpc_pb2.MemberListRequest(linearizable=False)
+        try:
+            async with asyncio.timeout(_TERM_WITHIN_S):
+                answer = await self._ask_at(member, _member_list, request)
+        except (StoreError, TimeoutError):
+            return None
+        return int(answer.header.raft_term)
+
     async def compact(self, leader: EtcdMember) -> None:
         """Forget all that was ever overwritten or deleted; who lags behind lists again."""
         request = rpc_pb2.CompactionRequest(revision=await self.revision(), physical=True)
@@ -134,7 +162,8 @@ class EtcdMembers:
 
     async def hand_over(self, leader: EtcdMember, to: EtcdMember) -> None:
         """Let the leader make another member the leader; raise Unavailable."""
-        await self._ask_at(leader, _move_leader, rpc_pb2.MoveLeaderRequest(targetID=to.id))
+        request = rpc_pb2.MoveLeaderRequest(targetID=to.id)
+        await self._ask_at(leader, _move_leader, request, _HAND_OVER_WITHIN_S)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -173,6 +202,10 @@ class EtcdMembers:
 
 def _status(channel: grpc.aio.Channel) -> Any:
     return rpc_pb2_grpc.MaintenanceStub(channel).Status
+
+
+def _member_list(channel: grpc.aio.Channel) -> Any:
+    return rpc_pb2_grpc.ClusterStub(channel).MemberList
 
 
 def _move_leader(channel: grpc.aio.Channel) -> Any:

@@ -69,6 +69,19 @@ class History:
         """Return within what time 99 of 100 did."""
         return self._fsync_s(0.99, within_s, at_least)
 
+    def slow_share(self, over_s: float, within_s: float, at_least: int) -> float:
+        """Return which share of the time went, at least, into writes that took longer than that."""
+        samples = self._within(within_s)
+        if len(samples) < 2 or samples[-1].at <= samples[0].at:
+            return 0.0
+        slow_s, count, bound_s, below = 0.0, 0.0, 0.0, 0.0
+        for most_s, upto in _between(samples[0].fsyncs, samples[-1].fsyncs):
+            if bound_s >= over_s:
+                count += upto - below
+                slow_s += (upto - below) * bound_s
+            bound_s, below = most_s, upto
+        return slow_s / (samples[-1].at - samples[0].at) if count >= at_least else 0.0
+
     @property
     def leader_changes_seen(self) -> int:
         """How often the leader changed since etcd was started, as it says."""
@@ -94,13 +107,20 @@ def _count(sample: Sample) -> float:
     return sample.fsyncs[-1][1] if sample.fsyncs else 0.0
 
 
+def _between(
+    before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """Return (at most so many seconds, how many) of what came in between, cumulative."""
+    return [(most, late - early) for (most, late), (_, early) in zip(after, before, strict=False)]
+
+
 def _quantile(
     share: float,
     before: Sequence[tuple[float, float]],
     after: Sequence[tuple[float, float]],
     at_least: int,
 ) -> float | None:
-    counts = [(most, late - early) for (most, late), (_, early) in zip(after, before, strict=False)]
+    counts = _between(before, after)
     if not counts or counts[-1][1] < at_least:
         return None
     return next(most for most, count in counts if count >= share * counts[-1][1])

@@ -23,8 +23,8 @@ _WELL_LOOKS = 3  # in a row, before the store goes back to the own etcd after a 
 
 
 class OwnMember:
-    """Gets the vote, keeps the address right, follows who the others are, and brings the
-    store back to the own etcd, which had to be left when it failed."""
+    """Gets the vote, keeps the address right, follows who the others are, and has the store use
+    the own etcd where that is well: not where it failed, or waits for a slow disk."""
 
     def __init__(
         self,
@@ -32,11 +32,13 @@ class OwnMember:
         etcd: EtcdMembers,
         endpoints: Endpoints,
         joined: Callable[[str], Awaitable[None]],
+        is_slow: Callable[[], bool],
     ) -> None:
         self._local = local
         self._etcd = etcd
         self._endpoints = endpoints
         self._joined = joined
+        self._is_slow = is_slow
         self._others = local.others()
         self._was_learner = False
         self._well_looks = 0
@@ -77,7 +79,15 @@ class OwnMember:
         return _LOOKED_AT_EVERY_S
 
     async def _bring_home(self, own: EtcdMember) -> None:
-        """Let the own etcd be used again once it has been well for a few looks."""
+        """Let the own etcd be used again once it has been well for a few looks.
+
+        One that waits for its disk keeps readers waiting, too: each write of its database holds up
+        all reads.
+        """
+        if self._is_slow():
+            self._well_looks = 0
+            self._endpoints.avoid_home()
+            return
         if not self._endpoints.is_away:
             return
         state = await self._etcd.state(own)

@@ -45,6 +45,9 @@ NOTHING_OCTETS = 32 << 20  # etcd can't go on for long
 SLOW_S = 0.064
 FIGURES_WINDOW_S = 120.0  # for who reads them each minute
 SLOW_WINDOW_S, SLOW_AT_LEAST, SLOW_STAYS_S = 30.0, 10, 60.0
+# Or slow ones take a quarter of the time: with a second for each there is one of ten only once the
+# many quick ones of before are out of the window.
+STUCK_WINDOW_S, STUCK_AT_LEAST, STUCK_SHARE = 10.0, 2, 0.25
 UNSTEADY, UNSTEADY_WINDOW_S = 4, 300.0  # changes of the leader; a restart of all makes one or two
 FLAPS, FLAPS_WINDOW_S = 3, 600.0
 _DOWN_S = 40.0  # longer than the longest pause before etcd is started again
@@ -115,16 +118,15 @@ class SelfWatch:
             yield Sign(Alarm.CLOCK_UNSYNCHRONISED, "nothing keeps its clock right")
 
     def _measured(self) -> Iterator[Sign]:
-        p90_s = self._history.fsync_p90_s(SLOW_WINDOW_S, SLOW_AT_LEAST)
         now = time.monotonic()
-        if p90_s is not None and p90_s > SLOW_S:
+        if is_disk_slow(self._history):
             self._slow_until = now + SLOW_STAYS_S
         self.is_slow = now < self._slow_until
         if self.is_slow:
             yield Sign(
                 Alarm.SLOW_DISK,
                 f"its disk takes over {SLOW_S * 1000:.0f} ms for a write of etcd's log "
-                "(one in ten)",
+                "(one in ten, or for a quarter of the time)",
             )
         if self._history.leader_changes(UNSTEADY_WINDOW_S) >= UNSTEADY:
             yield Sign(
@@ -159,6 +161,13 @@ class SelfWatch:
                     Sign(Alarm.ADDRESS_UNKNOWN, f"{host}, at which nodes reach it, is not known")
                 )
         return signs
+
+
+def is_disk_slow(history: metrics.History) -> bool:
+    """Say whether etcd's writes take too long, by their number or by the time they take."""
+    p90_s = history.fsync_p90_s(SLOW_WINDOW_S, SLOW_AT_LEAST) or 0.0
+    share = history.slow_share(SLOW_S, STUCK_WINDOW_S, STUCK_AT_LEAST)
+    return p90_s > SLOW_S or share >= STUCK_SHARE
 
 
 def disk_signs(directory: Path) -> Iterator[Sign]:

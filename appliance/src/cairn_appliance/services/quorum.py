@@ -2,7 +2,8 @@
 
 Without it nothing can be read for certain or written: requests are refused at once instead
 of each finding out by waiting, and agents are sent to other appliances, one of which may
-have the quorum that this one is cut off from.
+have the quorum that this one is cut off from. A store that is only slow (disks) is waited for:
+there the members still answer, and are at the same term.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from cairn_appliance.domain.alarm import Sign
 from cairn_appliance.domain.cluster_health import REMEDIES
@@ -25,7 +26,11 @@ log = logging.getLogger(__name__)
 ASKED_EVERY_S = 0.4
 # An election takes 1 to 2 s; a minority must refuse within 2 s (trust.md A2).
 LOST_S = 1.7
+SLOW_S = 8.0  # so long where most members answer; longer than two slow writes of etcd's
 AWAY_S = 2.5  # then agents are told to look elsewhere
+TOGETHER_ASKED_AFTER_S = 0.6  # of silence
+_TOGETHER_ASKED_EVERY_S = 0.3
+_TOGETHER_HOLDS_S = 1.2  # from when it was asked; an answer takes 0.6 s at most
 _LOOKED_AT_EVERY_S = 0.1
 
 
@@ -45,15 +50,18 @@ class Quorum:
         store: Store,
         has_others: Callable[[], bool],
         on_away: Callable[[], None],
+        are_together: Callable[[], Awaitable[bool]],
         clock: Clock = time.monotonic,
         signs: Callable[[], tuple[Sign, ...]] = tuple,
     ) -> None:
         self._store = store
         self._has_others = has_others
         self._on_away = on_away
+        self._are_together = are_together
         self._clock = clock
         self._signs = signs
         self._confirmed = clock()
+        self._together: float | None = None  # when the members were asked, and most answered
         self._deadlines: set[asyncio.Timeout] = set()
         self._is_lost = False
         self._is_away = False
@@ -90,6 +98,7 @@ class Quorum:
         """Watch over it until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._ask(), name="ask for a quorum")
+            tasks.create_task(self._ask_the_members(), name="ask whether it is only slow")
             tasks.create_task(self._judge(), name="judge the quorum")
 
     async def _ask(self) -> None:
@@ -102,11 +111,24 @@ class Quorum:
                 self._confirmed = self._clock()
             await asyncio.sleep(ASKED_EVERY_S)
 
+    async def _ask_the_members(self) -> None:
+        while True:
+            asked = self._clock()
+            if asked - self._confirmed >= TOGETHER_ASKED_AFTER_S:
+                try:
+                    if await self._are_together():
+                        self._together = asked
+                except StoreError as error:
+                    log.debug("the members say nothing reason=%s", error)
+            await asyncio.sleep(_TOGETHER_ASKED_EVERY_S)
+
     async def _judge(self) -> None:
         while True:
-            silent_s = self._clock() - self._confirmed
-            self._set_lost(silent_s >= LOST_S)
-            if silent_s < AWAY_S:
+            now = self._clock()
+            silent_s = now - self._confirmed
+            is_slow = self._together is not None and now - self._together < _TOGETHER_HOLDS_S
+            self._set_lost(silent_s >= (SLOW_S if is_slow else LOST_S))
+            if silent_s < AWAY_S or not self._is_lost:
                 self._is_away = False
             elif not self._is_away:
                 self._is_away = True

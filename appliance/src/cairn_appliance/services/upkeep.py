@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -37,6 +39,8 @@ LOOKED_AT_EVERY_S = 5.0
 COMPARED_FROM = 3  # voters: of two nobody knows which is right
 COMPARED_EVERY_S = 30.0  # a difference is found within two minutes
 NOT_HANDED_OVER_AGAIN_S = 300.0
+TRIED_AGAIN_S = 10.0
+_SLOW_ONES_WITHIN_S = 2.0
 NOT_AGAIN_S = 600.0  # for giving up history early where that brought too little
 
 
@@ -118,6 +122,8 @@ class Upkeep:
         state = await self._etcd.state(own) if own else None
         if own is None or state is None or state.leader != own.id:
             return
+        if await self._gave_up_lead(own):
+            return
         if state.is_full:
             await self._let_changes_in(own)
         elif is_crowded(state) and self._may_give_up_history():
@@ -125,7 +131,6 @@ class Upkeep:
         else:
             await self._shrink_one(own)
             await self._compare(own)
-            await self._give_up_lead(own)
 
     async def _let_changes_in(self, own: EtcdMember) -> None:
         log.warning("the store is full: room is made")
@@ -197,32 +202,53 @@ class Upkeep:
         found = odd_ones(by_id, len(members))
         return {each.name for each in members if each.id in found}
 
-    async def _give_up_lead(self, own: EtcdMember) -> None:
+    async def _gave_up_lead(self, own: EtcdMember) -> bool:
         """Let another lead where the own disk is slow: the leader's disk sets the pace of all."""
         now = asyncio.get_running_loop().time()
         if not self._is_slow() or now < self._handed_over_again_at:
-            return
+            return False
+        self._handed_over_again_at = now + TRIED_AGAIN_S
+        if not await self._hand_over(own, without=await self._slow_ones()):
+            return False
         self._handed_over_again_at = now + NOT_HANDED_OVER_AGAIN_S
-        running = await read_all(self._store, records.replicas, keys.REPLICAS)
-        slow = {
+        log.warning("the disk here is slow: another appliance leads from now on")
+        return True
+
+    async def _slow_ones(self) -> set[str]:
+        """Return whose disk is slow as well; nobody's where the store is too slow to tell."""
+        try:
+            async with asyncio.timeout(_SLOW_ONES_WITHIN_S):
+                running = await read_all(self._store, records.replicas, keys.REPLICAS)
+        except (StoreError, TimeoutError) as error:
+            log.info("whose disk is slow isn't known reason=%s", error)
+            return set()
+        return {
             each.value.name
             for each in running
             if any(sign.name == Alarm.SLOW_DISK for sign in each.value.signs)
         }
-        log.warning("the disk here is slow: another appliance is to lead")
-        await self._hand_over(own, without=slow)
 
-    async def _hand_over(self, own: EtcdMember, *, without: set[str]) -> None:
+    async def _hand_over(self, own: EtcdMember, *, without: set[str]) -> bool:
         heirs = [
-            seen.member
-            for seen in (await self._view()).voters
-            if seen.is_healthy and seen.name not in without | {own.name}
+            each
+            for each in await self._etcd.members()
+            if not each.is_learner and each.name not in without | {own.name}
         ]
-        if not heirs:
-            log.warning("there is no other appliance that could lead")
-            return
-        await self._etcd.hand_over(own, random.choice(heirs))
-        log.warning("the lead was handed over")
+        waits_s = dict(zip(heirs, await asyncio.gather(*map(self._wait_s, heirs)), strict=True))
+        # One that waits for its disk is late with any answer: the first is the best that there is.
+        heir = min(heirs, key=lambda each: waits_s[each], default=None)
+        if heir is None or waits_s[heir] == math.inf:
+            log.info("there is no other appliance that could lead")
+            return False
+        await self._etcd.hand_over(own, heir)
+        log.warning("the lead was handed over to=%s", heir.name)
+        return True
+
+    async def _wait_s(self, member: EtcdMember) -> float:
+        """Return how long a member takes to say how it is; infinity where it says nothing."""
+        begun = time.monotonic()
+        state = await self._etcd.state(member)
+        return math.inf if state is None else time.monotonic() - begun
 
     async def _check_leads(self, own: EtcdMember) -> None:
         state = await self._etcd.state(own)

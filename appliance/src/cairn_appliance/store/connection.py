@@ -25,9 +25,10 @@ Answer = TypeVar("Answer")
 Method = Callable[..., Awaitable[Any]]
 
 READ_S = 2.0  # one try of a read, and of connecting
-# One try of a write. It isn't tried again once it was sent, so it outlasts an election
-# (1 to 2 s) instead of leaving the caller in doubt.
-WRITE_S = 2.5
+# One try of a write. It isn't tried again once it was sent, so it outlasts an election (1 to 2 s)
+# and a slow disk instead of leaving the caller in doubt. Where the quorum is lost, requests are
+# ended before that (services/quorum.py).
+WRITE_S = 4.5
 # What was on its way to a leader that died is lost, and etcd says nothing of it. Once an
 # answer shows that another leads, what was sent before has so long to be heard of.
 SETTLED_S = 0.3
@@ -93,6 +94,7 @@ class Endpoints:
         self._current = 0
         self._bad_until: dict[str, float] = {}
         self._is_home_well = False
+        self._is_home_avoided = False
 
     @property
     def is_away(self) -> bool:
@@ -128,11 +130,20 @@ class Endpoints:
         """Have home used from now on: somebody saw that it is well and follows a leader."""
         self._current = 0
         self._bad_until.pop(self._addresses[0], None)
-        self._is_home_well = True
+        self._is_home_well, self._is_home_avoided = True, False
+
+    def avoid_home(self) -> None:
+        """Have another used for a while: home is slow."""
+        self.mark_bad(self._addresses[0])
+        self._is_home_avoided = True
 
     def is_to_leave(self, address: str) -> bool:
-        """Whether a connection to this address is to be given up for one to home."""
-        return self._is_home_well and address != self._addresses[0]
+        """Whether a connection to this address is to be given up, for home or for a better one."""
+        if address != self._addresses[0]:
+            return self._is_home_well
+        now = asyncio.get_running_loop().time()
+        others = self._addresses[1:]
+        return self._is_home_avoided and any(self._bad_until.get(o, 0.0) <= now for o in others)
 
     def mark_bad(self, address: str) -> None:
         """Leave it alone for a while."""
@@ -281,10 +292,10 @@ class Caller:
                 deadline.reschedule(latest)
 
     async def _current(self) -> Link:
-        away = self._link
-        if away is not None and self._endpoints.is_to_leave(away.address):
+        left = self._link
+        if left is not None and self._endpoints.is_to_leave(left.address):
             self._link = None  # before anything is awaited: others come here meanwhile
-            await away.drop()
+            await left.drop()
         if self._link is None:
             address = self._endpoints.pick()
             self._link = Link(address, self._endpoints.open(address))

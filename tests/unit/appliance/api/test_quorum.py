@@ -34,17 +34,28 @@ class Store(MemoryStore):
 
 class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name, seconds in (("ASKED_EVERY_S", 0.01), ("LOST_S", 0.1), ("AWAY_S", 0.3)):
+        for name, seconds in (
+            ("ASKED_EVERY_S", 0.01),
+            ("LOST_S", 0.1),
+            ("AWAY_S", 0.3),
+            ("SLOW_S", 1.0),
+            ("TOGETHER_ASKED_AFTER_S", 0.03),
+            ("_TOGETHER_ASKED_EVERY_S", 0.01),
+            ("_TOGETHER_HOLDS_S", 0.05),
+            ("_LOOKED_AT_EVERY_S", 0.01),
+        ):
             monkeypatch.setattr(module, name, seconds)
-        monkeypatch.setattr(module, "_LOOKED_AT_EVERY_S", 0.01)
         self.store, self.sent_away = Store(), 0
-        self.has_others = True
-        self.quorum = Quorum(self.store, lambda: self.has_others, self._away)
+        self.has_others, self.are_together = True, False
+        self.quorum = Quorum(self.store, lambda: self.has_others, self._away, self._are_together)
         self.begun = asyncio.Event()
         app = QuorumGuard(self._serve, self.quorum, frozenset({"/healthz"}))
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="https://appliance"
         )
+
+    async def _are_together(self) -> bool:
+        return self.are_together
 
     def _away(self) -> None:
         self.sent_away += 1
@@ -140,6 +151,27 @@ async def test_an_answer_that_has_begun_is_not_cut(world: World) -> None:
     world.store.is_lost = True
 
     assert (await streaming).text == "first last"
+
+
+async def test_a_store_that_is_only_slow_is_waited_for_but_not_for_ever(world: World) -> None:
+    world.are_together = world.store.is_lost = True
+    begun = time.monotonic()
+    await asyncio.sleep(0.5)  # five times as long as one that is cut off is
+
+    assert (await world.client.get("/anything")).text == "served"
+    assert world.sent_away == 0
+    await world.until(lost=True)
+    assert time.monotonic() - begun >= 0.9
+
+
+async def test_a_slow_store_that_is_cut_off_then_is_lost_at_once(world: World) -> None:
+    world.are_together = world.store.is_lost = True
+    await asyncio.sleep(0.3)
+    assert not world.quorum.is_lost
+    world.are_together = False
+    begun = time.monotonic()
+    await world.until(lost=True)
+    assert time.monotonic() - begun < 0.5
 
 
 async def test_agents_are_sent_away_once_for_each_loss(world: World) -> None:

@@ -17,6 +17,7 @@ from cairn_appliance.cluster.self_watch import (
     clock_signs,
     disk_signs,
     etcd_signs,
+    is_disk_slow,
 )
 from cairn_appliance.domain.alarm import Alarm, Sign
 from cairn_appliance.pki.authority import Authority
@@ -153,6 +154,31 @@ def test_the_slowest_in_ten_of_late_count() -> None:
     assert history.fsync_p90_s(30.0, 10) == 0.256
     history.add(metrics.parse(page(10_300, 30), 60.0))
     assert history.fsync_p90_s(30.0, 10) is None, "nothing else was read within 30 s"
+
+
+def stuck_page(fast: int, slow: int) -> str:
+    """A page with writes of about a second."""
+    name = "etcd_disk_wal_fsync_duration_seconds_bucket"
+    bounds = ("0.008", "0.064", "0.512")
+    below = "".join(f'{name}{{le="{bound}"}} {fast}\n' for bound in bounds)
+    return f'{below}{name}{{le="1.024"}} {fast + slow}\n{name}{{le="+Inf"}} {fast + slow}\n'
+
+
+def test_a_disk_that_takes_a_second_is_told_before_the_quick_ones_of_before_are_forgotten() -> None:
+    history = metrics.History(60.0)
+    for second in range(0, 31, 5):
+        history.add(metrics.parse(stuck_page(20 * second, 0), float(second)))
+    assert not is_disk_slow(history)
+    history.add(metrics.parse(stuck_page(600, 5), 35.0))
+    assert history.fsync_p90_s(30.0, 10) == 0.008
+    assert is_disk_slow(history)
+
+
+def test_one_write_of_a_few_that_is_late_says_nothing() -> None:
+    history = metrics.History(60.0)
+    history.add(metrics.parse(stuck_page(0, 0), 0.0))
+    history.add(metrics.parse(stuck_page(4, 1), 1.0))
+    assert not is_disk_slow(history)
 
 
 def test_an_etcd_that_was_started_again_begins_anew() -> None:

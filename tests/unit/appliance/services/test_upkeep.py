@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -14,10 +15,11 @@ from cairn_appliance.domain.cluster import (
     Replica,
     odd_ones,
 )
+from cairn_appliance.services import upkeep as upkeep_module
 from cairn_appliance.services.upkeep import NotLeading, Upkeep
 from cairn_appliance.store import keys, records
 from cairn_appliance.store.memory import MemoryStore
-from cairn_appliance.store.port import Put
+from cairn_appliance.store.port import Listing, Put, Unavailable
 
 MIB = 1 << 20
 QUOTA = 2048 * MIB
@@ -37,6 +39,8 @@ class FakeEtcd:
         self.armed: list[EtcdAlarm] = []
         self.done: list[str] = []
         self.lead_lost_after = 99
+        self.late: set[str] = set()
+        self.silences = 0  # how often who leads doesn't answer in time
         self.digests: dict[int, Digest | None] = dict.fromkeys((1, 2, 3), Digest(7, 5))
 
     def fill(self) -> None:
@@ -50,6 +54,8 @@ class FakeEtcd:
 
     async def state(self, member: EtcdMember) -> EtcdState | None:
         state = self.state_of[member.id]
+        if member.name in self.late:
+            await asyncio.sleep(0.05)
         if state is not None and len(self.done) >= self.lead_lost_after:
             return replace(state, leader=1)
         return state
@@ -79,10 +85,20 @@ class FakeEtcd:
         return self.digests.get(member.id)
 
     async def hand_over(self, leader: EtcdMember, to: EtcdMember) -> None:
+        if self.silences:
+            self.silences -= 1
+            raise Unavailable("no answer within 1.5 s")
         self.done.append(f"lead from {leader.name} to {to.name}")
 
     async def fence(self, member: EtcdMember) -> None:
         self.done.append(f"fence {member.name}")
+
+
+class Silent(MemoryStore):
+    """A store that gives no answer in time: its disks are slow."""
+
+    async def list(self, *_: object, **__: object) -> Listing:
+        raise Unavailable("no answer within 9.5 s")
 
 
 def upkeep_of(
@@ -194,3 +210,31 @@ async def test_a_leader_with_a_slow_disk_lets_one_lead_whose_is_not() -> None:
     await upkeep.look()
     await upkeep.look()
     assert etcd.done == ["lead from m2 to m3"], "and not again at once"
+
+
+async def test_a_lead_that_could_not_be_handed_over_is_soon_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upkeep_module, "TRIED_AGAIN_S", 0.0)
+    etcd = FakeEtcd()
+    etcd.silences = 1
+    upkeep = upkeep_of(etcd, is_slow=True)
+    with pytest.raises(Unavailable):
+        await upkeep.look()
+    await upkeep.look()
+    assert len(etcd.done) == 1
+
+
+async def test_a_slow_leader_lets_another_lead_before_anything_else_and_without_the_store() -> None:
+    etcd, store = FakeEtcd(2000 * MIB, 10 * MIB), Silent()
+    etcd.state_of[3] = None  # away
+    await upkeep_of(etcd, store=store, is_slow=True).look()
+    assert etcd.done[0] == "lead from m2 to m1"
+
+
+@pytest.mark.parametrize(("late", "heir"), [("m1", "m3"), ("m3", "m1")])
+async def test_the_one_that_answers_first_leads_next(late: str, heir: str) -> None:
+    etcd = FakeEtcd()
+    etcd.late = {late}
+    await upkeep_of(etcd, is_slow=True).look()
+    assert etcd.done == [f"lead from m2 to {heir}"]

@@ -108,3 +108,23 @@ async def test_a_write_on_its_way_to_a_dead_leader_ends_when_another_leads() -> 
         with pytest.raises(LeaderChanged):
             await lost
         assert await kept == "written"
+
+
+async def test_a_home_that_is_slow_is_left_while_there_is_a_better_one() -> None:
+    endpoints = Endpoints(["home:1", "b:1"], None)
+    assert not endpoints.is_to_leave("home:1")
+
+    endpoints.avoid_home()
+
+    assert endpoints.is_to_leave("home:1")
+    assert endpoints.pick() == "b:1" and not endpoints.is_to_leave("b:1")
+    endpoints.mark_bad("b:1")
+    assert not endpoints.is_to_leave("home:1"), "a slow one is better than none"
+    endpoints.go_home()
+    assert endpoints.pick() == "home:1" and not endpoints.is_to_leave("home:1")
+
+
+async def test_the_only_one_is_never_left() -> None:
+    endpoints = Endpoints(["home:1"], None)
+    endpoints.avoid_home()
+    assert endpoints.pick() == "home:1" and not endpoints.is_to_leave("home:1")
