@@ -200,7 +200,7 @@ def test_with_most_disks_slow_there_is_an_alarm_and_no_election_storm(
         f"minute and {changes} in the next; {len(took)} changes made in {median(took):.1f} s each "
         f"(at most {max(took):.1f}, repeated for 15 s where refused), {refused} not; "
         f"{gone} of {len(acknowledged)} lost: told after",
-        bar="<= 30 s; then <= 1 election in half a minute; slow changes, one in ten not made, 0 lost",
+        bar="<= 30 s; then <= 1 election in 30 s; slow changes, one in ten not made, 0 lost",
         value=round(told, 1),
         unit="s",
         holds=told <= TOLD_WITHIN_S and changes <= 1 and 9 * refused <= len(took) and gone == 0,
