@@ -16,6 +16,7 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
+from cairn_appliance.cluster.members import EtcdMembers
 from cairn_appliance.pki.authority import Authority
 from cairn_appliance.store import rpc_pb2, rpc_pb2_grpc
 from cairn_appliance.store.connection import Caller, Endpoints, Tls
@@ -466,6 +467,28 @@ def _leader_changed() -> grpc.aio.AioRpcError:
     nothing = grpc.aio.Metadata()
     text = "etcdserver: leader changed"
     return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, text)
+
+
+async def test_members_are_together_while_most_answer_and_the_one_in_use_is_among_them(
+    tmp_path: Path,
+) -> None:
+    servers = EtcdServer.cluster(tmp_path, 3)
+    try:
+        async with client(servers[0].address) as store:
+            etcd = EtcdMembers(store.endpoints)
+            assert await etcd.are_together()
+            with servers[1].paused():
+                assert await etcd.are_together(), "two of three answer"
+                with servers[2].paused():
+                    begun = time.monotonic()
+                    assert not await etcd.are_together()
+                    assert time.monotonic() - begun < 1.5
+            with servers[0].paused():
+                assert not await etcd.are_together(), "the one in use is silent"
+            await etcd.close()
+    finally:
+        for server in servers:
+            server.kill()
 
 
 async def test_without_a_leader_a_watch_does_not_stay_silent(tmp_path: Path) -> None:
