@@ -107,6 +107,8 @@ class SimulatedAgent:
         )
         self.octets = 0
         self.kinds: Counter[str] = Counter()
+        self._fellow_ids: list[str] = []
+        self._fellows_of = 0  # how many members there were
         self.registered_at = 0.0
         self.synced_at = 0.0  # the first time since it was (re)started
         self.marked_at = 0.0
@@ -458,9 +460,12 @@ class SimulatedAgent:
 
     def _fellows(self, members: Collection[str]) -> list[PeerStats]:
         """Return sessions that nothing is sent through, but what measures them."""
-        own, others = self.credentials.node_id, sorted(members)
-        begin = bisect.bisect(others, own)
-        chosen = [others[(begin + n) % len(others)] for n in range(min(SESSIONS, len(others) - 1))]
+        own = self.credentials.node_id
+        if self._fellows_of != len(members):  # the same ones for as long as nobody comes or goes
+            others = sorted(members)
+            begin, count = bisect.bisect(others, own), min(SESSIONS, len(others) - 1)
+            self._fellow_ids = [others[(begin + n) % len(others)] for n in range(count)]
+            self._fellows_of = len(members)
         octets = 1_000_000 + round(time.monotonic()) * 50
         return [
             PeerStats(
@@ -473,7 +478,7 @@ class SimulatedAgent:
                 rx_octets=octets,
                 mtu=1400,
             )
-            for node in chosen
+            for node in self._fellow_ids
             if node != own
         ]
 

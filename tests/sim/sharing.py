@@ -4,7 +4,8 @@ Each agent applies every line with every check of the real agent. But a vSubnet 
 octets for all its members, so a line that was applied once to a held vSubnet is not worked
 out again for the next agent that holds the same: it gets the same result. Without this a
 thousand agents with a thousand members each would hold three gigabytes and spend all of the
-machine on hashing. The signature over an agent's own document is checked each time.
+machine on hashing. Copies that came to the same from different beginnings, each by checks of
+its own, share from then on. The signature over an agent's own document is checked each time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from cairn_agent.protocol import netmap as wire
 
 _LINES = 512
 _RESULTS = 512
+_VERSIONS = 256
 _LINE_MIN = 200  # octets: shorter ones cost less than looking them up
 
 
@@ -28,6 +30,7 @@ class Shared:
         self._results: OrderedDict[
             tuple[int, int], tuple[HeldVSubnet | None, wire.ReceivedVSubnet, HeldVSubnet]
         ] = OrderedDict()
+        self._versions: OrderedDict[tuple[int, int, str], HeldVSubnet] = OrderedDict()
         self.verified = 0  # vSubnet lines that were worked out
 
     def decoded(self, line: bytes) -> wire.ReceivedMessage:
@@ -52,13 +55,20 @@ class Shared:
         return known[2] if known else None
 
     def remember(
-        self, before: HeldVSubnet | None, update: wire.ReceivedVSubnet, after: HeldVSubnet
-    ) -> None:
-        """Keep a result, with what it was made of: an ID is only good while its object lives."""
+        self, before: HeldVSubnet | None, update: wire.ReceivedVSubnet, made: HeldVSubnet
+    ) -> HeldVSubnet:
+        """Keep a result, with what it was made of: an ID is only good while its object lives.
+
+        Returns what another copy made that has the same digest at the same revision, if one did.
+        """
         self.verified += 1
+        after = self._versions.setdefault((update.vni, made.revision, made.digest), made)
+        if len(self._versions) > _VERSIONS:
+            self._versions.popitem(last=False)
         self._results[id(before), id(update)] = (before, update, after)
         if len(self._results) > _RESULTS:
             self._results.popitem(last=False)
+        return after
 
 
 class SharingCopy(NetmapCopy):
@@ -74,9 +84,10 @@ class SharingCopy(NetmapCopy):
         known = self._shared.result(start, update)
         if known is None or (before is not None and before.revision >= update.revision):
             made = super()._with_vsubnet(base, update)
-            if made is not base:
-                self._shared.remember(start, update, made.held[update.vni])
-            return made
+            if made is base:
+                return made
+            after = self._shared.remember(start, update, made.held[update.vni])
+            return replace(made, held={**made.held, update.vni: after})
         floor_key = (base.incarnation, f"vsubnet {update.vni}")
         floor = self._floors.get(floor_key, 0)
         if update.revision < floor:
