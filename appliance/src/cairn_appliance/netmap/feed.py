@@ -116,7 +116,9 @@ class Feed:
         for vni, (topic, joined_at) in sorted(topics.items()):
             at = self._sent.get(vni, self._start)
             # A copy from before the node left and joined again is not worth a delta.
-            yield from [topic.full()] if at < joined_at else topic.since(at)
+            line = topic.full() if at < joined_at else topic.since(at)
+            if line is not None:
+                yield line
             self._sent[vni] = self._netmaps.revision
 
 

@@ -12,16 +12,16 @@ from cairn_agent.protocol import netmap as wire
 Sign = Callable[[int, int, str], str]  # VNI, revision, digest -> base64 signature
 
 HISTORY_DELTAS = 1024
-HISTORY_OCTETS = 1 << 20
+HISTORY_NAMES = 10_000  # of members, in all deltas together
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What changed after `base` and up to `revision`, as the line that goes out."""
+    """Which members changed after `base` and up to `revision`."""
 
     base: int
     revision: int
-    line: bytes
+    node_ids: frozenset[str]
 
 
 class Topic:
@@ -29,6 +29,7 @@ class Topic:
 
     A delta names every member that was touched, also one that ended as it began: a reader
     may come from another replica, which made its versions at other revisions in between.
+    Who has missed several gets one line with all of them, encoded once for each beginning.
     """
 
     def __init__(self, vni: int, header: wire.VSubnetHeader, sign: Sign) -> None:
@@ -40,7 +41,8 @@ class Topic:
         self._touched: set[str] = set()
         self._header_touched = False
         self._history: deque[Delta] = deque()
-        self._history_octets = 0
+        self._history_names = 0
+        self._lines: dict[int, bytes] = {}  # to the newest version, by the first delta's revision
         self._revision = 0  # of the newest version: signed
         self._changed_at = 0  # it has been like this since
         self._digest = ""
@@ -84,13 +86,10 @@ class Topic:
         """Make a version of what was set since the last one; False if that is nothing."""
         if not self._touched and not self._header_touched:
             return False
-        present = sorted(self._touched & self._members.keys())
-        absent = sorted(self._touched - self._members.keys())
-        base = self._changed_at
+        base, touched = self._changed_at, frozenset(self._touched)
         self._version(revision)
         self._changed_at = revision
-        line = self._line([self._members[node_id] for node_id in present], absent, full=False)
-        self._remember(Delta(base, revision, line))
+        self._remember(Delta(base, revision, touched))
         return True
 
     def sign_anew(self) -> None:
@@ -101,7 +100,7 @@ class Topic:
         """
         self._header_touched = True
         self._history.clear()
-        self._history_octets = 0
+        self._history_names = 0
 
     def full(self) -> bytes:
         """Return the line that holds the whole of the newest version, encoded once."""
@@ -110,17 +109,27 @@ class Topic:
             self._full = self._line(everyone, [], full=True)
         return self._full
 
-    def since(self, revision: int) -> list[bytes]:
-        """Return the lines that bring a copy at `revision` up to the newest version."""
+    def since(self, revision: int) -> bytes | None:
+        """Return the line that brings a copy at `revision` up to the newest version, if any does.
+
+        One that would name everybody is the whole.
+        """
         if revision >= self._changed_at:
-            return []
+            return None
         missing = self._after(revision)
         if not missing or missing[0].base > revision:
-            return [self.full()]
-        lines = [delta.line for delta in missing]
-        if len(lines) > 1 and sum(map(len, lines)) > len(self.full()):
-            return [self.full()]
-        return lines
+            return self.full()
+        begin = missing[0].revision
+        if begin not in self._lines:
+            self._lines[begin] = self._line_of(frozenset().union(*(d.node_ids for d in missing)))
+        return self._lines[begin]
+
+    def _line_of(self, touched: frozenset[str]) -> bytes:
+        if len(touched) > 1 and len(touched) >= len(self._members):
+            return self.full()
+        present = sorted(touched & self._members.keys())
+        absent = sorted(touched - self._members.keys())
+        return self._line([self._members[node_id] for node_id in present], absent, full=False)
 
     def _after(self, revision: int) -> list[Delta]:
         """Return the deltas after a revision, from the newest back: most ask for one or two."""
@@ -132,6 +141,7 @@ class Topic:
         self._digest = wire.vsubnet_digest(self._header, self._digests.items())
         self._signature = self._sign(self.vni, revision, self._digest)
         self._full = None
+        self._lines.clear()
         self._touched.clear()
         self._header_touched = False
 
@@ -150,8 +160,8 @@ class Topic:
 
     def _remember(self, delta: Delta) -> None:
         self._history.append(delta)
-        self._history_octets += len(delta.line)
+        self._history_names += len(delta.node_ids)
         while len(self._history) > HISTORY_DELTAS or (
-            self._history_octets > HISTORY_OCTETS and len(self._history) > 1
+            self._history_names > HISTORY_NAMES and len(self._history) > 1
         ):
-            self._history_octets -= len(self._history.popleft().line)
+            self._history_names -= len(self._history.popleft().node_ids)

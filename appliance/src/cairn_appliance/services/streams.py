@@ -7,8 +7,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -153,6 +152,7 @@ class Streams:
         self._netmaps = netmaps
         self._presence = presence
         self._open: dict[str, tuple[Stream, ...]] = {}  # by node
+        self._due: dict[str, bool] = {}  # nodes to be served, and whether they were touched
         self._moved = asyncio.Condition()
         self._words = Words(lambda: self._netmaps.word_every_s)
         self._is_closing = False
@@ -177,7 +177,8 @@ class Streams:
         Changes are taken together for a moment: a burst of registrations becomes one
         version of each vSubnet. A change after a quiet time waits for `COALESCE_S`; under
         steady change the rounds are as far apart as it takes to serve the streams concerned,
-        so that serving one round never uses up what the next one needs.
+        so that serving one round never uses up what the next one needs. What comes within a long
+        round is taken before its end: a newcomer needs what it has just registered.
         """
         changes: asyncio.Queue[Change] = asyncio.Queue(_BATCH_MAX)
         async with asyncio.TaskGroup() as tasks:
@@ -297,31 +298,53 @@ class Streams:
         clock = asyncio.get_running_loop().time
         not_before = 0.0  # the next round with news
         while True:
-            batch = [await changes.get()]
+            batch = [] if self._due else [await changes.get()]
             came = clock()
-            if not isinstance(batch[0], Progress):
+            if not batch or not isinstance(batch[0], Progress):
+                # Who comes waits for what it has changed: never for as long as a round may take.
+                while clock() + ROUNDS_APART_S < not_before:
+                    await asyncio.sleep(ROUNDS_APART_S)
+                    await self._take(changes, batch)
+                    batch = []
                 await asyncio.sleep(max(COALESCE_S, not_before - clock()))
-            while not changes.empty():
-                batch.append(changes.get_nowait())
-            concerned = self._netmaps.take(batch) & self._open.keys()
-            for change in batch:
-                self._told(change)
-            async with self._moved:
-                self._moved.notify_all()
-            begun = clock()
-            await self._serve_in_turns(concerned, self._netmaps.touched)
-            if concerned:
+            await self._take(changes, batch)
+            if self._due:
+                begun, count = clock(), len(self._due)
+                await self._serve_due(changes)
                 self.fan_out.observe(clock() - came)
-                not_before = clock() + _rest_s(len(concerned), clock() - begun)
+                not_before = clock() + _rest_s(count, clock() - begun)
 
-    async def _serve_in_turns(self, node_ids: set[str], touched: AbstractSet[str]) -> None:
-        """Serve the streams in a random order, and let others have the loop in between."""
-        in_turn = random.sample(sorted(node_ids), len(node_ids))
-        for begin in range(0, len(in_turn), SERVED_AT_ONCE):
-            for node_id in in_turn[begin : begin + SERVED_AT_ONCE]:
-                for stream in self._open.get(node_id, ()):
-                    stream.serve(is_touched=node_id in touched)
-            await asyncio.sleep(0)
+    async def _take(self, changes: asyncio.Queue[Change], batch: list[Change]) -> None:
+        """Have the netmaps take what came, and note whom it concerns."""
+        while not changes.empty():
+            batch.append(changes.get_nowait())
+        if not batch:
+            return
+        for node_id in self._netmaps.take(batch) & self._open.keys():
+            is_touched = node_id in self._netmaps.touched
+            self._due[node_id] = is_touched or self._due.get(node_id, False)
+        for change in batch:
+            self._told(change)
+        async with self._moved:
+            self._moved.notify_all()
+
+    async def _serve_due(self, changes: asyncio.Queue[Change]) -> None:
+        """Serve whom there is news for, in a random order, with all that there is by then.
+
+        What comes meanwhile is taken now and then, for newcomers, and for who has yet to be served.
+        """
+        clock = asyncio.get_running_loop().time
+        taken = clock()
+        async for node_ids in _in_turns(self._due):
+            for node_id in node_ids:
+                self._serve_one(node_id, is_touched=self._due.pop(node_id))
+            if clock() - taken >= ROUNDS_APART_S:
+                await self._take(changes, [])
+                taken = clock()
+
+    def _serve_one(self, node_id: str, *, is_touched: bool) -> None:
+        for stream in self._open.get(node_id, ()):
+            stream.serve(is_touched=is_touched)
 
     async def _look(self) -> None:
         """Look at each stream now and then, whether or not anything was touched, in turns."""
@@ -329,8 +352,18 @@ class Streams:
         while True:
             await asyncio.sleep(LOOKED_AT_EVERY_S / _LOOKS)
             turn = (turn + 1) % _LOOKS
-            due = {node_id for node_id in self._open if hash(node_id) % _LOOKS == turn}
-            await self._serve_in_turns(due, due)
+            async for node_ids in _in_turns(n for n in self._open if hash(n) % _LOOKS == turn):
+                for node_id in node_ids:
+                    self._serve_one(node_id, is_touched=True)
+
+
+async def _in_turns(node_ids: Iterable[str]) -> AsyncIterator[list[str]]:
+    """Yield nodes in a random order, some at once, and let others have the loop in between."""
+    known = sorted(node_ids)
+    in_turn = random.sample(known, len(known))
+    for begin in range(0, len(in_turn), SERVED_AT_ONCE):
+        yield in_turn[begin : begin + SERVED_AT_ONCE]
+        await asyncio.sleep(0)
 
 
 def _rest_s(streams: int, took_s: float) -> float:

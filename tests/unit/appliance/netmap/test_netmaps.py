@@ -269,25 +269,25 @@ async def test_one_whose_revision_is_out_of_the_history_gets_the_whole(
     assert copy.digests == mirror.netmaps.digests(a.id)
 
 
-async def test_the_history_is_bounded_in_octets_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topic_module, "HISTORY_OCTETS", 4000)
+async def test_the_history_is_bounded_in_names_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topic_module, "HISTORY_NAMES", 20)
     replica, mirror, (_, b) = await world("a", "b")
     for host in range(50):
         await replica.register(b, endpoints=(f"192.0.2.{host + 1}:8002",))
         await mirror.take()
     (topic,) = mirror.netmaps._topics.values()
-    assert topic._history_octets == sum(len(delta.line) for delta in topic._history) <= 4000
+    assert topic._history_names == sum(len(delta.node_ids) for delta in topic._history) == 20
 
 
 async def test_a_slow_reader_misses_nothing_and_costs_no_queue() -> None:
-    """Fifty changes unread: what comes then is at most the whole of one version."""
+    """Fifty changes unread: what comes then is one line with all of them."""
     replica, mirror, (a, b) = await world("a", "b")
     copy, feed = follower(a), mirror.feed(a)
     copy.take_all(list(feed.pull()))
     for host in range(50):
         await replica.register(b, endpoints=(f"192.0.2.{host + 1}:8002",))
         await mirror.take()
-    assert copy.take_all(list(feed.pull())) == ["full", "insync"]
+    assert copy.take_all(list(feed.pull())) == ["delta", "insync"]
     assert copy.digests == mirror.netmaps.digests(a.id)
 
 

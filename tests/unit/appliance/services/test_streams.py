@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from cairn_agent.protocol import netmap as wire
@@ -85,6 +85,48 @@ async def test_under_steady_change_rounds_are_as_far_apart_as_serving_takes(
             await asyncio.sleep(0.01)
         assert 2 <= versions(lines) - before <= 8
         await until(lambda: b"192.0.2.250" in b"".join(lines[-3:]))
+
+
+class Slow(Following):
+    """A reader whom to tell anything takes the appliance's processor for a while."""
+
+    def __init__(self, told: list[str]) -> None:
+        super().__init__()
+        self._told = told
+
+    def say(self, lines: Sequence[bytes]) -> None:
+        super().say(lines)
+        if len(self.lines) > 1:
+            self._told.append("")
+            time.sleep(0.05)
+
+
+async def test_a_newcomer_does_not_wait_for_the_end_of_a_long_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With all streams in a round a newcomer would give up, and come again, and again."""
+    monkeypatch.setattr(streams_module, "SERVED_AT_ONCE", 1)
+    monkeypatch.setattr(streams_module, "ROUNDS_APART_S", 0.1)
+    replica = Replica()
+    await replica.vsubnet()
+    node = await replica.joined("a", "red")
+    others = [await replica.joined(f"o{number}", "red") for number in range(40)]
+    streams, told = replica.services.streams, list[str]()
+    async with following(replica, node):
+        opened = [await streams.open(other.id, 0, 0) for other in others]
+        readers = [Slow(told) for _ in opened]
+        for stream, reader in zip(opened, readers, strict=True):
+            stream.begin(reader)
+        newcomer = await replica.joined("n", "red")
+        await until(lambda: told)
+        await replica.register(newcomer, endpoints=("192.0.2.77:8002",))
+        known_at = await replica.services.registry.known_at(newcomer.id)
+        before = len(told)
+        await streams.open(newcomer.id, 0, 0, known_at=known_at)
+        assert len(told) - before < 20, "the round was not over"
+        await until(lambda: all(b"192.0.2.77" in b"".join(each.lines) for each in readers))
+        for stream in opened:
+            stream.over()
 
 
 async def test_where_a_node_could_go_elsewhere_its_stream_has_a_word_often(
