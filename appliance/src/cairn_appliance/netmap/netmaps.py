@@ -44,6 +44,7 @@ class Netmaps:
         self._is_loaded = False
         # The nodes whose own document the last `take` may have changed.
         self.touched: frozenset[str] = frozenset()
+        self.is_pressing = False  # what it changed must not wait: somebody is out, keys are new
 
     @property
     def revision(self) -> int:
@@ -78,6 +79,8 @@ class Netmaps:
         self.touched = frozenset(concerned)
         appliances = self.snapshot.appliances_by_name()
         self.cluster = self._without_appliances.served_by(appliances)
+        changed = [self._topics[each] for each in pending & known if each in self._topics]
+        self.is_pressing = any(topic.is_pressing for topic in changed)
         for vsubnet_id in pending:
             topic = self._topics.get(vsubnet_id)
             if topic and (topic.cut(self.revision) or vsubnet_id not in known):

@@ -59,6 +59,11 @@ class Topic:
         """The digest of the newest version."""
         return self._digest
 
+    @property
+    def is_pressing(self) -> bool:
+        """True where the next version takes somebody out, or changes what holds for all."""
+        return self._header_touched or not self._touched <= self._members.keys()
+
     def set_header(self, header: wire.VSubnetHeader) -> None:
         """Replace the header."""
         if header != self._header:

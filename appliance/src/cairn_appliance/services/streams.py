@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 COALESCE_S = 0.05  # how long a change waits for others to come with it, at least
 PER_STREAM_S = 0.0004  # between two rounds, for each stream that the former had news for
 ROUNDS_APART_S = 0.5  # at most: a removed node is cut off within a second, whatever else changes
-OVERLOADED_S = 1.0  # and at most so much where the machine can't keep up
+OVERLOADED_S = 3.0  # at most where serving takes long, but for what is pressing
 REST = 2.0  # between two rounds, of the time that the former took to serve
 SERVED_AT_ONCE = 50  # streams; then other work has its turn
 LOOKED_AT_EVERY_S = 60.0  # each stream, whether or not anything was touched
@@ -153,6 +153,7 @@ class Streams:
         self._presence = presence
         self._open: dict[str, tuple[Stream, ...]] = {}  # by node
         self._due: dict[str, bool] = {}  # nodes to be served, and whether they were touched
+        self._is_pressing = False  # some of it must not wait
         self._moved = asyncio.Condition()
         self._words = Words(lambda: self._netmaps.word_every_s)
         self._is_closing = False
@@ -301,13 +302,15 @@ class Streams:
             batch = [] if self._due else [await changes.get()]
             came = clock()
             if not batch or not isinstance(batch[0], Progress):
-                # Who comes waits for what it has changed: never for as long as a round may take.
-                while clock() + ROUNDS_APART_S < not_before:
+                # Who comes waits for what it has changed: never for as long as a rest may be.
+                while clock() + ROUNDS_APART_S < not_before and not self._is_pressing:
                     await asyncio.sleep(ROUNDS_APART_S)
                     await self._take(changes, batch)
                     batch = []
-                await asyncio.sleep(max(COALESCE_S, not_before - clock()))
+                if not self._is_pressing:
+                    await asyncio.sleep(max(COALESCE_S, not_before - clock()))
             await self._take(changes, batch)
+            self._is_pressing = False
             if self._due:
                 begun, count = clock(), len(self._due)
                 await self._serve_due(changes)
@@ -320,7 +323,9 @@ class Streams:
             batch.append(changes.get_nowait())
         if not batch:
             return
-        for node_id in self._netmaps.take(batch) & self._open.keys():
+        concerned = self._netmaps.take(batch) & self._open.keys()
+        self._is_pressing |= self._netmaps.is_pressing
+        for node_id in concerned:
             is_touched = node_id in self._netmaps.touched
             self._due[node_id] = is_touched or self._due.get(node_id, False)
         for change in batch:

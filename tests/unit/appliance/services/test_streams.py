@@ -129,6 +129,31 @@ async def test_a_newcomer_does_not_wait_for_the_end_of_a_long_round(
             stream.over()
 
 
+async def test_a_removal_does_not_wait_where_serving_takes_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams_module, "REST", 100.0)
+    monkeypatch.setattr(streams_module, "ROUNDS_APART_S", 0.1)
+    replica = Replica()
+    await replica.vsubnet()
+    node, slow = await replica.joined("a", "red"), await replica.joined("b", "red")
+    streams, told = replica.services.streams, list[str]()
+    async with following(replica, node) as reader:
+        stream = await streams.open(slow.id, 0, 0)
+        stream.begin(Slow(told))
+        await replica.register(slow, endpoints=("192.0.2.77:8002",))
+        await until(lambda: told and b"192.0.2.77" in reader.lines[-1])  # now it rests for 3 s
+        await asyncio.sleep(0.1)
+        await replica.register(slow, endpoints=("192.0.2.78:8002",))
+        await asyncio.sleep(0.4)
+        assert b"192.0.2.78" not in reader.lines[-1]
+        await replica.services.members.delete("red", "b", SYSTEM)
+        begun = time.monotonic()
+        await until(lambda: slow.id.encode() in reader.lines[-1].partition(b'"remove"')[2])
+        assert time.monotonic() - begun < 1.0
+        stream.over()
+
+
 async def test_where_a_node_could_go_elsewhere_its_stream_has_a_word_often(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
