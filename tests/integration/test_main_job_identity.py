@@ -253,6 +253,29 @@ def test_a_restored_snapshot_goes_on_with_new_sessions(
     )
 
 
+def test_a_token_for_one_machine_lets_no_other_one_in(world: World) -> None:
+    """Each says of itself what `doctor` shows there: here its cloud's ID, from cloud-init."""
+    meant, other = (world.new_node(name, "cloud-b") for name in ("meant", "other"))
+    try:
+        own, foreign = (_given_instance_id(node) for node in (meant, other))
+        token = world.appliance.token(world.prod, instance=own)
+        refused = other.join(token, check=False)
+        told = " ".join(refused.stderr.split())
+        assert refused.returncode == 4, told
+        assert f"for other machines than this one, whose instance ID is '{foreign}'" in told
+        assert "what to do: join the machine that the token is for" in told and own not in told
+        newest = world.appliance.cairn("token", "list")[0]
+        assert (newest["instances"], newest["uses"]) == ([own], 0)
+        event = next(e for e in reversed(_events(world, 20)) if e["kind"] == "token_refused")
+        assert event["details"]["code"] == "token_for_other_instance" and foreign in event["text"]
+        meant.join(token)
+        meant.wait_for_ping(world.address("a1"), within_s=20)
+    finally:
+        for node in (meant, other):
+            node.stop()
+        world.appliance.host.run(["cairn", "node", "delete", "meant", "--yes"], check=False)
+
+
 def test_a_new_secret_of_the_vsubnet_under_traffic_loses_nothing(world: World) -> None:
     world.settle()
     before = world.appliance.cairn("vsubnet", "rotate", world.prod.name)["epoch"]
@@ -284,6 +307,17 @@ def _events(world: World, limit: int) -> list[dict[str, Any]]:
     """Return the newest events, oldest of them first."""
     command = ["cairn", "event", "list", "--limit", str(limit), "--json"]
     return [json.loads(line) for line in world.appliance.host.run(command).stdout.splitlines()]
+
+
+def _given_instance_id(node: Node) -> str:
+    """Name a machine as a cloud does, and return what `cairn-agent doctor` makes of it."""
+    given = f"i-0{node.host.name}"
+    script = f"mkdir -p /run/cloud-init && echo {given} >/run/cloud-init/.instance-id"
+    node.host.run(["sh", "-c", script])
+    shown = node.host.run(["cairn-agent", "doctor", "--json"], check=False, within_s=20).stdout
+    found = {each["name"]: each["found"] for each in json.loads(shown)}
+    assert found["instance ID"] == given
+    return given
 
 
 def _seconds(event: dict[str, Any]) -> float:

@@ -110,6 +110,11 @@ def test_vsubnets_and_tokens_are_made_once_and_secrets_are_not_shown(scene: Scen
     assert play(vsubnet=wanted).changed == 2, "a vSubnet that is right was changed, too"
     changed = play("--diff", vsubnet={**wanted, "mtu": 1350})
     assert changed.changed == 3 and '-  "mtu": 1400' in changed.text, changed.text
+    bounds = {"sources": ["192.0.2.7"], "instances": ["I-0ABC"]}
+    assert play(vsubnet={**wanted, "mtu": 1350}, bounds=bounds, is_kept=True).changed == 1
+    kept = next(each for each in scene.appliance.cairn("token", "list") if each["instances"])
+    assert (kept["sources"], kept["instances"]) == (["192.0.2.7/32"], ["i-0abc"])
+    scene.appliance.cairn("token", "delete", kept["id"], "--yes")
     refused = play(check=False, vsubnet={"name": "lab", "state": "absent"})
     assert refused.status != 0 and "what to do: ask an administrator" in refused.text, refused.text
     foreign = {**scene.variables, "cairn_fingerprint": "00" * 32}

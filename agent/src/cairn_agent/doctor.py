@@ -10,6 +10,7 @@ from cairn_agent.agent_socket import Request, as_status, ask
 from cairn_agent.control.tls import CONNECT_TIMEOUT_S, split_address
 from cairn_agent.entropy import has_cpu_generator
 from cairn_agent.errors import AgentError
+from cairn_agent.host.machine import instance_id
 from cairn_agent.host.requirements import can_administer_network, tun_problem
 from cairn_agent.report import (
     VERSION,
@@ -28,7 +29,7 @@ _SILENT_S = 30.0
 
 async def examine(settings: Settings) -> list[Check]:
     """Run all checks; none changes anything."""
-    checks = [_privileges(), _tun(), _generator(), _identity(settings)]
+    checks = [_privileges(), _tun(), _generator(), _instance(), _identity(settings)]
     try:
         status = as_status(await ask(settings.agent_socket, Request("status")))
     except AgentError as error:
@@ -71,6 +72,18 @@ def _generator() -> Check:
         "warning",
         "RDRAND is missing or stuck: keys are renewed every 30 s instead",
         "let the hypervisor pass RDRAND to this machine",
+    )
+
+
+def _instance() -> Check:
+    """Tell what a token for this machine alone has to name (`cairn token create --instance`)."""
+    if own := instance_id():
+        return Check("instance ID", "ok", own)
+    return Check(
+        "instance ID",
+        "warning",
+        "this machine has none: a token for some machines only can't be used here",
+        "systemd-machine-id-setup",
     )
 
 

@@ -46,6 +46,22 @@ options:
     description: The nodes wait until an operator approves them.
     type: bool
     default: false
+  sources:
+    description:
+      - Networks that the new nodes come from, as an appliance sees them; behind a NAT, the NAT's.
+      - Without any, nodes may come from anywhere.
+    type: list
+    elements: str
+    default: []
+  instances:
+    description:
+      - Instance IDs of the machines that it is for, as C(cairn-agent doctor) shows them there.
+      - Without any, each machine may use it.
+      - A machine says itself which ID it has, and proves nothing by it. This keeps mistakes out,
+        and no liar.
+    type: list
+    elements: str
+    default: []
 extends_documentation_fragment:
   - cairn.overlay.appliance
 attributes:
@@ -63,6 +79,18 @@ EXAMPLES = r"""
     vsubnets: [prod]
     max_uses: 10
     life_s: 3600
+    url: https://192.0.2.10:8443
+    fingerprint: "{{ cairn_fingerprint }}"
+    api_token_file: ~/.cairn-token
+  delegate_to: localhost
+  no_log: true
+  register: token
+
+- name: Make a token for the one machine that was created before
+  cairn.overlay.token:
+    vsubnets: [prod]
+    sources: [192.0.2.0/24]
+    instances: ["{{ vm.instance_id }}"]
     url: https://192.0.2.10:8443
     fingerprint: "{{ cairn_fingerprint }}"
     api_token_file: ~/.cairn-token
@@ -95,6 +123,7 @@ from ansible_collections.cairn.overlay.plugins.module_utils.appliance import OPT
 from ansible_collections.cairn.overlay.plugins.module_utils.objects import carry_out
 
 _ASKED = ("vsubnets", "max_uses", "life_s", "site", "labels", "needs_approval")
+_BOUNDS = ("sources", "instances")  # an appliance of the version before doesn't know the words
 
 
 def main() -> None:
@@ -109,6 +138,7 @@ def main() -> None:
             "site": {"type": "str", "default": ""},
             "labels": {"type": "dict", "default": {}},
             "needs_approval": {"type": "bool", "default": False},
+            **{name: {"type": "list", "elements": "str", "default": []} for name in _BOUNDS},
             **OPTIONS,
         },
         required_if=[("state", "absent", ("id",))],
@@ -119,6 +149,7 @@ def main() -> None:
 
 def _present(module: AnsibleModule, appliance: Appliance) -> dict:
     asked = {name: module.params[name] for name in _ASKED}
+    asked |= {name: module.params[name] for name in _BOUNDS if module.params[name]}
     result = {"changed": True, "diff": {"before": "", "after": f"a token: {asked}\n"}}
     if module.check_mode:
         return result

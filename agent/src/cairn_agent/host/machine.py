@@ -13,10 +13,12 @@ _DMI_UUIDS = (
     Path("/sys/class/dmi/id/product_uuid"),  # for root alone
     Path("/run/cairn-facts/product-uuid"),  # as root read it for an agent that may not (its unit)
 )
+_MACHINE_ID = Path("/etc/machine-id")
 _CLOUD_IDS = (
     Path("/run/cloud-init/.instance-id"),  # not the one on disk, which goes along with a copy
     Path("/sys/devices/virtual/dmi/id/board_asset_tag"),  # EC2 puts "i-..." here
 )
+_NO_CLOUD = "iid-datasource-none"  # cloud-init's, on every machine where it finds no cloud
 
 
 def machine_facts(network: Network) -> Facts:
@@ -26,13 +28,19 @@ def machine_facts(network: Network) -> Facts:
     nobody; a snapshot that was restored is known by the node's own generation.
     """
     return Facts(
-        dmi_uuid=next(filter(None, map(_text, _DMI_UUIDS)), "").lower(),
-        machine_id=_text(Path("/etc/machine-id")),
+        dmi_uuid=_dmi_uuid(),
+        machine_id=_text(_MACHINE_ID),
         cloud_instance_id=_cloud_instance_id(),
         boot_id=_text(Path("/proc/sys/kernel/random/boot_id")),
         root_disk_id=_root_disk_id(),
         first_mac=network.first_mac(),
     )
+
+
+def instance_id() -> str:
+    """Return what names this machine best, as tokens for some machines only know it; the
+    appliances have the same rule (cairn_appliance.domain.identity)."""
+    return _cloud_instance_id() or _dmi_uuid() or _text(_MACHINE_ID)
 
 
 def same_machine(one: Facts, two: Facts) -> bool:
@@ -60,10 +68,14 @@ def boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def _dmi_uuid() -> str:
+    return next(filter(None, map(_text, _DMI_UUIDS)), "").lower()
+
+
 def _cloud_instance_id() -> str:
     *files, asset_tag = _CLOUD_IDS
     for path in files:
-        if found := _text(path):
+        if (found := _text(path)) and found != _NO_CLOUD:
             return found
     tag = _text(asset_tag)
     return tag if tag.startswith("i-") else ""

@@ -377,6 +377,7 @@ class Token(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     needs_approval: bool = False
     sources: list[str] = []
+    instances: list[str] = []
     created_at: datetime | None = None
     created_by: str = ""
     token: str = ""

@@ -16,7 +16,7 @@ FORMAT = 3
 KEYS_REPLACED_FORMAT = 2  # from which on the CA and the map key may be others than at first
 SHARED_IPS_FORMAT = 3  # from which on vSubnets have shared addresses: an older one drops them
 ACCESS_FORMAT = 3  # from which on users may be disabled and have codes: an older one lets them in
-SOURCES_FORMAT = 3  # from which on tokens are for some addresses only: an older one takes all
+BOUND_TOKENS_FORMAT = 3  # from which on tokens may be for some nodes only: an older one takes all
 SEGMENTS_FORMAT = 3  # from which on there are gateways: an older appliance tells them nothing
 # Between two words on a stream, where a node could go elsewhere. It gives up after 2.5 of them
 # and is at another appliance within 5 s of the last word of one that is paused or cut off.

@@ -74,6 +74,14 @@ class Facts:
     root_disk_id: str = ""
     first_mac: str = ""
 
+    @property
+    def instance_id(self) -> str:
+        """What names the machine best: its cloud's ID, its hardware's, its system's.
+
+        The agent has the same rule (cairn_agent.host.machine).
+        """
+        return self.cloud_instance_id or self.dmi_uuid or self.machine_id
+
     def same_machine(self, other: Facts) -> bool:
         """True unless a fact that names the machine differs.
 

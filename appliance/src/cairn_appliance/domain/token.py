@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from dataclasses import dataclass, field
 
 from cairn_appliance.domain.errors import Invalid
 
 _SOURCES_MAX = 16
+_INSTANCES_MAX = 64
+_INSTANCE_ID = re.compile(r"[!-~]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Token:
     needs_approval: bool = False
     pin: str = ""  # hex SHA-256 of the cluster CA that its string names; empty: the first one
     sources: tuple[str, ...] = ()  # networks that its nodes come from; none: from anywhere
+    instances: tuple[str, ...] = ()  # instance IDs of the machines that it is for; none: of any
 
     def matches(self, secret: str) -> bool:
         """Compare in constant time."""
@@ -46,12 +50,39 @@ class Token:
             source = source.ipv4_mapped
         return any(source in ipaddress.ip_network(each) for each in self.sources)
 
+    def is_for_instance(self, instance_id: str) -> bool:
+        """Return whether a machine may use it that says this of itself: no proof, whoever knows
+        an ID can say it."""
+        return not self.instances or instance_id.lower() in self.instances
+
 
 def checked_sources(texts: tuple[str, ...]) -> tuple[str, ...]:
     """Return networks in canonical form, each once; raise Invalid."""
     if len(texts) > _SOURCES_MAX:
         raise Invalid(f"a token has at most {_SOURCES_MAX} networks to come from")
     return tuple(dict.fromkeys(map(_network, texts)))
+
+
+def checked_instances(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return instance IDs in lower case, each once; raise Invalid.
+
+    Hypervisors and the kernel write one UUID in different cases.
+    """
+    if len(texts) > _INSTANCES_MAX:
+        raise Invalid(f"a token has at most {_INSTANCES_MAX} instance IDs")
+    return tuple(dict.fromkeys(map(_instance_id, texts)))
+
+
+def _instance_id(text: str) -> str:
+    found = text.strip().lower()
+    if not _INSTANCE_ID.fullmatch(found):
+        raise Invalid(
+            f"{text[:80]!r} is no instance ID",
+            "write it as `cairn-agent doctor` shows it on the machine: up to 128 characters, "
+            "no spaces",
+            code="invalid_instance",
+        )
+    return found
 
 
 def _network(text: str) -> str:

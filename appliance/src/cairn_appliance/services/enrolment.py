@@ -167,6 +167,7 @@ class Enrolment:
         if existing:
             return same_or_refused(existing.value, node)
         self._check_usable(token.value)
+        _check_instance(token.value, newcomer.facts)
         node = replace(_admitted(node, token.value), created_at=self._clock())
         registration = Registration(
             node.id, facts=newcomer.facts, agent_version=newcomer.agent_version[:64]
@@ -297,6 +298,25 @@ def control_key_of(certificate_request: str, node_id: str) -> str:
         raise Invalid(str(error), code="invalid_certificate_request") from error
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(spki).hexdigest()
+
+
+def _check_instance(token: Token, facts: Facts) -> None:
+    """Raise TokenRefused where the token is for other machines.
+
+    Unlike one that comes from elsewhere, the machine is told: what it says of itself proves
+    nothing, so nothing is lost by it. Which machines the token is for isn't said.
+    """
+    own = facts.instance_id
+    if token.is_for_instance(own):
+        return
+    raise TokenRefused(
+        f"the token is for other machines than this one, whose instance ID is {own!r}"
+        if own
+        else "the token is for some machines only, and this one says no instance ID",
+        "join the machine that the token is for; or make one for this machine with "
+        "`cairn token create --instance ID`, or without --instance",
+        code="token_for_other_instance",
+    )
 
 
 def _admitted(node: Node, token: Token) -> Node:

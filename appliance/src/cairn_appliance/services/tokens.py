@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 from cairn_agent.protocol import token as pasteable
 
-from cairn_appliance.domain.cluster import SOURCES_FORMAT
+from cairn_appliance.domain.cluster import BOUND_TOKENS_FORMAT
 from cairn_appliance.domain.errors import Changed, Invalid, NotFound
 from cairn_appliance.domain.identity import Actor, checked_labels, checked_name
-from cairn_appliance.domain.token import Token, checked_sources, secret_hash
+from cairn_appliance.domain.token import Token, checked_instances, checked_sources, secret_hash
 from cairn_appliance.services.clock import Clock, wall_clock
 from cairn_appliance.services.commit import until_committed
 from cairn_appliance.services.events import Journal
@@ -39,6 +39,7 @@ class TokenOrder:
     labels: dict[str, str] = field(default_factory=dict)
     needs_approval: bool = False
     sources: tuple[str, ...] = ()  # networks; none: nodes may come from anywhere
+    instances: tuple[str, ...] = ()  # instance IDs; none: any machine may use it
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,9 @@ class Tokens:
         """Return the token and its pasteable string, which is shown this once only."""
         _check(order)
         sources = checked_sources(order.sources)
-        if sources:
-            await check_writable(self._store, SOURCES_FORMAT, "a token for some networks only")
+        instances = checked_instances(order.instances)
+        if sources or instances:
+            await check_writable(self._store, BOUND_TOKENS_FORMAT, "a token for some nodes only")
         vsubnets = [(await self._vsubnets.get(name)).value.id for name in order.vsubnets]
         token_id = os.getrandom(_ID_OCTETS).hex()
         secret = base64.urlsafe_b64encode(os.getrandom(_SECRET_OCTETS)).rstrip(b"=").decode()
@@ -89,6 +91,7 @@ class Tokens:
             needs_approval=order.needs_approval,
             pin=self._issuer.pin(),
             sources=sources,
+            instances=instances,
         )
         key = keys.token(token_id)
         entry = self._journal.entry(

@@ -165,6 +165,18 @@ async def test_a_token_shows_from_which_networks_it_may_be_used(admin: httpx.Asy
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid_source")
 
 
+async def test_a_token_shows_which_machines_may_use_it(admin: httpx.AsyncClient) -> None:
+    instances = ["I-0ABC", "4c4c4544-0042", "i-0abc"]
+    token = (await created(admin, TOKENS, instances=instances)).json()
+    assert token["instances"] == ["i-0abc", "4c4c4544-0042"]
+    shown = (await admin.get(f"{TOKENS}/{token['id']}")).json()
+    assert shown["instances"] == token["instances"]
+    refused = await admin.post(TOKENS, json={"instances": ["the printer"]})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_instance")
+    refused = await admin.post(TOKENS, json={"instances": [f"i-{n}" for n in range(65)]})
+    assert refused.status_code == 422
+
+
 async def test_a_token_shows_when_it_is_expired_or_used_up(
     ops: Operations, admin: httpx.AsyncClient
 ) -> None:

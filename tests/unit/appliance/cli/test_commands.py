@@ -107,6 +107,11 @@ def test_a_token_for_some_networks_says_so(logged_in: Shell) -> None:
     assert "2001:db8::/32" in made
 
 
+def test_a_token_for_some_machines_says_so(logged_in: Shell) -> None:
+    made = logged_in.ok("token", "create", "--instance", "i-0abc", "--instance", "i-0abd")
+    assert "only for" in made and "i-0abc" in made and "i-0abd" in made
+
+
 def test_a_pending_node_is_approved_by_the_beginning_of_its_id(
     live: Live, logged_in: Shell
 ) -> None:
@@ -235,6 +240,7 @@ def test_a_member_is_attached_readdressed_and_detached(live: Live, logged_in: Sh
         (["token", "create", "--life", "1y"], 2, "'1y' is no length of time"),
         (["token", "create", "--life", "60w"], 2, "life_s"),
         (["token", "create", "--from", "office"], 2, "'office' is no network"),
+        (["token", "create", "--instance", "my vm"], 2, "'my vm' is no instance ID"),
         (["token", "create", "--label", "novalue"], 2, "'novalue' is no label"),
         (["token", "show", "cairn1.abc"], 2, "this is the string of a token, not its ID"),
         (["token", "delete", "nope", "--yes"], 2, "there is no token 'nope'"),

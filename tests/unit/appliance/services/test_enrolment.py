@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from cairn_appliance.domain.cluster import FORMAT
 from cairn_appliance.domain.errors import Clash, Invalid, NodeRemoved, TokenRefused
-from cairn_appliance.domain.identity import SYSTEM
+from cairn_appliance.domain.identity import SYSTEM, Facts
 from cairn_appliance.domain.node import NodeState
 from cairn_appliance.services import enrolment as enrolment_module
 from cairn_appliance.services.stored import read
@@ -134,6 +134,56 @@ async def test_from_elsewhere_a_token_does_not_even_say_that_it_is_over() -> Non
         assert refused.value.code == code
 
 
+@pytest.mark.parametrize(
+    ("facts", "is_let_in"),
+    [
+        (Facts(cloud_instance_id="i-0abc", dmi_uuid="d", machine_id="m"), True),
+        (Facts(dmi_uuid="4C4C4544-0042", machine_id="m"), True),
+        (Facts(machine_id="3d1219c7"), True),
+        (Facts(cloud_instance_id="i-0abd", dmi_uuid="4c4c4544-0042"), False),
+        (Facts(dmi_uuid="d", machine_id="3d1219c7"), False),  # a copy of the disk
+        (Facts(boot_id="3d1219c7", root_disk_id="3d1219c7", first_mac="3d1219c7"), False),
+    ],
+)
+async def test_a_token_for_some_machines_is_for_those_that_say_they_are_it(
+    facts: Facts, is_let_in: bool
+) -> None:
+    """By the one fact that names the machine best."""
+    replica = await _upgraded()
+    token = await replica.token(instances=("I-0ABC", "4c4c4544-0042", " 3d1219c7 "))
+    node = SimulatedNode("n", facts=facts)
+    if is_let_in:
+        await replica.enrol(node, token)
+        return
+    with pytest.raises(TokenRefused) as refused:
+        await replica.enrol(node, token)
+    assert refused.value.code == "token_for_other_instance"
+    assert "i-0abc" not in refused.value.cause + refused.value.remedy
+    assert not await replica.services.nodes.list()
+    [kept] = await replica.services.tokens.list()
+    assert kept.value.uses == 0
+    told = [e for e in await replica.services.events.list() if e.kind == "token_refused"]
+    assert [each.details["code"] for each in told] == ["token_for_other_instance"]
+    assert (facts.instance_id or "says no instance ID") in told[0].text
+
+
+async def test_a_token_for_some_machines_gives_a_lost_answer_again() -> None:
+    replica = await _upgraded()
+    token = await replica.token(instances=("i-0abc",))
+    node = SimulatedNode("n", facts=Facts(cloud_instance_id="i-0abc"))
+    for _ in range(2):
+        await replica.enrol(node, token)
+    [kept] = await replica.services.tokens.list()
+    assert kept.value.uses == 1
+
+
+@pytest.mark.parametrize("instance", ["", " ", "i 0abc", "i-0ab\u0107", "i" * 129, "i-0\x00abc"])
+async def test_what_is_no_instance_id_is_refused(instance: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        await Replica().token(instances=(instance, "i-0abc"))
+    assert caught.value.code == "invalid_instance"
+
+
 @pytest.mark.parametrize("source", ["192.0.2.1/24", "example.net", "", "10.0.0.0/33"])
 async def test_what_is_no_network_is_refused(source: str) -> None:
     with pytest.raises(Invalid) as caught:
@@ -141,12 +191,15 @@ async def test_what_is_no_network_is_refused(source: str) -> None:
     assert caught.value.code == "invalid_source"
 
 
-async def test_a_token_for_some_networks_waits_until_an_upgrade_is_finished() -> None:
-    """An appliance of the version before would let nodes in from anywhere."""
+@pytest.mark.parametrize("bound", [{"sources": ("192.0.2.0/24",)}, {"instances": ("i-0abc",)}])
+async def test_a_token_for_some_nodes_only_waits_until_an_upgrade_is_finished(
+    bound: dict[str, tuple[str, ...]],
+) -> None:
+    """An appliance of the version before would let all nodes in."""
     replica = Replica()
     await replica.memory.commit([], [Put(keys.CLUSTER_FORMAT, b"2")])
     with pytest.raises(Clash) as caught:
-        await replica.token(sources=("192.0.2.0/24",))
+        await replica.token(**bound)
     assert caught.value.code == "upgrade_unfinished"
     await replica.token()
 

@@ -77,6 +77,7 @@ function TokenForm({ onMade }: { onMade: (token: Created) => void }) {
   const [site, setSite] = useState("");
   const [needsApproval, setNeedsApproval] = useState(false);
   const [sources, setSources] = useState("");
+  const [instances, setInstances] = useState("");
   const client = useQueryClient();
   const making = useMutation({
     mutationFn: () =>
@@ -89,7 +90,8 @@ function TokenForm({ onMade }: { onMade: (token: Created) => void }) {
             site,
             labels: {},
             needs_approval: needsApproval,
-            sources: sources.split(/[\s,]+/).filter(Boolean),
+            sources: named(sources),
+            instances: named(instances),
           },
         }),
       ),
@@ -170,6 +172,14 @@ function TokenForm({ onMade }: { onMade: (token: Created) => void }) {
               onChange={(_, value) => setSources(value)}
             />
           </FormGroup>
+          <FormGroup label="Only for machines with these instance IDs" fieldId="join-instances">
+            <TextInput
+              id="join-instances"
+              placeholder="any machine, or as cairn-agent doctor shows it there"
+              value={instances}
+              onChange={(_, value) => setInstances(value)}
+            />
+          </FormGroup>
           <Checkbox
             id="join-approval"
             label="Nodes wait for approval"
@@ -183,6 +193,11 @@ function TokenForm({ onMade }: { onMade: (token: Created) => void }) {
       </CardBody>
     </Card>
   );
+}
+
+/** What is written one after the other, apart by commas or spaces. */
+function named(text: string): string[] {
+  return text.split(/[\s,]+/).filter(Boolean);
 }
 
 function Made({ token, another }: { token: Created; another: () => void }) {

@@ -280,6 +280,12 @@ class TokenAsked(Asked):
     sources: list[Text] = Field(
         [], max_length=16, description="networks that its nodes come from; none: from anywhere"
     )
+    instances: list[Text] = Field(
+        [],
+        max_length=64,
+        description="instance IDs that machines say of themselves (`cairn-agent doctor`); "
+        "none: any machine",
+    )
 
 
 class TokenOut(BaseModel):
@@ -295,6 +301,7 @@ class TokenOut(BaseModel):
     labels: dict[str, str]
     needs_approval: bool
     sources: list[str]
+    instances: list[str]
     created_at: datetime
     created_by: str
 

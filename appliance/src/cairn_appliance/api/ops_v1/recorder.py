@@ -34,7 +34,7 @@ _HARMLESS = frozenset(
         *("name", "prefixes", "reserved", "mtu", "policy", "guards", "bum_pps", "bum_burst"),
         *("ageing_s", "offline_trust_s", "shared_ips", "revoke_now", "reason", "node", "ips"),
         *("role", "vsubnets", "vsubnet", "max_uses", "life_s", "site", "needs_approval"),
-        "sources",
+        *("sources", "instances"),
         *("preference", "dhcp", "router_advertisements", "silent_hosts", "mac_limit"),
         *("source_bum_pps", "port", "vlan", "to", "listen_s", "user", "scope", "disabled"),
         *("expires_at", "min_severity", "host", "protocol", "issuer", "client_id", "scopes"),

@@ -136,6 +136,7 @@ def token_out(token: Token, names: Names, now: float) -> TokenOut:
         labels=token.labels,
         needs_approval=token.needs_approval,
         sources=list(token.sources),
+        instances=list(token.instances),
         created_at=moment(token.created_at),
         created_by=token.created_by,
     )

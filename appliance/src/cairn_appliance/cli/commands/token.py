@@ -68,6 +68,14 @@ def create(
             "--from", metavar="CIDR", help="Only nodes from there may use it. Repeatable."
         ),
     ] = None,
+    instance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID",
+            help="Only the machine that says it has this instance ID may use it "
+            "(cairn-agent doctor). Repeatable.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a token and print the string to join with; it is shown only now."""
@@ -79,8 +87,10 @@ def create(
         "labels": _labels(label or []),
         "needs_approval": needs_approval,
     }
-    if source:  # an appliance of the version before doesn't know the word
+    if source:  # an appliance of the version before doesn't know the words
         body["sources"] = source
+    if instance:
+        body["instances"] = instance
     with connect() as connection:
         reply = connection.post(path_of("tokens"), Token, body)
     if as_json:
@@ -155,6 +165,7 @@ def _show(token: Token) -> None:
         ("labels", [f"{name}={value}" for name, value in token.labels.items()]),
         ("approval", "an operator has to approve each node" if token.needs_approval else ""),
         ("only from", token.sources),
+        ("only for", token.instances),
         ("created", f"{local(token.created_at) if token.created_at else ''} by {token.created_by}"),
     ]
     output.facts(f"Token {output.clean(token.id)}", pairs)

@@ -39,8 +39,9 @@ async def create_token(
     asked: TokenAsked, response: Response, ops: OpsDep, by: ActorDep
 ) -> TokenCreated:
     """Make a token; its string is in this answer and in no other."""
-    several = {"vsubnets": tuple(asked.vsubnets), "sources": tuple(asked.sources)}
-    order = TokenOrder(**{**asked.model_dump(), **several})
+    several = ("vsubnets", "sources", "instances")
+    tuples = {name: tuple(getattr(asked, name)) for name in several}
+    order = TokenOrder(**{**asked.model_dump(), **tuples})
     stored, text = await ops.services.tokens.create(order, by)
     tagged(response, stored.revision)
     response.headers["Location"] = f"/api/v1/tokens/{stored.value.id}"
