@@ -204,6 +204,20 @@ async def test_the_first_keys_beyond_a_number_come_in_order(store: Store, prefix
     assert await store.surplus(prefix + "y/", 0) == ()
 
 
+async def test_the_newest_write_under_a_prefix_is_known_by_its_revision(
+    store: Store, prefix: str
+) -> None:
+    """Whatever the order of the keys, and how often each was written."""
+    assert await store.newest(prefix + "x/") == 0
+    for name in ("c", "a", "b", "c", "a"):
+        written = await store.commit([], [Put(f"{prefix}x/{name}", b"value")])
+        await store.commit([], [Put(prefix + "x0", b""), Put(prefix + "w", b"")])
+        assert await store.newest(prefix + "x/") == written
+    await store.commit([], [Delete(prefix + "x/a")])
+    item = await store.get(prefix + "x/c")
+    assert item is not None and await store.newest(prefix + "x/") == item.revision
+
+
 async def test_events_are_pruned_without_reading_them(store: Store) -> None:
     """Each half minute: ten thousand of them, read with their values, take megabytes for it."""
     for begin in range(0, 3_000, MAX_WRITES):

@@ -78,6 +78,10 @@ class YieldingStore:
         await self._let_others_in()
         return await self.inner.surplus(prefix, kept)
 
+    async def newest(self, prefix: str) -> int:
+        await self._let_others_in()
+        return await self.inner.newest(prefix)
+
     async def commit(self, compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> int:
         await self._let_others_in()
         return await self.inner.commit(compares, writes)

@@ -234,8 +234,7 @@ class Backups:
         last = health.last
         if last is None or health.failure or health.now - last.made_at >= _AT_LEAST_EVERY_S:
             return True
-        events = (await self._store.list(keys.EVENTS)).items
-        if any(event.revision > last.revision for event in events):
+        if await self._store.newest(keys.EVENTS) > last.revision:
             return True
         check = records.backup_checks.encode(BackupCheck(health.now, last.name))
         await self._store.commit([], [Put(keys.BACKUP_CHECK, check)])

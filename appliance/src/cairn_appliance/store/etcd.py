@@ -178,6 +178,18 @@ class EtcdStore:
         first = rpc_pb2.RangeRequest(key=start, range_end=end, limit=limit, keys_only=True)
         return tuple(each.key.decode() for each in (await self._range(first)).kvs)
 
+    async def newest(self, prefix: str) -> int:
+        """Return the revision of the last write under the prefix; see the port."""
+        request = rpc_pb2.RangeRequest(
+            key=prefix.encode(),
+            range_end=_prefix_end(prefix),
+            limit=1,
+            sort_order=rpc_pb2.RangeRequest.DESCEND,
+            sort_target=rpc_pb2.RangeRequest.MOD,
+            keys_only=True,
+        )
+        return max((each.mod_revision for each in (await self._range(request)).kvs), default=0)
+
     async def commit(self, compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> int:
         """Do all writes at one revision; Unavailable leaves open whether it happened."""
         check_transaction(compares, writes)

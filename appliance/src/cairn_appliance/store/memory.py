@@ -93,6 +93,11 @@ class MemoryStore:
         items = self._listing(prefix).items
         return tuple(item.key for item in items[: max(0, len(items) - kept)])
 
+    async def newest(self, prefix: str) -> int:
+        """Return the revision of the last write under the prefix, of the keys that are there."""
+        self._check_available()
+        return max((item.revision for item in self._listing(prefix).items), default=0)
+
     async def commit(self, compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> int:
         """Do all writes at one revision if every compare holds."""
         check_transaction(compares, writes)

@@ -137,6 +137,12 @@ class Store(Protocol):
         They come in order, and of very many only as many as are worth one answer.
         """
 
+    async def newest(self, prefix: str) -> int:
+        """Return the revision of the last write under the prefix, of the keys that are there.
+
+        0 without any; no value is read (linearizable).
+        """
+
     async def commit(self, compares: Sequence[Compare], writes: Sequence[Put | Delete]) -> int:
         """Do all writes at one revision and return it, if every compare holds.
 
