@@ -35,6 +35,8 @@ def test_an_instance_id_is_what_the_appliances_make_of_the_facts(files: dict[str
     assert machine.instance_id() == "4c4c4544-0042"
     files["dmi"].unlink()
     assert machine.instance_id() == "3d1219c7"
+    files["machine-id"].unlink()
+    assert machine.instance_id() == ""
 
 
 def test_where_cloud_init_finds_no_cloud_its_word_for_that_names_no_machine(
