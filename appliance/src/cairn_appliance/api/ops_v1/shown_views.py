@@ -227,16 +227,14 @@ def _bum(services: Services, vsubnet: VSubnet, now: float) -> BumOut:
         record = services.picture.record(node)
         if record is None:
             continue
-        rate = record.bum.get(vni) if record.is_fresh(now) else None
+        rate = None
+        if record.is_fresh(now):
+            rate = record.bum.get(vni)
+            dropped_per_s += record.storms.get(vni, 0.0)
         if rate is not None:
             rates.append(rate)
-        if record.is_fresh(now):
-            dropped_per_s += record.storms.get(vni, 0.0)
-        by_node += [
-            _bum_of(node, said, rate)
-            for said in record.vsubnets
-            if said.vni == vni and (storm_dropped(said) or bum_sent(said))
-        ]
+        told = [_bum_of(node, said, rate) for said in record.vsubnets if said.vni == vni]
+        by_node += [each for each in told if each.dropped or each.frames]
     return BumOut(
         frames_per_s=round(sum(rates), 1) if rates else None,
         dropped_per_s=round(dropped_per_s, 1),
