@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.integration.brought_back import Before, incarnations, prove_tokens
 from tests.integration.test_cluster import grown
 from tests.integration.trio import Trio, cut_off, mend, places
-from tests.lab import Probes, until
+from tests.lab import until
 from tests.lab.cairn import Appliance, Node
-from tests.proofs import record
 
 pytestmark = [
     pytest.mark.root,
@@ -27,8 +27,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
 ]
-
-REFUSED = 4  # exit status of a join whose token lets nobody in
 
 
 @dataclass
@@ -64,10 +62,7 @@ def test_what_the_majority_gave_out_without_the_survivor_is_not_lost(world: Worl
     spent, shared = m1.token(trio.network), m1.token(trio.network, uses=9)
 
     written = go_on_without(world, spent)
-    owned = owners(m1)
-    addresses = {node.host: node.address(trio.network) for node in world.members}
-    probes = Probes(addresses, directory=trio.lab.directory)
-    begun = probes.now()
+    before = Before(trio.lab, m1, trio.network, world.members)
     for name in ("m1", "m3"):
         trio.appliances.pop(name).kill()
     survivor.stop()
@@ -76,53 +71,23 @@ def test_what_the_majority_gave_out_without_the_survivor_is_not_lost(world: Worl
     survivor.start()
     until(
         "all nodes hold the netmap of the recovered cluster",
-        lambda: {incarnation_of(node) for node in world.members} == {done["incarnation"]},
+        lambda: incarnations(world.members) == {done["incarnation"]},
         within_s=180,
     )
-    probes.stop()
-    pairs = probes.pairs(since=begun)
-    lost, sent = sum(pair.lost for pair in pairs), sum(pair.sent for pair in pairs)
+    before.probes.stop()
 
     survivor.login()
-    again = owners(survivor)
-    reused = sum(again.get(key) != owner for key, owner in owned.items())
-    world.late.join(survivor.token(trio.network))  # it gets nothing that anybody has
-    address = world.late.address(trio.network)
-    world.late.wait_for_ping(addresses[world.new.host], within_s=20)
-    reused += f"{trio.network.vni} {address}" in owned
-    world.late.host.run(["cairn-agent", "leave", "--force", "--yes"])
-    tries = [world.late.join(token, check=False).returncode for token in (spent, shared)]
-    revived = sum(status != REFUSED for status in tries)
-    states = {name: node["state"] for name, node in survivor.nodes().items()}
-    listed = survivor.host.run(["cairn", "event", "list", "--limit", "1000", "--json"]).stdout
-    kinds = {json.loads(line)["kind"] for line in listed.splitlines()}
-    assert states["new"] == "approved"
-    assert {"cluster_recovered", "restore_absorbed", "node_reasserted"} <= kinds
-    assert record(
+    before.prove_packets(
         "A11-lagging",
-        what="one of three cut off, a node and "
-        f"{written} writes at the others, which are lost, the one recovered: probes lost of {sent}",
-        bar="0",
-        value=lost,
-        unit="probes",
-        holds=lost == 0 and sent > 1000,
-    ), [str(pair) for pair in pairs if pair.lost]
-    assert record(
-        "A11-owners",
-        what=f"the same: of {len(owned)} addresses, with another owner or given out again",
-        bar="0",
-        value=reused,
-        unit="addresses",
-        holds=reused == 0 and len(owned) >= 6,
-    ), (owned, again)
-    assert record(
-        "A11-token",
-        what="the same: of a token used up and one with uses left, that still let a node in",
-        bar="0",
-        value=revived,
-        unit="tokens",
-        holds=revived == 0,
+        what=f"one of three cut off, a node and {written} writes at the others, which are lost, "
+        "the one recovered",
     )
+    before.prove_owners("A11-owners", survivor, world.late, at_least=6)
+    tokens = "of a token used up and one with uses left"
+    prove_tokens("A11-token", world.late, [spent, shared], what=tokens)
+    assert survivor.nodes()["new"]["state"] == "approved"
+    kinds = {event["kind"] for event in survivor.events()}
+    assert {"cluster_recovered", "restore_absorbed", "node_reasserted"} <= kinds
 
 
 def go_on_without(world: World, token: str) -> int:
@@ -147,22 +112,3 @@ def recovered(survivor: Appliance) -> dict[str, int]:
     done = survivor.host.run([*command, "--others-are-lost", "--json"], within_s=90)
     shown: dict[str, int] = json.loads(done.stdout)
     return shown
-
-
-def owners(appliance: Appliance) -> dict[str, str]:
-    """Which node has which address, by VNI; one that two have is an error of the test's."""
-    found: dict[str, str] = {}
-    for member in appliance.cairn("member", "list"):
-        for address in [*member["ips"], member["mac"]]:
-            key = f"{member['vsubnet']['vni']} {address}"
-            assert key not in found, f"two have {key}"
-            found[key] = member["node"]["name"]
-    return found
-
-
-def incarnation_of(node: Node) -> int:
-    """Of the netmap that it holds; 0: none."""
-    file = node.state_dir / "netmap.jsonl"
-    if not file.exists():
-        return 0
-    return int(json.loads(file.read_text().splitlines()[0])["incarnation"])

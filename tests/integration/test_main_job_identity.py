@@ -45,7 +45,7 @@ class Place:
 
     def events(self, *kinds: str) -> list[dict[str, Any]]:
         """Return the events of these kinds since then, oldest first."""
-        events = _events(self.world, 500)
+        events = self.world.appliance.events(500)
         return [e for e in events if e["kind"] in kinds and e["sequence"] > self.first]
 
     def pending(self) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ def clones_site(world: World) -> Site:
 @pytest.fixture
 def place(world: World, clones_site: Site) -> Iterator[Place]:
     world.settle()
-    place = Place(world, clones_site, _events(world, 1)[0]["sequence"])
+    place = Place(world, clones_site, world.appliance.events(1)[0]["sequence"])
     yield place
     place.clear()
 
@@ -266,7 +266,9 @@ def test_a_token_for_one_machine_lets_no_other_one_in(world: World) -> None:
         assert "what to do: join the machine that the token is for" in told and own not in told
         newest = world.appliance.cairn("token", "list")[0]
         assert (newest["instances"], newest["uses"]) == ([own], 0)
-        event = next(e for e in reversed(_events(world, 20)) if e["kind"] == "token_refused")
+        event = next(
+            e for e in reversed(world.appliance.events(20)) if e["kind"] == "token_refused"
+        )
         assert event["details"]["code"] == "token_for_other_instance" and foreign in event["text"]
         meant.join(token)
         meant.wait_for_ping(world.address("a1"), within_s=20)
@@ -301,12 +303,6 @@ def test_a_new_secret_of_the_vsubnet_under_traffic_loses_nothing(world: World) -
         unit="probes",
         holds=lost == 0,
     ), [str(pair) for pair in probes.pairs(since=begun) if pair.lost]
-
-
-def _events(world: World, limit: int) -> list[dict[str, Any]]:
-    """Return the newest events, oldest of them first."""
-    command = ["cairn", "event", "list", "--limit", str(limit), "--json"]
-    return [json.loads(line) for line in world.appliance.host.run(command).stdout.splitlines()]
 
 
 def _given_instance_id(node: Node) -> str:

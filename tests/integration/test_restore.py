@@ -13,15 +13,16 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cairn_appliance.pki.backup_file import BackupReader
 
+from tests.integration.brought_back import Before, incarnations, prove_tokens
 from tests.integration.trio import writing
-from tests.lab import Host, Lab, Probes, until
+from tests.lab import Host, Lab, until
 from tests.lab.cairn import OPS_PORT, Appliance, Network, Node, missing_programs
 from tests.proofs import record, record_seconds
 
@@ -45,27 +46,6 @@ class World:
     prod: Network
     nodes: dict[str, Node]
     recovery_key: str
-    blue: Network | None = None
-    tokens: dict[str, str] = field(default_factory=dict)
-    owned: dict[str, str] = field(default_factory=dict)
-
-    def owners(self) -> dict[str, str]:
-        """Which node has which address, by VNI; one that two have is an error of the test's."""
-        found: dict[str, str] = {}
-        for member in self.appliance.cairn("member", "list"):
-            for address in [*member["ips"], member["mac"]]:
-                key = f"{member['vsubnet']['vni']} {address}"
-                assert key not in found, f"two have {key}"
-                found[key] = member["node"]["name"]
-        return found
-
-    def incarnations(self) -> set[int]:
-        """Of the netmaps that the nodes hold."""
-        found = set()
-        for node in self.nodes.values():
-            first = (node.state_dir / "netmap.jsonl").read_text().splitlines()[0]
-            found.add(int(json.loads(first)["incarnation"]))
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +87,10 @@ def test_a_cluster_restored_into_the_past_loses_no_packet_and_gives_no_address_t
     nodes.pop("d")
     nodes["a"].wait_for_ping(nodes["c"].address(prod), within_s=20)
     nodes["c"].wait_for_ping(nodes["b"].address(prod), within_s=20)
-    owned = world.owners()
-    assert world.incarnations() == {1}
+    members = list(nodes.values())
+    assert incarnations(members) == {1}
 
-    probes = Probes(
-        {node.host: node.address(prod) for node in nodes.values()}, directory=world.lab.directory
-    )
-    begun = probes.now()
+    before = Before(world.lab, appliance, prod, members)
     appliance.kill()
     appliance.host.run(["rm", "-rf", str(appliance.data_dir)])
     time.sleep(5)
@@ -123,54 +100,22 @@ def test_a_cluster_restored_into_the_past_loses_no_packet_and_gives_no_address_t
     until("it is ready", appliance.is_ready, within_s=30)
     until(
         "the nodes were heard, and hold the netmap of the restored cluster",
-        lambda: world.incarnations() == {done["incarnation"]},
+        lambda: incarnations(members) == {done["incarnation"]},
         within_s=180,
     )
     took = time.monotonic() - disaster
     time.sleep(3)
-    probes.stop()
-    pairs = probes.pairs(since=begun)
-    lost, sent = sum(pair.lost for pair in pairs), sum(pair.sent for pair in pairs)
+    before.probes.stop()
 
     appliance.login()
-    again = world.owners()
-    reused = sum(again.get(key) != owner for key, owner in owned.items())
-    # Whoever joins now gets nothing that anybody has or had.
-    late.join(appliance.token(prod))
-    address = late.address(prod)
-    late.wait_for_ping(nodes["c"].address(prod), within_s=20)
-    reused += f"{prod.vni} {address}" in owned
-    refused = refuses(late, shared)
-    listed = appliance.host.run(["cairn", "event", "list", "--limit", "1000", "--json"]).stdout
-    kinds = {json.loads(line)["kind"] for line in listed.splitlines()}
-    states = {node["name"]: node["state"] for node in appliance.cairn("node", "list")}
-    assert {"cluster_restored", "restore_absorbed", "node_reasserted"} <= kinds
+    before.prove_packets("A12", what=f"a backup, then {CHANGES} changes, all lost and restored")
+    before.prove_owners("A12-owners", appliance, late, at_least=8)
+    prove_tokens("A12-token", late, [shared], what="of a token of before, with one use left")
+    states = {name: node["state"] for name, node in appliance.nodes().items()}
     assert states["c"] == "approved"
     assert states["d"] == "pending", "it was removed after the backup: it is in no vSubnet"
-    assert record(
-        "A12",
-        what=f"a backup, then {CHANGES} changes, all lost and restored: probes lost of {sent}",
-        bar="0",
-        value=lost,
-        unit="probes",
-        holds=lost == 0 and sent > 1000,
-    ), [str(pair) for pair in pairs if pair.lost]
-    assert record(
-        "A12-owners",
-        what=f"the same: of {len(owned)} addresses, with another owner or given out again",
-        bar="0",
-        value=reused,
-        unit="addresses",
-        holds=reused == 0 and len(owned) >= 8,
-    ), (owned, again)
-    assert record(
-        "A12-token",
-        what="the same: a token of before, with one use left, that still lets a node in",
-        bar="0",
-        value=int(not refused),
-        unit="tokens",
-        holds=refused,
-    )
+    kinds = {event["kind"] for event in appliance.events()}
+    assert {"cluster_restored", "restore_absorbed", "node_reasserted"} <= kinds
     assert record_seconds(
         "A12-time",
         took,
@@ -243,7 +188,6 @@ def change(world: World, token: str) -> None:
         appliance.attach(blue, name)
         nodes[name].address(blue)
     appliance.cairn("node", "delete", "d", "--yes")
-    world.blue = blue
     places = [f"{appliance.host.v4}:{OPS_PORT}"]
     with writing(world.client, places, appliance.session()) as writer:
         writer.wait_for(CHANGES, within_s=240)
@@ -259,9 +203,3 @@ def restore_on(appliance: Appliance, file: Path, key: str) -> dict[str, Any]:
     done = appliance.host.run(command, stdin=key + "\n", within_s=90)
     restored: dict[str, Any] = json.loads(done.stdout)
     return restored
-
-
-def refuses(node: Node, token: str) -> bool:
-    """Say whether the token lets nobody in any more; the node gives up what it is for that."""
-    node.host.run(["cairn-agent", "leave", "--force", "--yes"])
-    return node.join(token, check=False).returncode == 4

@@ -205,6 +205,11 @@ class Appliance:
             arguments += [f"--{key.replace('_', '-')}", str(value)]
         return str(self.cairn("token", "create", "--uses", str(uses), *arguments)["token"])
 
+    def events(self, limit: int = 1000) -> list[dict[str, Any]]:
+        """Return the newest events, oldest of them first."""
+        command = ["cairn", "event", "list", "--limit", str(limit), "--json"]
+        return [json.loads(line) for line in self.host.run(command).stdout.splitlines()]
+
     def nodes(self) -> dict[str, dict[str, Any]]:
         """Return the nodes by name."""
         return {node["name"]: node for node in self.cairn("node", "list")}
