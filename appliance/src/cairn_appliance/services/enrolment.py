@@ -309,14 +309,15 @@ def _check_instance(token: Token, facts: Facts) -> None:
     own = facts.instance_id
     if token.is_for_instance(own):
         return
-    raise TokenRefused(
-        f"the token is for other machines than this one, whose instance ID is {own!r}"
-        if own
-        else "the token is for some machines only, and this one says no instance ID",
-        "join the machine that the token is for; or make one for this machine with "
-        "`cairn token create --instance ID`, or without --instance",
-        code="token_for_other_instance",
-    )
+    cause = "the token is for some machines only, and this one says no instance ID"
+    remedy = "see `cairn-agent doctor` on it, or make a token without --instance"
+    if own:
+        cause = f"the token is for other machines than this one, whose instance ID is {own!r}"
+        remedy = (
+            "join the machine that the token is for, or make one for this machine: "
+            "`cairn token create --instance ID`"
+        )
+    raise TokenRefused(cause, remedy, code="token_for_other_instance")
 
 
 def _admitted(node: Node, token: Token) -> Node:
