@@ -27,7 +27,7 @@ import { NodeLink, StateLabel } from "../../parts/node";
 import { Page } from "../../parts/page";
 import { FailureAlert, Shown } from "../../parts/states";
 import { Age, Foreign } from "../../parts/text";
-import { inert, plural } from "../../parts/words";
+import { inert, listed, plural } from "../../parts/words";
 import { NodeActions } from "../nodes/actions";
 import { recipesFor } from "./recipes";
 import { Tokens } from "./Tokens";
@@ -90,8 +90,8 @@ function TokenForm({ onMade }: { onMade: (token: Created) => void }) {
             site,
             labels: {},
             needs_approval: needsApproval,
-            sources: named(sources),
-            instances: named(instances),
+            sources: listed(sources),
+            instances: listed(instances),
           },
         }),
       ),
@@ -193,11 +193,6 @@ function TokenForm({ onMade }: { onMade: (token: Created) => void }) {
       </CardBody>
     </Card>
   );
-}
-
-/** What is written one after the other, apart by commas or spaces. */
-function named(text: string): string[] {
-  return text.split(/[\s,]+/).filter(Boolean);
 }
 
 function Made({ token, another }: { token: Created; another: () => void }) {

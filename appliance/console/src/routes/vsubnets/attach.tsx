@@ -16,7 +16,7 @@ import { answered, api, type Schemas } from "../../api/client";
 import { refresh, useNodes } from "../../api/queries";
 import { LinkLost } from "../../app/LinkBanner";
 import { FailureAlert, Shown } from "../../parts/states";
-import { inert } from "../../parts/words";
+import { inert, listed } from "../../parts/words";
 
 interface AttachProps {
   vsubnet: Schemas["VSubnetOut"];
@@ -34,7 +34,7 @@ export function AttachForm({ vsubnet, onClose }: AttachProps) {
       answered(
         api.POST("/api/v1/vsubnets/{vsubnet}/members", {
           params: { path: { vsubnet: vsubnet.id } },
-          body: { node, ips: ips.split(/[\s,]+/).filter(Boolean), role: "host" },
+          body: { node, ips: listed(ips), role: "host" },
         }),
       ),
     onSuccess: onClose,

@@ -1,4 +1,5 @@
 import type { Schemas } from "../../api/client";
+import { listed } from "../../parts/words";
 
 /** The form of a vSubnet as it is typed, and what is sent of it. */
 export interface Fields {
@@ -27,7 +28,6 @@ export const EMPTY: Fields = {
 
 type Shown = Pick<Schemas["VSubnetOut"], "name" | "prefixes" | "reserved" | "mtu" | "policy">;
 
-const listed = (text: string): string[] => text.split(/[\s,]+/).filter(Boolean);
 const same = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b);
 
 export function fieldsOf(shown: Shown): Fields {
