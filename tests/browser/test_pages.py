@@ -137,12 +137,16 @@ def test_a_token_is_shown_once_for_three_ways_to_join(somebody: Person, running:
     somebody.go(f"/join?vsubnet={made['id']}")
     expect(page.get_by_label("joined")).to_be_checked()
     page.get_by_label("Site").fill("cloud-a")
+    page.get_by_label("Only from these networks").fill("192.0.2.0/24")
+    page.get_by_label("Only for machines with these instance IDs").fill("i-0abc, I-0ABD")
     page.get_by_role("button", name="Make the token").click()
     code = page.locator("pre:visible")
     expect(code).to_contain_text("cairn-agent join - <<'TOKEN'\ncairn1.")
     expect(page.get_by_text("Waiting for 1 node")).to_be_visible()
     somebody.screen("join-waiting")
     assert somebody.faults() == []
+    kept = running.ask("GET", "/tokens")["items"][0]
+    assert (kept["sources"], kept["instances"]) == (["192.0.2.0/24"], ["i-0abc", "i-0abd"])
     page.set_viewport_size({"width": 640, "height": 900})
     page.wait_for_timeout(500)  # the navigation makes room
     for text in (code, page.locator("html")):
