@@ -100,10 +100,10 @@ class EtcdMembers:
         return dict(zip((member.id for member in members), found, strict=True))
 
     async def are_together(self) -> bool:
-        """Say whether most voters answer, and all who do know the same term of raft.
+        """Say whether all voters answer, and know the same term of raft.
 
         What is asked for they have in memory: it is so, too, where writes and reads wait for slow
-        disks, and never where this side of a cut is the smaller one.
+        disks, and never where one is dead, or cut off from this one.
         """
         try:
             async with asyncio.timeout(_TERM_WITHIN_S):  # the member in use has to answer
@@ -111,9 +111,8 @@ class EtcdMembers:
         except TimeoutError:
             return False
         voters = [each for each in members if not each.is_learner]
-        terms = await asyncio.gather(*map(self._term, voters))
-        known = [term for term in terms if term is not None]
-        return 2 * len(known) > len(voters) and len(set(known)) == 1
+        terms = set(await asyncio.gather(*map(self._term, voters)))
+        return len(terms) == 1 and None not in terms
 
     async def _term(self, member: EtcdMember) -> int | None:
         """Return the term of raft that a member knows; None where it gives no answer in time."""

@@ -3,7 +3,7 @@
 Without it nothing can be read for certain or written: requests are refused at once instead
 of each finding out by waiting, and agents are sent to other appliances, one of which may
 have the quorum that this one is cut off from. A store that is only slow (disks) is waited for:
-there the members still answer, and are at the same term.
+there all members still answer, and know the same term.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 ASKED_EVERY_S = 0.4
 # An election takes 1 to 2 s; a minority must refuse within 2 s (trust.md A2).
 LOST_S = 1.7
-SLOW_S = 8.0  # so long where most members answer; longer than two slow writes of etcd's
+SLOW_S = 8.0  # so long where all members answer; longer than two slow writes of etcd's
 AWAY_S = 2.5  # then agents are told to look elsewhere
 TOGETHER_ASKED_AFTER_S = 0.6  # of silence
 _TOGETHER_ASKED_EVERY_S = 0.3
@@ -61,7 +61,7 @@ class Quorum:
         self._clock = clock
         self._signs = signs
         self._confirmed = clock()
-        self._together: float | None = None  # when the members were asked, and most answered
+        self._together: float | None = None  # when the members were asked, and all answered
         self._deadlines: set[asyncio.Timeout] = set()
         self._is_lost = False
         self._is_away = False
