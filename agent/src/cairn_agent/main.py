@@ -7,12 +7,14 @@ import sys
 import traceback
 
 from cairn_agent.errors import AgentError
+from cairn_agent.hardening import harden
 
 _BUG = 1
 
 
 def main() -> None:
     """Run the command line; exit with the codes of `cairn_agent.errors`."""
+    harden()
     try:
         _run_command()
     except AgentError as error:

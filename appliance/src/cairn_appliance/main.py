@@ -26,6 +26,7 @@ from cairn_appliance.domain.errors import CairnError, Invalid, NotFound, Refused
 from cairn_appliance.domain.errors import Unavailable as NotAvailable
 from cairn_appliance.domain.joining import decode as decode_join_string
 from cairn_appliance.domain.restored import ABSORB_S
+from cairn_appliance.hardening import harden
 from cairn_appliance.initialising import (
     Initialised,
     addresses_of,
@@ -349,6 +350,7 @@ def version_command() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    harden()
     sys.exit(outcome())
 
 

@@ -19,11 +19,10 @@ from cairn_appliance.store.keys import MAP
 from cairn_appliance.store.port import Reset
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import HealthCheck, settings
 from starlette.responses import JSONResponse
 
+from tests.unit.appliance.api import hostile
 from tests.unit.appliance.api.agent_description import CALLS, NETMAP, described
-from tests.unit.appliance.api.described import CHECKS
 from tests.unit.appliance.replica import AUTHORITY, Replica
 
 REPLICA = Replica()
@@ -31,7 +30,8 @@ NODE = asyncio.run(REPLICA.joined("n"))
 LISTING = asyncio.run(REPLICA.memory.list(MAP))
 REPLICA.services.netmaps.take([Reset(LISTING.revision, LISTING.items)])
 APP = create_app(REPLICA.services, lambda: utc_now().timestamp())
-QUIET = settings(max_examples=15, suppress_health_check=list(HealthCheck), database=None)
+STANDING = hostile.Standing(REPLICA.memory)
+asyncio.run(STANDING.take())
 
 
 def served(certificate: bytes | None) -> Any:
@@ -49,22 +49,24 @@ def served(certificate: bytes | None) -> Any:
 
 PEM = AUTHORITY.issue_agent(NODE.certificate_request().encode(), NODE.id, utc_now())
 SHOWN = x509.load_pem_x509_certificate(PEM).public_bytes(Encoding.DER)
-BY_NODE = schemathesis.openapi.from_asgi("/openapi.json", served(SHOWN))
-BY_STRANGER = schemathesis.openapi.from_asgi("/openapi.json", served(None))
+BY_NODE = hostile.dress(schemathesis.openapi.from_asgi("/openapi.json", served(SHOWN)))
+BY_STRANGER = hostile.dress(schemathesis.openapi.from_asgi("/openapi.json", served(None)))
 
 
 @BY_NODE.parametrize()
-@QUIET
+@hostile.settings(15)
 def test_a_node_gets_an_answer_as_it_is_described(case: schemathesis.Case) -> None:
+    asyncio.run(STANDING.put_back())
     # A run put back to an old value is told to come again, by a 503 that is meant so.
     with patch.object(registry, "COMES_AGAIN_S", 0.0):
-        case.call_and_validate(checks=CHECKS)
+        hostile.check("agent", case)
 
 
 @BY_STRANGER.parametrize()
-@QUIET
+@hostile.settings(15)
 def test_a_stranger_gets_an_answer_as_it_is_described(case: schemathesis.Case) -> None:
-    case.call_and_validate(checks=CHECKS)
+    asyncio.run(STANDING.put_back())
+    hostile.check("agent", case)
 
 
 def test_every_call_is_described() -> None:
