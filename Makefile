@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 CHAOS := $(filter-out %_soak.py,$(wildcard tests/integration/test_cluster*.py)) tests/integration/test_rotation.py tests/integration/test_restore.py tests/integration/test_bridge_crashes.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test console-test lab chaos chaos-soak upgrade races clones gateway scale bench bench-gateway bench-micro soak fuzz proofs packages packages-test ansible-test image image-test clean
+.PHONY: help setup demo check test console-test lab chaos chaos-soak upgrade races clones gateway scale hostile bench bench-gateway bench-micro soak fuzz proofs packages packages-test ansible-test image image-test clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench-gateway: setup  ## what crosses a gateway beside two VMs of a vSubnet; on 
 
 scale: setup  ## simulated agents against one replica (ARGS="--agents 5000", 1000 unless given)
 	@$(RUN) python -m tests.sim $(ARGS)
+
+hostile: setup  ## both APIs under hostile input, 1,000 requests an operation and more: about 20 min (ARGS: pytest arguments)
+	@$(RUN) python -m tests.hostile $(ARGS)
 
 races: setup  ## two replicas on real etcd asked for the same things at once, 100,000 steps
 	@CAIRN_RACE_STEPS=100000 $(RUN) pytest -s tests/contract/test_two_replicas.py $(ARGS)

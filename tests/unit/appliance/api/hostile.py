@@ -86,22 +86,29 @@ def dress(
     return schema
 
 
-def check(api: str, case: schemathesis.Case, **sent: Any) -> None:
+def check(who: str, case: schemathesis.Case, **sent: Any) -> None:
     """Send a request, note what came back, and fail unless that is as it is described."""
     answer = case.call(**sent)
-    _note(api, case, answer.status_code)
+    _note(who, case, answer.status_code)
     case.validate_response(answer, CHECKS)
 
 
-def _note(api: str, case: schemathesis.Case, status: int) -> None:
-    """Append a line: the operation, the status, whether that is among those described."""
+def _note(who: str, case: schemathesis.Case, status: int) -> None:
+    """Append a line: who asked for what, the status, whether that is among those described."""
     directory = os.environ.get(FIGURES)
     if directory is None:
         return
-    described = case.operation.definition.raw["responses"]
-    word = "described" if str(status) in described else "undescribed"
-    with Path(directory, f"{api}.{os.getpid()}").open("a") as file:
-        file.write(f"{case.operation.label.replace(' ', '_')} {status} {word}\n")
+    operation = case.operation
+    # A method that the path has not is no operation: what it gets is 405.
+    is_other = case.method.upper() != operation.method.upper()
+    described = ["405"] if is_other else operation.definition.raw["responses"]
+    words = [
+        f"{who}:{'other-method' if is_other else operation.method.upper()}:{operation.path}",
+        str(status),
+        "described" if {str(status), f"{status // 100}XX"} & set(described) else "undescribed",
+    ]
+    with Path(directory, str(os.getpid())).open("a") as file:
+        file.write(" ".join(words) + "\n")
 
 
 class Standing:

@@ -59,14 +59,14 @@ def test_a_node_gets_an_answer_as_it_is_described(case: schemathesis.Case) -> No
     asyncio.run(STANDING.put_back())
     # A run put back to an old value is told to come again, by a 503 that is meant so.
     with patch.object(registry, "COMES_AGAIN_S", 0.0):
-        hostile.check("agent", case)
+        hostile.check("node", case)
 
 
 @BY_STRANGER.parametrize()
 @hostile.settings(15)
 def test_a_stranger_gets_an_answer_as_it_is_described(case: schemathesis.Case) -> None:
     asyncio.run(STANDING.put_back())
-    hostile.check("agent", case)
+    hostile.check("stranger", case)
 
 
 def test_every_call_is_described() -> None:
