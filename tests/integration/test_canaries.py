@@ -48,6 +48,7 @@ OWN_FILES = {
     "pki/etcd-peer-key.pem": "etcd-peer-key.pem",
     "pki/etcd-client-key.pem": "etcd-client-key.pem",
 }
+SLOWLY_S = 300  # nothing here has a bound of its own
 STREAMS = ("/events/stream", "/stream")
 
 
@@ -84,10 +85,12 @@ class Scene:
         """Send requests to the operations API; return status, headers and body of each."""
         host = self.appliance.host
         command = host.python(LAB / "ask.py", str(OPS_PORT))
-        told = json.loads(host.run(command, stdin=json.dumps(asked), within_s=300).stdout)
+        told = json.loads(host.run(command, stdin=json.dumps(asked), within_s=SLOWLY_S).stdout)
         return [(t["status"], t["headers"].encode(), base64.b64decode(t["body"])) for t in told]
 
-    def make(self, path: str, *meant: str, method: str = "POST", who: str = "admin", **body: Any) -> Any:
+    def make(
+        self, path: str, *meant: str, method: str = "POST", who: str = "admin", **body: Any
+    ) -> Any:
         """Make something; what comes back is a place where just `meant` may be."""
         headers = {"Content-Type": "application/json", "If-Match": "*"}
         if who:
@@ -151,7 +154,7 @@ def begin(scene: Scene) -> None:
     receiver = appliance.host.start(
         appliance.host.python(LAB / "receiver.py", *ports), name="receiver"
     )
-    receiver.wait_for_log("ready", within_s=30)
+    receiver.wait_for_log("ready", within_s=SLOWLY_S)
 
 
 def make_all(scene: Scene) -> None:
@@ -166,11 +169,9 @@ def make_all(scene: Scene) -> None:
 
 def open_sealed(scene: Scene, prefix: str = "") -> None:
     """Look for all that lies sealed in the store from now on, also when it is replaced."""
-    told = scene.appliance.host.run(
-        ["env", "-C", str(ROOT), sys.executable, "-m", "tests.integration.opened_secrets"]
-        + [str(scene.appliance.data_dir)],
-        within_s=60,
-    )
+    program = [sys.executable, "-m", "tests.integration.opened_secrets"]
+    command = ["env", "-C", str(ROOT), *program, str(scene.appliance.data_dir)]
+    told = scene.appliance.host.run(command, within_s=SLOWLY_S)
     for name, kind, value in json.loads(told.stdout):
         if kind == "pem":
             scene.pem(prefix + name, value)
@@ -244,7 +245,7 @@ def make_nodes(scene: Scene) -> None:
         node = scene.nodes[name]
         node.start()
         node.join(token(scene, f"token of {name}", vsubnets=vsubnets))
-        until(f"{name} answers", node.answers, within_s=60)
+        until(f"{name} answers", node.answers, within_s=SLOWLY_S)
         identity = json.loads((node.state_dir / "identity.json").read_text())
         scene.ids[name] = identity["keys"]["node_id"]
         scene.pem(f"control key of {name}", identity["keys"]["control_key"])
@@ -260,7 +261,7 @@ def token(scene: Scene, name: str, **order: Any) -> str:
     made = scene.make("/tokens", name, f"secret of {name}", **order)
     scene.text(name, made["token"])
     scene.text(f"secret of {name}", decode_token(made["token"]).secret)
-    scene.ids["token"] = made["id"]
+    scene.ids |= {"token": made["id"], name: made["token"]}
     return str(made["token"])
 
 
@@ -268,6 +269,7 @@ def make_keys(scene: Scene) -> None:
     """Make the keys of the cluster anew, a join string, and a backup of it all."""
     names = ("join string", "secret of join string")
     joining = scene.make("/cluster/join-strings", *names)["join_string"]
+    scene.ids["join string"] = joining
     scene.text("join string", joining)
     scene.text("secret of join string", decode_join_string(joining).secret)
     scene.make("/trust/ca/rotate")
@@ -311,9 +313,31 @@ def provoke(scene: Scene) -> None:
     for request, (status, head, content) in zip(asked, scene.ask(*asked), strict=True):
         assert 400 <= status < 500, (request["path"], status, content)
         scene.see(f"refusal of {request['method']} {request['path']}", head + b"\n" + content)
+    paste(scene)
     host = scene.appliance.host
-    refused = host.run(["cairn-agent", "join", "-"], stdin=f"cairn1.{TYPED}\n", check=False)
+    refused = host.run(
+        ["cairn-agent", "join", "-"], stdin=f"cairn1.{TYPED}\n", check=False, within_s=SLOWLY_S
+    )
     scene.see("refusal of a token", refused.stdout + refused.stderr)
+
+
+def paste(scene: Scene) -> None:
+    """Put secrets where a name belongs: only who did that may see them again."""
+    token, session = scene.ids["unused token"], scene.sessions["carol"]
+    headers = {"Authorization": f"Bearer {scene.sessions['admin']}", "If-Match": "*"}
+    asked = [
+        {"method": method, "path": f"{API}/{path}", "headers": headers}
+        for method, path in (
+            ("DELETE", f"tokens/{token}"),
+            ("GET", f"tokens/{token}"),
+            ("GET", f"search?q={session}"),
+            ("DELETE", f"sessions/{session}"),
+            ("POST", f"nodes/{session}/approve"),
+            ("GET", f"vsubnets/{token}/table"),
+        )
+    ]
+    for request, (status, _, _) in zip(asked, scene.ask(*asked), strict=True):
+        assert status < 500, (request["path"], status)
 
 
 def description(scene: Scene) -> dict[str, Any]:
@@ -347,14 +371,14 @@ def look_through(scene: Scene) -> None:
         until(
             f"{name} has the {wanted}",
             lambda file=file, wanted=wanted: scene.canaries[wanted].is_in(file.read_bytes()),
-            within_s=60,
+            within_s=SLOWLY_S,
         )
     until(
         "the last event has come",
         lambda: b"backup" in (scene.appliance.host.directory / "receiver.log").read_bytes(),
-        within_s=60,
+        within_s=SLOWLY_S,
     )
-    for part in (look_at_answers, look_at_appliance, look_at_processes, look_at_nodes):
+    for part in (look_at_answers, look_at_nodes, look_at_processes, hand_over, look_at_appliance):
         part(scene)
 
 
@@ -379,9 +403,21 @@ def look_at_answers(scene: Scene) -> None:
             scene.see(f"GET {path} of {who or 'nobody'}", head + b"\n" + body, *meant)
     host = scene.appliance.host
     for command in (["user", "list"], ["token", "list"], ["status"], ["event", "output", "list"]):
-        told = host.run(["cairn", *command], check=False)
+        told = host.run(["cairn", *command], check=False, within_s=SLOWLY_S)
         meant = ["webhook's path"] if command[0] == "event" else []
         scene.see(f"cairn {' '.join(command)}", told.stdout + told.stderr, *meant)
+
+
+def hand_over(scene: Scene) -> None:
+    """What a new appliance is given for its join string: all keys, sealed by its secret."""
+    string = decode_join_string(scene.ids["join string"])
+    body = {
+        "id": string.id,
+        "secret": string.secret,
+        "nonce": base64.b64encode(secrets.token_bytes(16)).decode(),
+        "peer_url": f"https://{scene.nodes['b'].host.v4}:2380",
+    }
+    assert scene.make("/cluster/join", who="", **body)["sealed"]
 
 
 def look_at_appliance(scene: Scene) -> None:
@@ -435,9 +471,21 @@ def look_at_nodes(scene: Scene) -> None:
             scene.see(f"state {path} of {name}", file.read_bytes(), *own.get(path, []))
         for log in node.host.directory.glob("*.log"):
             scene.see(f"log {log.name} of {name}", log.read_bytes())
+        scene.see(f"netmap for {name}", netmap_of(scene, node), *known[name])
         for command in (["status"], ["status", "--json"], ["peers"], ["metrics"], ["doctor"]):
-            told = node.host.run(["cairn-agent", *command], check=False)
+            told = node.host.run(["cairn-agent", *command], check=False, within_s=SLOWLY_S)
             scene.see(f"cairn-agent {' '.join(command)} of {name}", told.stdout + told.stderr)
+
+
+def netmap_of(scene: Scene, node: Node) -> str:
+    """Return what the agent API streams to a node in its first seconds."""
+    identity = json.loads((node.state_dir / "identity.json").read_text())
+    pair = node.host.directory / "pair.pem"
+    pair.write_text(identity["certificate"] + identity["keys"]["control_key"])
+    url = f"https://{scene.appliance.host.v4}:8002/agent/v1/netmap?incarnation=0&after=0"
+    return node.host.run(
+        ["curl", "-skN", "-m", "3", "--cert", str(pair), url], check=False, within_s=SLOWLY_S
+    ).stdout
 
 
 def files_of(directory: Path) -> list[Path]:
@@ -464,7 +512,13 @@ def test_each_kind_of_secret_was_made(scene: Scene) -> None:
         *("recovery key", "recovery code 9", "TOTP secret of oscar", "unused token"),
         *("API token for admin", "secret of join string", "OIDC client's secret"),
         *("webhook's secret", "PSK 1 of red", "PSK 2 of red", "PSK 1 of blue"),
-        *("probe key of red", "issuing CA's key", "before: issuing CA's key", "map key", "before: map key"),
+        *(
+            "probe key of red",
+            "issuing CA's key",
+            "before: issuing CA's key",
+            "map key",
+            "before: map key",
+        ),
         *("audit's signing key", "etcd's CA key", "api-key.pem", "control key of a"),
         *("data key of g", "hash of oscar's password", "hash of session 0"),
     )
@@ -513,6 +567,8 @@ def test_what_is_no_secret_is_found_in_each_kind_of_place(
         ("data kek", "KEK"),
         ("data etcd/", "hash of oscar's password"),
         ("state netmap.jsonl of a", "PSK 2 of red"),
+        ("netmap for a", "PSK 2 of red"),
+        ("netmap for g", "probe key of red"),
         ("state netmap.jsonl of g", "probe key of red"),
         ("state identity.json of b", "data key of b"),
     ],

@@ -110,7 +110,7 @@ def premises() -> Iterator[Premises]:
 def test_each_process_has_a_core_limit_of_its_own(premises: Premises) -> None:
     limits = {name: core_limits(pid) for name, pid in premises.pids().items()}
 
-    assert limits == dict.fromkeys(limits, ["0", "0"])
+    assert limits == {name: ["0", "0"] for name in limits}
 
 
 def test_no_handler_is_given_a_core_of_what_has_keys(premises: Premises) -> None:

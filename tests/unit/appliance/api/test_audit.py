@@ -74,6 +74,25 @@ def changing(ops: Operations) -> list[tuple[str, str]]:
     return sorted(found, key=lambda each: each[1].endswith("/logout"))
 
 
+@pytest.mark.parametrize(
+    "pasted",
+    ["cairn1.eyJhIjoxfQ_-abc", "cairn-join1.eyJhIjoxfQ-abc", "cs1_Zm9vYmFy-_1", "ct1_Zm9vYmFy-_1"],
+)
+async def test_a_secret_in_the_wrong_place_is_not_recorded(ops: Operations, pasted: str) -> None:
+    """A script that deletes a token by its string: it is good still, and many see the audit."""
+    async with ops.client(await ops.session()) as admin:
+        await admin.delete(f"/api/v1/tokens/{pasted}")
+        await admin.post("/api/v1/nodes/web-1/reject", json={"reason": f"came with {pasted}"})
+        export = (await admin.get("/api/v1/audit/export")).text
+    kind = pasted[: pasted.index(".") + 1] if "." in pasted else pasted[:4]
+    targets = [each.record.entry.target for each in await shown(ops)]
+    assert f"/api/v1/tokens/{kind}..." in targets
+    stored = b"".join(item.value for item in (await ops.store.list(keys.AUDIT)).items)
+    assert f"came with {kind}...".encode() in stored
+    assert pasted.encode() not in stored
+    assert pasted not in export
+
+
 async def test_every_route_that_changes_something_is_recorded(
     ops: Operations, admin: httpx.AsyncClient
 ) -> None:

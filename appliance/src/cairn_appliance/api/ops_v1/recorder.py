@@ -22,6 +22,7 @@ from cairn_appliance.domain.access import Principal
 from cairn_appliance.domain.audit import Entry, Kind, Outcome, Who
 from cairn_appliance.domain.errors import CairnError
 from cairn_appliance.domain.identity import ActorKind
+from cairn_appliance.domain.visible import without_secrets
 from cairn_appliance.services.audit import Audit
 from cairn_appliance.store.port import StoreError
 
@@ -267,4 +268,4 @@ def _object(body: bytes) -> dict[str, object]:
 
 
 def _clean(text: str, most: int) -> str:
-    return text[:most].encode("utf-8", "replace").decode()
+    return without_secrets(text)[:most].encode("utf-8", "replace").decode()
