@@ -18,8 +18,8 @@ def harden() -> None:
     processes that are dumpable. What is started from here inherits the limit alone.
     """
     try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _forbid_dumps()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (OSError, ValueError) as error:
         sys.stderr.write(f"warning: a core of this process may be written: {error}\n")
 
