@@ -19,8 +19,8 @@ from tests.unit.appliance.api.hostile import EXAMPLES, FIGURES
 
 AT_LEAST = 1000
 _FILES = {
-    "operations": "tests/unit/appliance/api/test_hostile_input.py",
     "agent": "tests/unit/appliance/api/test_hostile_agent_input.py",
+    "operations": "tests/unit/appliance/api/test_hostile_input.py",
 }
 _A_TEST_TAKES_AT_MOST_S = 3600
 
