@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import itertools
 import json
 import secrets
 import sys
@@ -282,43 +283,53 @@ def make_keys(scene: Scene) -> None:
 
 def provoke(scene: Scene) -> None:
     """Do what is refused, with secrets in it: what is said of it must not have them."""
-    anyone = {"Content-Type": "application/json"}
-    password = {"name": TYPED, "password": "wrong wrong wrong"}
     scene.text("a password typed as the name", TYPED)
-    asked = [{"method": "POST", "path": f"{API}/login", "headers": anyone} | b for b in (
-        {"body": json.dumps(password)},
-        {"body": json.dumps({"name": OPENLY, "password": TYPED})},
-        {"body": json.dumps({"name": ["x"], "password": TYPED})},
-    )]  # fmt: skip
-    asked += [
-        {"method": "GET", "path": f"{API}/status", "headers": {"Authorization": f"Bearer {each}"}}
-        for each in (f"cs1_{TYPED.replace(' ', '-')}", TYPED)
-    ]
     scene.text("an unknown session", TYPED.replace(" ", "-"))
-    for path, methods in description(scene)["paths"].items():
-        for method in methods:
-            if "requestBody" in methods[method] and not path.endswith("/update/file"):
-                for who in ("admin", "viewer"):
-                    headers = anyone | {"Authorization": f"Bearer {scene.sessions[who]}"}
-                    body = {"name": 7, "password": [TYPED], "secret": {"a": TYPED}, "code": TYPED}
-                    asked += [
-                        {
-                            "method": method.upper(),
-                            "path": filled(scene, path),
-                            "headers": headers,
-                            "body": content,
-                        }
-                        for content in (json.dumps(body), f'{{"password": "{TYPED}", ')
-                    ]
+    asked = [*wrong_logins(), *wrong_bodies(scene)]
     for request, (status, head, content) in zip(asked, scene.ask(*asked), strict=True):
         assert 400 <= status < 500, (request["path"], status, content)
         scene.see(f"refusal of {request['method']} {request['path']}", head + b"\n" + content)
     paste(scene)
-    host = scene.appliance.host
-    refused = host.run(
-        ["cairn-agent", "join", "-"], stdin=f"cairn1.{TYPED}\n", check=False, within_s=SLOWLY_S
+    command = ["cairn-agent", "join", "-"]
+    refused = scene.appliance.host.run(
+        command, stdin=f"cairn1.{TYPED}\n", check=False, within_s=SLOWLY_S
     )
     scene.see("refusal of a token", refused.stdout + refused.stderr)
+
+
+def wrong_logins() -> Iterator[dict[str, Any]]:
+    """Yield logins with a password in each field, and requests with sessions that are none."""
+    for body in (
+        {"name": TYPED, "password": "wrong wrong wrong"},
+        {"name": OPENLY, "password": TYPED},
+        {"name": ["x"], "password": TYPED},
+    ):
+        headers = {"Content-Type": "application/json"}
+        body_text = json.dumps(body)
+        yield {"method": "POST", "path": f"{API}/login", "headers": headers, "body": body_text}
+    for session in (f"cs1_{TYPED.replace(' ', '-')}", TYPED):
+        headers = {"Authorization": f"Bearer {session}"}
+        yield {"method": "GET", "path": f"{API}/status", "headers": headers}
+
+
+def wrong_bodies(scene: Scene) -> Iterator[dict[str, Any]]:
+    """Yield what no operation takes, to each that takes a body, by who may and who may not."""
+    wrong = {"name": 7, "password": [TYPED], "secret": {"a": TYPED}, "code": TYPED}
+    bodies = (json.dumps(wrong), f'{{"password": "{TYPED}", ')
+    for path, methods in description(scene)["paths"].items():
+        for method, operation in methods.items():
+            if "requestBody" not in operation or path.endswith("/update/file"):
+                continue
+            for who, body in itertools.product(("admin", "viewer"), bodies):
+                yield {
+                    "method": method.upper(),
+                    "path": filled(scene, path),
+                    "headers": {
+                        "Content-Type": "application/json",
+                        "Authorization": f"Bearer {scene.sessions[who]}",
+                    },
+                    "body": body,
+                }
 
 
 def paste(scene: Scene) -> None:
