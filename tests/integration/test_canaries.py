@@ -40,6 +40,7 @@ API = "/api/v1"
 LAB = ROOT / "tests" / "lab"
 WEBHOOK_PORT, SYSLOG_PORT = 8088, 5140
 OPENLY = f"openly-{secrets.token_hex(6)}"  # the name of a user: anybody may see it
+BEFORE = "before: "  # of a key that was replaced
 TYPED = "typed into the wrong field 7c2f"  # a password where the name goes
 # What an appliance keeps in files of its own, by path in its data directory.
 OWN_FILES = {
@@ -167,9 +168,13 @@ def make_all(scene: Scene) -> None:
     make_outside(scene)
     make_people(scene)
     make_nodes(scene)
-    open_sealed(scene, "before: ")
+    open_sealed(scene, BEFORE)
     make_keys(scene)
     open_sealed(scene)
+    now = {each.needles for name, each in scene.canaries.items() if not name.startswith(BEFORE)}
+    for name, each in list(scene.canaries.items()):
+        if name.startswith(BEFORE) and each.needles in now:  # was not replaced
+            del scene.canaries[name]
 
 
 def open_sealed(scene: Scene, prefix: str = "") -> None:
@@ -445,7 +450,7 @@ def look_at_appliance(scene: Scene) -> None:
     for file in files_of(appliance.data_dir):
         path = str(file.relative_to(appliance.data_dir))
         own = OWN_FILES.get(path, "")
-        meant = [own, f"before: {own}"]
+        meant = [own, BEFORE + own]
         if path.startswith("etcd/"):  # what is in the store is sealed, or a hash, or no secret
             meant = [*hashes, "webhook's path"]
         scene.see(f"data {path}", file.read_bytes(), *meant)
@@ -475,7 +480,7 @@ def look_at_nodes(scene: Scene) -> None:
     known = {
         "a": of_vsubnet["red"],
         "b": of_vsubnet["blue"],
-        "g": [*of_vsubnet["red"], "probe key of red", "before: probe key of red"],
+        "g": [*of_vsubnet["red"], "probe key of red", BEFORE + "probe key of red"],
     }
     for name, node in scene.nodes.items():
         own = {

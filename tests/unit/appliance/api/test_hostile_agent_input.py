@@ -32,6 +32,8 @@ REPLICA.services.netmaps.take([Reset(LISTING.revision, LISTING.items)])
 APP = create_app(REPLICA.services, lambda: utc_now().timestamp())
 STANDING = hostile.Standing(REPLICA.memory)
 asyncio.run(STANDING.take())
+# Another machine that comes right after the node's own registration is told to wait, by a 503.
+REPLICA.clock.now += 3600
 
 
 def served(certificate: bytes | None) -> Any:
