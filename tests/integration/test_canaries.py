@@ -533,11 +533,7 @@ def test_each_kind_of_secret_was_made(scene: Scene) -> None:
         *("recovery key", "recovery code 9", "TOTP secret of oscar", "unused token"),
         *("API token for admin", "secret of join string", "OIDC client's secret"),
         *("webhook's secret", "PSK 1 of red", "PSK 2 of red", "PSK 1 of blue"),
-        *(
-            "probe key of red",
-            "issuing CA's key",
-            "map key",
-        ),
+        *("probe key of red", "issuing CA's key", "map key"),
         *("audit's signing key", "etcd's CA key", "api-key.pem", "control key of a"),
         *("data key of g", "hash of oscar's password", "hash of session 0"),
     )
