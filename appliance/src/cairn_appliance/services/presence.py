@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -67,6 +68,7 @@ class PresenceBoard:
         self._replica = replica
         self._clock = clock
         self._mine: dict[str, Presence] = {}
+        self._in_batch: defaultdict[str, set[str]] = defaultdict(set)  # the nodes of `_mine`
         self._streams: dict[str, int] = {}
         self._others: dict[str, tuple[Presence, ...]] = {}  # by key of the batch
         self._others_of: dict[str, dict[str, Presence]] = {}  # by node, by key of the batch
@@ -142,7 +144,9 @@ class PresenceBoard:
             self._changed("nodes", [node])
             self._changed("topology", [node])
         self._mine[node] = new
-        self._dirty.add(_batch_of(node))
+        batch = _batch_of(node)
+        self._in_batch[batch].add(node)
+        self._dirty.add(batch)
 
     async def _write_batches(self) -> None:
         lease: Lease | None = None
@@ -152,7 +156,9 @@ class PresenceBoard:
                 try:
                     if lease is None or lease.is_lost:
                         lease = await self._store.lease(LEASE_S)
-                        self._dirty.update(_batch_of(node) for node in self._mine)
+                        self._dirty.update(
+                            batch for batch, nodes in self._in_batch.items() if nodes
+                        )
                     await self._write_dirty(lease.id)
                 except LeaseLost:
                     lease = None
@@ -166,8 +172,7 @@ class PresenceBoard:
         self._forget_gone()
         while self._dirty:
             batch = min(self._dirty)
-            mine = tuple(p for node, p in self._mine.items() if _batch_of(node) == batch)
-            value = _encoded(mine)
+            value = _encoded(tuple(self._mine[node] for node in sorted(self._in_batch[batch])))
             self._dirty.discard(batch)  # first: what changes during the write is written next
             try:
                 put = Put(keys.presence(self._replica, batch), value, lease)
@@ -181,6 +186,7 @@ class PresenceBoard:
         gone = [n for n, p in self._mine.items() if not p.connected and p.last_seen < before]
         for node in gone:
             del self._mine[node]
+            self._in_batch[_batch_of(node)].discard(node)
 
     async def _read_others(self) -> None:
         own = keys.presence_of(self._replica)
