@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from tests.lab import Impairment, Lab, LabError, NotInTimeError, Probes, until
+from tests.lab.memory import Memory
 from tests.lab.probes import account
 from tests.lab.sweep import runs_directory, sweep
 
@@ -267,3 +269,47 @@ def _links() -> list[str]:
 def _processes_named(pattern: str) -> list[str]:
     lines = subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True, check=True)
     return [line for line in lines.stdout.splitlines() if re.search(pattern, line)]
+
+
+COUNT = """
+import asyncio, queue, threading
+waiting = queue.Queue()
+def take():
+    while True:
+        waiting.get()
+threading.Thread(target=take, daemon=True).start()
+async def count():
+    n = 0
+    while True:
+        await asyncio.sleep(0.01)
+        n += 1
+        waiting.put(n)
+        print(n, flush=True)
+asyncio.run(count())
+"""
+
+
+def test_a_program_goes_on_with_the_memory_that_it_had(lab: Lab) -> None:
+    program = lab.site("cloud").host("a").start([sys.executable, "-c", COUNT])
+    program.wait_for_log("\n10\n", within_s=10)
+    memory = Memory.of(program.pid)
+    program.wait_for_log("\n100\n", within_s=10)
+    for _ in range(2):  # it is good as often as one likes
+        memory.restore()
+        kept_until = len(program.text())
+        until("it counts on", lambda n=kept_until: "\n100\n" in program.text()[n:], within_s=10)
+    assert program.running
+    counted = [int(line) for line in program.text().splitlines()]
+    jumps = [(a, b) for a, b in pairwise(counted) if b != a + 1]
+    assert len(jumps) == 2 and jumps[0][1] == jumps[1][1] <= 100 < jumps[0][0], jumps
+
+
+def test_memory_is_not_put_back_under_other_open_files(lab: Lab) -> None:
+    opens = "import time\nprint('up', flush=True)\ntime.sleep(1)\nfile = open('/dev/null')\n"
+    program = lab.site("cloud").host("a").start([sys.executable, "-c", opens + "time.sleep(60)"])
+    program.wait_for_log("up", within_s=10)
+    memory = Memory.of(program.pid)
+    time.sleep(1.5)
+    with pytest.raises(NotInTimeError, match="other files open"):
+        memory.restore(within_s=0.5)
+    assert program.running

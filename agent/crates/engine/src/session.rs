@@ -183,8 +183,8 @@ impl Session {
     }
 
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn turn_counter_back(&self) {
-        self.next_counter.fetch_sub(1, Ordering::Relaxed);
+    pub(crate) fn turn_counter_back(&self, packets: u64) {
+        self.next_counter.fetch_sub(packets, Ordering::Relaxed);
     }
 
     /// Seals in place; see [`SealKey::seal_in_place`].

@@ -284,13 +284,13 @@ impl Core {
         &self.fx.shared.drops
     }
 
-    /// Turns each session's counter in a vSubnet back by one, as if the machine had been cloned
-    /// before the last packet. Test builds only: it does what must never happen.
+    /// Turns each session's counter in a vSubnet back, as if the machine had been restored from
+    /// so many packets ago. Test builds only: it does what must never happen.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn turn_counters_back(&self, vni: Vni) {
+    pub(crate) fn turn_counters_back(&self, vni: Vni, packets: u64) {
         for peer in self.peers.values().filter(|peer| peer.link.vni == vni) {
             if let Some(session) = peer.slots.current() {
-                session.turn_counter_back();
+                session.turn_counter_back(packets);
             }
         }
     }

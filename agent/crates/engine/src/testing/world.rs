@@ -314,8 +314,13 @@ impl World {
     /// If the sender has no session.
     pub fn clone_and_send(&mut self, node: usize, vni: Vni, one: &[u8], other: &[u8]) {
         self.send(node, vni, one).expect("in session");
-        self.nodes[node].core.turn_counters_back(vni);
+        self.roll_back(node, vni, 1);
         self.send(node, vni, other).expect("in session");
+    }
+
+    /// Turns a node's counters back by so many packets, as a restored snapshot does.
+    pub fn roll_back(&mut self, node: usize, vni: Vni, packets: u64) {
+        self.nodes[node].core.turn_counters_back(vni, packets);
     }
 
     /// Runs for `span`.

@@ -1,0 +1,203 @@
+"""The memory of a node's programs put back to what it was: what a restored snapshot does.
+
+tests/lab/memory.py does it to the running processes: there is no VM here that could be restored,
+and the rest of the node (kernel, disk, clock) goes on, unless a test puts it back, too. The
+timers are those of production: a session that is renewed every few seconds would heal by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.world import World
+from tests.lab import Machine, Pair, Probes, until
+from tests.lab.cairn import Node
+from tests.lab.memory import Memory
+from tests.proofs import record, record_seconds
+
+pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.etcd, pytest.mark.timed]
+
+INTERVAL_MS = 20.0  # between probes: a second of them are fewer packets than a peer keeps salts of
+
+
+@dataclass(frozen=True, slots=True)
+class Two:
+    """Two nodes at two sites: one whose memory goes back, and one that talks with it."""
+
+    world: World
+    restored: Node
+    witness: Node
+    first: int  # sequence of the last event before
+
+    def probes(self) -> Probes:
+        """Start probes, both ways."""
+        nodes = (self.restored, self.witness)
+        addresses: dict[Machine, str] = {node.host: node.address(self.world.prod) for node in nodes}
+        return Probes(addresses, directory=self.world.lab.directory, interval_ms=INTERVAL_MS)
+
+    def shown(self) -> dict[str, Any]:
+        """Return the restored node as the appliance has it."""
+        shown: dict[str, Any] = self.world.appliance.cairn("node", "show", self.restored.name)
+        return shown
+
+    def alarm(self) -> dict[str, Any] | None:
+        """Return the alarm about the restored node, if there is one."""
+        found = self.world.appliance.cairn("status")["problems"]
+        about = (e for e in found if e["name"] == "clone_seen" and self.restored.name in e["cause"])
+        return next(about, None)
+
+    def events(self, *kinds: str) -> list[dict[str, Any]]:
+        """Return the events of these kinds since the test began, about the restored node."""
+        events = newest_events(self.world, 300)
+        return [
+            e
+            for e in events
+            if e["kind"] in kinds
+            and e["sequence"] > self.first
+            and (e.get("node") or {}).get("name") == self.restored.name
+        ]
+
+
+@pytest.fixture
+def two(world: World) -> Iterator[Two]:
+    number = int(time.monotonic() * 10) % 100000
+    first = newest_events(world, 1)[-1]["sequence"]
+    nodes = []
+    for name, site in ((f"restored-{number}", "cloud-b"), (f"witness-{number}", "cloud-a")):
+        node = world.new_node(name, site)
+        node.join(world.appliance.token(world.prod))
+        nodes.append(node)
+    nodes[0].wait_for_ping(nodes[1].address(world.prod), within_s=20)
+    yield Two(world, nodes[0], nodes[1], first)
+    for node in nodes:
+        node.stop()
+        world.appliance.host.run(["cairn", "node", "delete", node.name, "--yes"], check=False)
+
+
+def test_b10_peers_notice_a_data_plane_put_back_by_some_packets_and_tell(two: Two) -> None:
+    before = two.shown()
+    probes = two.probes()
+    time.sleep(1.0)
+    memory = Memory.of(data_plane(two.restored))
+    time.sleep(0.3)
+    memory.restore()
+    at = time.monotonic()
+
+    alarm = until("it is an alarm", two.alarm, within_s=30)
+    told_s = time.monotonic() - at
+    time.sleep(2.0)
+    probes.stop()
+
+    assert two.witness.name in alarm["cause"] and "seems to be two machines" in alarm["cause"]
+    assert two.witness.agent is not None
+    assert "peer is two machines" in two.witness.agent.text()
+    (event,) = until("it is an event", lambda: two.events("clone_seen"), within_s=90)
+    assert event["details"]["reporters"] == two.witness.name
+    assert_is_itself(two, before)
+    assert_one_outage_each_way(probes.pairs())
+    assert record_seconds(
+        "B10-rollback",
+        probes.worst().outage_s,
+        at_most_s=5,
+        what="the memory of a data plane put back by some packets: no frame of the pair for; "
+        f"the alarm that names who says so stands {told_s:.1f} s after",
+    ), list(map(str, probes.pairs()))
+
+
+def test_b10_a_data_plane_put_back_by_more_than_its_peers_remember_is_heard_again(
+    two: Two,
+) -> None:
+    before = two.shown()
+    probes = two.probes()
+    memory = Memory.of(data_plane(two.restored))
+    time.sleep(10.0)  # it is behind by some hundred packets then
+    memory.restore()
+    time.sleep(8.0)
+    probes.stop()
+
+    assert_is_itself(two, before)
+    assert_one_outage_each_way(probes.pairs())
+    lost = {pair.source: pair.lost for pair in probes.pairs()}
+    assert record(
+        "B10-far",
+        what="the same, put back by 10 s: until the pair's frames arrive again; nothing proves a "
+        f"clone then, and of its peer's frames {lost[two.witness.name]} are lost",
+        bar="<= 5 s",
+        value=round(probes.worst().outage_s, 3),
+        unit="s",
+        holds=probes.worst().outage_s <= 5,
+    ), list(map(str, probes.pairs()))
+
+
+def test_b10_a_node_put_back_as_a_whole_goes_on_with_a_new_generation(
+    two: Two, tmp_path: Path
+) -> None:
+    node = two.restored
+    assert node.agent is not None
+    probes = two.probes()
+    shutil.copytree(node.state_dir, tmp_path / "disk")
+    memory = Memory.of(node.agent.pid, data_plane(node))
+    for change in ("add", "del", "add", "del"):  # each is a registration
+        generation = two.shown()["generation"]
+        node.host.ip(f"addr {change} 198.51.100.77/32 dev eth0")
+        until("it registers", lambda g=generation: two.shown()["generation"] > g, within_s=20)
+    before = two.shown()
+    shutil.copytree(tmp_path / "disk", node.state_dir, dirs_exist_ok=True)
+    memory.restore()
+    at = time.monotonic()
+
+    until("it is noticed", lambda: two.events("node_restored"), within_s=60)
+    noticed_s = time.monotonic() - at
+    time.sleep(8.0)
+    probes.stop()
+
+    after = two.shown()
+    assert after["generation"] > before["generation"]
+    for name in ("id", "state", "machine", "endpoints", "members"):
+        assert after[name] == before[name], name
+    assert two.events("duplicate_node", "node_moved", "node_frozen") == []
+    assert two.world.appliance.cairn("node", "list", "--state", "pending") == []
+    assert node.status()["link"]["is_up"]
+    assert record_seconds(
+        "B10-node",
+        probes.worst(since=at).outage_s,
+        at_most_s=5,
+        what="memory of agent and data plane and the disk put back by four registrations: no frame "
+        f"of the pair for; noticed and gone on with {noticed_s:.1f} s after",
+    ), list(map(str, probes.pairs()))
+
+
+def assert_is_itself(two: Two, before: dict[str, Any]) -> None:
+    """The node is who it was, and nobody was turned away."""
+    after = two.shown()
+    for name in ("id", "generation", "state", "machine", "endpoints", "members"):
+        assert after[name] == before[name], name
+    assert two.events("duplicate_node", "node_moved", "node_restored", "node_frozen") == []
+    assert two.world.appliance.cairn("node", "list", "--state", "pending") == []
+
+
+def assert_one_outage_each_way(pairs: list[Pair]) -> None:
+    """Frames were lost in one go, if at all, and none came twice."""
+    for pair in pairs:
+        assert (pair.duplicated, pair.reordered) == (0, 0), str(pair)
+        assert pair.affected == pair.lost, str(pair)
+
+
+def data_plane(node: Node) -> int:
+    """Return the process."""
+    assert node.dataplane is not None
+    return node.dataplane.pid
+
+
+def newest_events(world: World, limit: int) -> list[dict[str, Any]]:
+    """Return the newest events, oldest of them first."""
+    command = ["cairn", "event", "list", "--limit", str(limit), "--json"]
+    return [json.loads(line) for line in world.appliance.host.run(command).stdout.splitlines()]
