@@ -10,21 +10,24 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.integration.world import World
-from tests.lab import Machine, Pair, Probes, until
+from tests.lab import Machine, Packet, Pair, Probes, read_pcap, until
 from tests.lab.cairn import Node
 from tests.lab.memory import Memory
 from tests.proofs import record, record_seconds
 
 pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.etcd, pytest.mark.timed]
 
+RUNS = 20
 INTERVAL_MS = 20.0  # between probes: a second of them are fewer packets than a peer keeps salts of
 
 
@@ -173,6 +176,72 @@ def test_b10_a_node_put_back_as_a_whole_goes_on_with_a_new_generation(
         what="memory of agent and data plane and the disk put back by four registrations: no frame "
         f"of the pair for; noticed and gone on with {noticed_s:.1f} s after",
     ), list(map(str, probes.pairs()))
+
+
+def test_kt_7_one_memory_that_goes_on_twenty_times_uses_no_nonce_twice(two: Two) -> None:
+    """All that the runs send is looked at, for their peer hears none of it: it would end the
+    session. What the nodes send over it differs from run to run, as that goes on."""
+    node, site = two.restored, two.world.sites["cloud-a"]
+    probes = two.probes()
+    peer = (two.witness.host.v4, two.witness.host.v6)
+    to_peer = f"udp dst port 8002 and (dst host {peer[0]} or dst host {peer[1]})"
+    wire = node.host.capture("eth0", what=to_peer)
+    for address in peer:
+        family = "ip6" if ":" in address else "ip"
+        site.drop(f"{family} daddr {address} udp dport 8002")
+        site.drop(f"{family} saddr {address} udp dport 8002")
+    memory = Memory.of(data_plane(node))
+    for _ in range(RUNS):
+        time.sleep(0.2)
+        memory.restore()
+    until("it seeks its peer", lambda: inits(list(read_pcap(wire.file))), within_s=30)
+    memory, begun = Memory.of(data_plane(node)), []
+    for _ in range(RUNS):
+        time.sleep(1.2)
+        begun.append(time.time())
+        memory.restore()
+    time.sleep(1.2)
+    probes.stop()
+    sent = wire.packets()
+    site.heal()
+
+    twice, equal = used_again(sent)
+    assert twice >= 5 * RUNS, "counters were used again: only the salts tell the packets apart"
+    keys = [
+        {key for at, key in inits(sent) if start <= at < end}
+        for start, end in pairwise([*begun, time.time()])
+    ]
+    assert all(keys), "each run sought its peer"
+    assert len(set().union(*keys)) == sum(map(len, keys)), "no two by one ephemeral key"
+    assert record(
+        "KT-7",
+        what=f"one memory of a data plane that goes on {RUNS} times under traffic, {twice} packets "
+        f"with a counter that another run had used: those with the same nonce and other octets; "
+        f"{RUNS} times from one in its handshake, no ephemeral key came twice",
+        bar="0",
+        value=equal,
+        unit="packets",
+        holds=equal == 0,
+    )
+
+
+def used_again(packets: list[Packet]) -> tuple[int, int]:
+    """Return how many DATA and CONTROL packets have a counter that another one of their session
+    has under another salt, and how many have the whole nonce and another content."""
+    salts: dict[bytes, set[bytes]] = defaultdict(set)
+    contents: dict[bytes, set[bytes]] = defaultdict(set)
+    for octets in (packet.payload for packet in packets):
+        if octets[:1] in (b"\x14", b"\x15"):
+            salts[octets[1:4] + octets[10:16]].add(octets[4:10])
+            contents[octets[1:16]].add(octets)
+    twice, equal = (sum(len(one) - 1 for one in each.values()) for each in (salts, contents))
+    return twice, equal
+
+
+def inits(packets: list[Packet]) -> list[tuple[float, bytes]]:
+    """Return when each INIT was sent, with its ephemeral key."""
+    found = (packet for packet in packets if packet.payload[:1] == b"\x11")
+    return [(each.at, each.payload[16:48]) for each in found]
 
 
 def assert_is_itself(two: Two, before: dict[str, Any]) -> None:

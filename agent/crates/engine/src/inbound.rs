@@ -172,17 +172,26 @@ impl Receiving<'_> {
         }
         let octets = datagram.len();
         let is_data = datagram[0] == Type::Data.octet();
-        let opened = session.open(datagram, self.now).inspect_err(|reason| {
-            if *reason == Dropped::Cloned {
-                let session = Arc::clone(session);
-                tell(self.shared, Note::CloneSeen { session }, slow);
-            }
-        })?;
+        let opened = session
+            .open(datagram, self.now)
+            .inspect_err(|reason| self.note_used_counter(session, *reason, slow))?;
         self.note_authentic(recent, from, octets, opened.newest, slow);
         if is_data {
             self.take_frames(recent, opened, slow, frames)
         } else {
             self.pass_control(&recent.session, from, &opened, slow)
+        }
+    }
+
+    /// Tells of a peer that is two machines, or has lost its place in the session.
+    fn note_used_counter(&self, session: &Arc<Session>, reason: Dropped, slow: &mut impl SlowPath) {
+        let session = Arc::clone(session);
+        match reason {
+            Dropped::Cloned => tell(self.shared, Note::CloneSeen { session }, slow),
+            Dropped::Replayed | Dropped::TooOld if session.claim_after_fall_back() => {
+                tell(self.shared, Note::RekeyDue { session }, slow);
+            }
+            _ => {}
         }
     }
 

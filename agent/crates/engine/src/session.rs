@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cairn_wire::header::{COUNTER_LIMIT, Sealed};
 
 use crate::drops::Dropped;
-use crate::link::Link;
+use crate::link::{Link, read};
 use crate::replay::{ReplayWindow, Seen};
 use crate::seal::{Kind, OpenKey, Salt, SealKey};
 use crate::time::Time;
@@ -19,8 +20,11 @@ pub const REJECT_AFTER_MESSAGES: u64 = COUNTER_LIMIT - (1 << 20);
 
 /// How many salts are kept to tell a clone from a replay.
 const SALTS: usize = 64;
-/// How many duplicates a second are opened to look for a clone.
+/// How many packets with a used counter are opened a second to look what they prove.
 const LOOKS_PER_SECOND: u32 = 10;
+/// A peer of which nothing new came for so long, only counters that it has used, may have lost
+/// its place. What a network delivers twice comes sooner, and beside what is new.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// A session with a peer. `Core` makes and ends it; the fast path seals and opens on it.
 #[derive(Debug)]
@@ -47,6 +51,8 @@ pub struct Session {
     /// Whether the initiator has used it; only then a responder sends on it.
     confirmed: AtomicBool,
     ended: AtomicBool,
+    /// Whether the peer seems to go on from an earlier place (see `judge_used`).
+    fell_back: AtomicBool,
     /// `Core` was told that a new session is due.
     pub(crate) rekey_told: AtomicBool,
     /// Frames that went through `Core` though there was this session, behind earlier ones.
@@ -127,6 +133,7 @@ impl Session {
             }),
             confirmed: AtomicBool::new(asked.is_some()),
             ended: AtomicBool::new(false),
+            fell_back: AtomicBool::new(false),
             rekey_told: AtomicBool::new(false),
             late: AtomicU32::new(0),
         }
@@ -221,9 +228,16 @@ impl Session {
 
     /// True for the one caller that tells `Core` that a new session is due.
     pub(crate) fn claim_rekey(&self, now: Time) -> bool {
-        self.is_rekey_due(now)
-            && !self.rekey_told.load(Ordering::Relaxed)
-            && !self.rekey_told.swap(true, Ordering::AcqRel)
+        self.is_rekey_due(now) && self.claim()
+    }
+
+    /// The same for a session whose peer fell back.
+    pub(crate) fn claim_after_fall_back(&self) -> bool {
+        self.fell_back.load(Ordering::Relaxed) && self.claim()
+    }
+
+    fn claim(&self) -> bool {
+        !self.rekey_told.load(Ordering::Relaxed) && !self.rekey_told.swap(true, Ordering::AcqRel)
     }
 
     /// Window check, open in place, window update (rule 8).
@@ -249,8 +263,18 @@ impl Session {
         };
         match seen {
             Seen::Newest | Seen::Fresh => {}
-            Seen::TooOld => return Err(Dropped::TooOld),
-            Seen::Duplicate => return Err(self.judge_duplicate(counter, salt, datagram, now)),
+            Seen::TooOld => {
+                self.judge_used(counter, salt, datagram, now);
+                return Err(Dropped::TooOld);
+            }
+            Seen::Duplicate => {
+                let cloned = self.judge_used(counter, salt, datagram, now);
+                return Err(if cloned {
+                    Dropped::Cloned
+                } else {
+                    Dropped::Replayed
+                });
+            }
         }
         let plaintext = self
             .open
@@ -276,12 +300,20 @@ impl Session {
         }
     }
 
-    /// A counter seen before: a replay, unless it is authentic under another salt.
-    fn judge_duplicate(&self, counter: u64, salt: Salt, datagram: &mut [u8], now: Time) -> Dropped {
-        if self.lock().may_look(counter, salt, now) && self.open.open_in_place(datagram).is_some() {
-            return Dropped::Cloned;
+    /// Looks at a packet whose counter was seen before. It proves a clone if it is authentic under
+    /// another salt (true). Where that salt is forgotten, a replay and a peer whose memory was put
+    /// back to a snapshot look alike; but of such a peer nothing else comes, and who replays into
+    /// silence gets one new session of it.
+    fn judge_used(&self, counter: u64, salt: Salt, datagram: &mut [u8], now: Time) -> bool {
+        let heard = read(&self.link.traffic.received).unwrap_or(self.established);
+        let may_have_fallen =
+            now.since(heard) >= SILENCE && !self.fell_back.load(Ordering::Relaxed);
+        let look = self.lock().look(counter, salt, may_have_fallen, now);
+        let look = look.filter(|_| self.open.open_in_place(datagram).is_some());
+        if look == Some(Look::FellBack) {
+            self.fell_back.store(true, Ordering::Relaxed);
         }
-        Dropped::Replayed
+        look == Some(Look::Clone)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Receive> {
@@ -306,20 +338,31 @@ impl Receive {
         seen
     }
 
-    /// Whether a duplicate could prove a clone (its counter's salt is known and differs) and
-    /// there is budget to open it. Without the known salt nothing is proved: an old packet
-    /// replayed by anybody must not end the session.
-    fn may_look(&mut self, counter: u64, salt: Salt, now: Time) -> bool {
+    /// What a packet with a used counter would say if it is authentic; nothing where it would say
+    /// nothing, or where there is no budget left to open it. Without the known salt no clone is
+    /// proved: an old packet replayed by anybody must not end the session.
+    fn look(&mut self, counter: u64, salt: Salt, may_have_fallen: bool, now: Time) -> Option<Look> {
         let (known, first_salt) = self.salts[counter as usize % SALTS];
-        if known != counter + 1 || first_salt == salt {
-            return false;
-        }
+        let look = if known == counter + 1 {
+            (first_salt != salt).then_some(Look::Clone)
+        } else {
+            may_have_fallen.then_some(Look::FellBack)
+        }?;
         let second = now.as_nanos() / 1_000_000_000;
         if self.second != second {
             self.second = second;
             self.looks = 0;
         }
         self.looks += 1;
-        self.looks <= LOOKS_PER_SECOND
+        (self.looks <= LOOKS_PER_SECOND).then_some(look)
     }
+}
+
+/// What an authentic packet with a used counter says of its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// There are two of it.
+    Clone,
+    /// It goes on from an earlier place.
+    FellBack,
 }

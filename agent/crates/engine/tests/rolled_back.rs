@@ -32,7 +32,11 @@ fn outage(world: &mut World, packets: u64) -> Duration {
     send(world, 10_000..11_000);
     let first = world.delivered.first().expect("a frame after the rollback");
     let missing = 10_999 - first.id;
-    assert_eq!(world.delivered.len() as u64, missing + 1, "each after it once");
+    assert_eq!(
+        world.delivered.len() as u64,
+        missing + 1,
+        "each after it once"
+    );
     first.at.since(begun)
 }
 
@@ -56,7 +60,10 @@ fn counters_that_went_back_so_far_that_nothing_is_proved_cost_about_a_second() {
         let mut world = one_way(2, 10_000);
         let outage = outage(&mut world, packets);
         assert_eq!(clones_seen(&world), 0);
-        assert!(outage < Duration::from_millis(1_500), "{packets}: {outage:?}");
+        assert!(
+            outage < Duration::from_millis(1_500),
+            "{packets}: {outage:?}"
+        );
     }
 }
 
@@ -85,6 +92,8 @@ fn a_recording_that_is_replayed_into_silence_costs_one_new_session() {
     assert_eq!(clones_seen(&world), 0);
     assert!(world.drops(Dropped::Replayed) > 5_000);
     let replies = world.recorded.take().expect("recorded");
-    let inits = replies.iter().filter(|(from, _, datagram)| *from == 1 && datagram[0] == 0x11);
+    let inits = replies
+        .iter()
+        .filter(|(from, _, datagram)| *from == 1 && datagram[0] == 0x11);
     assert_eq!(inits.count(), 1);
 }

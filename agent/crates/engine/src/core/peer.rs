@@ -328,6 +328,10 @@ impl Peer {
         };
         fx.event(fact, now);
         self.tell_up_or_down(DownReason::Cloned, fx, now);
+        // The peer doesn't know that its session has ended, and would find out by silence.
+        if self.slots.current().is_none() {
+            self.seek(fx, now);
+        }
     }
 
     pub(crate) fn report_spoofing(&mut self, mac: Mac, count: u64, fx: &mut Effects, now: Time) {
