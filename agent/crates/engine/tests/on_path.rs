@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use cairn_engine::testing::{World, frame};
-use cairn_engine::{Dropped, Fact, SessionState, Suite};
+use cairn_engine::testing::{World, frame, node_id};
+use cairn_engine::{DownReason, Dropped, Fact, SessionState, Suite};
 
 const VNI: u32 = 7;
 
@@ -290,6 +290,13 @@ fn a_clone_that_continues_the_counters_under_another_salt_ends_the_session_and_i
         1
     );
     assert_eq!(world.drops(Dropped::Cloned), 1);
-    let session = world.nodes[1].core.stats(world.now).vsubnets[0].peers[0].session;
-    assert_ne!(session, SessionState::Up);
+    let ended = Fact::SessionDown {
+        vni: VNI,
+        peer: node_id(0),
+        reason: DownReason::Cloned,
+    };
+    let mut events = world.nodes[1].events.iter();
+    assert!(events.any(|event| event.fact == ended), "it has ended");
+    let peer = &world.nodes[1].core.stats(world.now).vsubnets[0].peers[0];
+    assert_eq!((peer.session, peer.handshakes), (SessionState::Up, 2));
 }
