@@ -185,14 +185,18 @@ impl Receiving<'_> {
 
     /// Tells of a peer that is two machines, or has lost its place in the session.
     fn note_used_counter(&self, session: &Arc<Session>, reason: Dropped, slow: &mut impl SlowPath) {
-        let session = Arc::clone(session);
-        match reason {
-            Dropped::Cloned => tell(self.shared, Note::CloneSeen { session }, slow),
+        let note = match reason {
+            Dropped::Cloned => Note::CloneSeen {
+                session: Arc::clone(session),
+            },
             Dropped::Replayed | Dropped::TooOld if session.claim_after_fall_back() => {
-                tell(self.shared, Note::RekeyDue { session }, slow);
+                Note::RekeyDue {
+                    session: Arc::clone(session),
+                }
             }
-            _ => {}
-        }
+            _ => return,
+        };
+        tell(self.shared, note, slow);
     }
 
     /// An authentic packet confirms its session, shows life, and may come from a new endpoint.
