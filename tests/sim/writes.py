@@ -13,7 +13,7 @@ from cairn_appliance.store.port import Events, Item, Reset, Store
 
 _CAUGHT_UP_S = 20.0
 _PRESENCE = frozenset({"presence", "replicas"})  # in batches, whatever happens
-_BACKUP = frozenset({"backups", "events"})  # now and then
+_BACKUPS = (frozenset({"backups"}), frozenset({"backups", "events"}))  # now and then
 
 
 class Writes:
@@ -91,7 +91,7 @@ async def counted(store: Store) -> AsyncIterator[Writes]:
 
 
 def _is_background(kinds: frozenset[str]) -> bool:
-    return kinds <= _PRESENCE or kinds == _BACKUP
+    return kinds <= _PRESENCE or kinds in _BACKUPS
 
 
 def kind_of(key: str) -> str:
