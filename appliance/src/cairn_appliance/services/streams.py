@@ -297,10 +297,12 @@ class Streams:
 
     async def _serve(self, changes: asyncio.Queue[Change]) -> None:
         clock = asyncio.get_running_loop().time
-        not_before = 0.0  # the next round with news
+        not_before = since = 0.0  # the next round with news; when what the last one left had come
         while True:
-            batch = [] if self._due else [await changes.get()]
-            came = clock()
+            if self._due:
+                batch, came = [], since
+            else:
+                batch, came = [await changes.get()], clock()
             if not batch or not isinstance(batch[0], Progress):
                 # Who comes waits for what it has changed: never for as long as a rest may be.
                 while clock() + ROUNDS_APART_S < not_before and not self._is_pressing:
@@ -313,7 +315,7 @@ class Streams:
             self._is_pressing = False
             if self._due:
                 begun, count = clock(), len(self._due)
-                await self._serve_due(changes)
+                since = await self._serve_due(changes)
                 self.fan_out.observe(clock() - came)
                 not_before = clock() + _rest_s(count, clock() - begun)
 
@@ -333,19 +335,22 @@ class Streams:
         async with self._moved:
             self._moved.notify_all()
 
-    async def _serve_due(self, changes: asyncio.Queue[Change]) -> None:
+    async def _serve_due(self, changes: asyncio.Queue[Change]) -> float:
         """Serve whom there is news for, in a random order, with all that there is by then.
 
         What comes meanwhile is taken now and then, for newcomers, and for who has yet to be served.
+        Who was served already is due again then: returns since when.
         """
         clock = asyncio.get_running_loop().time
-        taken = clock()
+        taken, since = clock(), math.inf
         async for node_ids in _in_turns(self._due):
             for node_id in node_ids:
                 self._serve_one(node_id, is_touched=self._due.pop(node_id))
             if clock() - taken >= ROUNDS_APART_S:
+                since = min(since, taken)
                 await self._take(changes, [])
                 taken = clock()
+        return since
 
     def _serve_one(self, node_id: str, *, is_touched: bool) -> None:
         for stream in self._open.get(node_id, ()):

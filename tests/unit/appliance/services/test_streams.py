@@ -49,7 +49,7 @@ async def followed(replica: Replica, node: SimulatedNode) -> AsyncIterator[list[
 
 
 async def until(condition: object) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.005)
 
@@ -107,6 +107,7 @@ async def test_a_newcomer_does_not_wait_for_the_end_of_a_long_round(
     """With all streams in a round a newcomer would give up, and come again, and again."""
     monkeypatch.setattr(streams_module, "SERVED_AT_ONCE", 1)
     monkeypatch.setattr(streams_module, "ROUNDS_APART_S", 0.1)
+    monkeypatch.setattr(streams_module, "OVERLOADED_S", 0.2)
     replica = Replica()
     await replica.vsubnet()
     node = await replica.joined("a", "red")
