@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.root, pytest.mark.tun, pytest.mark.etcd, pytest.mark.t
 API = "/api/v1"
 LAB = ROOT / "tests" / "lab"
 WEBHOOK_PORT, SYSLOG_PORT = 8088, 5140
-OPENLY = f"openly-{secrets.token_hex(6)}"  # the name of a user: anybody may see it
+OPENLY = "openly-5b1c0f77e2d9"  # the name of a user: anybody may see it
 BEFORE = "before: "  # of a key that was replaced
 TYPED = "typed into the wrong field 7c2f"  # a password where the name goes
 # What an appliance keeps in files of its own, by path in its data directory.
