@@ -74,8 +74,9 @@ gateway:  ## a LAN behind a pair of gateways: killed, looped, flooded, 200 sched
 		tests/integration/test_gateway_lans.py \
 		tests/integration/test_gateway_split.py tests/load/test_gateway.py $(ARGS)
 
-clones: setup  ## fifty copies of a node start within two seconds; a node moves (ARGS: pytest arguments)
-	@CAIRN_CLONES=50 $(RUN) pytest -m 'slow or not slow' tests/integration/test_main_job_identity.py -k 'b11 or moved' $(ARGS)
+clones: setup  ## fifty copies of a node start within two seconds; a node moves; its memory is put back (ARGS: pytest arguments)
+	@CAIRN_CLONES=50 $(RUN) pytest -m 'slow or not slow' tests/integration/test_main_job_identity.py \
+		tests/integration/test_main_job_memory.py -k 'b11 or moved or b10 or kt_7' $(ARGS)
 
 bench-micro: setup  ## single steps of the packet path, by the nanosecond (ARGS: a name to pick)
 	@$(CARGO) bench --quiet --locked $(MANIFEST) -p cairn-engine --bench packet_path -- $(ARGS)

@@ -24,7 +24,7 @@ from tests.lab.cairn import Node, missing_programs
 from tests.proofs import record
 
 pytestmark = [
-    pytest.mark.timed,
+    pytest.mark.slow,
     pytest.mark.root,
     pytest.mark.tun,
     pytest.mark.etcd,

@@ -153,6 +153,7 @@ def test_b10_a_data_plane_put_back_by_more_than_its_peers_remember_is_heard_agai
     ), list(map(str, probes.pairs()))
 
 
+@pytest.mark.slow
 def test_b10_a_node_put_back_as_a_whole_goes_on_with_a_new_generation(
     two: Two, tmp_path: Path
 ) -> None:
@@ -205,6 +206,7 @@ def put_back_by_four_registrations(two: Two, directory: Path) -> dict[str, Any]:
     pytest.fail("three times the agent's connections were others than at the snapshot")
 
 
+@pytest.mark.slow
 def test_kt_7_one_memory_that_goes_on_twenty_times_uses_no_nonce_twice(two: Two) -> None:
     """All that the runs send is looked at, for their peer hears none of it: it would end the
     session. What the nodes send over it differs from run to run, as that goes on."""
