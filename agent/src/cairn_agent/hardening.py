@@ -1,4 +1,4 @@
-"""What a process does for the keys in its memory; the data plane does the same for its own."""
+"""What agent and appliance do for the keys in their memory; the data plane does so for its own."""
 
 from __future__ import annotations
 

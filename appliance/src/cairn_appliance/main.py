@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import msgspec
 import typer
 import uvloop
+from cairn_agent.hardening import harden
 from typer.exceptions import TyperException
 
 from cairn_appliance import __version__
@@ -26,7 +27,6 @@ from cairn_appliance.domain.errors import CairnError, Invalid, NotFound, Refused
 from cairn_appliance.domain.errors import Unavailable as NotAvailable
 from cairn_appliance.domain.joining import decode as decode_join_string
 from cairn_appliance.domain.restored import ABSORB_S
-from cairn_appliance.hardening import harden
 from cairn_appliance.initialising import (
     Initialised,
     addresses_of,
