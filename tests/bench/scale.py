@@ -33,6 +33,7 @@ COMMAND = "python -m tests.bench.scale"
 MEMBERS = 1000
 ROUNDS, BROADCASTS, INTERVAL_MS = 7, 100, 15  # a round is over before a silent peer is probed
 IDLE_SESSIONS, QUIET_S, IDLE_S = 100, 15, 60  # quiet: keepalives and probes are over
+TALK_S, FOLLOWED_S, TOLD_S = 9.5, 10.0, 1.0
 _VNI, _TAP, _MAC = 7, "cairn7", "02:00:00:00:00:01"
 _NETWORK = "10.66.0.0"
 _DROP = (
@@ -65,6 +66,11 @@ class Measured:
         frames: int = ask(self.socket, "stats")["vsubnets"][0]["tx_frames"]
         return frames
 
+    def heard(self) -> int:
+        """Return the number of frames that came from peers so far."""
+        frames: int = ask(self.socket, "stats")["vsubnets"][0]["rx_frames"]
+        return frames
+
     def rss_mib(self) -> float:
         """Return its resident memory."""
         for line in Path(f"/proc/{self.program.pid}/status").read_text().splitlines():
@@ -89,7 +95,7 @@ def main() -> int:
             return 6
     load = os.getloadavg()[0]
     print(f"scale: load of the machine before: {load:.1f} on {os.cpu_count()} CPUs", flush=True)
-    holds = [_crowded(), _idle()]
+    holds = [_crowded(), _idle(), _moved()]
     return 0 if all(holds) else 1
 
 
@@ -157,6 +163,38 @@ def _idle() -> bool:
     )
 
 
+def _moved() -> bool:
+    """Move the data plane's machine; let its cold peers, who were not told, talk to it then."""
+    with Lab("scale") as lab:
+        measured = _start(lab, MEMBERS)
+        talk = lab.directory / "talk"
+        _join(lab, measured, MEMBERS, talk)
+        measured.machine.ip(
+            "addr del 192.0.2.1/24 dev eth0",
+            "addr add 192.0.2.77/24 dev eth0",
+            f"route replace {_NETWORK}/16 via 192.0.2.2",
+        )
+        begun = time.monotonic()
+        for told in ("underlay_changed", "warm_all"):
+            ask(measured.socket, told)
+        time.sleep(TALK_S - TOLD_S)
+        sessions = measured.sessions()
+        talk.touch()
+        time.sleep(begun + FOLLOWED_S - TOLD_S - time.monotonic())
+        heard = measured.heard()
+    print(f"scale: {sessions} of {MEMBERS} peers had a session when they began to talk")
+    return _prove(
+        "B5-cached",
+        what=f"cluster down, a machine takes another address: of {MEMBERS} cached peers without a "
+        f"session, each of which sends a frame after {TALK_S} s, those that are not heard within "
+        f"{FOLLOWED_S} s ({TOLD_S:.0f} s of it is the agent's, to find that nobody can be told)",
+        bar="0",
+        value=MEMBERS - heard,
+        unit="peers",
+        holds=heard == MEMBERS,
+    )
+
+
 def _start(lab: Lab, members: int) -> Measured:
     """Start the data plane, first alone in its vSubnet."""
     pair = make_pair(lab)
@@ -176,15 +214,23 @@ def _start(lab: Lab, members: int) -> Measured:
     return measured
 
 
-def _join(lab: Lab, measured: Measured, members: int) -> None:
-    """Let the members make sessions with the data plane."""
+def _join(lab: Lab, measured: Measured, members: int, talk: Path | None = None) -> None:
+    """Let the members make sessions with the data plane; with `talk` they wait for this file."""
     ask(measured.socket, "apply", generation=2, state=_state(measured, members))
     key = measured.key.public_key().public_bytes_raw().hex()
     crowd = [str(CROWD), str(members), _NETWORK, key, "192.0.2.1:8002"]
     b = next(machine for machine in lab.machines if machine.name == "b")
+    crowd += [str(talk)] if talk else []
     b.start(["prlimit", "--nofile=8192", *crowd], name="crowd")
-    until("all are in session", lambda: measured.sessions() >= members, within_s=60)
+    if talk:
+        until("all listen", lambda: _listeners(b) >= members, within_s=60)
+    else:
+        until("all are in session", lambda: measured.sessions() >= members, within_s=60)
     time.sleep(2)
+
+
+def _listeners(machine: Machine) -> int:
+    return machine.run(["ss", "-Hlnu", "sport", "8002"]).stdout.count("\n")
 
 
 def _us_per_copy_sent(lab: Lab, measured: Measured, octets: int) -> float:

@@ -206,6 +206,48 @@ def test_overlay_addresses_are_never_offered_as_endpoints(tmp_path: Path) -> Non
     in_new_network(test)
 
 
+def test_peers_are_gone_to_where_no_appliance_can_be_told_of_a_new_address(tmp_path: Path) -> None:
+    async def test(netlink: AsyncIPRoute) -> None:
+        async with a_member(tmp_path, netlink) as host:
+            index = await eth0(netlink)
+            await netlink.addr("add", index=index, address="192.0.2.9", prefixlen=24)
+            await host.appliance.until(lambda fake: len(fake.asked("register")) >= 2)
+            await asyncio.sleep(2)
+            assert host.dataplane.warmed_all == 0, "it could be told"
+
+            await host.appliance.stop()
+            await netlink.addr("add", index=index, address="192.0.2.77", prefixlen=24)
+            await host.dataplane.until("gone to", lambda fake: fake.warmed_all == 1)
+
+    in_new_network(test)
+
+
+def test_peers_are_gone_to_after_a_reboot_at_another_address_without_an_appliance(
+    tmp_path: Path,
+) -> None:
+    async def test(netlink: AsyncIPRoute) -> None:
+        async with a_member(tmp_path, netlink) as host:
+            await host.appliance.stop()
+            await host.stop_agent(signal.SIGKILL)
+            index = await eth0(netlink)
+            await netlink.addr("add", index=index, address="192.0.2.77", prefixlen=24)
+            await host.start_agent()
+            await host.dataplane.until("gone to", lambda fake: fake.warmed_all == 1)
+
+    in_new_network(test)
+
+
+def test_peers_are_not_gone_to_after_a_reboot_where_it_was(tmp_path: Path) -> None:
+    async def test(netlink: AsyncIPRoute) -> None:
+        async with a_member(tmp_path, netlink) as host:
+            await host.appliance.stop()
+            await _restart_after_reboot(host)
+            await asyncio.sleep(3)
+            assert host.dataplane.warmed_all == 0
+
+    in_new_network(test)
+
+
 @pytest.mark.timed
 def test_a_delta_reaches_the_data_plane_at_once(tmp_path: Path) -> None:
     async def test(netlink: AsyncIPRoute) -> None:

@@ -8,7 +8,6 @@ one, one at a time, the newest only. Of several appliances it chooses as the rea
 from __future__ import annotations
 
 import asyncio
-import bisect
 import contextlib
 import math
 import os
@@ -16,7 +15,7 @@ import random
 import ssl
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -26,7 +25,7 @@ from cairn_agent.control.patience import Patience
 from cairn_agent.control.tls import issuer_of, server_context
 from cairn_agent.dataplane import PeerStats, Stats, VSubnetStats
 from cairn_agent.identity import Keys, certificate_request
-from cairn_agent.netmap.held import Netmap, NetmapRefused
+from cairn_agent.netmap.held import HeldVSubnet, Netmap, NetmapRefused
 from cairn_agent.protocol import acks, enrolment, telemetry
 from cairn_agent.protocol import netmap as wire
 from cairn_agent.report import DataPlaneReport, Status, VSubnetReport
@@ -35,6 +34,7 @@ from cairn_agent.telemetry import Teller, Ways, encode
 from tests.sim.churn import Arrivals
 from tests.sim.connection import Connection, Lost, NoAnswer, Refused, TurnedAway
 from tests.sim.history import History, Kind
+from tests.sim.sessions import Sessions
 from tests.sim.sharing import Shared, SharingCopy
 
 NEXT_APPLIANCE_S = 0.2  # these as in cairn_agent.control.link
@@ -44,7 +44,6 @@ FAILOVER_S = 10.0
 AGAIN_MIN_S, AGAIN_MAX_S = 0.3, 1.0
 ENDPOINTS = 16  # as many as a node may have
 DEAF_WINDOW = 4096  # octets
-SESSIONS = 20  # that it reports
 Post = Callable[[str, msgspec.Struct], Awaitable[bytes]]
 FINAL = frozenset({"node_removed", "duplicate_node"})
 
@@ -69,6 +68,7 @@ class Site:
     cluster_id: str
     map_key: str
     shared: Shared = field(default_factory=Shared)
+    sessions: Sessions = field(default_factory=Sessions)
     history: History = field(default_factory=History)
     failures: Counter[str] = field(default_factory=Counter)
     marker: bytes = b""  # an endpoint whose arrival is timed
@@ -107,8 +107,6 @@ class SimulatedAgent:
         )
         self.octets = 0
         self.kinds: Counter[str] = Counter()
-        self._fellow_ids: list[str] = []
-        self._fellows_of = 0  # how many members there were
         self.registered_at = 0.0
         self.synced_at = 0.0  # the first time since it was (re)started
         self.marked_at = 0.0
@@ -451,36 +449,16 @@ class SimulatedAgent:
             for vni, each in held
         ]
         counted = [
-            VSubnetStats(vni, peers=self._fellows(each.members), tx_frames=frames, rx_frames=frames)
+            VSubnetStats(vni, peers=self._fellows(each), tx_frames=frames, rx_frames=frames)
             for vni, each in held
         ]
         dataplane = DataPlaneReport(is_up=True, version="sim")
         status = Status("approved", "sim", dataplane=dataplane, vsubnets=vsubnets)
         return status, Stats("sim", vsubnets=counted)
 
-    def _fellows(self, members: Collection[str]) -> list[PeerStats]:
+    def _fellows(self, vsubnet: HeldVSubnet) -> list[PeerStats]:
         """Return sessions that nothing is sent through, but what measures them."""
-        own = self.credentials.node_id
-        if self._fellows_of != len(members):  # the same ones for as long as nobody comes or goes
-            others = sorted(members)
-            begin, count = bisect.bisect(others, own), min(SESSIONS, len(others) - 1)
-            self._fellow_ids = [others[(begin + n) % len(others)] for n in range(count)]
-            self._fellows_of = len(members)
-        octets = 1_000_000 + round(time.monotonic()) * 50
-        return [
-            PeerStats(
-                node,
-                "192.0.2.1:8002",
-                "up",
-                "direct",
-                rtt_us=1000 + random.randrange(200),
-                tx_octets=octets,
-                rx_octets=octets,
-                mtu=1400,
-            )
-            for node in self._fellow_ids
-            if node != own
-        ]
+        return self._site.sessions.behind(vsubnet, self.credentials.node_id)
 
     async def _tell(self, path: str, message: msgspec.Struct) -> bytes:
         """Send on the connection beside the stream's; the appliance closes an idle one."""

@@ -9,7 +9,7 @@ import gc
 import sys
 import tracemalloc
 
-from cairn_agent.netmap import held
+from cairn_agent.netmap.held import NetmapCopy
 from cairn_agent.protocol import netmap as wire
 
 
@@ -19,11 +19,12 @@ def main() -> None:
     tracemalloc.start()
     update = wire.decode_received(line)
     assert isinstance(update, wire.ReceivedVSubnet)
-    members = held._members({}, update)
+    copy = NetmapCopy(cluster_id="", node_id="", map_key="")
+    members = dict(copy._member(update.vni, bytes(raw)) for raw in update.set)
     del update
     gc.collect()
     print(tracemalloc.get_traced_memory()[0])
-    del members
+    del members, copy
 
 
 if __name__ == "__main__":

@@ -5,20 +5,24 @@ octets for all its members, so a line that was applied once to a held vSubnet is
 out again for the next agent that holds the same: it gets the same result. Without this a
 thousand agents with a thousand members each would hold three gigabytes and spend all of the
 machine on hashing. Copies that came to the same from different beginnings, each by checks of
-its own, share from then on. The signature over an agent's own document is checked each time.
+its own, share from then on, and so do members whose octets are the same, whatever line they
+came with. The signature over an agent's own document is checked each time.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-from cairn_agent.netmap.held import HeldVSubnet, Netmap, NetmapCopy, NetmapRefused
+from cairn_agent.netmap.held import HeldMember, HeldVSubnet, Netmap, NetmapCopy, NetmapRefused
 from cairn_agent.protocol import netmap as wire
 
 _LINES = 512
 _RESULTS = 512
 _VERSIONS = 256
+_MEMBERS = 16_384
 _LINE_MIN = 200  # octets: shorter ones cost less than looking them up
 
 
@@ -31,6 +35,7 @@ class Shared:
             tuple[int, int], tuple[HeldVSubnet | None, wire.ReceivedVSubnet, HeldVSubnet]
         ] = OrderedDict()
         self._versions: OrderedDict[tuple[int, int, str], HeldVSubnet] = OrderedDict()
+        self._members: OrderedDict[bytes, tuple[str, HeldMember]] = OrderedDict()
         self._word: tuple[bytes, wire.ReceivedMessage] = b"\n", wire.InSync(0)  # no line is that
         self.verified = 0  # vSubnet lines that were worked out
 
@@ -48,6 +53,17 @@ class Shared:
             self._lines[line] = known
             if len(self._lines) > _LINES:
                 self._lines.popitem(last=False)
+        return known
+
+    def member(
+        self, octets: bytes, worked_out: Callable[[], tuple[str, HeldMember]]
+    ) -> tuple[str, HeldMember]:
+        """Return a member that came with these octets before, or what is worked out now."""
+        known = self._members.get(octets)
+        if known is None:
+            self._members[octets] = known = worked_out()
+            if len(self._members) > _MEMBERS:
+                self._members.popitem(last=False)
         return known
 
     def result(
@@ -80,6 +96,10 @@ class SharingCopy(NetmapCopy):
     def __init__(self, shared: Shared, *, cluster_id: str, node_id: str, map_key: str) -> None:
         super().__init__(cluster_id=cluster_id, node_id=node_id, map_key=map_key)
         self._shared = shared
+
+    def _member(self, vni: int, octets: bytes) -> tuple[str, HeldMember]:
+        worked_out = partial(super()._member, vni, octets)
+        return self._shared.member(octets, worked_out)
 
     def _with_vsubnet(self, base: Netmap, update: wire.ReceivedVSubnet) -> Netmap:
         before = base.held.get(update.vni)

@@ -46,6 +46,7 @@ from cairn_agent.host.taps import ensure_taps, remove_other_taps
 from cairn_agent.host.watch import network_changes
 from cairn_agent.identity import Identity, new_keys
 from cairn_agent.membership import Membership
+from cairn_agent.moved import keep_known
 from cairn_agent.netmap.desired import (
     DataPlaneState,
     Desired,
@@ -107,6 +108,7 @@ class Agent:
         self.warm: frozenset[str] = frozenset()
         self.wake = asyncio.Event()
         self.membership_changed = asyncio.Event()
+        self.may_be_elsewhere = asyncio.Event()  # this machine, than its peers believe
         self._generations: Generations = {}  # of the members whose sessions the data plane has
         self._recent: dict[str, float] = {}  # node ID -> boottime heard
         self._nobody = nobody()
@@ -259,12 +261,17 @@ class Agent:
                         link.register_soon()
                     else:
                         link.connect_anew()
+                    self.may_be_elsewhere.set()
             if change.is_underlay and self.dataplane is not None:
                 with contextlib.suppress(AgentError):
                     await self.dataplane.underlay_changed()
             if before.own().keys() - change.network.own().keys():
                 self._apply_anew()  # a TAP that the data plane had is gone
             self.wake.set()
+
+    async def keep_known(self) -> None:
+        """Have the peers know where this machine is."""
+        await keep_known(self.may_be_elsewhere, lambda: self.membership, lambda: self.dataplane)
 
     async def keep_gateways(self) -> None:
         """Do this node's duties as a gateway, from the first one on."""
@@ -425,6 +432,8 @@ class Agent:
         self._generations = generations
         if self._is_stale:
             return True  # what was applied is out of date already, and its successor is due
+        if self.applied is None:
+            self.may_be_elsewhere.set()
         self.applied = state
         # It is attached to every TAP of the state again.
         self.degraded = {w: why for w, why in self.degraded.items() if not w.startswith("tap ")}
@@ -576,6 +585,7 @@ async def _until_stopped(
             tasks.create_task(agent.keep_dataplane(), name="data plane"),
             tasks.create_task(agent.watch_network(), name="network"),
             tasks.create_task(agent.keep_link(), name="link"),
+            tasks.create_task(agent.keep_known(), name="keep known"),
             tasks.create_task(agent.keep_gateways(), name="gateways"),
             tasks.create_task(agent.keep_bridges(), name="bridges"),
             tasks.create_task(agent.keep_books(), name="books"),

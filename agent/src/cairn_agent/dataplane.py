@@ -216,6 +216,10 @@ class DataPlane:
         """Say that addresses or routes of the underlay changed: try all paths now."""
         await self._ask("underlay_changed", Any)
 
+    async def warm_all(self) -> None:
+        """Get a session with each peer that there is none with, 128 a second."""
+        await self._ask("warm_all", Any)
+
     async def pump(self) -> None:
         """Read answers and events until the connection ends; then raise Unreachable."""
         try:

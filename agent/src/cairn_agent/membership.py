@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -15,7 +15,15 @@ from cairn_agent.errors import StateUnusable
 from cairn_agent.host.machine import boottime, machine_facts, same_machine
 from cairn_agent.host.network import Network
 from cairn_agent.identity import Identity
-from cairn_agent.netmap.held import MapKeys, Netmap, NetmapCopy, NetmapRefused, dump, load
+from cairn_agent.netmap.held import (
+    HeldVSubnet,
+    MapKeys,
+    Netmap,
+    NetmapCopy,
+    NetmapRefused,
+    dump,
+    load,
+)
 from cairn_agent.netmap.trust import OfflineTime, is_trusted
 from cairn_agent.protocol import enrolment
 from cairn_agent.report import VERSION
@@ -121,12 +129,20 @@ class Membership:
 
     def overlay_prefixes(self) -> list[str]:
         """Return the prefixes of the own vSubnets."""
-        vsubnets = self.netmap.vsubnets.values() if self.netmap else ()
-        return [prefix for vsubnet in vsubnets for prefix in vsubnet.header.prefixes]
+        return [prefix for vsubnet in self._vsubnets() for prefix in vsubnet.header.prefixes]
+
+    def _vsubnets(self) -> Collection[HeldVSubnet]:
+        return self.netmap.vsubnets.values() if self.netmap else ()
 
     def endpoints(self) -> tuple[str, ...]:
         """Return the own underlay addresses, as they are offered to peers."""
         return self.network.endpoints(UNDERLAY_PORT, self.overlay_prefixes())
+
+    def has_moved(self) -> bool:
+        """Return whether this node has an address that the netmap doesn't tell its peers."""
+        held = (each.members.get(self._identity.node_id) for each in self._vsubnets())
+        told = [one.member.endpoints for one in held if one is not None and one.member is not None]
+        return any(not set(self.endpoints()) <= set(endpoints) for endpoints in told)
 
     def registration(self) -> enrolment.RegisterRequest:
         """Return what to register now."""

@@ -67,6 +67,9 @@ class Way:
         return sum(abs(b - a) for a, b in pairwise(known)) // (len(known) - 1)
 
 
+_UNMEASURED: Final = Way()  # to be read only
+
+
 class Ways:
     """Measures the paths to the peers that there are sessions with."""
 
@@ -75,7 +78,7 @@ class Ways:
 
     def of(self, key: Key) -> Way:
         """Return what is known of a peer."""
-        return self._ways.get(key) or Way()
+        return self._ways.get(key, _UNMEASURED)
 
     async def measure(self, dataplane: DataPlane, up: Iterable[Key]) -> None:
         """Probe some of the peers, and forget those that have no session any more."""

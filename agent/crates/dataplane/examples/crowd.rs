@@ -1,29 +1,33 @@
 //! The other members of a large vSubnet in one process: engines without TAPs on real sockets,
 //! each with one peer, the data plane that is measured (tests/bench/scale.py).
 //!
-//! `crowd COUNT NETWORK PEER_KEY PEER_ENDPOINT`: member N (from 0) is at the address NETWORK + N
+//! `crowd COUNT NETWORK PEER_KEY PEER_ENDPOINT [FILE]`: member N (from 0) is at the address NETWORK + N
 //! (IPv4), port 8002; its node ID is the number N + 1000, which its private key has
 //! in octets 1 to 4 (0x40 before them, zero behind), its MAC address 02:00:01:00 and 16 bits of N. The peer has
-//! the node ID 1 and the key PEER_KEY (hexadecimal). Runs until it is killed.
+//! the node ID 1 and the key PEER_KEY (hexadecimal). Members call the peer; with FILE they keep
+//! quiet, and each has one frame for the peer as soon as FILE exists. Runs until it is killed.
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cairn_device::clock;
 use cairn_device::entropy::SystemEntropy;
 use cairn_device::readiness::{Epoll, Interest};
-use cairn_engine::offload::Coalescer;
+use cairn_engine::offload::{Coalescer, VnetHeader};
 use cairn_engine::{
-    Core, Identity, Inbound, Message, NodeId, PeerState, Policy, Role, Secret, State, Suite,
-    Timers, VSubnetState, Verdict, Vni,
+    Core, Identity, Inbound, Message, NodeId, Outbound, PeerState, Policy, Role, Secret, State,
+    Suite, TapFrame, Timers, VSubnetState, Verdict, Vni,
 };
 use cairn_wire::Mac;
 
 const VNI: Vni = 7;
 const PORT: u16 = 8002;
+const PEER_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const EXPERIMENT: [u8; 2] = [0x88, 0xb5];
 /// Below what makes the data plane ask for cookies.
 const JOINS_PER_SECOND: u32 = 150;
 const TICK: Duration = Duration::from_millis(20);
@@ -32,14 +36,19 @@ const TIMERS: Duration = Duration::from_millis(200);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [count, network, key, endpoint] = &arguments[..] else {
-        return Err("usage: crowd COUNT NETWORK PEER_KEY PEER_ENDPOINT".into());
+    let (needed, file) = match &arguments[..] {
+        [needed @ .., file] if needed.len() == 4 => (needed, Some(Path::new(file))),
+        all => (all, None),
+    };
+    let [count, network, key, endpoint] = needed else {
+        return Err("usage: crowd COUNT NETWORK PEER_KEY PEER_ENDPOINT [FILE]".into());
     };
     let count: u16 = count.parse()?;
     let network: Ipv4Addr = network.parse()?;
     let peer = Peer {
         key: from_hex(key)?,
         endpoint: endpoint.parse()?,
+        is_called: file.is_none(),
     };
     let entropy = Arc::new(SystemEntropy::new());
     let epoll = Epoll::new()?;
@@ -47,6 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let begun = Instant::now();
     let (mut members, mut ready) = (Vec::new(), Vec::new());
     let mut looked = begun;
+    let mut awaited = file;
     loop {
         let due = (begun.elapsed().as_secs_f64() * f64::from(JOINS_PER_SECOND)) as usize;
         while members.len() < usize::from(count).min(due) {
@@ -65,6 +75,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             for member in &mut members {
                 member.look_at_the_clock()?;
             }
+            if awaited.is_some_and(Path::exists) {
+                awaited = None;
+                for member in &mut members {
+                    member.talk()?;
+                }
+            }
         }
     }
 }
@@ -72,10 +88,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 struct Peer {
     key: Vec<u8>,
     endpoint: SocketAddr,
+    is_called: bool,
 }
 
 struct Member {
     core: Core,
+    mac: Mac,
+    outbound: Outbound,
     inbound: Inbound,
     socket: UdpSocket,
 }
@@ -92,8 +111,12 @@ impl Member {
         let socket = UdpSocket::bind((address, PORT))?;
         socket.set_nonblocking(true)?;
         let mut core = Core::new(Arc::clone(entropy) as _);
-        core.apply(state(number, peer), clock::now())?;
+        let state = state(number, peer);
+        let mac = state.vsubnets[0].macs[0];
+        core.apply(state, clock::now())?;
         let mut member = Self {
+            mac,
+            outbound: core.outbound(),
             inbound: core.inbound(),
             core,
             socket,
@@ -119,6 +142,27 @@ impl Member {
             for message in messages {
                 self.core.handle(message, now);
             }
+        }
+        self.send()
+    }
+
+    /// Sends the peer a frame.
+    fn talk(&mut self) -> Result<(), Box<dyn Error>> {
+        let mut frame = [&PEER_MAC.0[..], &self.mac.0, &EXPERIMENT].concat();
+        frame.resize(60, 0);
+        let mut frames = [TapFrame::new(VnetHeader::default(), &mut frame)];
+        let mut sent = Vec::<(SocketAddr, Vec<u8>)>::new();
+        let mut slow = Vec::<Message>::new();
+        let mut back = Vec::<(Vni, Vec<u8>)>::new();
+        let now = clock::now();
+        self.outbound
+            .handle_frames(VNI, &mut frames, now, &mut sent, &mut slow, &mut back)
+            .map_err(|dropped| format!("a frame was dropped: {dropped:?}"))?;
+        for message in slow {
+            self.core.handle(message, now);
+        }
+        for (to, datagram) in sent {
+            self.socket.send_to(&datagram, to)?;
         }
         self.send()
     }
@@ -175,10 +219,10 @@ fn state(number: u16, peer: &Peer) -> State {
                 name: "measured".into(),
                 public_key: peer.key.clone(),
                 role: Role::Host,
-                macs: vec![Mac([2, 0, 0, 0, 0, 1])],
+                macs: vec![PEER_MAC],
                 ips: Vec::new(),
                 endpoints: vec![peer.endpoint],
-                warm: true,
+                warm: peer.is_called,
             }],
         }],
     }

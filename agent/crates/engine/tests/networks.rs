@@ -197,6 +197,37 @@ fn b5_after_a_change_of_address_with_the_service_down_all_active_peers_follow_wi
 }
 
 #[test]
+fn b5_after_a_change_of_address_with_the_service_down_a_thousand_cold_peers_follow_within_ten_seconds()
+ {
+    const COUNT: usize = 1000;
+    let mut world = World::new(2, COUNT);
+    world.impairment.loss = 10;
+    let mut members = Vec::new();
+    for node in 1..COUNT {
+        world.join(1, Suite::X25519, &[0, node]);
+        members.append(&mut world.nodes[0].state.vsubnets[0].peers.clone());
+    }
+    world.change(0, |state| state.vsubnets[0].peers = members);
+
+    world.nodes[0].address = "192.0.2.77:8002".parse().expect("an endpoint");
+    let now = world.now;
+    world.nodes[0].core.warm_all(now);
+    world.apply(0);
+    world.run(seconds(9));
+    for node in 1..COUNT {
+        let _ = world.send(node, 1, &frame(node, 0, node as u64));
+    }
+    world.run(seconds(1));
+
+    let reached = (1..COUNT).filter(|id| world.deliveries(*id as u64).len() == 1);
+    let lost = COUNT - 1 - reached.count();
+    assert!(
+        lost < 40,
+        "{lost} of 999 frames, of which one in a hundred is lost on the way"
+    );
+}
+
+#[test]
 fn a_network_cut_in_two_heals_by_itself() {
     let mut world = World::new(3, 6);
     world.join(1, Suite::X25519, &[0, 1, 2, 3, 4, 5]);

@@ -140,6 +140,7 @@ class Link:
         self._hurry = asyncio.Event()
         self._anew = asyncio.Event()
         self.nobody_there = asyncio.Event()  # no replica could be reached, once
+        self.told = asyncio.Event()  # an appliance knows what there is to register by now
         self._say = asyncio.Event()
         self._ack: enrolment.AckRequest | None = None
         self._ack_at = math.inf  # when to send it, of the loop's clock
@@ -161,8 +162,7 @@ class Link:
 
     def register_soon(self) -> None:
         """Register again, at once if there is a session; end a wait for the next try."""
-        self._wants_registration.set()
-        self._say.set()
+        self._want_registration()
         self._reset_backoff()
         self._hurry.set()
 
@@ -323,10 +323,16 @@ class Link:
             self._patience.heartbeat_s = answer.heartbeat_s
         self._node.registered(answer)
         if answer.again:  # what was registered was not noted
-            self._wants_registration.set()
-            self._say.set()
+            self._want_registration()
+        if not self._wants_registration.is_set():
+            self.told.set()
         if answer.reassert:
             await self._reassert(replica)
+
+    def _want_registration(self) -> None:
+        self.told.clear()
+        self._wants_registration.set()
+        self._say.set()
 
     async def _register_anew(self, replica: Replica) -> None:
         """Register, or put it off where this node does so too often: the link stays."""

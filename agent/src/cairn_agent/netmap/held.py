@@ -252,7 +252,10 @@ class NetmapCopy:
         if before is None and not update.full:
             raise NetmapRefused(f"a change of vSubnet {update.vni} came before the whole of it")
         octets = bytes(update.header)
-        members = _members({} if before is None or update.full else before.members, update)
+        members = dict({} if before is None or update.full else before.members)
+        for node_id in update.remove:
+            members.pop(node_id, None)
+        members.update(self._member(update.vni, bytes(raw)) for raw in update.set)
         digests = ((node_id, held.digest) for node_id, held in members.items())
         if wire.received_vsubnet_digest(octets, digests) != update.digest:
             raise NetmapRefused(f"vSubnet {update.vni} doesn't have the digest that it should")
@@ -265,6 +268,14 @@ class NetmapCopy:
             octets, header, members, update.revision, update.digest, update.signature
         )
         return _sized(replace(base, held={**base.held, update.vni: vsubnet}))
+
+    def _member(self, vni: int, octets: bytes) -> tuple[str, HeldMember]:
+        """Return a member of a line, with its node ID."""
+        try:
+            node_id = _member_id.decode(octets).node_id
+        except msgspec.MsgspecError as error:
+            raise NetmapRefused(f"a member of vSubnet {vni} has no node ID") from error
+        return node_id, HeldMember(octets, wire.octets_digest(octets), _readable(octets))
 
     def _verify(
         self,
@@ -408,22 +419,6 @@ class _NodeIdOnly(msgspec.Struct):
 
 _member_id = msgspec.json.Decoder(_NodeIdOnly)
 _member = msgspec.json.Decoder(wire.Member)
-
-
-def _members(
-    before: Mapping[str, HeldMember], update: wire.ReceivedVSubnet
-) -> dict[str, HeldMember]:
-    members = dict(before)
-    for node_id in update.remove:
-        members.pop(node_id, None)
-    for raw in update.set:
-        octets = bytes(raw)
-        try:
-            node_id = _member_id.decode(octets).node_id
-        except msgspec.MsgspecError as error:
-            raise NetmapRefused(f"a member of vSubnet {update.vni} has no node ID") from error
-        members[node_id] = HeldMember(octets, wire.octets_digest(octets), _readable(octets))
-    return members
 
 
 def _readable(octets: bytes) -> wire.Member | None:

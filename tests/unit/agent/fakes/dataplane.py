@@ -18,6 +18,7 @@ class FakeDataPlane:
         self.state: dict[str, Any] | None = None
         self.applied: list[dict[str, Any]] = []
         self.underlay_changes = 0
+        self.warmed_all = 0
         self.gates: dict[int, tuple[int, int]] = {}  # VNI -> term, until
         self.forgotten: list[tuple[int, str]] = []
         self.refuse_apply: str | None = None
@@ -103,6 +104,9 @@ class FakeDataPlane:
                 return {"forgotten": 3}
             case "underlay_changed":
                 self.underlay_changes += 1
+                return {}
+            case "warm_all":
+                self.warmed_all += 1
                 return {}
             case "subscribe":
                 return {}

@@ -46,6 +46,10 @@ impl Control {
                 self.core.underlay_changed(clock::now());
                 Ok(json!({}))
             }
+            Ok(Request::WarmAll) => {
+                self.core.warm_all(clock::now());
+                Ok(json!({}))
+            }
             Ok(Request::Subscribe) => {
                 self.with_client(client, |client| {
                     client.subscribe();

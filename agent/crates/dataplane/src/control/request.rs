@@ -27,6 +27,8 @@ pub enum Request<'a> {
     Forget(Forget),
     /// The host's addresses or routes changed.
     UnderlayChanged,
+    /// Get a session with every peer.
+    WarmAll,
     /// Send events from now on.
     Subscribe,
     /// Hand over sockets, TAPs and state.
@@ -115,6 +117,7 @@ pub fn read(line: &[u8]) -> (Option<u64>, Result<Request<'_>, Refusal>) {
         "gate" => arguments(line).map(Request::Gate),
         "forget" => arguments(line).map(Request::Forget),
         "underlay_changed" => Ok(Request::UnderlayChanged),
+        "warm_all" => Ok(Request::WarmAll),
         "subscribe" => Ok(Request::Subscribe),
         "takeover" => Ok(Request::TakeOver),
         "taken" => Ok(Request::Taken),
