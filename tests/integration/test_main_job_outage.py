@@ -179,7 +179,7 @@ def test_a_change_of_ip_address_heals_within_a_second(world: World, before: dict
         "B5-idle",
         what=f"the same: of 5 pings of a peer that was idle until {IDLE_WITHIN_S:.0f} s after it, "
         f"unanswered; with {len(world.nodes)} members",
-        bar="0, <= 10 s, with these few (1,000 cached peers were not tried)",
+        bar="0, <= 10 s (1,000 cached peers: B5-cached)",
         value=idle_lost,
         unit="pings",
         holds=idle_lost == 0,
