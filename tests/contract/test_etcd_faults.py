@@ -76,6 +76,38 @@ async def store(server: EtcdServer) -> AsyncIterator[EtcdStore]:
         yield store
 
 
+async def test_a_follower_keeps_up_where_the_loop_has_much_to_do(store: EtcdStore) -> None:
+    """Each pass of it takes milliseconds, and a message some passes."""
+    passes, done = 0, asyncio.Event()
+
+    async def write(writer: int) -> None:
+        for number in itertools.count():
+            if done.is_set():
+                return
+            await store.commit([], [Put(f"{P}{writer}/{number % 100}", b"")])
+
+    async def work() -> None:
+        nonlocal passes
+        while True:
+            time.sleep(0.003)
+            passes += 1
+            await asyncio.sleep(0)
+
+    async with Follower(store, P) as follower:
+        await follower.reset_count_is(1)
+        working = asyncio.create_task(work())
+        async with asyncio.TaskGroup() as tasks:
+            for writer in range(50):
+                tasks.create_task(write(writer))
+            await asyncio.sleep(5)
+            done.set()
+        newest, written = await store.newest(P), passes
+        await follower.has_revision(newest, wait_s=60)
+        behind = passes - written
+        working.cancel()
+    assert behind < written / 5, f"{behind} passes later; all was written in {written}"
+
+
 async def test_a_follower_resumes_after_etcd_was_killed_and_misses_nothing(
     server: EtcdServer, store: EtcdStore
 ) -> None:

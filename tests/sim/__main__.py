@@ -134,12 +134,14 @@ async def _counted_storm(stage: Stage) -> None:
 
 async def _played(name: str, scenario: Awaitable[None], run: Run) -> None:
     """Play one, and say at once what it found: a run takes minutes."""
-    before, begun = len(run.figures), time.monotonic()
+    before, begun, known = len(run.figures), time.monotonic(), run.notes.keys() | set()
     await scenario
     print(f"scale: {name}, {time.monotonic() - begun:.0f} s", flush=True)
     for figure in run.figures[before:]:
         told = f"{figure.value:.3g} {figure.unit}".strip()
         print(f"  {figure.id}: {told} ({figure.bar}): {figure.verdict}", flush=True)
+    for noted in run.notes.keys() - known:
+        print(f"  {noted}: {run.notes[noted]}", flush=True)
 
 
 if __name__ == "__main__":

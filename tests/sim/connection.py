@@ -80,20 +80,19 @@ class Connection(asyncio.Protocol):
         `window` is the size of the receive buffer, in octets, where it isn't the system's.
         """
         loop = asyncio.get_running_loop()
-        host, _, port = place.rpartition(":")
         plain = socket.socket()
         plain.setblocking(False)
         if window:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         try:
+            await _connect(plain, place)
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await loop.sock_connect(plain, (host, int(port)))
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                # The descriptor is the loop's from here on. Closed by both, it may be another
+                # connection's by the second time.
                 _, connection = await loop.create_connection(
                     cls, sock=plain, ssl=context, server_hostname=""
                 )
         except (OSError, TimeoutError, RuntimeError) as error:
-            plain.close()
             if is_turned_away(error):
                 raise TurnedAway("turned away at the door") from error
             kind = NoAnswer if isinstance(error, TimeoutError) else Lost
@@ -239,3 +238,14 @@ class Connection(asyncio.Protocol):
     def _done(self, answer: Answer) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(answer)
+
+
+async def _connect(plain: socket.socket, place: str) -> None:
+    """Connect by TCP, within the time of the agent's own client; it is closed where that fails."""
+    host, _, port = place.rpartition(":")
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await asyncio.get_running_loop().sock_connect(plain, (host, int(port)))
+    except BaseException:
+        plain.close()
+        raise

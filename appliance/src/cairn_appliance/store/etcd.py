@@ -53,6 +53,8 @@ PAGE_KEYS = 500
 SURPLUS_KEYS = 5_000  # in one answer: half a megabyte
 PROGRESS_S = 2.0
 SILENCE_S = 5.0
+READ_AHEAD = 64  # messages of a watch that wait for whom they are for
+BEHIND_S = 0.3  # an own write that a watch has not told for so long: it is asked for anew
 _ASK_PROGRESS = rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
 _LIST_TRIES = 5  # each begins anew after a compaction of the revision being listed
 
@@ -141,6 +143,7 @@ class EtcdStore:
         self._caller = Caller(self._endpoints, self.counters)
         self._cluster_id = 0  # as the last answer said
         self._leases: dict[EtcdLease, asyncio.Task[None]] = {}
+        self._places: set[_Place] = set()
 
     @property
     def endpoints(self) -> Endpoints:
@@ -200,7 +203,11 @@ class EtcdStore:
         answer = await self._caller.write(lambda c: rpc_pb2_grpc.KVStub(c).Txn, request)
         if not answer.succeeded:
             raise Conflict(", ".join(compare.key for compare in compares))
-        return int(answer.header.revision)
+        revision = int(answer.header.revision)
+        for place in self._places:
+            if any(write.key.startswith(place.prefix) for write in writes):
+                place.expect(revision)
+        return revision
 
     async def write_and_read(self, writes: Sequence[Put], read: Sequence[str]) -> Listing:
         """Do all writes and return these keys as they are with them; see the port."""
@@ -213,8 +220,18 @@ class EtcdStore:
 
     async def follow(self, prefix: str) -> AsyncGenerator[Reset | Events | Progress, None]:
         """Yield a Reset, then what changes; see the port."""
+        place = _Place(prefix)
+        self._places.add(place)
+        try:
+            async with contextlib.aclosing(self._follow(place)) as messages:
+                async for message in messages:
+                    yield message
+        finally:
+            self._places.discard(place)
+
+    async def _follow(self, place: _Place) -> AsyncGenerator[Reset | Events | Progress, None]:
         after: int | None = None  # revision of the last event (or list) delivered
-        cluster_id = 0
+        prefix, cluster_id = place.prefix, 0
         backoff = Backoff()
         is_broken = False
         while True:
@@ -235,12 +252,13 @@ class EtcdStore:
                     async for message in messages:
                         if isinstance(message, Events):
                             after = message.revision
+                            place.told(after)
                         if is_broken:
                             log.info("watch works again prefix=%s endpoint=%s", prefix, address)
                         is_broken = False
                         backoff.reset()
                         yield message
-                        if self._endpoints.is_to_leave(address):
+                        if self._endpoints.is_to_leave(address) or place.is_behind():
                             break
             except Compacted as error:
                 log.warning("watch lost its place prefix=%s reason=%s", prefix, error)
@@ -304,6 +322,36 @@ class EtcdStore:
         return answer
 
 
+class _Place:
+    """How far a watch should be: what was written here is known before it is told.
+
+    etcd sends a message for each revision, and where all processors are busy a message takes
+    milliseconds through the threads that it passes. Who asks anew gets all that there is at once.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self._expected = 0  # the first revision written here that has not been told
+        self._since = 0.0
+
+    def expect(self, revision: int) -> None:
+        """Note what was written."""
+        if not self._expected:
+            self._expected, self._since = revision, time.monotonic()
+
+    def told(self, revision: int) -> None:
+        """Note how far it is."""
+        if revision >= self._expected:
+            self._expected = 0
+
+    def is_behind(self) -> bool:
+        """Return whether to ask anew; once, until something else was written."""
+        if not self._expected or time.monotonic() - self._since < BEHIND_S:
+            return False
+        self._expected = 0
+        return True
+
+
 async def _watch(
     link: Link, prefix: str, after: int, cluster_id: int
 ) -> AsyncGenerator[Events | Progress, None]:
@@ -314,19 +362,26 @@ async def _watch(
         key=prefix.encode(), range_end=_prefix_end(prefix), start_revision=after, fragment=True
     )
     pending: list[rpc_pb2.Event] = []
-    async with contextlib.aclosing(_responses(link, create)) as responses:
-        async for response in responses:
-            _check(response, after, cluster_id)
-            pending += response.events
-            if response.created or response.fragment:
-                continue
-            changes = tuple(_change(e) for e in pending if e.kv.mod_revision > after)
+    async with contextlib.aclosing(_responses(link, create)) as came:
+        async for responses in came:
+            changes: list[Item | Delete] = []
+            progress = 0
+            for response in responses:
+                _check(response, after, cluster_id)
+                pending += response.events
+                if response.created or response.fragment:
+                    continue
+                fresh = [_change(e) for e in pending if e.kv.mod_revision > after]
+                if fresh:
+                    changes += fresh
+                    after = pending[-1].kv.mod_revision
+                elif not pending:
+                    progress = response.header.revision
+                pending.clear()
             if changes:
-                after = pending[-1].kv.mod_revision
-                yield Events(after, changes)
-            elif not pending:
-                yield Progress(response.header.revision)
-            pending.clear()
+                yield Events(after, tuple(changes))
+            if progress >= after:
+                yield Progress(progress)
 
 
 def _check(response: rpc_pb2.WatchResponse, after: int, cluster_id: int) -> None:
@@ -344,28 +399,56 @@ def _check(response: rpc_pb2.WatchResponse, after: int, cluster_id: int) -> None
 
 async def _responses(
     link: Link, create: rpc_pb2.WatchCreateRequest
-) -> AsyncGenerator[rpc_pb2.WatchResponse, None]:
-    """Yield the stream's responses; raise Unavailable when it ends or falls silent."""
+) -> AsyncGenerator[list[rpc_pb2.WatchResponse], None]:
+    """Yield the stream's responses, those together that came while the consumer was busy.
+
+    Raises Unavailable when the stream ends or falls silent.
+    """
     loop = asyncio.get_running_loop()
     call = rpc_pb2_grpc.WatchStub(link.channel).Watch(metadata=REQUIRE_LEADER)
-    reading: asyncio.Task[Any] | None = None
+    came: asyncio.Queue[rpc_pb2.WatchResponse | Exception] = asyncio.Queue(READ_AHEAD)
+    reading = asyncio.create_task(_read_ahead(call, came), name="read watch")
     try:
         await bounded(call.write(rpc_pb2.WatchRequest(create_request=create)), READ_S)
         while True:
-            reading = reading or asyncio.create_task(_read(call), name="read watch")
             # Silence counts from here: a consumer that took its time is not etcd's failure.
             silent_at = loop.time() + SILENCE_S
-            while not reading.done():
+            while came.empty():
                 wait_s = min(PROGRESS_S, silent_at - loop.time())
                 if wait_s <= 0:
                     raise Unavailable(f"silent for {SILENCE_S:.0f} s")
-                if not (await asyncio.wait({reading}, timeout=wait_s))[0]:
+                try:
+                    async with asyncio.timeout(wait_s):
+                        first = await came.get()
+                    break
+                except TimeoutError:
                     await bounded(call.write(_ASK_PROGRESS), READ_S)
-            response, reading = reading.result(), None
-            yield response
+            else:
+                first = came.get_nowait()
+            yield [_answered(first), *(_answered(came.get_nowait()) for _ in range(came.qsize()))]
     finally:
         call.cancel()
         await _stop(reading)
+
+
+async def _read_ahead(call: Any, came: asyncio.Queue[rpc_pb2.WatchResponse | Exception]) -> None:
+    """Read until the stream ends, the reason being the last in the queue.
+
+    A message a pass of the loop, and a loop that has much to do makes not many in a second: what
+    is made of messages must not cost more of them. A full queue holds etcd back, which sends many
+    revisions in a message then.
+    """
+    try:
+        while True:
+            await came.put(await _read(call))
+    except Exception as error:
+        await came.put(error)
+
+
+def _answered(response: rpc_pb2.WatchResponse | Exception) -> rpc_pb2.WatchResponse:
+    if isinstance(response, Exception):
+        raise response
+    return response
 
 
 async def _read(call: Any) -> rpc_pb2.WatchResponse:
