@@ -23,6 +23,7 @@ from cairn_appliance.store import rpc_pb2, rpc_pb2_grpc
 from cairn_appliance.store.connection import (
     READ_S,
     REQUIRE_LEADER,
+    Answer,
     Backoff,
     Caller,
     Compacted,
@@ -404,49 +405,51 @@ async def _responses(
 
     Raises Unavailable when the stream ends or falls silent.
     """
-    loop = asyncio.get_running_loop()
     call = rpc_pb2_grpc.WatchStub(link.channel).Watch(metadata=REQUIRE_LEADER)
-    came: asyncio.Queue[rpc_pb2.WatchResponse | Exception] = asyncio.Queue(READ_AHEAD)
+    came: asyncio.Queue[rpc_pb2.WatchResponse | StoreError] = asyncio.Queue(READ_AHEAD)
     reading = asyncio.create_task(_read_ahead(call, came), name="read watch")
     try:
         await bounded(call.write(rpc_pb2.WatchRequest(create_request=create)), READ_S)
         while True:
             # Silence counts from here: a consumer that took its time is not etcd's failure.
-            silent_at = loop.time() + SILENCE_S
-            while came.empty():
-                wait_s = min(PROGRESS_S, silent_at - loop.time())
+            silent_at = time.monotonic() + SILENCE_S
+            wait_s = PROGRESS_S
+            while (first := await _within(wait_s, came)) is None:
+                if reading.done():
+                    reading.result()  # what nobody has foreseen
+                wait_s = min(PROGRESS_S, silent_at - time.monotonic())
                 if wait_s <= 0:
                     raise Unavailable(f"silent for {SILENCE_S:.0f} s")
-                try:
-                    async with asyncio.timeout(wait_s):
-                        first = await came.get()
-                    break
-                except TimeoutError:
-                    await bounded(call.write(_ASK_PROGRESS), READ_S)
-            else:
-                first = came.get_nowait()
+                await bounded(call.write(_ASK_PROGRESS), READ_S)
             yield [_answered(first), *(_answered(came.get_nowait()) for _ in range(came.qsize()))]
     finally:
         call.cancel()
         await _stop(reading)
 
 
-async def _read_ahead(call: Any, came: asyncio.Queue[rpc_pb2.WatchResponse | Exception]) -> None:
+async def _within(wait_s: float, queue: asyncio.Queue[Answer]) -> Answer | None:
+    try:
+        async with asyncio.timeout(wait_s):
+            return await queue.get()
+    except TimeoutError:
+        return None
+
+
+async def _read_ahead(call: Any, came: asyncio.Queue[rpc_pb2.WatchResponse | StoreError]) -> None:
     """Read until the stream ends, the reason being the last in the queue.
 
-    A message a pass of the loop, and a loop that has much to do makes not many in a second: what
-    is made of messages must not cost more of them. A full queue holds etcd back, which sends many
-    revisions in a message then.
+    A message takes a pass of the loop at least: what is made of it must not take more of them.
+    A full queue holds etcd back, which sends many revisions in a message then.
     """
     try:
         while True:
             await came.put(await _read(call))
-    except Exception as error:
+    except StoreError as error:
         await came.put(error)
 
 
-def _answered(response: rpc_pb2.WatchResponse | Exception) -> rpc_pb2.WatchResponse:
-    if isinstance(response, Exception):
+def _answered(response: rpc_pb2.WatchResponse | StoreError) -> rpc_pb2.WatchResponse:
+    if isinstance(response, StoreError):
         raise response
     return response
 
