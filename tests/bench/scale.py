@@ -180,7 +180,7 @@ def _moved() -> bool:
         time.sleep(TALK_S - TOLD_S)
         sessions = measured.sessions()
         talk.touch()
-        time.sleep(begun + FOLLOWED_S - TOLD_S - time.monotonic())
+        time.sleep(max(0.0, begun + FOLLOWED_S - TOLD_S - time.monotonic()))
         heard = measured.heard()
     print(f"scale: {sessions} of {MEMBERS} peers had a session when they began to talk")
     return _prove(

@@ -20,7 +20,7 @@ from cairn_appliance.cluster.members import EtcdMembers
 from cairn_appliance.pki.authority import Authority
 from cairn_appliance.store import rpc_pb2, rpc_pb2_grpc
 from cairn_appliance.store.connection import Caller, Endpoints, Tls
-from cairn_appliance.store.etcd import EtcdStore
+from cairn_appliance.store.etcd import LATE_S, PROGRESS_S, EtcdStore, Place
 from cairn_appliance.store.port import (
     Compare,
     Conflict,
@@ -74,6 +74,52 @@ def server(tmp_path: Path) -> Iterator[EtcdServer]:
 async def store(server: EtcdServer) -> AsyncIterator[EtcdStore]:
     async with client(server.address) as store:
         yield store
+
+
+async def test_a_watch_that_is_late_is_asked_for_anew_and_misses_nothing(
+    store: EtcdStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Place, "is_late", lambda _: True)  # after each message
+    async with Follower(store, P) as follower:
+        await follower.reset_count_is(1)
+        puts, deletes = await write_from_many(store, P, writers=5, writes=60)
+        await follower.has_revision(max(puts + deletes))
+    told_puts = [change.revision for _, change in follower.changes if isinstance(change, Item)]
+    assert told_puts == sorted(puts)
+    assert len(follower.changes) == len(puts) + len(deletes)
+    assert len(follower.reset_revisions) == 1
+    assert store.counters["late"] > 0
+
+
+def test_a_watch_is_late_where_a_message_does_not_bring_what_was_written_a_while_ago() -> None:
+    place = Place(P)
+    place.told(7)
+    place.expect(7)  # told before its writer was answered
+    time.sleep(1.1 * LATE_S)
+    assert not place.is_late()
+    place.expect(10)
+    place.expect(12)
+    assert not place.is_late(), "a moment ago"
+    time.sleep(1.1 * LATE_S)
+    place.told(9)
+    assert place.is_late()
+    assert not place.is_late(), "once, until something else is written"
+    place.expect(13)
+    time.sleep(1.1 * LATE_S)
+    place.told(13)
+    assert not place.is_late()
+
+
+async def test_a_watch_that_is_not_late_is_kept(store: EtcdStore) -> None:
+    """A watch may tell a write before its writer is answered."""
+    async with Follower(store, P) as follower:
+        await follower.reset_count_is(1)
+        for number in range(20):
+            revision = await store.commit([], [Put(f"{P}{number}", b""), Delete(f"{P}not there")])
+        await store.commit([], [Delete(f"{P}not there")])
+        await follower.has_revision(revision)
+        await asyncio.sleep(PROGRESS_S * 1.5)
+    assert store.counters["late"] == 0
 
 
 async def test_a_follower_keeps_up_where_the_loop_has_much_to_do(store: EtcdStore) -> None:

@@ -206,6 +206,7 @@ def test_overlay_addresses_are_never_offered_as_endpoints(tmp_path: Path) -> Non
     in_new_network(test)
 
 
+@pytest.mark.timed
 def test_peers_are_gone_to_where_no_appliance_can_be_told_of_a_new_address(tmp_path: Path) -> None:
     async def test(netlink: AsyncIPRoute) -> None:
         async with a_member(tmp_path, netlink) as host:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -18,6 +19,8 @@ from cairn_agent.membership import Membership
 log = logging.getLogger(__name__)
 
 _TOLD_S: Final = 1.0  # a registration takes a tenth of it; all peers are to know within ten
+_KNOWN_S: Final = 10.0  # until the netmap has what was registered, also in a storm
+_LOOK_S: Final = 0.1
 
 
 async def keep_known(
@@ -25,25 +28,38 @@ async def keep_known(
     membership_of: Callable[[], Membership | None],
     dataplane_of: Callable[[], DataPlane | None],
 ) -> None:
-    """Go to all peers whenever this machine has moved and no appliance could be told."""
+    """Go to all peers whenever this machine has moved and they are not told."""
     while True:
         await may_be_elsewhere.wait()
-        may_be_elsewhere.clear()
         membership = membership_of()
-        if membership is None or not membership.has_moved():
+        if membership is None:
+            may_be_elsewhere.clear()
             continue
-        try:
-            async with asyncio.timeout(_TOLD_S):
-                await membership.link.told.wait()
-        except TimeoutError:
-            dataplane = dataplane_of()
-            if dataplane is not None:  # one that comes later is another occasion
-                await _go_to_all(dataplane)
+        is_told = await _is_told(membership, may_be_elsewhere)
+        dataplane = dataplane_of()
+        # A node that is another one by now, or a data plane that comes later, is another occasion.
+        if not is_told and dataplane is not None and membership_of() is membership:
+            await _go_to_all(dataplane)
+
+
+async def _is_told(membership: Membership, has_moved_again: asyncio.Event) -> bool:
+    """Wait until the netmap tells the peers where this node is; not for long."""
+    begun = 0.0
+    while True:
+        if has_moved_again.is_set():
+            has_moved_again.clear()
+            begun = time.monotonic()
+        if not membership.has_moved():
+            return True
+        within_s = _KNOWN_S if membership.link.told.is_set() else _TOLD_S
+        if time.monotonic() - begun >= within_s:
+            return False
+        await asyncio.sleep(_LOOK_S)
 
 
 async def _go_to_all(dataplane: DataPlane) -> None:
     try:
         await dataplane.warm_all()
-        log.info("no appliance could be told of the new address: each peer is gone to")
+        log.info("peers are not told of the new address: each of them is gone to")
     except AgentError as error:
         log.warning("peers may look for this node where it was: %s", error.cause)

@@ -140,7 +140,7 @@ class Link:
         self._hurry = asyncio.Event()
         self._anew = asyncio.Event()
         self.nobody_there = asyncio.Event()  # no replica could be reached, once
-        self.told = asyncio.Event()  # an appliance knows what there is to register by now
+        self.told = asyncio.Event()  # the appliance knows what there is to register by now
         self._say = asyncio.Event()
         self._ack: enrolment.AckRequest | None = None
         self._ack_at = math.inf  # when to send it, of the loop's clock
@@ -217,6 +217,7 @@ class Link:
     def _after(self, address: str, error: AgentError | NetmapRefused) -> float:
         """Note why a session ended and return how long to wait; raise Barred."""
         self._copy.stream_ended()
+        self.told.clear()  # who knows whether it has told anybody
         loop = asyncio.get_running_loop()
         if isinstance(error, NetmapRefused):
             error = Refused(f"the netmap of {address} was refused: {error}", "", "netmap_refused")

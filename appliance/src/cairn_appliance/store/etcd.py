@@ -54,8 +54,8 @@ PAGE_KEYS = 500
 SURPLUS_KEYS = 5_000  # in one answer: half a megabyte
 PROGRESS_S = 2.0
 SILENCE_S = 5.0
-READ_AHEAD = 64  # messages of a watch that wait for whom they are for
-BEHIND_S = 0.3  # an own write that a watch has not told for so long: it is asked for anew
+READ_AHEAD = 16  # messages of a watch that wait for whom they are for; each may have 1.5 MiB
+LATE_S = 0.3  # a watch whose next message doesn't bring an own write of then is asked for anew
 _ASK_PROGRESS = rpc_pb2.WatchRequest(progress_request=rpc_pb2.WatchProgressRequest())
 _LIST_TRIES = 5  # each begins anew after a compaction of the revision being listed
 
@@ -144,7 +144,7 @@ class EtcdStore:
         self._caller = Caller(self._endpoints, self.counters)
         self._cluster_id = 0  # as the last answer said
         self._leases: dict[EtcdLease, asyncio.Task[None]] = {}
-        self._places: set[_Place] = set()
+        self._places: set[Place] = set()
 
     @property
     def endpoints(self) -> Endpoints:
@@ -221,7 +221,7 @@ class EtcdStore:
 
     async def follow(self, prefix: str) -> AsyncGenerator[Reset | Events | Progress, None]:
         """Yield a Reset, then what changes; see the port."""
-        place = _Place(prefix)
+        place = Place(prefix)
         self._places.add(place)
         try:
             async with contextlib.aclosing(self._follow(place)) as messages:
@@ -230,7 +230,7 @@ class EtcdStore:
         finally:
             self._places.discard(place)
 
-    async def _follow(self, place: _Place) -> AsyncGenerator[Reset | Events | Progress, None]:
+    async def _follow(self, place: Place) -> AsyncGenerator[Reset | Events | Progress, None]:
         after: int | None = None  # revision of the last event (or list) delivered
         prefix, cluster_id = place.prefix, 0
         backoff = Backoff()
@@ -241,6 +241,7 @@ class EtcdStore:
                 if after is None:
                     listing = await self.list(prefix)
                     after, cluster_id = listing.revision, self._cluster_id
+                    place.told(after)
                     self.counters["resync"] += 1
                     log.info("listed prefix=%s items=%d revision=%d",
                              prefix, len(listing.items), after)  # fmt: skip
@@ -253,13 +254,17 @@ class EtcdStore:
                     async for message in messages:
                         if isinstance(message, Events):
                             after = message.revision
-                            place.told(after)
+                        place.told(message.revision)
+                        is_late = place.is_late()  # before the consumer takes its time
                         if is_broken:
                             log.info("watch works again prefix=%s endpoint=%s", prefix, address)
                         is_broken = False
                         backoff.reset()
                         yield message
-                        if self._endpoints.is_to_leave(address) or place.is_behind():
+                        if is_late:
+                            self.counters["late"] += 1
+                            log.debug("watch is late prefix=%s after=%s", prefix, after)
+                        if is_late or self._endpoints.is_to_leave(address):
                             break
             except Compacted as error:
                 log.warning("watch lost its place prefix=%s reason=%s", prefix, error)
@@ -323,8 +328,8 @@ class EtcdStore:
         return answer
 
 
-class _Place:
-    """How far a watch should be: what was written here is known before it is told.
+class Place:
+    """How far a watch is, and should be: what was written here is known, told or not.
 
     etcd sends a message for each revision, and where all processors are busy a message takes
     milliseconds through the threads that it passes. Who asks anew gets all that there is at once.
@@ -332,22 +337,24 @@ class _Place:
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
-        self._expected = 0  # the first revision written here that has not been told
+        self._told = 0
+        self._expected = 0  # one that was written here and had not been told then
         self._since = 0.0
 
     def expect(self, revision: int) -> None:
-        """Note what was written."""
-        if not self._expected:
+        """Note what was written; a watch may have told it before its writer was answered."""
+        if revision > self._told and not self._expected:
             self._expected, self._since = revision, time.monotonic()
 
     def told(self, revision: int) -> None:
-        """Note how far it is."""
+        """Note how far it is; an etcd that was made anew begins lower."""
+        self._told = revision
         if revision >= self._expected:
             self._expected = 0
 
-    def is_behind(self) -> bool:
-        """Return whether to ask anew; once, until something else was written."""
-        if not self._expected or time.monotonic() - self._since < BEHIND_S:
+    def is_late(self) -> bool:
+        """Return whether to ask anew; once, until something else is written."""
+        if not self._expected or time.monotonic() - self._since < LATE_S:
             return False
         self._expected = 0
         return True
