@@ -177,6 +177,37 @@ async def test_who_registers_too_often_waits_as_long_as_is_asked_and_keeps_the_l
     assert ended - asked_at[1] >= 1.0
 
 
+async def test_it_is_told_where_an_appliance_knows_what_there_is_to_register(
+    running: Running,
+) -> None:
+    link, answered = running.link, running.appliance._answer
+
+    def changed_meanwhile(body: dict[str, object]) -> tuple[int, dict[str, object]]:
+        del running.appliance.answers["register"]
+        link.register_soon()
+        return answered("register", body)
+
+    running.appliance.answers["register"] = changed_meanwhile
+    seen_told: list[bool] = []
+    async with running.linked():
+        await running.appliance.until(lambda fake: len(fake.asked("register")) == 1)
+        seen_told.append(link.told.is_set())
+        await running.until(link.told.is_set)
+        assert len(running.appliance.asked("register")) == 2
+
+        running.appliance.answers["register"] = lambda _: (429, _TOO_MANY)
+        link.register_soon()
+        await running.appliance.until(lambda fake: len(fake.asked("register")) == 3)
+        assert not link.told.is_set(), "put off"
+        del running.appliance.answers["register"]
+        await running.until(link.told.is_set)
+
+        await running.appliance.stop()
+        await running.until(lambda: not link.told.is_set())
+        await running.appliance.start()
+    assert seen_told == [False]
+
+
 async def test_who_renews_too_often_keeps_the_link(running: Running) -> None:
     request = joining.certificate_request(running.node.identity().keys)
     running.node.keep(certificate=running.appliance.authority.client(request, timedelta(hours=2)))
