@@ -79,7 +79,7 @@ def _arguments() -> argparse.Namespace:
         "--only", nargs="*", default=(), choices=PARTS, help="scenarios beside the first"
     )
     parser.add_argument("--without", nargs="*", default=(), choices=PARTS, help="not these")
-    parser.add_argument("--churn-s", type=float, default=steady.CHURN_S, help="of SC-3 (600)")
+    parser.add_argument("--churn-s", type=float, default=steady.CHURN_S, help="of SC-3 (1200)")
     arguments = parser.parse_args()
     if not 10 <= arguments.agents <= _AGENTS_MAX:
         parser.error(f"--agents needs 10 to {_AGENTS_MAX}")
