@@ -128,6 +128,7 @@ def test_b10_peers_notice_a_data_plane_put_back_by_some_packets_and_tell(two: Tw
     ), list(map(str, probes.pairs()))
 
 
+@pytest.mark.slow
 def test_b10_a_data_plane_put_back_by_more_than_its_peers_remember_is_heard_again(
     two: Two,
 ) -> None:
