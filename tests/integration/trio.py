@@ -72,7 +72,10 @@ class Trio:
     _takers: Takers | None = None
 
     def leader(self) -> str:
-        return next(str(each["name"]) for each in self.shown() if each["leads"])
+        return until("one leads", self._leading, within_s=20)
+
+    def _leading(self) -> str:
+        return next((str(each["name"]) for each in self.shown() if each["leads"]), "")
 
     def shown(self) -> list[dict[str, Any]]:
         for appliance in self.appliances.values():
