@@ -91,6 +91,16 @@ async def test_a_watch_that_is_late_is_asked_for_anew_and_misses_nothing(
     assert store.counters["late"] > 0
 
 
+async def test_where_all_members_failed_of_late_it_is_known_which_is_used() -> None:
+    """Else nobody would see that it isn't home, and it would never go back there."""
+    endpoints = Endpoints(["home:1", "other:1", "third:1"], None)
+    for address in ("other:1", "home:1", "third:1"):
+        endpoints.mark_bad(address)
+        await asyncio.sleep(0.01)
+    assert endpoints.pick() == "other:1"
+    assert endpoints.is_away
+
+
 def test_a_watch_is_late_where_a_message_does_not_bring_what_was_written_a_while_ago() -> None:
     place = Place(P)
     place.told(7)

@@ -117,14 +117,13 @@ class Endpoints:
         self._bad_until = {a: t for a, t in self._bad_until.items() if a in self._addresses}
 
     def pick(self) -> str:
-        """Return the current one; past a failure the next one that is not bad."""
+        """Return the current one; past a failure the next one that is not bad, or was first."""
         now = asyncio.get_running_loop().time()
-        for step in range(len(self._addresses)):
-            index = (self._current + step) % len(self._addresses)
-            if self._bad_until.get(self._addresses[index], 0.0) <= now:
-                self._current = index
-                return self._addresses[index]
-        return min(self._addresses, key=lambda address: self._bad_until.get(address, 0.0))
+        count = len(self._addresses)
+        in_turn = [(self._current + step) % count for step in range(count)]
+        bad_until = [self._bad_until.get(address, 0.0) for address in self._addresses]
+        self._current = min(in_turn, key=lambda index: max(bad_until[index], now))
+        return self._addresses[self._current]
 
     def go_home(self) -> None:
         """Have home used from now on: somebody saw that it is well and follows a leader."""
