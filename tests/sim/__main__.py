@@ -134,7 +134,7 @@ async def _counted_storm(stage: Stage) -> None:
 
 async def _played(name: str, scenario: Awaitable[None], run: Run) -> None:
     """Play one, and say at once what it found: a run takes minutes."""
-    before, begun, known = len(run.figures), time.monotonic(), run.notes.keys() | set()
+    before, begun, known = len(run.figures), time.monotonic(), set(run.notes)
     await scenario
     print(f"scale: {name}, {time.monotonic() - begun:.0f} s", flush=True)
     for figure in run.figures[before:]:

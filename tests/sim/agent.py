@@ -23,9 +23,9 @@ from cairn_agent.control.backoff import Backoff, turned_away_backoff
 from cairn_agent.control.pace import acknowledged_within_s
 from cairn_agent.control.patience import Patience
 from cairn_agent.control.tls import issuer_of, server_context
-from cairn_agent.dataplane import PeerStats, Stats, VSubnetStats
+from cairn_agent.dataplane import Stats, VSubnetStats
 from cairn_agent.identity import Keys, certificate_request
-from cairn_agent.netmap.held import HeldVSubnet, Netmap, NetmapRefused
+from cairn_agent.netmap.held import Netmap, NetmapRefused
 from cairn_agent.protocol import acks, enrolment, telemetry
 from cairn_agent.protocol import netmap as wire
 from cairn_agent.report import DataPlaneReport, Status, VSubnetReport
@@ -448,17 +448,14 @@ class SimulatedAgent:
             VSubnetReport(vni, "v", "c", "m", [], 1400, 1400, len(each.members))
             for vni, each in held
         ]
+        sessions, own = self._site.sessions, self.credentials.node_id
         counted = [
-            VSubnetStats(vni, peers=self._fellows(each), tx_frames=frames, rx_frames=frames)
+            VSubnetStats(vni, peers=sessions.behind(each, own), tx_frames=frames, rx_frames=frames)
             for vni, each in held
         ]
         dataplane = DataPlaneReport(is_up=True, version="sim")
         status = Status("approved", "sim", dataplane=dataplane, vsubnets=vsubnets)
         return status, Stats("sim", vsubnets=counted)
-
-    def _fellows(self, vsubnet: HeldVSubnet) -> list[PeerStats]:
-        """Return sessions that nothing is sent through, but what measures them."""
-        return self._site.sessions.behind(vsubnet, self.credentials.node_id)
 
     async def _tell(self, path: str, message: msgspec.Struct) -> bytes:
         """Send on the connection beside the stream's; the appliance closes an idle one."""

@@ -140,9 +140,10 @@ class Membership:
 
     def has_moved(self) -> bool:
         """Return whether this node has an address that the netmap doesn't tell its peers."""
+        own = set(self.endpoints())
         held = (each.members.get(self._identity.node_id) for each in self._vsubnets())
-        told = [one.member.endpoints for one in held if one is not None and one.member is not None]
-        return any(not set(self.endpoints()) <= set(endpoints) for endpoints in told)
+        members = (one.member for one in held if one is not None)
+        return any(not own.issubset(each.endpoints) for each in members if each is not None)
 
     def registration(self) -> enrolment.RegisterRequest:
         """Return what to register now."""
