@@ -94,6 +94,38 @@ def test_each_page_is_sound_while_there_is_nothing(
         assert faults == {path: [] for path in PAGES}
 
 
+def test_a_page_whose_files_come_to_nothing_is_asked_for_again_and_says_so_in_the_end(
+    browser: Browser, running: Running
+) -> None:
+    """A browser drops what it loads where the machine's network changes under it."""
+    asked = 0
+
+    def drop_twice(route: Route) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 2:
+            route.continue_()
+        else:
+            route.abort("internetdisconnected")
+
+    with person(browser, running.url) as one:
+        one.go("/")
+        one.log_in(running.password)
+        page = one.page
+        page.route("**/assets/VSubnets-*.js", drop_twice)
+        page.get_by_role("link", name="vSubnets").first.click()
+        expect(page.get_by_role("button", name="Create a vSubnet").first).to_be_visible()
+        assert asked == 3
+
+        page.route("**/assets/Events-*.js", lambda route: route.abort("internetdisconnected"))
+        page.get_by_role("link", name="Events").first.click()
+        expect(page.get_by_text("This page could not be shown")).to_be_visible(timeout=10_000)
+        one.screen("route-failed")
+        page.unroute("**/assets/Events-*.js")
+        page.get_by_role("button", name="Reload").click()
+        expect(page.get_by_role("heading", level=1, name="Events")).to_be_visible()
+
+
 @pytest.mark.slow
 def test_a_vsubnet_is_made_changed_and_deleted_by_clicks(
     somebody: Person, running: Running

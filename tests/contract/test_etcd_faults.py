@@ -31,6 +31,7 @@ from cairn_appliance.store.port import (
     Put,
     Unavailable,
 )
+from cairn_appliance.store.snapshots import Snapshots
 
 from tests.contract.etcd_server import EtcdServer, client
 from tests.contract.follower import Follower, write_from_many
@@ -446,6 +447,31 @@ async def test_one_dead_endpoint_costs_little(server: EtcdServer) -> None:
             for _ in range(20):
                 await store.get(P + "a")
             assert time.monotonic() - begun < 1  # it stays on the one that works
+
+
+async def test_a_snapshot_is_taken_of_another_member_where_one_does_not_run_yet(
+    server: EtcdServer, store: EtcdStore
+) -> None:
+    """So is a member that was just added, whose etcd is yet to begin."""
+    written = await store.commit([], [Put(P + "a", b"")])
+    with socket.socket() as refusing:
+        refusing.bind(("127.0.0.1", 0))
+        added = f"127.0.0.1:{refusing.getsockname()[1]}"
+        async with Snapshots(Endpoints([added, server.address], None)).take() as snapshot:
+            octets = sum([len(chunk) async for chunk in snapshot.chunks])
+    assert snapshot.revision >= written
+    assert octets > 0
+
+
+async def test_a_snapshot_that_no_member_gives_is_given_up_in_time() -> None:
+    with socket.socket() as refusing:
+        refusing.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{refusing.getsockname()[1]}"
+        begun = time.monotonic()
+        with pytest.raises(Unavailable, match="refuses the connection"):
+            async with Snapshots(Endpoints([nobody], None)).take():
+                pytest.fail("nobody gives one")
+    assert time.monotonic() - begun < PROMISED_S
 
 
 async def test_when_the_endpoint_in_use_dies_the_next_takes_over(tmp_path: Path) -> None:

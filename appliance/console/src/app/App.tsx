@@ -1,10 +1,12 @@
 import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
+import type { ComponentType } from "react";
 import { createBrowserRouter, Navigate, type RouteObject } from "react-router";
 import { RouterProvider } from "react-router/dom";
 import { failureFrom } from "../api/failure";
 import { askForOverview } from "../api/queries";
 import { Loading } from "../parts/states";
 import { Component as Overview } from "../routes/overview/Overview";
+import { patiently } from "./patience";
 import { RouteFailed } from "./RouteFailed";
 import { askForSession, SessionProvider } from "./session";
 import { Root } from "./Root";
@@ -32,10 +34,18 @@ const client = new QueryClient({
 askForSession(client);
 if (window.location.pathname === "/") askForOverview(client);
 
-type Lazy = NonNullable<RouteObject["lazy"]>;
-const page = (path: string, lazy: Lazy): RouteObject => ({
+interface Loaded {
+  Component: ComponentType;
+}
+// Not a rejected `lazy`: where a route above has a fallback the router shows nothing at all then.
+const failing = (error: unknown): Loaded => ({
+  Component: () => {
+    throw error;
+  },
+});
+const page = (path: string, load: () => Promise<Loaded>): RouteObject => ({
   path,
-  lazy,
+  lazy: async () => patiently(load).catch(failing),
   errorElement: <RouteFailed />,
 });
 

@@ -11,8 +11,8 @@ export function RouteFailed() {
       <EmptyStateBody>
         <p>{inert(reason)}</p>
         <p>
-          What to do: reload. After an upgrade of the appliance this page may be of the version
-          before; if it fails again, report it.
+          What to do: reload once this browser reaches the appliance. After an upgrade of the
+          appliance this page may be of the version before; if it fails again, report it.
         </p>
       </EmptyStateBody>
       <EmptyStateFooter>

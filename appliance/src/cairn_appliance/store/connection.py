@@ -35,7 +35,7 @@ SETTLED_S = 0.3
 TOTAL_S = 9.5  # all tries of a call; the port promises ten seconds
 BAD_S = 5.0  # an endpoint that failed is not chosen for so long, if there is another
 _BACKOFF_FIRST_S = 0.05
-_BACKOFF_LAST_S = 1.0
+BACKOFF_LAST_S = 1.0
 _MESSAGE_MAX_OCTETS = 64 << 20
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.use_local_subchannel_pool", 1),  # otherwise channels share one connection
@@ -80,7 +80,7 @@ class Backoff:
     async def wait(self) -> None:
         """Sleep for 50 to 100 % of the current step."""
         await asyncio.sleep(self._next_s * random.uniform(0.5, 1.0))
-        self._next_s = min(self._next_s * 2, _BACKOFF_LAST_S)
+        self._next_s = min(self._next_s * 2, BACKOFF_LAST_S)
 
 
 class Endpoints:
@@ -261,7 +261,7 @@ class Caller:
                 if not isinstance(error, LeaderChanged):
                     await self._drop(link)
                 is_safe = is_repeatable or isinstance(error, NotConnected)
-                if not is_safe or loop.time() + _BACKOFF_LAST_S >= end:
+                if not is_safe or loop.time() + BACKOFF_LAST_S >= end:
                     self._counters["unavailable"] += 1
                     raise
             await backoff.wait()

@@ -12,10 +12,20 @@ import grpc
 import grpc.aio
 
 from cairn_appliance.store import rpc_pb2, rpc_pb2_grpc
-from cairn_appliance.store.connection import READ_S, Endpoints, Link, bounded, meaning
+from cairn_appliance.store.connection import (
+    BACKOFF_LAST_S,
+    READ_S,
+    TOTAL_S,
+    Backoff,
+    Endpoints,
+    Link,
+    bounded,
+    meaning,
+)
 from cairn_appliance.store.keys import CLUSTER_INFO
 from cairn_appliance.store.port import StoreError, Unavailable
 
+_BEGUN_WITHIN_S = 2 * READ_S + BACKOFF_LAST_S  # one try, and the wait before it
 _SILENT_S = 30.0  # the member reads its disk before the first octet
 _HASH_OCTETS = 32  # SHA-256 of all before it ends a snapshot
 _PAGE_OCTETS = 512  # the database has whole pages
@@ -42,19 +52,42 @@ class Snapshots:
         The member is first asked for something that only the quorum knows: what it has then
         is no older than what anybody was told before.
         """
-        address = self._endpoints.pick()
-        link = Link(address, self._endpoints.open(address))
+        link, revision = await self._begun()
         try:
-            await link.ready(READ_S)
-            asked = rpc_pb2.RangeRequest(key=CLUSTER_INFO.encode())
-            answer = await bounded(rpc_pb2_grpc.KVStub(link.channel).Range(asked), READ_S)
             async with contextlib.aclosing(_chunks(link)) as chunks:
-                yield Snapshot(int(answer.header.revision), chunks)
+                yield Snapshot(revision, chunks)
         except StoreError:
-            self._endpoints.mark_bad(address)
+            self._endpoints.mark_bad(link.address)
             raise
         finally:
             await link.channel.close(None)
+
+    async def _begun(self) -> tuple[Link, int]:
+        """Return a member that is well and what it has; raise Unavailable after ten seconds."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + TOTAL_S
+        backoff = Backoff()
+        while True:
+            address = self._endpoints.pick()
+            link = Link(address, self._endpoints.open(address))
+            try:
+                return link, await _newest(link)
+            except BaseException as error:
+                await link.channel.close(None)
+                if not isinstance(error, Unavailable):
+                    raise
+                self._endpoints.mark_bad(address)
+                if loop.time() + _BEGUN_WITHIN_S >= end:
+                    raise
+            await backoff.wait()
+
+
+async def _newest(link: Link) -> int:
+    """Return the revision that the quorum knows; raise StoreError."""
+    await link.ready(READ_S)
+    asked = rpc_pb2.RangeRequest(key=CLUSTER_INFO.encode())
+    answer = await bounded(rpc_pb2_grpc.KVStub(link.channel).Range(asked), READ_S)
+    return int(answer.header.revision)
 
 
 async def _chunks(link: Link) -> AsyncGenerator[bytes, None]:
