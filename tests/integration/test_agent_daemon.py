@@ -266,6 +266,48 @@ def test_a_delta_reaches_the_data_plane_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.timed
+@pytest.mark.parametrize("what", ["peer removed", "node removed"])
+def test_a_slow_disk_does_not_keep_a_removal_from_the_data_plane(tmp_path: Path, what: str) -> None:
+    slow = tmp_path / "slow"
+    (tmp_path / "sitecustomize.py").write_text(_SLOW_DISK)
+
+    async def test(netlink: AsyncIPRoute) -> None:
+        environment = {"PYTHONPATH": str(tmp_path), "SLOW_DISK": str(slow)}
+        async with a_member(tmp_path, netlink, **environment) as host:
+            await host.appliance.until(lambda fake: fake.asked("ack"))
+            assert (await host.status())["link"]["is_up"]
+            slow.touch()
+            begun = time.monotonic()
+            if what == "peer removed":
+                gone = host.appliance.cluster.vsubnet(
+                    host.members(), 11, full=False, send=[], remove=[node_id(2)]
+                )
+                host.appliance.send(gone, host.appliance.cluster.in_sync(11))
+                await host.until("it has no peer", lambda: host.has_peers())
+            else:
+                host.appliance.send(json.dumps({"type": "removed", "reason": "removed"}).encode())
+                await host.until("no sessions", lambda: host.dataplane.state["vsubnets"] == [])
+            assert time.monotonic() - begun < 1.0
+            slow.unlink()
+            if what == "peer removed":
+                kept = host.state_dir / "netmap.jsonl"
+                await host.until("it is kept", lambda: node_id(2) not in kept.read_text())
+
+    in_new_network(test)
+
+
+# Read by Python before all else.
+_SLOW_DISK = """
+import os, time
+whole = os.fsync
+def fsync(descriptor):
+    time.sleep(2.0 if os.path.exists(os.environ["SLOW_DISK"]) else 0.0)
+    whole(descriptor)
+os.fsync = fsync
+"""
+
+
+@pytest.mark.timed
 def test_the_kept_netmap_is_applied_within_two_seconds_without_an_appliance(
     tmp_path: Path,
 ) -> None:

@@ -225,6 +225,8 @@ class Agent:
             except (AgentError, NetlinkError) as error:
                 log.warning("the host can't be brought to what is desired: %s", error)
                 wait_s = _RETRY_S
+            if self.membership is not None:
+                self.membership.keep_newest()
             if not self.wake.is_set():
                 self._settled.set()
             with contextlib.suppress(TimeoutError):

@@ -53,7 +53,8 @@ class Membership:
         self._offline_trust_s = offline_trust_s
         self._state = state
         self._changed = changed
-        self._kept: object = None
+        self._used: object = None
+        self._is_unkept = False
         self.copy = NetmapCopy(
             cluster_id=identity.cluster_id,
             node_id=identity.node_id,
@@ -115,7 +116,7 @@ class Membership:
         except NetmapRefused as refusal:
             self._state.set_netmap_aside(str(refusal))
         else:
-            self._kept = _content(netmap)
+            self._used = _content(netmap)
             log.info("kept netmap loaded revision=%d", netmap.revision)
 
     @property
@@ -239,16 +240,16 @@ class Membership:
             log.info("whom to trust was kept trust=%s", held.digest[:16])
 
     def netmap_changed(self) -> None:
-        """Keep the new netmap; it is used whether or not it could be kept.
+        """Use the new netmap, and have it kept after that.
 
         The revision goes up with every write anywhere in the cluster: where nothing that
         concerns this node came with it, nothing is written and nothing applied.
         """
         netmap = self.copy.current
         content = _content(netmap)
-        if netmap is None or content == self._kept:
+        if netmap is None or content == self._used:
             return
-        self._kept = content
+        self._used = content
         self._keep(with_map_keys(self._identity, self.copy.map_keys))
         if netmap.node is not None and netmap.node.document.appliances:
             # The cluster grew or shrank: the next link may have to be with one that is new.
@@ -256,11 +257,25 @@ class Membership:
             self._keep(msgspec.structs.replace(self._identity, appliances=known))
         if self._identity.state == "pending" and netmap.vsubnets:
             self.link.register_soon()  # somebody approved it; the answer says so
-        try:
-            self._state.keep_netmap(dump(netmap))
-        except StateUnusable as error:
-            log.warning("the netmap could not be kept: %s", error.cause)
+        self._is_unkept = True
         self._changed()
+
+    def keep_newest(self) -> None:
+        """Write down what the data plane was told, not before: a slow disk would delay a removal.
+
+        Where it ends in between, the appliances tell it again.
+        """
+        if not self._is_unkept:
+            return
+        self._is_unkept = False
+        try:
+            if self._identity.barred:
+                self._state.keep_identity(self._identity)
+                self._state.forget_netmap()
+            elif self.netmap is not None:
+                self._state.keep_netmap(dump(self.netmap))
+        except StateUnusable as error:
+            log.warning("what is in use could not be kept: %s", error.cause)
 
     def heard(self) -> None:
         """An appliance confirmed the netmap: the time alone begins anew."""
@@ -277,11 +292,8 @@ class Membership:
     def bar(self, reason: str) -> None:
         """Mark the identity: it takes part no more until a person joins anew."""
         self.answered.set()
-        self._keep(msgspec.structs.replace(self._identity, barred=reason))
-        try:
-            self._state.forget_netmap()
-        except StateUnusable as error:
-            log.warning("the netmap of a barred node could not be removed: %s", error.cause)
+        self._identity = msgspec.structs.replace(self._identity, barred=reason)
+        self._is_unkept = True
         self._changed()
 
     def keep_standing(self) -> None:

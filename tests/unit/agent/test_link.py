@@ -324,6 +324,12 @@ async def test_those_that_choose_a_leader_are_asked_again_soon(running: Running)
     link._after(places[0], Unreachable("it ended the connection", ""))
     waits = [link._after(places[n % 2 + 1], Busy("no quorum", "", 2.0)) for n in range(6)]
     assert max(waits) <= 1.0
+    # One that refuses a connection is tried in its turn, and says nothing of the others.
+    for turn in range(6):
+        for place in places[1:]:
+            waits.append(link._after(place, Busy("no quorum", "", 2.0)))
+        waits.append(link._after(places[0], Unreachable("it refuses the connection", "")))
+        assert max(waits) <= 1.0, turn
 
     link._was_up_at -= 10.0
     waits = [link._after(places[n % 2 + 1], Busy("no quorum", "", 2.0)) for n in range(3)]

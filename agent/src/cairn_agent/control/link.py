@@ -150,6 +150,7 @@ class Link:
         self._tried = ""
         self._lost_at: dict[str, float] = {}  # address -> of the loop's clock
         self._was_up_at = -math.inf  # of the loop's clock
+        self._was_busy_at = -math.inf  # anyone: it was there, and refused for now
         self._patience = Patience()
         self._turn = random.SystemRandom().randrange(1 << 16)
         self._unreachable = 0  # replicas in a row
@@ -241,7 +242,8 @@ class Link:
             return random.uniform(0.0, _SPREAD_S)
         if self._unreachable % max(1, len(self._replicas())) != 0:
             return random.uniform(0.5, 1.5) * _NEXT_REPLICA_S
-        if has_others and isinstance(error, Busy) and loop.time() - self._was_up_at < _FAILOVER_S:
+        is_recent = loop.time() - self._was_up_at < _FAILOVER_S
+        if has_others and is_recent and self._was_busy_at > self._was_up_at:
             return random.uniform(_AGAIN_MIN_S, _AGAIN_MAX_S)
         if not isinstance(error, Busy):
             self.nobody_there.set()
@@ -258,6 +260,7 @@ class Link:
         if isinstance(error, NoAnswer):
             self._lost_at[address] = now
         elif isinstance(error, Busy):
+            self._was_busy_at = now
             self._lost_at.pop(address, None)
         if isinstance(error, Silent):
             self._patience.fell_silent(now)
