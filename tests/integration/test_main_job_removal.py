@@ -74,7 +74,11 @@ def test_a_removed_node_is_told_so_and_gets_nothing_more_from_an_appliance(
     until("the node knows", lambda: victim.status()["state"] == "barred", within_s=5)
     monitor.stop()
     took = _deleted_at(monitor.text(), world.prod.tap) - removed
-    assert victim.name not in {peer["name"] for peer in world.node("a1").status()["peers"]}
+    until(
+        "a member has forgotten it",
+        lambda: victim.name not in {p["name"] for p in world.node("a1").status()["peers"]},
+        within_s=5,
+    )
 
     # A thief with the identity: same keys and certificate, an agent that does not know yet.
     assert victim.agent is not None

@@ -142,8 +142,16 @@ class Trio:
 
     def operator(self) -> Operator:
         """One who asks an appliance that is ready, from the host of the writers."""
-        ready = next(each for each in self.appliances.values() if each.is_ready())
+        ready = self.ready()
         return Operator(self.client, ready, ready.session())
+
+    def ready(self) -> Appliance:
+        """Wait until an appliance is ready, and return it."""
+
+        def found() -> Appliance | None:
+            return next((each for each in self.appliances.values() if each.is_ready()), None)
+
+        return until("an appliance is ready", found, within_s=30)
 
     def violations(self, taken: Taken, written: list[Write]) -> list[Violation]:
         """What no truth explains of what was taken, used and acknowledged."""
@@ -151,8 +159,7 @@ class Trio:
 
     def kept(self) -> set[str]:
         """The IDs of all tokens, as the cluster has them."""
-        name = next(name for name, each in self.appliances.items() if each.is_ready())
-        return {token["id"] for token in self.appliances[name].cairn("token", "list")}
+        return {token["id"] for token in self.ready().cairn("token", "list")}
 
 
 @contextmanager
@@ -269,7 +276,7 @@ def grown_trio(
         trio = Trio(lab, appliances, client, vm, network, [], [second], counts)
         for name in ("m2", "m3"):
             trio.add(name, site.host(name), prepare=prepare, settings=settings)
-        trio.wait_until_whole()
+            trio.wait_until_whole()  # another may join once this one has a vote
         writer.wait_for(20)
         trio.growth = writer.writes()
     return trio

@@ -143,7 +143,8 @@ class Appliance:
             raise NotInTimeError(f"{error}; its log ends:\n{program.tail()}") from None
 
     def login(self) -> None:
-        """Open a session for the operator's command."""
+        """Open a session for the operator's command, once it is ready."""
+        until("it is ready", self.is_ready, within_s=30)
         command = ["cairn", "login", f"https://127.0.0.1:{OPS_PORT}", "--user", "admin"]
         command += ["--password-file", "-", "--fingerprint", self.fingerprint]
         self.host.run(command, stdin=self.password + "\n")
@@ -163,7 +164,10 @@ class Appliance:
         assert self._program is not None
         kill_tree(self._program.pid)
         self._program.wait(within_s=30)
-        assert "etcd" not in self.host.run(["ps", "ax", "-o", "comm"]).stdout
+        until("its etcd has ended", lambda: not self._has_etcd(), within_s=30)
+
+    def _has_etcd(self) -> bool:
+        return "etcd" in self.host.run(["ps", "ax", "-o", "comm"]).stdout
 
     def cairn(self, *arguments: str) -> Any:
         """Run `cairn ... --json` and return what it printed."""

@@ -1,7 +1,7 @@
 """Sends and receives sequence-numbered probes; a stand-alone script.
 
 `python -I -S probe.py RESULT INTERVAL_MS NUMBER ADDRESS=NUMBER...`: sends to each peer
-every INTERVAL_MS until SIGTERM, goes on receiving for a second, then writes RESULT (JSON):
+every INTERVAL_MS until SIGTERM, goes on receiving until SIGUSR1, then writes RESULT (JSON):
 sent {peer: [seconds...]} indexed by sequence, received {peer: [[sequence, seconds]...]}.
 Times are CLOCK_MONOTONIC, the same for all machines of a lab.
 """
@@ -18,7 +18,7 @@ import time
 _PORT = 9876
 _FORMAT = struct.Struct("!4sHI")  # magic, sender, sequence
 _MAGIC = b"prb1"
-_LINGER_S = 1.0
+_LINGER_MAX_S = 10.0  # where nobody says SIGUSR1
 
 
 class Probe:
@@ -45,8 +45,9 @@ class Probe:
         while True:
             now = time.monotonic()
             if self.stopping and end is None:
-                end = now + _LINGER_S
-            if end is not None and now >= end:
+                end = now + _LINGER_MAX_S
+            if end is not None and (now >= end or signal.sigtimedwait([signal.SIGUSR1], 0)):
+                self._receive_all()
                 return
             if end is None and now >= due:
                 self._send()
@@ -65,16 +66,23 @@ class Probe:
             except OSError:
                 continue  # counts as lost: the interface is away, or has no carrier
 
-    def _receive(self, source: socket.socket) -> None:
+    def _receive_all(self) -> None:
+        for each in self._sockets.values():
+            while self._receive(each):
+                pass
+
+    def _receive(self, source: socket.socket) -> bool:
+        """Take some; return whether there may be more."""
         for _ in range(256):
             try:
                 octets = source.recv(2048)
             except OSError:
-                return
+                return False
             if len(octets) == _FORMAT.size:
                 magic, peer, sequence = _FORMAT.unpack(octets)
                 if magic == _MAGIC and peer in self.received:
                     self.received[peer].append((sequence, time.monotonic()))
+        return True
 
 
 def _socket(family: socket.AddressFamily) -> socket.socket:

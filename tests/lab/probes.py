@@ -17,6 +17,7 @@ from tests.lab.machine import Machine
 from tests.lab.program import Program
 
 INTERVAL_MS = 10
+_LINGER_S = 1.0  # for what is still under way once nobody sends any more
 _HERE = Path(__file__).resolve().parent
 
 
@@ -79,6 +80,10 @@ class Probes:
         for program in self._programs:
             if program.running:
                 program.send_signal(signal.SIGTERM)
+        time.sleep(_LINGER_S)
+        for program in self._programs:
+            if program.running:
+                program.send_signal(signal.SIGUSR1)
         for number, program in enumerate(self._programs):
             program.wait(within_s=20)
             self._results[number] = json.loads(self._files[number].read_text())

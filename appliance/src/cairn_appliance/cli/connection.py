@@ -82,7 +82,9 @@ def fetch_cas(url: str) -> list[str]:
         _reported(url),
         httpx.Client(base_url=url, verify=False, timeout=_timeout(_READ_S)) as client,
     ):
-        answer = client.get(f"{API}/ca")
+        answer = _when_not_busy(lambda: client.get(f"{API}/ca"), _REPEAT_WITHIN_S)
+        if answer.status_code == 503:
+            raise _problem(answer)
         return _certificates(answer.text) if answer.status_code == 200 else [""]
 
 
@@ -241,15 +243,13 @@ class Connection:
     ) -> httpx.Response:
         """Send; a request that can do no harm twice is repeated when the appliance is busy."""
         may_repeat = method == "GET" or "Idempotency-Key" in (headers or {})
-        until = time.monotonic() + (_REPEAT_WITHIN_S if may_repeat else 0)
-        while True:
-            answer = self._send_once(method, path, query, body, headers, wait_s)
-            if answer.is_success:
-                return answer
-            pause_s = _wait_s(answer)
-            if answer.status_code != 503 or time.monotonic() + pause_s > until:
-                raise _problem(answer)
-            time.sleep(pause_s)
+        answer = _when_not_busy(
+            lambda: self._send_once(method, path, query, body, headers, wait_s),
+            _REPEAT_WITHIN_S if may_repeat else 0.0,
+        )
+        if not answer.is_success:
+            raise _problem(answer)
+        return answer
 
     def _send_once(
         self,
@@ -271,6 +271,17 @@ class Connection:
                 headers=sent,
                 timeout=_timeout(wait_s),
             )
+
+
+def _when_not_busy(ask: Callable[[], httpx.Response], within_s: float) -> httpx.Response:
+    """Return the answer; one of 503 is asked for again, for so long at most."""
+    until = time.monotonic() + within_s
+    while True:
+        answer = ask()
+        pause_s = _wait_s(answer)
+        if answer.status_code != 503 or time.monotonic() + pause_s > until:
+            return answer
+        time.sleep(pause_s)
 
 
 @contextmanager

@@ -8,7 +8,9 @@ import stat
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
+from cairn_appliance.cli import connection
 from cairn_appliance.cli.session import session_path
 
 from tests.unit.appliance.cli.conftest import Live, Shell
@@ -50,6 +52,32 @@ def test_a_foreign_fingerprint_ends_before_the_password_is_sent(
     assert not session_path().exists()
     events = live.do(live.operations.services.events.latest())
     assert [event.kind for event in events] == []
+
+
+@pytest.mark.parametrize("is_soon_ready", [True, False])
+def test_an_appliance_that_is_not_ready_yet_is_asked_again_and_said_to_be_so(
+    live: Live, cairn: Shell, password: str, monkeypatch: pytest.MonkeyPatch, is_soon_ready: bool
+) -> None:
+    problem = {"code": "no_quorum", "detail": "it waits for its quorum", "remedy": "try again"}
+    whole, asked = httpx.Client.get, 0
+
+    def get(client: httpx.Client, path: str) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        is_ready = is_soon_ready and asked > 2
+        return whole(client, path) if is_ready else httpx.Response(503, json=problem)
+
+    monkeypatch.setattr(httpx.Client, "get", get)
+    monkeypatch.setattr(connection, "_WAIT_MAX_S", 0.1)
+    monkeypatch.setattr(connection, "_REPEAT_WITHIN_S", 1.0)
+    pin = live.fingerprint
+    ended = cairn("login", live.url, "--fingerprint", pin, "--password-file", password)
+
+    if is_soon_ready:
+        assert ended.code == 0, ended.err
+    else:
+        assert ended.code != 0
+        assert "it waits for its quorum" in ended.err
 
 
 def test_without_a_fingerprint_the_person_is_shown_it_and_asked(
