@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCREENS = ROOT / "build" / "screens"
 AXE = ROOT / "appliance" / "console" / "node_modules" / "axe-core" / "axe.min.js"
 WITHIN_MS = 15_000
+expect.set_options(timeout=WITHIN_MS)
 _SERIOUS = ("serious", "critical")
 _NETWORK_CHANGED = ("ERR_NETWORK_CHANGED", "chrome-error://")
 _TRIES = 5

@@ -90,7 +90,7 @@ class Soak:
         return [fault for fault in self.faults if not fault.healed]
 
     def strike(self) -> None:
-        """Begin one fault on something that has none."""
+        """Begin one fault on something that has none; nothing where all has one."""
         hit = {target for fault in self.active for target in fault.targets}
         sound = [name for name in self.trio.appliances if name not in hit]
         kinds: list[Callable[[], Fault]] = []
@@ -114,6 +114,8 @@ class Soak:
                 lambda: self._dataplane_killed(node),
                 lambda: self._moved(node),
             ]
+        if not kinds:
+            return
         fault = self.dice.choice(kinds)()
         self.faults.append(fault)
         print(f"soak: {fault}, {fault.ends - fault.begun:.0f} s", flush=True)

@@ -314,12 +314,7 @@ class Node:
 
     def pings(self, address: str, *, count: int = 1, wait_s: float = 1.0, size: int = 56) -> int:
         """Return how many of `count` pings (100 ms apart) were answered."""
-        command = f"ping -n -c {count} -i 0.1 -W {wait_s} -s {size} {address}".split()
-        done = self.host.run(command, check=False, within_s=30 + count)
-        for line in done.stdout.splitlines():
-            if " received" in line:
-                return int(line.split(" received")[0].split()[-1])
-        raise CommandError(self.name, command, done.returncode, done.stdout + done.stderr)
+        return pings(self.host, address, count=count, wait_s=wait_s, size=size)
 
     def wait_for_ping(self, address: str, *, within_s: float) -> float:
         """Ping until the first answer; return how long that took."""
@@ -348,6 +343,15 @@ class Node:
         if shown.returncode != 0:
             return []
         return [info for link in json.loads(shown.stdout) for info in link.get("addr_info", [])]
+
+
+def pings(
+    machine: Machine, address: str, *, count: int = 1, wait_s: float = 1.0, size: int = 56
+) -> int:
+    """Return how many of `count` pings (100 ms apart) were answered, `wait_s` after the last."""
+    arguments = [address, str(count), "0.1", str(wait_s), str(size)]
+    command = machine.python(_HERE / "ping.py", *arguments)
+    return int(machine.run(command, within_s=30 + count + wait_s).stdout)
 
 
 def send_frames(

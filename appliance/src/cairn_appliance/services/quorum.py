@@ -32,6 +32,8 @@ TOGETHER_ASKED_AFTER_S = 0.6  # of silence
 _TOGETHER_ASKED_EVERY_S = 0.3
 _TOGETHER_HOLDS_S = 1.2  # from when it was asked; an answer takes 0.6 s at most
 _LOOKED_AT_EVERY_S = 0.1
+_STOOD_STILL_S = 0.3  # later than this, the appliance itself had no processor, or was paused
+_ANSWERED_WITHIN_S = 0.5  # after that, before the store is held to be silent
 
 
 class NoQuorum(Unavailable):
@@ -123,8 +125,13 @@ class Quorum:
             await asyncio.sleep(_TOGETHER_ASKED_EVERY_S)
 
     async def _judge(self) -> None:
+        looked_at = self._clock()
         while True:
             now = self._clock()
+            if now - looked_at > _LOOKED_AT_EVERY_S + _STOOD_STILL_S and not self._is_lost:
+                # An answer may lie there: what came first when it went on is chance.
+                self._confirmed = max(self._confirmed, now - LOST_S + _ANSWERED_WITHIN_S)
+            looked_at = now
             silent_s = now - self._confirmed
             is_slow = self._together is not None and now - self._together < _TOGETHER_HOLDS_S
             self._set_lost(silent_s >= (SLOW_S if is_slow else LOST_S))

@@ -25,8 +25,10 @@ class Store(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.is_lost = False
+        self.takes_s = 0.0
 
     async def get(self, key: str) -> Item | None:
+        await asyncio.sleep(self.takes_s)
         if self.is_lost:
             raise Unavailable("no quorum")
         return await super().get(key)
@@ -43,6 +45,8 @@ class World:
             ("_TOGETHER_ASKED_EVERY_S", 0.01),
             ("_TOGETHER_HOLDS_S", 0.05),
             ("_LOOKED_AT_EVERY_S", 0.01),
+            ("_STOOD_STILL_S", 0.05),
+            ("_ANSWERED_WITHIN_S", 0.08),
         ):
             monkeypatch.setattr(module, name, seconds)
         self.store, self.sent_away = Store(), 0
@@ -112,6 +116,26 @@ async def test_without_one_everything_is_refused_but_whether_it_lives(world: Wor
     world.store.is_lost = False
     await world.until(lost=False)
     assert (await world.client.get("/anything")).status_code == 200
+
+
+async def test_what_the_appliance_itself_stood_still_is_no_silence_of_the_store(
+    world: World,
+) -> None:
+    world.store.takes_s = 0.02
+    waiting = asyncio.create_task(world.client.get("/waits"))
+    await world.begun.wait()
+    for _ in range(3):
+        time.sleep(0.3)  # as where the machine has no processor for it  # noqa: ASYNC251
+        await asyncio.sleep(0.15)
+        assert not waiting.done()
+        assert not world.quorum.is_lost
+
+    world.store.is_lost = True
+    time.sleep(0.3)  # noqa: ASYNC251
+    begun = time.monotonic()
+    await world.until(lost=True)
+    assert time.monotonic() - begun < 1.0
+    assert (await waiting).status_code == 503
 
 
 async def test_a_request_under_way_is_ended_when_the_quorum_goes(world: World) -> None:
