@@ -79,6 +79,12 @@ class Joined:
             cluster.in_sync(5),
         ]
 
+    async def has_netmap(self) -> None:
+        """Wait until the netmap is in use, and kept, as it is once it is applied."""
+        await self.until(lambda: self.agent.membership and self.agent.membership.netmap)
+        assert self.agent.membership is not None
+        self.agent.membership.keep_newest()
+
     def answer_copies(self, *, state: str = "pending") -> None:
         """Answer `copy` and `become` as an appliance does."""
 
@@ -137,7 +143,7 @@ async def test_a_copy_becomes_a_pending_node_with_an_id_and_keys_of_its_own(
 
 async def test_a_copy_gives_up_the_netmap_before_it_asks_for_anything(joined: Joined) -> None:
     async with joined.linked():
-        await joined.until(lambda: joined.agent.membership and joined.agent.membership.netmap)
+        await joined.has_netmap()
         assert joined.agent.state.netmap() is not None
         joined.answer("register", 409, DUPLICATE)
         joined.answer("copy", 503, {"title": "busy", "status": 503, "code": "unavailable"})
@@ -240,7 +246,7 @@ async def test_on_another_machine_the_netmap_waits_for_an_appliance(
     joined: Joined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with joined.linked():
-        await joined.until(lambda: joined.agent.membership and joined.agent.membership.netmap)
+        await joined.has_netmap()
     for module in ("daemon", "membership"):
         monkeypatch.setattr(f"cairn_agent.{module}.machine_facts", lambda _: ELSEWHERE)
     joined.agent.load()
@@ -249,7 +255,7 @@ async def test_on_another_machine_the_netmap_waits_for_an_appliance(
     assert membership.netmap is None
     assert membership.waits
     async with joined.linked():
-        await joined.until(lambda: joined.agent.membership and joined.agent.membership.netmap)
+        await joined.has_netmap()
     assert joined.now.machine == ELSEWHERE
     joined.agent.load()
     assert joined.agent.membership is not None
@@ -258,7 +264,7 @@ async def test_on_another_machine_the_netmap_waits_for_an_appliance(
 
 async def test_the_same_machine_starts_without_asking_anybody(joined: Joined) -> None:
     async with joined.linked():
-        await joined.until(lambda: joined.agent.membership and joined.agent.membership.netmap)
+        await joined.has_netmap()
     joined.agent.load()
     assert joined.agent.membership is not None
     assert joined.agent.membership.netmap is not None
