@@ -52,6 +52,7 @@ CALM_S = (5.0, 15.0)
 WHOLE_S = 60.0
 RECOVERED_S = 10.0  # after which an appliance that was healed has recovered
 SETTLED_S = 3.0  # after which a node that had a fault loses nothing any more
+UNDER_WAY_S = 0.1  # what was sent so long before a fault may not have arrived when it came
 
 
 @dataclass
@@ -296,9 +297,10 @@ def unexplained(soak: Soak, probes: Probes) -> list[str]:
     ]
     quiet_since = 0.0
     for fault in sorted(of_nodes, key=lambda fault: fault.begun):
-        found += [f"before {fault}: {pair}" for pair in _losers(probes, quiet_since, fault.begun)]
+        begun = fault.begun - UNDER_WAY_S
+        found += [f"before {fault}: {pair}" for pair in _losers(probes, quiet_since, begun)]
         quiet_since = fault.begun + SETTLED_S
-        for pair in _losers(probes, fault.begun, quiet_since):
+        for pair in _losers(probes, begun, quiet_since):
             is_its = fault.targets[0] in (pair.source, pair.destination)
             if not is_its or pair.outage_s > fault.outage_s:
                 found.append(f"{fault}: {pair}")
