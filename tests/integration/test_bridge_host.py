@@ -99,13 +99,18 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 async def settled() -> dict[str, Any]:
-    """Return the state once duplicate address detection is over."""
-    for _ in range(100):
+    """Return the state once the kernel has done what it does by itself, a moment later."""
+    for _ in range(400):
         state = state_of_the_host()
-        if "tentative" not in json.dumps(state):
+        if "tentative" not in json.dumps(state) and all(map(_has_followed, state["links"])):
             return state
         await asyncio.sleep(0.05)
-    return state_of_the_host()
+    raise AssertionError(f"the kernel doesn't come to an end: {state['links']}")
+
+
+def _has_followed(link: dict[str, Any]) -> bool:
+    """Whether a link's state is that of its carrier; the kernel has a thread for it."""
+    return ("LOWER_UP" in link["flags"]) == (link["operstate"] in ("UP", "UNKNOWN"))
 
 
 async def lan(netlink: AsyncIPRoute, *, has_ipv6: bool = True) -> None:
