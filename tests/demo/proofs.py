@@ -95,6 +95,7 @@ def printer_reached(stage: Stage) -> str:
         node, answered = stage.nodes[name], 0
         for address in PRINTER.values():
             node.wait_for_ping(address, within_s=30)  # the gateways have begun a moment ago
+            _forwarder_and_standby(stage)  # a beat that is late ends a right for a moment
             answered += node.pings(address, count=3)
         _require(answered == 6, f"{answered} of 6 pings of {name} came back from the printer")
         said.append(f"{PLACES[name]} {answered} of 6")
@@ -105,6 +106,7 @@ def printer_asks(stage: Stage) -> str:
     """The printer, which knows Ethernet and IP alone, finds a VM of each cloud."""
     answered = 0
     for name in ("web-1", "db-1"):
+        _forwarder_and_standby(stage)
         command = f"ping -n -c 3 -i 0.1 -W 1 {stage.address(name)}".split()
         done = stage.printer.run(command, check=False)
         answered += done.stdout.count(" bytes from ")
@@ -122,8 +124,8 @@ def gateway_killed(stage: Stage) -> str:
     node.agent.kill_for_good()
     web.wait_for_ping(PRINTER[4], within_s=20)
     took = time.monotonic() - begun
-    now = _state(stage, second)
-    _require(now == "forwarding", f"{second} is {now}, though the printer answers")
+    # A beat that is late ends its right, and the next one gives it back.
+    until(f"{second} says so", lambda: _state(stage, second) == "forwarding", within_s=10)
     node.start()  # for whoever looks around later
     return f"{first} killed, {second} forwards: back after {took:.1f} s"
 

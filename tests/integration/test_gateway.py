@@ -82,12 +82,17 @@ class Office:
             self.vm.host: self.vm.address(self.prod),
         }
         probes = Probes(addresses, directory=self.lab.directory)
-        time.sleep(1.0)
-        begun = probes.now()
+        for _ in range(5):  # anew where this machine stood still: that ends a right for a moment
+            self.forwarder()
+            steady = probes.now()
+            time.sleep(1.0)
+            begun = probes.now()
+            if begun - steady < 1.3:
+                break
         what()
         time.sleep(wait_s)
         probes.stop()
-        before = probes.pairs(until=begun - 0.2)
+        before = probes.pairs(since=steady, until=begun - 0.2)
         assert all(pair.lost == 0 for pair in before), "it did work before"
         return probes.worst(since=begun - 0.2)
 
