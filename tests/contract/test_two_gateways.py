@@ -34,6 +34,7 @@ from tests.unit.appliance.replica import AUTHORITY, CLUSTER, MAP_KEY, SEALER
 pytestmark = pytest.mark.etcd
 
 MOMENT_S = 12.0
+_PAUSE_S = 1.0  # between two beats: whoever was silent for longer is listened to anew
 FAULTS = int(os.environ.get("CAIRN_GATEWAY_FAULTS", "12"))  # about 2.5 s each
 
 
@@ -198,23 +199,42 @@ async def test_a_holder_that_dies_is_followed_in_time_and_never_too_early(
     etcd.start()
     try:
         async with replicas([etcd]) as services:
-            gateways = await office(services)
-            await gateways[0].beat(services[0])
-            holder, other = gateways
-            await other.beat(services[1])
-            died = time.monotonic()
-            holder.is_alive = False
-            async with asyncio.timeout(MOMENT_S):
-                while not other.opened:
-                    await asyncio.sleep(0.5)
-                    await other.beat(services[1])
-            after = other.opened[0][0] - died
-            assert overlaps(gateways) == []
-            assert after >= HOLD_S
+            holder, other = await office(services)
+            for _ in range(5):
+                after_s, pause_s = await _followed(holder, other, services)
+                assert overlaps([holder, other]) == []
+                assert after_s >= HOLD_S
+                if pause_s < _PAUSE_S:
+                    break
+                holder.is_alive = True
+                holder, other = other, holder
+                await _calm(services[0], holder.segment)
+            assert pause_s < _PAUSE_S, "this machine stood still each time"
             # C1 gives 4 s for all of it; the agent's part comes on top of this.
-            assert after <= SILENCE_S + 1.5
+            assert after_s <= SILENCE_S + 1.5
     finally:
         etcd.kill()
+
+
+async def _followed(
+    holder: Gateway, other: Gateway, services: list[Services]
+) -> tuple[float, float]:
+    """Let the holder die; return when it was followed, and how long nobody asked, in seconds."""
+    async with asyncio.timeout(5 * MOMENT_S):
+        while True:
+            died = time.monotonic()  # it may forward for HOLD_S from here on
+            await holder.beat(services[0])
+            if holder.until > time.monotonic():
+                break
+            await asyncio.sleep(0.1)
+        holder.is_alive = False
+        before, asked, pause_s = len(other.opened), died, 0.0
+        while len(other.opened) == before:
+            await other.beat(services[1])
+            now = time.monotonic()
+            asked, pause_s = now, max(pause_s, now - asked)
+            await asyncio.sleep(0.5)
+    return other.opened[before][0] - died, pause_s
 
 
 async def test_gateways_that_fail_in_turns_move_three_times_and_stay(tmp_path: Path) -> None:
@@ -223,23 +243,26 @@ async def test_gateways_that_fail_in_turns_move_three_times_and_stay(tmp_path: P
     try:
         async with replicas([etcd]) as services:
             gateways = await office(services)
-            for _ in range(10):
+            for _ in range(20):
                 for gateway, replica in zip(gateways, services, strict=True):
                     await gateway.beat(replica)
                 await asyncio.sleep(0.05)  # the watches
                 holder = next((g for g in gateways if g.until > time.monotonic()), None)
                 if holder is None:
-                    break
+                    continue  # a beat was late
                 holder.close()
                 holder.is_able = False
                 await holder.beat(services[0])
                 holder.is_able = True
-            for _ in range(4):
+            stays = 0
+            for _ in range(20):
                 for gateway, replica in zip(gateways, services, strict=True):
                     await gateway.beat(replica)
+                stays = sum(g.until > time.monotonic() for g in gateways)
+                if stays:  # else a beat was late
+                    break
             kinds = [event.kind for event in await services[0].events.list(limit=1000)]
             moves, alarms = kinds.count("forwarder_changed"), kinds.count("forwarder_held_down")
-            stays = sum(g.until > time.monotonic() for g in gateways)
             assert proofs.record(
                 "C5",
                 what="gateways that fail in turns, two replicas on a real etcd: automatic moves",
