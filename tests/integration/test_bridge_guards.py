@@ -66,6 +66,7 @@ STATION = "02:aa:00:00:00:01"
 _SENTINEL = 0x9000
 _TUNSETIFF, _FLAGS = 0x400454CA, 0x0002 | 0x1000 | 0x4000 | 0x0100  # TAP, no PI, header, queues
 _HEADER = 10  # of virtio-net, before each frame
+_PAUSE_S = 0.3  # of who sends: a storm with a longer one isn't measured
 _ALL, _ROUTERS = "33:33:00:00:00:01", "33:33:00:00:00:02"
 
 
@@ -543,6 +544,22 @@ def test_a_silent_host_gets_frames_and_a_stranger_none(tmp_path: Path) -> None:
     bridged(tmp_path, Guards(silent_hosts=[silent]), test)
 
 
+def _storm(opened: Wire, frames: list[bytes]) -> tuple[int, list[float], float]:
+    """Send for a while; return how many, when others were read, and the longest pause in it."""
+    sent, pause_s = 0, 0.0
+    arrived: list[float] = []
+    now = began = time.monotonic()
+    while now < began + 1.5:
+        opened.send("lan", frames[sent % len(frames)])
+        sent += 1
+        if sent % 20 == 0:
+            arrived += [at for at, _ in opened.heard("overlay", within_s=0.0001)]
+        last, now = now, time.monotonic()
+        pause_s = max(pause_s, now - last)
+    arrived += [at for at, _ in opened.heard("overlay", within_s=0.2)]
+    return sent, arrived, pause_s
+
+
 @pytest.mark.parametrize("sources", [1, 500])
 def test_a_storm_is_capped_per_station_and_in_all(tmp_path: Path, sources: int) -> None:
     async def test(opened: Wire, netlink: AsyncIPRoute) -> None:
@@ -551,14 +568,13 @@ def test_a_storm_is_capped_per_station_and_in_all(tmp_path: Path, sources: int) 
             for n in range(sources)
         ]
         cap = 200 if sources == 1 else 1000
-        sent, began = 0, time.monotonic()
-        arrived: list[float] = []
-        while time.monotonic() < began + 1.5:
-            opened.send("lan", frames[sent % sources])
-            sent += 1
-            if sent % 20 == 0:
-                arrived += [at for at, _ in opened.heard("overlay", within_s=0.0001)]
-        arrived += [at for at, _ in opened.heard("overlay", within_s=0.2)]
+        for _ in range(5):
+            before = await read_counters(7)
+            sent, arrived, pause_s = _storm(opened, frames)
+            if pause_s < _PAUSE_S:
+                break
+            await asyncio.sleep(1.5)
+        assert pause_s < _PAUSE_S, "this machine stood still each time"
         most = max(sum(at <= other < at + 1.0 for other in arrived) for at in arrived[::50])
         print(
             f"{sent} broadcasts of {sources} stations: {len(arrived)} crossed, {most} in a second"
@@ -566,8 +582,9 @@ def test_a_storm_is_capped_per_station_and_in_all(tmp_path: Path, sources: int) 
         assert sent > 3 * cap, "the sender is too slow to prove anything"
         # Read on this side up to 20 sends later than they crossed.
         assert cap * 0.5 < most <= cap * 1.03
-        counters = await read_counters(7)
-        assert counters["source_storm_from_lan"] + counters["storm_from_lan"] >= sent - len(arrived)
+        after = await read_counters(7)
+        kinds = ("source_storm_from_lan", "storm_from_lan")
+        assert sum(after[kind] - before[kind] for kind in kinds) >= sent - len(arrived)
         if sources == 1:
             assert Seen("storm", "eth1", "02:cc:00:00:00:00") in (await read_noted(7)).seen
 
