@@ -163,6 +163,7 @@ async def a_member(
         host.appliance.lines = host.netmap(10, 2)
         host.appliance.send(*host.appliance.lines)
         await host.until("peer 2 is loaded", lambda: host.has_peers(2))
+        await host.until("and kept after that", (host.state_dir / "netmap.jsonl").exists)
         yield host
 
 
