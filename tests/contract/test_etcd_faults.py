@@ -195,7 +195,7 @@ async def test_a_follower_resumes_after_etcd_was_killed_and_misses_nothing(
             before = len(acknowledged)
             await asyncio.sleep(0.5)
             server.start()
-            async with asyncio.timeout(PROMISED_S):
+            async with asyncio.timeout(RECOVERED_S):
                 while len(acknowledged) < before + 20:
                     await asyncio.sleep(0.05)
         is_done.set()
@@ -226,7 +226,7 @@ async def test_a_follower_past_a_compaction_is_reset(server: EtcdServer, store: 
             await _compact(elsewhere, last)
         server.kill()
         server.start()
-        await follower.reset_count_is(2, PROMISED_S)
+        await follower.reset_count_is(2, RECOVERED_S)
         assert follower.items == {i.key: i for i in (await store.list(P)).items}
         assert set(follower.items) == {P + "a", P + "b"}
         after = await store.commit([], [Put(P + "c", b"1")])
@@ -245,7 +245,7 @@ async def test_a_follower_of_an_etcd_that_was_made_anew_is_reset(
         server.kill()
         server.forget()
         server.start()
-        await follower.reset_count_is(2, PROMISED_S)
+        await follower.reset_count_is(2, RECOVERED_S)
         assert follower.items == {}
         after = await store.commit([], [Put(P + "new", b"1")])
         await follower.has_change(Item(P + "new", b"1", after, after))

@@ -40,11 +40,18 @@ import socket, sys
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
 s = socket.socket(family, socket.SOCK_DGRAM)
 s.bind(("", int(sys.argv[3])))
-s.settimeout(0.5)
+s.settimeout(float(sys.argv[4]))
 for to in sys.argv[1].split(","):
     s.sendto(b"question", (to, int(sys.argv[2])))
     print(s.recv(2000).decode())
 """
+MANY = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(300):
+    s.sendto(b"%d" % number, (sys.argv[1], int(sys.argv[2])))
+"""
+WANTED_S, UNWANTED_S = "5", "0.5"  # for how long an answer is waited for
 
 
 @pytest.fixture
@@ -61,7 +68,8 @@ def test_sites_reach_each_other_on_8002_alone_over_ipv4_and_ipv6(lab: Lab) -> No
         for port, answered in ((8002, True), (8003, False)):
             listener = b.start([sys.executable, "-c", LISTEN, anywhere, str(port)])
             listener.wait_for_log("listening", within_s=5)
-            asked = a.run([sys.executable, "-c", ASK, address, str(port), "8002"], check=False)
+            ask = [sys.executable, "-c", ASK, address, str(port), "8002"]
+            asked = a.run([*ask, WANTED_S if answered else UNWANTED_S], check=False)
             assert (asked.returncode == 0) is answered, asked.stderr
             listener.stop()
     assert a.run(["ping", "-c1", "-W1", b.v4], check=False).returncode != 0
@@ -81,7 +89,7 @@ def test_a_nat_maps_as_its_kind_does(lab: Lab, nat: str, ports_differ: bool) -> 
         listener.wait_for_log("listening", within_s=5)
         seen.append(listener)
 
-    a.run([sys.executable, "-c", ASK, f"{b.v4},{c.v4}", "8002", "8002"])
+    a.run([sys.executable, "-c", ASK, f"{b.v4},{c.v4}", "8002", "8002", WANTED_S])
 
     sources = [re.search(r"from (\S+) (\d+)", each.text()) for each in seen]
     assert all(sources)
@@ -97,10 +105,10 @@ def test_nothing_new_comes_in_through_a_nat_but_a_full_cone_lets_everyone_in(lab
     listener.wait_for_log("listening", within_s=5)
     ask = [sys.executable, "-c", ASK, str(lab.wan4(office.number)[1]), "8002"]
 
-    assert outside.run([*ask, "8002"], check=False).returncode != 0
+    assert outside.run([*ask, "8002", UNWANTED_S], check=False).returncode != 0
     office.set_firewall(nat="full-cone", cone_host=inside)
     # Another source port: the router still remembers the flow that it did not translate.
-    assert outside.run([*ask, "8003"], check=False).stdout == "answer\n"
+    assert outside.run([*ask, "8003", WANTED_S], check=False).stdout == "answer\n"
 
 
 @pytest.mark.timed
@@ -190,11 +198,25 @@ def test_a_capture_holds_what_went_over_the_wire(lab: Lab) -> None:
     capture = b.capture("eth0", what="udp port 8002")
     listener = b.start([sys.executable, "-c", LISTEN, "0.0.0.0", "8002"])
     listener.wait_for_log("listening", within_s=5)
-    a.run([sys.executable, "-c", ASK, b.v4, "8002", "8002"])
+    a.run([sys.executable, "-c", ASK, b.v4, "8002", "8002", WANTED_S])
 
     payloads = [packet.payload for packet in capture.packets()]
 
     assert payloads == [b"question", b"answer"]
+
+
+def test_a_capture_holds_what_its_tcpdump_had_no_time_for_yet(lab: Lab) -> None:
+    site = lab.site("cloud")
+    a, b = site.host("a"), site.host("b")
+    assert a.run(["ping", "-c1", "-W5", b.v4]).returncode == 0
+    capture = b.capture("eth0", what="udp port 8002")
+    capture.program.send_signal(signal.SIGSTOP)
+    a.run([sys.executable, "-c", MANY, b.v4, "8002"])
+    capture.program.resume()
+
+    payloads = [packet.payload for packet in capture.packets()]
+
+    assert payloads == [b"%d" % number for number in range(300)]
 
 
 def test_logs_and_captures_are_kept_on_request(lab: Lab) -> None:
@@ -242,7 +264,7 @@ def test_nothing_outlives_a_lab_whose_owner_is_killed(number: signal.Signals) ->
     owner.stdout.close()
 
     assert before
-    until("its processes are gone", lambda: not _processes_named("471[12]"), within_s=20)
+    until("its processes are gone", lambda: not _processes_named("sleep 471[12]"), within_s=20)
     until("its interfaces are gone", lambda: not before & set(_links()), within_s=20)
     assert not _processes_named(re.escape(str(directory)))
     sweep()
@@ -313,12 +335,23 @@ def _counts_on(program: Program) -> None:
     until("it counts on", lambda: len(program.text().splitlines()) > until_now + 50, within_s=20)
 
 
+OPEN = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+print("up", flush=True)
+signal.sigwait([signal.SIGUSR1])
+file = open("/dev/null")
+print("opened", flush=True)
+signal.sigwait([signal.SIGUSR1])
+"""
+
+
 def test_memory_is_not_put_back_under_other_open_files(lab: Lab) -> None:
-    opens = "import time\nprint('up', flush=True)\ntime.sleep(1)\nfile = open('/dev/null')\n"
-    program = lab.site("cloud").host("a").start([sys.executable, "-c", opens + "time.sleep(60)"])
+    program = lab.site("cloud").host("a").start([sys.executable, "-c", OPEN])
     program.wait_for_log("up", within_s=10)
     memory = Memory.of(program.pid)
-    time.sleep(1.5)
+    program.send_signal(signal.SIGUSR1)
+    program.wait_for_log("opened", within_s=10)
     with pytest.raises(NotInTimeError, match="other files open"):
         memory.restore(within_s=0.5)
     assert program.running

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.errors import LabError
+from tests.lab.errors import LabError, NotInTimeError
 from tests.lab.program import Program
+from tests.lab.wait import until
 
 _IPV4, _IPV6, _TCP, _UDP = 0x0800, 0x86DD, 6, 17
+_READ_WITHIN_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,14 @@ class Capture:
 
     def __init__(self, program: Program, file: Path) -> None:
         self.file = file
-        self._program = program
+        self.program = program
 
     def stop(self) -> Path:
-        """End the capture with everything written; return the file."""
-        self._program.stop(number=signal.SIGINT)
+        """End the capture with everything written that came until now; return the file."""
+        # At a signal it leaves unread what the kernel has for it: it sleeps once that is nothing.
+        with contextlib.suppress(NotInTimeError):
+            until("all is read", self.program.is_asleep, within_s=_READ_WITHIN_S)
+        self.program.stop(number=signal.SIGINT)
         return self.file
 
     def packets(self) -> list[Packet]:

@@ -22,6 +22,7 @@ _HERE = Path(__file__).resolve().parent
 ROOT = _HERE.parents[1]
 _PATH = f"{ROOT / 'build/bin'}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 RESTART_MS = 100
+_RING_KIB = 32_768  # of a capture: 512 frames, of which each takes the room of the largest
 _UNSHARE = ["unshare", "--mount", "--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child"]
 
 
@@ -154,7 +155,7 @@ class Machine:
         """Start tcpdump on `interface` (pcap filter `what`); it is running on return."""
         file = self.directory / f"{name or interface}-{len(self._captures)}.pcap"
         command = ["tcpdump", "-i", interface, "-w", str(file), "-U", "--immediate-mode"]
-        command += ["-Z", "root", "-s", "0", "-B", "8192"] + ([what] if what else [])
+        command += ["-Z", "root", "-s", "0", "-B", str(_RING_KIB)] + ([what] if what else [])
         program = self.start(command, name=file.stem)
         capture = Capture(program, file)
         self._captures.append(capture)

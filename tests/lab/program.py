@@ -70,6 +70,17 @@ class Program:
         """Say whether the program (or its supervisor) is still there."""
         return self._outer.poll() is None
 
+    def is_asleep(self) -> bool:
+        """Say whether the program waits for something, or has ended (proc(5))."""
+        inner = self._top_inside()
+        if inner is None:
+            return not self.running
+        try:
+            stat = Path(f"/proc/{inner}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return stat.rpartition(")")[2].split()[0] in ("S", "Z")
+
     @property
     def status(self) -> int | None:
         """Return the exit status, or None while it runs."""
