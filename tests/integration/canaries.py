@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import quote
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -55,6 +57,14 @@ class Place:
     name: str
     octets: bytes = field(repr=False)
     meant: frozenset[str] = frozenset()
+
+
+def files_of(directory: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of all files, sockets and such left out."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with contextlib.suppress(FileNotFoundError):  # its program has just removed it
+                yield str(path.relative_to(directory)), path.read_bytes()
 
 
 def found(places: Iterable[Place], canaries: Iterable[Canary]) -> Iterator[tuple[str, str]]:

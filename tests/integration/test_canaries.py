@@ -27,7 +27,7 @@ from cairn_appliance.image.support import collected
 from cairn_appliance.pki.backup_file import BackupReader
 from cairn_appliance.pki.recovery_key import RecoveryKey
 
-from tests.integration.canaries import Canary, Place, found
+from tests.integration.canaries import Canary, Place, files_of, found
 from tests.lab import Lab, until
 from tests.lab.cairn import OPS_PORT, Appliance, Node, missing_programs
 from tests.lab.machine import ROOT
@@ -447,13 +447,12 @@ def look_at_appliance(scene: Scene) -> None:
     for log in appliance.host.directory.glob("*.log"):
         scene.see(f"log {log.name}", log.read_bytes())
     hashes = [name for name in scene.canaries if "hash of " in name]
-    for file in files_of(appliance.data_dir):
-        path = str(file.relative_to(appliance.data_dir))
+    for path, octets in files_of(appliance.data_dir):
         own = OWN_FILES.get(path, "")
         meant = [own, BEFORE + own]
         if path.startswith("etcd/"):  # what is in the store is sealed, or a hash, or no secret
             meant = [*hashes, "webhook's path"]
-        scene.see(f"data {path}", file.read_bytes(), *meant)
+        scene.see(f"data {path}", octets, *meant)
     for name, octets in collected():
         scene.see(f"support bundle {name}", octets)
 
@@ -487,9 +486,8 @@ def look_at_nodes(scene: Scene) -> None:
             "identity.json": [f"control key of {name}", f"data key of {name}"],
             "netmap.jsonl": known[name],
         }
-        for file in files_of(node.state_dir):
-            path = str(file.relative_to(node.state_dir))
-            scene.see(f"state {path} of {name}", file.read_bytes(), *own.get(path, []))
+        for path, octets in files_of(node.state_dir):
+            scene.see(f"state {path} of {name}", octets, *own.get(path, []))
         for log in node.host.directory.glob("*.log"):
             scene.see(f"log {log.name} of {name}", log.read_bytes())
         scene.see(f"netmap for {name}", netmap_of(scene, node), *known[name])
@@ -507,11 +505,6 @@ def netmap_of(scene: Scene, node: Node) -> str:
     return node.host.run(
         ["curl", "-skN", "-m", "3", "--cert", str(pair), url], check=False, within_s=SLOWLY_S
     ).stdout
-
-
-def files_of(directory: Path) -> list[Path]:
-    """Return all files, sockets and such left out."""
-    return [path for path in directory.rglob("*") if path.is_file()]
 
 
 def test_no_secret_is_where_it_does_not_belong(scene: Scene) -> None:

@@ -95,8 +95,7 @@ class Node:
         self.host.sysctl(net__ipv6__conf__default__accept_dad=0)
         self.host.ip(
             f"tuntap add dev {TAP} mode tap vnet_hdr multi_queue {' '.join(options)}",
-            # What a data plane that gets no core for a while doesn't take at once waits there.
-            f"link set {TAP} address {self.mac} mtu 1400 txqueuelen 8192 up",
+            f"link set {TAP} address {self.mac} mtu 1400 up",
             f"addr add {self.ips[0]}/24 dev {TAP}",
             f"addr add {self.ips[1]}/64 dev {TAP} nodad",
         )

@@ -204,7 +204,7 @@ def _left_of(pid: int, namespaces: set[str]) -> list[str]:
         return processes + [f"link {link}" for link in _links() if link == f"cairn{pid}"]
 
     try:
-        until("nothing is left", lambda: not left(), within_s=5)
+        until("nothing is left", lambda: not left(), within_s=20)
     except NotInTimeError:
         return left()
     return []

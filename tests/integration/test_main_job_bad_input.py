@@ -31,7 +31,9 @@ BAD_INPUT, UNREACHABLE, REFUSED, STATE, ENVIRONMENT = 2, 3, 4, 5, 6
 @pytest.fixture(scope="module")
 def newcomer(world: World) -> Node:
     """A host with programs that run, and that has not joined."""
-    return world.new_node("newcomer", "cloud-b")
+    node = world.new_node("newcomer", "cloud-b")
+    until("its agent answers", node.answers, within_s=30)
+    return node
 
 
 @pytest.fixture(scope="module")

@@ -157,12 +157,12 @@ def test_approved_a_copy_is_a_new_node_and_claimed_it_is_the_node(
 
     # "Make it a new node": addresses of its own, beside the original.
     world.appliance.cairn("node", "approve", "new")
-    assert new.address(world.prod) != address
+    assert new.address(world.prod, within_s=20) != address
     new.wait_for_ping(address, within_s=20)
 
     # "This one is a1": name, address and membership are the claimant's, with its own keys.
     world.appliance.cairn("node", "claim", "claimant", "--yes")
-    until("it has the address", lambda: claimant.address(world.prod) == address, within_s=20)
+    assert claimant.address(world.prod, within_s=20) == address
     world.node("b1").wait_for_ping(address, within_s=20)
     claimed = place.node("a1")
     assert claimed["id"] == before["id"]

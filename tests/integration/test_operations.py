@@ -20,6 +20,7 @@ import httpx
 import pytest
 from cairn_agent.protocol.token import decode_token
 
+from tests.integration.canaries import files_of
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.etcd, pytest.mark.timeout(180)]
@@ -268,15 +269,14 @@ def test_no_secret_is_in_the_log_the_session_file_apart_or_the_data(site: Site) 
     session = json.loads((site.home / ".config/cairn/session.json").read_text())["token"]
     canaries = [site.password, decode_token(string).secret, session]
 
-    files = [path for path in site.home.rglob("*") if path.is_file()]
-    looked_at = [path for path in files if path.name != "session.json"]
+    files = {path: octets for path, octets in files_of(site.home) if "session.json" not in path}
 
-    assert any("etcd" in str(path) for path in looked_at)
+    assert any("etcd" in path for path in files)
     found = [
         (path, canary)
-        for path in looked_at
+        for path, octets in files.items()
         for canary in canaries
-        if canary.encode() in path.read_bytes()
+        if canary.encode() in octets
     ]
     assert found == []
 

@@ -63,6 +63,8 @@ def start(lab: Lab, off: str) -> Path3:
     for node in (a, b):
         node.host.env["CAIRN_TEST_OFFLOADS_OFF"] = off
         node.make_tap()
+        # Room for what is sent while the data plane gets no core: no datagram may be lost.
+        node.host.ip(f"link set {TAP} txqueuelen 8192")
         node.start()
     leaf = lab.machine("leaf")
     b.host.ip(f"link add lan mtu {MTU} type veth peer name eth0 mtu {MTU} netns {leaf.pid}")
