@@ -510,6 +510,7 @@ CAN_NOT_BE: list[dict[str, Any]] = [
     {"issuer": "https://login.example/#x"},
     {"issuer": "file:///etc/passwd"},
     {"ca": "no PEM"},
+    {"ca": "\u0080"},
     {"roles": {"x": "king"}},
     {"allowed_domains": ["a b"]},
     {"client_id": "a b"},

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cairn_agent import entropy, files
+from cairn_agent.control.tls import node_context
 from cairn_agent.errors import Environment, StateUnusable
 from cairn_agent.identity import (
     Identity,
@@ -37,6 +38,12 @@ def identity(**changes: object) -> Identity:
         "generation": 3,
     }
     return Identity(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ca", ["no PEM", "\u0080"])
+def test_a_ca_that_is_none_is_said_to_be_unusable(ca: str) -> None:
+    with pytest.raises(StateUnusable, match="can't be used"):
+        node_context(identity(ca=ca))
 
 
 def test_two_nodes_share_nothing() -> None:

@@ -102,7 +102,7 @@ def node_context(identity: Identity) -> ssl.SSLContext:
     try:
         context = server_context(identity.ca)
         show_certificate(context, identity)
-    except (ssl.SSLError, ValueError) as error:
+    except (ssl.SSLError, ValueError, TypeError) as error:  # TypeError: the CA isn't ASCII
         raise StateUnusable(
             f"the identity's certificate, key or CA can't be used: {error}",
             "put the identity back from a backup, or leave with --force and join again",

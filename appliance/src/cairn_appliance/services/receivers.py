@@ -258,7 +258,7 @@ def trusting(ca: str) -> ssl.SSLContext:
     """Return the context that believes this CA, or whom the system believes; raise ValueError."""
     try:
         return ssl.create_default_context(cadata=ca or None)
-    except ssl.SSLError as error:
+    except (ssl.SSLError, TypeError) as error:  # TypeError: it isn't ASCII
         raise ValueError("the CA is no certificate in PEM") from error
 
 

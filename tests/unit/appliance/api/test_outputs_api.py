@@ -59,6 +59,7 @@ async def test_a_secret_is_never_told_nor_kept_in_the_clear(
         ({"webhooks": [{**HOOK, "url": "file:///etc/passwd"}]}, "invalid"),
         ({"webhooks": [{**HOOK, "url": "https://[::1/"}]}, "invalid"),
         ({"webhooks": [{**HOOK, "ca": "no PEM"}]}, "invalid"),
+        ({"webhooks": [{**HOOK, "ca": "\u0080"}]}, "invalid"),
         ({"syslog": [{**SERVER, "host": "a b"}]}, "invalid"),
         ({"syslog": [{**SERVER, "port": 0}]}, "invalid"),
         ({"syslog": [{**SERVER, "id": "../x"}]}, "invalid"),
