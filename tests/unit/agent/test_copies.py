@@ -92,7 +92,7 @@ class Joined:
             self.appliance.answers.pop("register", None)
             self.appliance.state = state
             self.serve(body.get("node_id", self.identity.node_id), is_member=state == "approved")
-            status, fields = self.appliance._answer("enrol", {"node_id": "", **body})
+            status, fields = self.appliance.usual_answer("enrol", {"node_id": "", **body})
             return status, {**fields, "state": state, "generation": 1}
 
         self.appliance.answers["copy"] = self.appliance.answers["become"] = enrolled

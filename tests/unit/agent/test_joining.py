@@ -114,14 +114,12 @@ async def test_a_refusal_ends_it_at_once(appliance: FakeAppliance, code: str) ->
 
 
 async def test_a_lost_answer_is_asked_for_again_by_the_same_node(appliance: FakeAppliance) -> None:
-    answer = appliance._answer
     failures = iter([503, 503])
 
     def sometimes(body: dict[str, object]) -> tuple[int, dict[str, object]]:
         for status in failures:
             return status, {"title": "busy", "status": status, "code": "unavailable"}
-        del appliance.answers["enrol"]
-        return answer("enrol", body)
+        return appliance.usual_answer("enrol", body)
 
     appliance.answers["enrol"] = sometimes
 

@@ -121,7 +121,7 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
 async def test_it_registers_then_follows_and_hears(running: Running) -> None:
     running.appliance.lines = running.full_set(5)
     async with running.linked():
-        await running.until(lambda: running.node.times_heard == 1)
+        await running.until(lambda: running.node.times_heard)
     assert running.node.changes == 1
     assert running.copy.position() == (1, 5)
     assert running.appliance.stream_queries == ["incarnation=0&after=0"]
@@ -131,7 +131,7 @@ async def test_the_generation_that_was_offered_is_presented_next(running: Runnin
     async with running.linked():
         await running.appliance.until(lambda fake: fake.stream_count)
         running.link.register_soon()
-        await running.appliance.until(lambda fake: len(fake.asked("register")) == 2)
+        await running.appliance.until(lambda fake: len(fake.asked("register")) >= 2)
     offered = [body["generation"] for body in running.appliance.asked("register")]
     assert offered == [1, 2]
 
@@ -141,7 +141,7 @@ async def test_changed_endpoints_are_registered_beside_the_stream(running: Runni
         await running.appliance.until(lambda fake: fake.stream_count)
         running.node.endpoints = ["198.51.100.9:8002"]
         running.link.register_soon()
-        await running.appliance.until(lambda fake: len(fake.asked("register")) == 2)
+        await running.appliance.until(lambda fake: len(fake.asked("register")) >= 2)
         assert running.appliance.asked("register")[-1]["endpoints"] == ["198.51.100.9:8002"]
         assert len(running.appliance.stream_queries) == 1
 
@@ -168,7 +168,7 @@ async def test_who_registers_too_often_waits_as_long_as_is_asked_and_keeps_the_l
         await running.until(lambda: asked_at)
         running.node.endpoints = ["198.51.100.9:8002"]
         running.link.register_soon()
-        await running.appliance.until(lambda fake: len(fake.asked("register")) == 4, within_s=20)
+        await running.appliance.until(lambda fake: len(fake.asked("register")) >= 4, within_s=20)
         ended = time.monotonic()
         assert running.appliance.asked("register")[-1]["endpoints"] == ["198.51.100.9:8002"]
         assert running.link.state.is_up
@@ -180,24 +180,26 @@ async def test_who_registers_too_often_waits_as_long_as_is_asked_and_keeps_the_l
 async def test_it_is_told_where_an_appliance_knows_what_there_is_to_register(
     running: Running,
 ) -> None:
-    link, answered = running.link, running.appliance._answer
+    link = running.link
+    told_before: list[bool] = []  # as each registration is answered
+
+    def noted(body: dict[str, object]) -> tuple[int, dict[str, object]]:
+        told_before.append(link.told.is_set())
+        return running.appliance.usual_answer("register", body)
 
     def changed_meanwhile(body: dict[str, object]) -> tuple[int, dict[str, object]]:
-        del running.appliance.answers["register"]
+        running.appliance.answers["register"] = noted
         link.register_soon()
-        return answered("register", body)
+        return noted(body)
 
     running.appliance.answers["register"] = changed_meanwhile
-    seen_told: list[bool] = []
     async with running.linked():
-        await running.appliance.until(lambda fake: len(fake.asked("register")) == 1)
-        seen_told.append(link.told.is_set())
         await running.until(link.told.is_set)
-        assert len(running.appliance.asked("register")) == 2
+        assert told_before == [False, False], "what changed meanwhile is told, too"
 
         running.appliance.answers["register"] = lambda _: (429, _TOO_MANY)
         link.register_soon()
-        await running.appliance.until(lambda fake: len(fake.asked("register")) == 3)
+        await running.appliance.until(lambda fake: len(fake.asked("register")) >= 3)
         assert not link.told.is_set(), "put off"
         del running.appliance.answers["register"]
         await running.until(link.told.is_set)
@@ -205,7 +207,6 @@ async def test_it_is_told_where_an_appliance_knows_what_there_is_to_register(
         await running.appliance.stop()
         await running.until(lambda: not link.told.is_set())
         await running.appliance.start()
-    assert seen_told == [False]
 
 
 async def test_who_renews_too_often_keeps_the_link(running: Running) -> None:
@@ -215,24 +216,21 @@ async def test_who_renews_too_often_keeps_the_link(running: Running) -> None:
     async with running.linked():
         await running.appliance.until(lambda fake: fake.asked("renew"))
         running.link.register_soon()
-        await running.appliance.until(lambda fake: len(fake.asked("register")) == 2)
+        await running.appliance.until(lambda fake: len(fake.asked("register")) >= 2)
         assert running.link.state.is_up
     assert len(running.appliance.stream_queries) == 1
 
 
 async def test_a_stream_without_heartbeat_is_given_up(running: Running) -> None:
-    answer = running.appliance._answer
 
     def fast(body: dict[str, object]) -> tuple[int, dict[str, object]]:
-        del running.appliance.answers["register"]
-        status, fields = answer("register", body)
-        running.appliance.answers["register"] = fast
+        status, fields = running.appliance.usual_answer("register", body)
         return status, fields | {"heartbeat_s": 0.2}
 
     running.appliance.answers["register"] = fast
     running.appliance.lines = running.full_set(5, 0.2)
     async with running.linked():
-        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2, within_s=30)
+        await running.appliance.until(lambda fake: len(fake.stream_queries) >= 2, within_s=30)
     assert running.appliance.stream_queries[1] == "incarnation=1&after=5"
     assert "no answer" in running.link.state.error or running.link.state.is_up
 
@@ -242,7 +240,7 @@ async def test_the_netmap_says_how_often_the_appliance_speaks_from_now_on(
 ) -> None:
     running.appliance.lines = running.full_set(5, 0.2)  # the registration says 15 s
     async with running.linked():
-        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2, within_s=30)
+        await running.appliance.until(lambda fake: len(fake.stream_queries) >= 2, within_s=30)
 
 
 async def test_after_a_silence_another_replica_has_its_turn_at_once(running: Running) -> None:
@@ -417,9 +415,7 @@ async def test_go_away_is_heeded_at_its_own_time_where_there_is_another_replica(
 def _with_replicas(
     fake: FakeAppliance, body: dict[str, object], replicas: list[str]
 ) -> tuple[int, dict[str, object]]:
-    kept = fake.answers.pop("register")
-    status, fields = fake._answer("register", body)
-    fake.answers["register"] = kept
+    status, fields = fake.usual_answer("register", body)
     return status, fields | {"appliances": replicas}
 
 
@@ -454,7 +450,7 @@ async def test_a_certificate_past_half_life_is_renewed_once(running: Running) ->
     async with running.linked():
         await running.appliance.until(lambda fake: fake.asked("renew"))
         running.link.register_soon()
-        await running.appliance.until(lambda fake: len(fake.asked("register")) == 2)
+        await running.appliance.until(lambda fake: len(fake.asked("register")) >= 2)
         await asyncio.sleep(0.1)
     assert len(running.appliance.asked("renew")) == 1, "an answer that is old too makes no storm"
 
@@ -464,7 +460,7 @@ async def test_an_unreadable_line_is_reported_and_everything_asked_for_anew(
 ) -> None:
     running.appliance.lines = [*running.full_set(5), b'{"type":"vsubnet","vni":"seven"}']
     async with running.linked():
-        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2, within_s=30)
+        await running.appliance.until(lambda fake: len(fake.stream_queries) >= 2, within_s=30)
     assert running.copy.position() == (1, 5)
 
 
@@ -476,11 +472,11 @@ async def test_an_acknowledgement_lost_with_its_session_is_sent_in_the_next(
     busy = {"title": "busy", "status": 503, "code": "unavailable"}
     running.appliance.answers["ack"] = lambda _: (503, busy)
     async with running.linked():
-        await running.until(lambda: running.node.times_heard == 1)
+        await running.until(lambda: running.node.times_heard)
         running.link.acknowledge(enrolment.AckRequest(5, 1))
         await running.appliance.until(lambda fake: fake.asked("ack"))
         del running.appliance.answers["ack"]
-        await running.appliance.until(lambda fake: len(fake.asked("ack")) == 2, within_s=30)
+        await running.appliance.until(lambda fake: len(fake.asked("ack")) >= 2, within_s=30)
 
 
 async def test_ending_the_link_in_the_moment_of_a_failure_ends_it(running: Running) -> None:
@@ -577,11 +573,11 @@ async def test_a_connection_whose_address_is_gone_is_not_waited_for(running: Run
     """The answer to a registration on it would never come."""
     running.appliance.lines = running.full_set(5)
     async with running.linked():
-        await running.until(lambda: running.node.times_heard == 1)
+        await running.until(lambda: running.node.times_heard)
         connections = running.appliance.connections
         running.link.connect_anew()
-        await running.appliance.until(lambda fake: len(fake.asked("register")) == 2, within_s=5)
-        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2, within_s=5)
+        await running.appliance.until(lambda fake: len(fake.asked("register")) >= 2, within_s=5)
+        await running.appliance.until(lambda fake: len(fake.stream_queries) >= 2, within_s=5)
     assert running.appliance.connections > connections
     assert running.appliance.stream_queries[1] == "incarnation=1&after=5"
 
@@ -612,7 +608,7 @@ async def test_whom_it_trusts_is_acknowledged_and_said_when_it_comes_again(
         digest = running.copy.trust.digest
         assert running.appliance.asked("ack")[-1]["trust"] == digest
         running.link.connect_anew()
-        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2)
+        await running.appliance.until(lambda fake: len(fake.stream_queries) >= 2)
     assert running.appliance.stream_queries[1] == f"incarnation=1&after=5&trust={digest}"
 
 
@@ -633,7 +629,7 @@ async def test_a_certificate_of_another_issuer_is_renewed_and_shown_on_a_new_con
     running.appliance.answers["renew"] = renew
     before = running.node.identity().certificate
     async with running.linked():
-        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2)
+        await running.appliance.until(lambda fake: len(fake.stream_queries) >= 2)
         assert running.node.identity().certificate != before
         acknowledged = running.appliance.asked
         await running.until(
@@ -650,7 +646,7 @@ async def test_an_issuer_that_does_not_issue_yet_makes_no_storm(running: Running
     reset, *rest = running.full_set(5)
     running.appliance.lines = [reset, trust_line(running, Authority(), 4, 0.0), *rest]
     async with running.linked():
-        await running.appliance.until(lambda fake: len(fake.stream_queries) == 2)
+        await running.appliance.until(lambda fake: len(fake.stream_queries) >= 2)
         await asyncio.sleep(0.5)
     assert len(running.appliance.asked("renew")) == 1
 
@@ -708,7 +704,7 @@ async def test_it_registers_once_more_where_a_later_try_was_on_record(running: R
 
     running.appliance.answers["register"] = register
     async with running.linked():
-        await running.appliance.until(lambda fake: len(fake.asked("register")) == 2)
+        await running.appliance.until(lambda fake: len(fake.asked("register")) >= 2)
         await asyncio.sleep(0.2)
     assert len(running.appliance.asked("register")) == 2
 
@@ -733,7 +729,7 @@ async def test_a_report_goes_up_the_stream_without_a_connection_of_its_own(
         connections = running.appliance.connections
         for number in range(3):
             assert await running.link.report(b'{"number":%d}\n' % number)
-        await running.until(lambda: len(running.appliance.reports) == 3)
+        await running.until(lambda: len(running.appliance.reports) >= 3)
         assert running.appliance.connections == connections
         # What comes down is read as before.
         running.appliance.send(running.appliance.cluster.in_sync(6))
@@ -746,7 +742,7 @@ async def test_acknowledgements_go_up_the_stream_not_too_often_and_the_newest_la
 ) -> None:
     running.appliance.lines = running.full_set(5)
     async with running.linked():
-        await running.until(lambda: running.node.times_heard == 1)
+        await running.until(lambda: running.node.times_heard)
         connections = running.appliance.connections
         begun = time.monotonic()
         for revision in range(5, 105):
@@ -760,16 +756,15 @@ async def test_acknowledgements_go_up_the_stream_not_too_often_and_the_newest_la
         assert await running.link.report(b"{}\n")
 
 
-async def test_an_acknowledgement_lost_with_its_stream_is_sent_up_the_next(
-    running: Running,
-) -> None:
+async def test_an_acknowledgement_lost_with_its_stream_is_sent_again(running: Running) -> None:
+    """Up the next one, or in a request if its turn comes before that is open."""
     running.appliance.lines = running.full_set(5)
     async with running.linked():
-        await running.until(lambda: running.node.times_heard == 1)
+        await running.until(lambda: running.node.times_heard)
         running.link.acknowledge(enrolment.AckRequest(5, 1))
-        await running.appliance.until(lambda fake: fake.acks_up == 1)
+        await running.appliance.until(lambda fake: fake.acks_up >= 1)
         running.appliance.end_streams()
-        await running.appliance.until(lambda fake: fake.acks_up == 2, within_s=30)
+        await running.appliance.until(lambda fake: len(fake.asked("ack")) >= 2, within_s=30)
         assert running.appliance.asked("ack")[-1]["revision"] == 5
 
 
@@ -780,7 +775,7 @@ async def test_an_older_appliance_gets_acknowledgements_by_requests(
     running.appliance.takes_acks, running.appliance.takes_reports = False, takes_reports
     running.appliance.lines = running.full_set(5)
     async with running.linked():
-        await running.until(lambda: running.node.times_heard == 1)
+        await running.until(lambda: running.node.times_heard)
         running.link.acknowledge(enrolment.AckRequest(5, 1))
         await running.appliance.until(lambda fake: fake.asked("ack"))
         assert running.link.takes_reports == takes_reports
@@ -791,7 +786,7 @@ async def test_an_older_appliance_is_told_nothing(running: Running) -> None:
     running.appliance.takes_reports = running.appliance.takes_acks = False
     running.appliance.lines = running.full_set(5)
     async with running.linked():
-        await running.until(lambda: running.node.times_heard == 1)
+        await running.until(lambda: running.node.times_heard)
         assert not running.link.takes_reports
         assert not await running.link.report(b"{}\n")
     assert running.appliance.reports == []
