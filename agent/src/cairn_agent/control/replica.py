@@ -17,6 +17,7 @@ import httpx
 import msgspec
 
 from cairn_agent.control.tls import CONNECT_TIMEOUT_S, connection_error
+from cairn_agent.control.transport import Transport
 from cairn_agent.entropy import stir_tls
 from cairn_agent.errors import Busy, NoAnswer, Refused, Unreachable
 from cairn_agent.netmap.held import MAX_OCTETS
@@ -54,12 +55,12 @@ class Replica:
         self._up_turn = asyncio.Lock()
         self._reads: frozenset[str] = frozenset()  # which lines, by the header that says so
         timeout = httpx.Timeout(_ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        limits = httpx.Limits(max_connections=4, keepalive_expiry=_KEPT_S)
         self._client = httpx.AsyncClient(
             base_url=f"https://{address}/agent/v1",
-            verify=context,
+            transport=Transport(verify=context, trust_env=False, limits=limits),
             trust_env=False,
             timeout=timeout,
-            limits=httpx.Limits(max_connections=4, keepalive_expiry=_KEPT_S),
             follow_redirects=False,
         )
 
