@@ -39,7 +39,8 @@ GO_AWAY_MS, GO_AWAY_PER_STREAM_MS, GO_AWAY_MAX_MS = 250, 3, 3000
 IN_A_HURRY_MAX_MS = 1500  # where this replica is cut off: elsewhere within 5 s of the cut
 _BATCH_MAX = 1000
 ANSWER_S = 1.5  # a machine that lives has acknowledged a heartbeat by then
-_LOOK_S = 0.02
+_LOOK_S, _LEAST_LOOKS = 0.02, 25  # where this process stands still meanwhile, it looks on
+_GRAIN_S = 0.01  # of the kernel's clock, at most: it counts in ticks of 1 to 10 ms
 _FAN_OUT_BUCKETS = (0.06, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 Change = Reset | Events | Progress
@@ -258,10 +259,12 @@ class Streams:
         begun = time.monotonic()
         for stream in streams:
             stream.repeat()
-        while time.monotonic() - begun < ANSWER_S:
+        looks = 0
+        while looks < _LEAST_LOOKS or time.monotonic() - begun < ANSWER_S:
             await asyncio.sleep(_LOOK_S)
-            if any(each.heard_s() < time.monotonic() - begun for each in streams):
+            if any(each.heard_s() < time.monotonic() - begun + _GRAIN_S for each in streams):
                 return True
+            looks += 1
         return False
 
     def check_open(self) -> None:

@@ -245,6 +245,36 @@ async def test_two_streams_of_a_node_end_on_their_own() -> None:
     assert await streams.answers(node.id) is None
 
 
+async def test_a_machine_that_acknowledges_within_a_tick_of_the_kernels_clock_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Jiffies of 4 ms: what came 0.1 ms after the question may look as if it came before it."""
+    replica = Replica()
+    node = await replica.joined("a")
+    async with following(replica, node) as reader:
+        asked_at = time.monotonic()
+        monkeypatch.setattr(reader, "heard_s", lambda: time.monotonic() - asked_at + 0.003)
+        assert await replica.services.streams.answers(node.id)
+        monkeypatch.setattr(reader, "heard_s", lambda: time.monotonic() - asked_at + 0.1)
+        assert await replica.services.streams.answers(node.id) is False
+
+
+async def test_an_appliance_that_itself_stood_still_looks_on_before_it_holds_a_machine_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replica = Replica()
+    node = await replica.joined("a")
+    looks = iter([*[9.0] * 5, 0.0])
+
+    def heard_s() -> float:
+        time.sleep(streams_module.ANSWER_S / 5)
+        return next(looks)
+
+    async with following(replica, node) as reader:
+        monkeypatch.setattr(reader, "heard_s", heard_s)
+        assert await replica.services.streams.answers(node.id)
+
+
 async def test_a_stream_ends_the_one_before_it_where_the_machines_can_be_told_apart() -> None:
     replica = Replica()
     node = await replica.joined("a")
