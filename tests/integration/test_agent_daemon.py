@@ -228,7 +228,7 @@ def test_peers_are_gone_to_where_no_appliance_can_be_told_of_a_new_address(tmp_p
             await asyncio.sleep(2)
             before = host.dataplane.warmed_all
             await netlink.addr("add", index=index, address="192.0.2.77", prefixlen=24)
-            await host.dataplane.until("gone to", lambda fake: fake.warmed_all == before + 1)
+            await host.dataplane.until("gone to", lambda fake: fake.warmed_all > before)
 
     in_new_network(test)
 
@@ -243,7 +243,7 @@ def test_peers_are_gone_to_after_a_reboot_at_another_address_without_an_applianc
             index = await eth0(netlink)
             await netlink.addr("add", index=index, address="192.0.2.77", prefixlen=24)
             await host.start_agent()
-            await host.dataplane.until("gone to", lambda fake: fake.warmed_all == 1)
+            await host.dataplane.until("gone to", lambda fake: fake.warmed_all)
 
     in_new_network(test)
 
@@ -657,7 +657,7 @@ def test_a_netmap_that_breaks_a_rule_is_reported_and_asked_for_anew(tmp_path: Pa
                 lambda fake: any("older" in a["refused"] for a in fake.asked("ack"))
             )
             assert host.has_peers(2)
-            await host.appliance.until(lambda fake: len(fake.stream_queries) == 2, within_s=20)
-            assert host.appliance.stream_queries[-1] == "incarnation=0&after=0"
+            await host.appliance.until(lambda fake: len(fake.stream_queries) >= 2, within_s=20)
+            assert host.appliance.stream_queries[1] == "incarnation=0&after=0"
 
     in_new_network(test)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -32,12 +31,6 @@ HERE = enrolment.Facts(machine_id="here")
 ELSEWHERE = enrolment.Facts(machine_id="elsewhere")
 DUPLICATE = {"title": "No", "status": 409, "code": "duplicate_node", "detail": "you are a copy"}
 BECAME = {"title": "No", "status": 403, "code": "node_became", "detail": "you are the node"}
-
-# A link that is cancelled in the middle of a TLS handshake leaves its socket to the garbage
-# collector: httpcore closes it after errors only, and a cancellation is none.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
-)
 
 
 class Joined:
@@ -116,7 +109,6 @@ async def joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     made.serve(identity.node_id)
     yield made
     await appliance.stop()
-    gc.collect()  # here, where what httpcore leaves is known of
 
 
 async def test_a_copy_becomes_a_pending_node_with_an_id_and_keys_of_its_own(
