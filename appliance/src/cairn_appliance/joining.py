@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx
 import msgspec
+from cairn_agent.http_transport import HttpTransport
 from cairn_agent.protocol.enrolment import Problem
 
 from cairn_appliance.cluster import bootstrap
@@ -174,7 +175,10 @@ async def _client(place: str, context: ssl.SSLContext) -> AsyncIterator[httpx.As
     timeout = httpx.Timeout(_ANSWER_S, connect=_CONNECT_S)
     try:
         async with httpx.AsyncClient(
-            base_url=f"https://{place}", verify=context, timeout=timeout, trust_env=False
+            base_url=f"https://{place}",
+            transport=HttpTransport(verify=context, trust_env=False),
+            timeout=timeout,
+            trust_env=False,
         ) as client:
             yield client
     except httpx.HTTPError as error:

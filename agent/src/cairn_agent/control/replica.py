@@ -17,9 +17,9 @@ import httpx
 import msgspec
 
 from cairn_agent.control.tls import CONNECT_TIMEOUT_S, connection_error
-from cairn_agent.control.transport import Transport
 from cairn_agent.entropy import stir_tls
 from cairn_agent.errors import Busy, NoAnswer, Refused, Unreachable
+from cairn_agent.http_transport import HttpTransport
 from cairn_agent.netmap.held import MAX_OCTETS
 from cairn_agent.protocol import acks, gateway, reassertion, telemetry
 from cairn_agent.protocol import enrolment as wire
@@ -58,7 +58,7 @@ class Replica:
         limits = httpx.Limits(max_connections=4, keepalive_expiry=_KEPT_S)
         self._client = httpx.AsyncClient(
             base_url=f"https://{address}/agent/v1",
-            transport=Transport(verify=context, trust_env=False, limits=limits),
+            transport=HttpTransport(verify=context, trust_env=False, limits=limits),
             trust_env=False,
             timeout=timeout,
             follow_redirects=False,

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Final
 
 import httpx
+from cairn_agent.http_transport import HttpTransport
 
 from cairn_appliance.domain.telemetry import APPLIANCE
 from cairn_appliance.pki.authority import utc_now
@@ -41,7 +42,9 @@ class ApplianceClient:
         if self._client is None or not is_good:
             await self.close()
             self._client = httpx.AsyncClient(
-                verify=self._context(), trust_env=False, timeout=_ANSWER_S
+                transport=HttpTransport(verify=self._context(), trust_env=False),
+                trust_env=False,
+                timeout=_ANSWER_S,
             )
             self._client_of = (self._keyring.authority.key_id, loop_s)
         return self._client

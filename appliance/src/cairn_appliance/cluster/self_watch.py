@@ -20,6 +20,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
+from cairn_agent.http_transport import HttpTransport
 from cryptography import x509
 
 from cairn_appliance.cluster import metrics
@@ -145,7 +146,10 @@ class SelfWatch:
         except OSError as error:
             log.info("the others' clocks can't be asked for reason=%s", error)
             return []
-        async with httpx.AsyncClient(verify=context, trust_env=False, timeout=_ANSWER_S) as client:
+        transport = HttpTransport(verify=context, trust_env=False)
+        async with httpx.AsyncClient(
+            transport=transport, trust_env=False, timeout=_ANSWER_S
+        ) as client:
             found = [await _offset(client, each.operations) for each in others]
         return [offset for offset in found if offset is not None]
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx
+from cairn_agent.http_transport import HttpTransport
 
 import cairn_appliance
 from cairn_appliance.domain.oidc import OidcDenied, OidcUnavailable, Provider
@@ -201,7 +202,10 @@ async def _ask(
         async with (
             asyncio.timeout(WITHIN_S),
             httpx.AsyncClient(
-                verify=context, follow_redirects=False, trust_env=False, timeout=_SILENCE_S
+                transport=HttpTransport(verify=context, trust_env=False),
+                follow_redirects=False,
+                trust_env=False,
+                timeout=_SILENCE_S,
             ) as client,
             client.stream(method, url, data=form, headers={**agent, **(headers or {})}) as answer,
         ):

@@ -22,6 +22,7 @@ from typing import Protocol
 
 import httpx
 import msgspec
+from cairn_agent.http_transport import HttpTransport
 
 import cairn_appliance
 from cairn_appliance.domain import syslog
@@ -211,11 +212,14 @@ class WebhookLine:
     async def _post(self, event: Event) -> int:
         if self._client is None:
             self._client = httpx.AsyncClient(
-                verify=trusting(self._receiver.ca),
+                transport=HttpTransport(
+                    verify=trusting(self._receiver.ca),
+                    trust_env=False,
+                    limits=httpx.Limits(max_connections=1),
+                ),
                 follow_redirects=False,
                 trust_env=False,
                 timeout=WITHIN_S,
-                limits=httpx.Limits(max_connections=1),
             )
         name = secret_name(self._receiver.id)
         secret = self._sealer.open(name, base64.b64decode(self._receiver.secret))

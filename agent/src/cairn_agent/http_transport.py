@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 
-class Transport(httpx.AsyncHTTPTransport):
+class HttpTransport(httpx.AsyncHTTPTransport):
     """As httpx's, but a cancelled handshake closes its connection, too.
 
     httpcore (1.0.9, `start_tls`) closes it where the handshake fails or takes too long only.
