@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from tests.demo.stage import PLACES, PRINTER, Stage
 from tests.lab import Capture, Machine, Probes, until
 from tests.lab.cairn import ethernet, measure_rate
+from tests.lab.cairn import pings as machine_pings
 from tests.lab.underlay import examine, plain_tcp
 
 IPX = 0x8137
@@ -107,9 +108,7 @@ def printer_asks(stage: Stage) -> str:
     answered = 0
     for name in ("web-1", "db-1"):
         _forwarder_and_standby(stage)
-        command = f"ping -n -c 3 -i 0.1 -W 1 {stage.address(name)}".split()
-        done = stage.printer.run(command, check=False)
-        answered += done.stdout.count(" bytes from ")
+        answered += machine_pings(stage.printer, stage.address(name), count=3)
     _require(answered == 6, f"{answered} of 6 pings of the printer came back")
     return f"{answered} of 6 answered"
 
