@@ -101,9 +101,9 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
 
     async def dribble() -> AsyncIterator[bytes]:
         yield b"{"
-        await asyncio.sleep(5)
+        await asyncio.sleep(60)
 
-    async with client(replica, node) as api, asyncio.timeout(2):
+    async with client(replica, node) as api, asyncio.timeout(10):
         answer = await api.post("/enrol", content=dribble())
     assert answer.status_code == 408
 

@@ -145,7 +145,7 @@ async def test_a_request_under_way_is_ended_when_the_quorum_goes(world: World) -
     await world.begun.wait()
     world.store.is_lost = True
 
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         answer = await waiting
 
     assert answer.status_code == 503

