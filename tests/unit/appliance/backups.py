@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -71,9 +72,14 @@ class FakeSnapshots:
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
         self.is_broken = False
+        self.taken = 0
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[Snapshot]:
+        self.taken += 1
+        await self.goes_on.wait()
         revision = (await self._store.list("/cairn/1/cluster/")).revision
         yield Snapshot(revision, self._chunks())
 

@@ -64,6 +64,7 @@ _AT_LEAST_EVERY_S = 3600.0  # what is no event (a new address of a node) comes w
 _FAILED_AGAIN_S = 60.0  # at the soonest
 _WISH_SETTLES_S = 10.0  # several keys are often replaced one after the other: one backup
 _WISH_LATE_S = 120.0  # then others than the leader step in
+_CLOCKS_OWN_S = 60.0  # for so long whoever asks for one waits for the one that the clock has begun
 _LENGTH_OCTETS = 4
 
 
@@ -136,6 +137,7 @@ class Backups:
         self._clock = clock
         self._journal = Journal(clock)
         self._turn = asyncio.Lock()
+        self._is_asked_for = False
 
     async def list(self) -> tuple[Backup, ...]:
         """Return the backups that were made, newest first."""
@@ -160,28 +162,39 @@ class Backups:
     async def create(self, by: Actor, reason: str = "") -> Backup:
         """Make a backup on this appliance's disk; raise Clash, BackupFailed.
 
-        A failure is an event, and a problem of the cluster until one succeeds.
+        A failure is an event, and a problem of the cluster until one succeeds. One that the clock
+        has begun is waited for; two that are asked for at the same time are one too many.
         """
-        if self._turn.locked():
-            raise Clash(
-                "a backup is being made on this appliance",
-                "wait for its end: `cairn backup list`",
-                code="backup_under_way",
-            )
-        async with self._turn:
-            key = await read(self._store, records.backup_keys, keys.BACKUP_KEY)
-            if key is None:
-                raise Clash(
-                    "there is no recovery key to seal a backup for",
-                    "make one with `cairn backup key` and keep it where no appliance is",
-                    code="no_recovery_key",
-                )
+        if self._is_asked_for:
+            raise _under_way()
+        self._is_asked_for = True
+        try:
+            async with asyncio.timeout(_CLOCKS_OWN_S):
+                await self._turn.acquire()
+        except TimeoutError as error:
+            raise _under_way() from error
+        else:
             try:
-                backup = await self._make(key.value, by, reason)
-            except (StoreError, CairnError) as error:
-                failure = await self._tell_failed(error, by)
-                raise BackupFailed(failure.cause, failure.remedy) from error
-            await self._drop_superfluous()
+                return await self._create(by, reason)
+            finally:
+                self._turn.release()
+        finally:
+            self._is_asked_for = False
+
+    async def _create(self, by: Actor, reason: str) -> Backup:
+        key = await read(self._store, records.backup_keys, keys.BACKUP_KEY)
+        if key is None:
+            raise Clash(
+                "there is no recovery key to seal a backup for",
+                "make one with `cairn backup key` and keep it where no appliance is",
+                code="no_recovery_key",
+            )
+        try:
+            backup = await self._make(key.value, by, reason)
+        except (StoreError, CairnError) as error:
+            failure = await self._tell_failed(error, by)
+            raise BackupFailed(failure.cause, failure.remedy) from error
+        await self._drop_superfluous()
         return backup
 
     async def fetch(self, name: str, by: Actor) -> Kept:
@@ -210,8 +223,9 @@ class Backups:
         while True:
             await asyncio.sleep(min(_LOOKED_AT_EVERY_S, every_s / 10) * random.uniform(0.5, 1.0))
             try:
-                if await self._is_due(every_s, leads):
-                    await self.create(SYSTEM)
+                if await self._is_due(every_s, leads) and not self._turn.locked():
+                    async with self._turn:
+                        await self._create(SYSTEM, "")
             except (StoreError, CairnError) as error:
                 log.warning("no backup was made reason=%s", error)
 
@@ -385,6 +399,14 @@ def first_key(public: bytes, now: float, by: Actor) -> tuple[Compare, Put]:
     """Return what gives a new cluster its recovery key."""
     key = BackupKey(key_id(public), base64.b64encode(public).decode(), now, by.name)
     return Compare(keys.BACKUP_KEY, 0), Put(keys.BACKUP_KEY, records.backup_keys.encode(key))
+
+
+def _under_way() -> Clash:
+    return Clash(
+        "a backup is being made on this appliance",
+        "wait for its end: `cairn backup list`",
+        code="backup_under_way",
+    )
 
 
 def _checked_public(text: str) -> bytes:

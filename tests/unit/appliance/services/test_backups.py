@@ -17,6 +17,7 @@ from cairn_appliance.domain.event import Event
 from cairn_appliance.domain.identity import SYSTEM, Actor, ActorKind
 from cairn_appliance.pki.backup_file import BackupReader
 from cairn_appliance.pki.recovery_key import RecoveryKey
+from cairn_appliance.services import backups as backups_module
 from cairn_appliance.services.backups import Backups, Source, health_of, wish_for_one
 from cairn_appliance.services.events import Events, Journal
 from cairn_appliance.settings import Settings
@@ -25,6 +26,7 @@ from cairn_appliance.store.memory import MemoryStore
 from cairn_appliance.store.port import Full, Put
 from cairn_appliance.store.snapshots import Snapshot
 
+from tests.unit.agent.fakes.running import beside, until
 from tests.unit.appliance.backups import SNAPSHOT, FakeShelf, FakeSnapshots
 from tests.unit.appliance.replica import FakeClock
 
@@ -186,6 +188,46 @@ async def test_by_the_clock_only_the_leader_makes_them_unless_it_does_not() -> N
     assert await made_within(True) == 1
     made.clock.now += 0.35
     assert await made_within(False) == 1
+
+
+async def leads() -> bool:
+    return True
+
+
+async def test_one_that_is_asked_for_waits_for_the_one_that_the_clock_has_begun() -> None:
+    made = await Made().with_key()
+    await happens(made)
+    made.snapshots.goes_on.clear()
+    async with beside(made.backups.keep_making(0.2, leads)):
+        await until(lambda: made.snapshots.taken)
+        asked = asyncio.create_task(made.backups.create(ADMIN))
+        await asyncio.sleep(0.05)
+        with pytest.raises(Clash, match="is being made") as refused:
+            await made.backups.create(ADMIN)
+        assert refused.value.code == "backup_under_way"
+        assert not asked.done()
+        made.snapshots.goes_on.set()
+        by_admin = await asked
+    assert by_admin.made_by == "admin"
+    assert len(await made.backups.list()) == 2
+    await made.backups.create(ADMIN)
+
+
+async def test_one_by_the_clock_that_takes_long_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backups_module, "_CLOCKS_OWN_S", 0.05)
+    made = await Made().with_key()
+    await happens(made)
+    made.snapshots.goes_on.clear()
+    async with beside(made.backups.keep_making(0.2, leads)):
+        await until(lambda: made.snapshots.taken)
+        for _ in range(2):
+            with pytest.raises(Clash, match="is being made"):
+                await made.backups.create(ADMIN)
+        made.snapshots.goes_on.set()
+        await until(lambda: made.shelf.files)
+    await made.backups.create(ADMIN)
 
 
 async def by_the_clock(made: Made, seconds: float, *, leads: bool = True, every_s: float) -> None:
