@@ -155,6 +155,28 @@ def test_what_happens_on_own_taps_is_not_the_underlay() -> None:
     in_new_network(test)
 
 
+def test_a_tap_that_is_marked_late_is_not_the_underlay() -> None:
+    """On a slow machine what becomes of it is more than one burst."""
+
+    async def test(_netlink: AsyncIPRoute) -> None:
+        steps = (
+            ("tuntap", "add", "cairn7", "mode", "tap"),
+            ("link", "set", "cairn7", "alias", "cairn-agent: vSubnet 7"),
+            ("addr", "add", "10.7.0.1/24", "dev", "cairn7"),
+            ("link", "set", "cairn7", "up"),
+            ("link", "del", "cairn7"),
+        )
+        async with _watching() as changes:
+            for step in steps:
+                run("ip", *step)
+                await asyncio.sleep(0.4)  # the kernel doesn't tell of an alias by itself
+            told = [changes.get_nowait() for _ in range(changes.qsize())]
+        assert len(told) >= 3, "more than one burst"
+        assert not any(change.is_underlay for change in told)
+
+    in_new_network(test)
+
+
 @contextlib.asynccontextmanager
 async def _watching() -> AsyncIterator[asyncio.Queue[Change]]:
     """Watch from now on."""

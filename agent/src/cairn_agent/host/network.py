@@ -87,6 +87,10 @@ class Network:
         """Return the interfaces that the agent made, by name."""
         return {link.name: link for link in self.links if link.is_own}
 
+    def up_indexes(self) -> frozenset[int]:
+        """Return the indexes of all interfaces that are up."""
+        return frozenset(link.index for link in self.links if link.is_up)
+
     def overlay_indexes(self) -> frozenset[int]:
         """Return the indexes of own TAPs and of what is stacked on them.
 

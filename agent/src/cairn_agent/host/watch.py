@@ -56,8 +56,17 @@ async def _changes(
     while True:
         touched = await _batch(monitor) | await _settle(monitor)
         before, network = network, await read_network(netlink)
-        overlay = before.overlay_indexes() | network.overlay_indexes()
-        yield Change(network, is_underlay=not touched <= overlay)
+        yield Change(network, is_underlay=_is_underlay(touched, before, network))
+
+
+def _is_underlay(touched: set[int], before: Network, after: Network) -> bool:
+    """Return whether any of the interfaces is below the overlay.
+
+    What was down and still is carries nothing: an own TAP that is yet to be marked as one, too.
+    """
+    overlay = before.overlay_indexes() | after.overlay_indexes()
+    up = before.up_indexes() | after.up_indexes()
+    return any(index in up or index == 0 for index in touched - overlay)
 
 
 async def _batch(monitor: AsyncIPRoute) -> set[int]:
