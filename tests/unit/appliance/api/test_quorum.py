@@ -145,8 +145,10 @@ async def test_a_request_under_way_is_ended_when_the_quorum_goes(world: World) -
     await world.begun.wait()
     world.store.is_lost = True
 
-    async with asyncio.timeout(10):
-        answer = await waiting
+    with AwakeClock() as clock:
+        async with asyncio.timeout(10):
+            answer = await waiting
+        assert clock.passed_s < 2.0
 
     assert answer.status_code == 503
     assert "may have been made" in answer.json()["detail"]
